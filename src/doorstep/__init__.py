@@ -1,0 +1,1 @@
+"""Doorstep: the last mile for machine-learning models."""

@@ -1,0 +1,58 @@
+"""The contract: which fields a row has, and what is enforced. Resolved: no defaults are left open.
+
+`int`, `float`, `bool` and `time` are numbers on the wire between our processes (float64; a missing
+value is NaN; a time is microseconds UTC). `category` and `text` are strings (missing: None).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FieldType = Literal["int", "float", "bool", "category", "text", "time"]
+NUMBER_TYPES: frozenset[FieldType] = frozenset({"int", "float", "bool", "time"})
+FIELDS_MAX = 4096
+
+
+class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One field of a row.
+
+    required: False lets it be absent or null. range_*: inclusive, None is open. values: the known
+    categories, in profile order. unseen: what an unknown category does: it passes with a warning
+    (allow), counts as missing (missing), or refuses the row (reject).
+    """
+
+    name: str
+    type: FieldType
+    required: bool = True
+    range_min: float | None = None
+    range_max: float | None = None
+    values: tuple[str, ...] = ()
+    unseen: Literal["allow", "missing", "reject"] = "allow"
+    unit: str = ""
+    personal: Literal["no", "pseudonymise", "drop"] = "no"
+    protected: bool = False
+
+    @property
+    def is_number(self) -> bool:
+        return self.type in NUMBER_TYPES
+
+
+class Contract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a caller may send. Types and required fields are always enforced; ranges and unseen
+    categories warn under `enforce: warn` and refuse under `enforce: reject`."""
+
+    inputs: tuple[Field, ...]
+    context: tuple[Field, ...] = ()
+    enforce: Literal["warn", "reject"] = "warn"
+
+    @property
+    def numbers(self) -> tuple[Field, ...]:
+        """The number inputs, in contract order: the columns of a batch's matrix."""
+        return tuple(field for field in self.inputs if field.is_number)
+
+    @property
+    def texts(self) -> tuple[Field, ...]:
+        """The string inputs, in contract order: the text columns of a batch."""
+        return tuple(field for field in self.inputs if not field.is_number)

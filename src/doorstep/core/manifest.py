@@ -1,0 +1,200 @@
+"""The manifest: what an immutable bundle is. Its canonical bytes (RFC 8785) are named by a digest.
+
+It holds no service, number, time or signature, so the same model registered twice is the same
+version, and a copy elsewhere keeps its identity. Reading one runs nothing, and it never says how
+far it is to be trusted.
+
+    <digest>/manifest.json  model/native/...  model/onnx/model.onnx  reference/profile.json
+                            reference/background.parquet
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from doorstep.core.contract import Contract, FieldType
+from doorstep.core.errors import InputError
+from doorstep.core.ids import digest_of
+
+FORMAT = 1
+MANIFEST_BYTES_MAX = 4 * 1024 * 1024
+Task = Literal["binary", "multiclass", "regression", "ranking", "text-classification"]
+PartT = TypeVar("PartT", bound=msgspec.Struct)
+Datatype = Literal["FP32", "FP64", "INT64", "BOOL", "STRING"]
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """path: relative, forward slashes, inside the bundle. size in bytes."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Tensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model input: `columns` side by side, shape [rows, len(columns)]."""
+
+    name: str
+    datatype: Datatype
+    columns: tuple[str, ...]
+
+
+class OnnxForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """file: path in the bundle. scores: the output with one column per label (classification) or
+    one column (regression)."""
+
+    file: str
+    opset: int
+    inputs: tuple[Tensor, ...]
+    scores: str
+
+
+class NativeForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The file as the user made it. frame: it wants a DataFrame with these column names; otherwise
+    an array in this column order. dtypes: pandas dtype per column, "" where the default is right.
+    """
+
+    family: Literal["sklearn", "onnx", "python"]
+    serialization: Literal["skops", "pickle", "joblib", "onnx", "source"]
+    file: str
+    frame: bool = False
+    columns: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    entry: str = ""
+    types: tuple[str, ...] = ()
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Native against ONNX on real rows. passed only if every row agreed within the tolerance."""
+
+    passed: bool
+    rows: int
+    rows_agreeing: int
+    difference_max: float
+    tolerance: float
+    reason: str
+
+
+class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """role: train, holdout. digest: of the canonical table; rows: how many it has."""
+
+    role: Literal["train", "holdout"]
+    name: str
+    digest: str
+    rows: int
+
+
+class Lineage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the model came from. code_commit: "" if there is none; "-dirty" suffix if changed."""
+
+    data: tuple[DataSource, ...] = ()
+    code_commit: str = ""
+    estimator: str = ""
+    parameters: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+    libraries: dict[str, str] = {}
+    python: str = ""
+    parent: str = ""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """labels: class labels as text, in the order of the score columns; () for regression.
+    positive: the label that a binary service is about. threshold: score of `positive` at or above
+    which it is the answer. reads: the contract and context fields the version uses.
+    """
+
+    format: int
+    task: Task
+    label: str
+    labels: tuple[str, ...]
+    positive: str
+    threshold: float
+    contract: Contract
+    native: NativeForm
+    onnx: OnnxForm | None
+    parity: Parity | None
+    lineage: Lineage
+    reads: tuple[str, ...]
+    files: tuple[FileEntry, ...]
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ValueError(f"manifest format {self.format} is not {FORMAT}")
+        if self.task == "regression" and self.labels:
+            raise ValueError("a regression has no labels")
+        if self.task == "binary" and (len(self.labels) != 2 or self.positive not in self.labels):
+            raise ValueError("a binary task has two labels, one of them positive")
+
+
+class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One column of the reference data, summed so that windows can be compared with it by counts.
+
+    number: `edges` are 31 ascending inner quantile edges (ties collapse bins, which then stay
+    empty); code = number of edges <= value, 0..31. category and text: `categories` are the most
+    frequent values (at most 30), code = their position, 30 = any other known value, 31 = unseen.
+    counts: 32 numbers by code; nulls apart. importance: 0..1, 0 if unknown.
+    """
+
+    name: str
+    type: FieldType
+    edges: tuple[float, ...] = ()
+    categories: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    counts: tuple[int, ...]
+    nulls: int
+    mean: float = 0.0
+    sd: float = 0.0
+    minimum: float = 0.0
+    maximum: float = 0.0
+    importance: float = 0.0
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """reference/profile.json. columns: inputs then context; scores: the model's output likewise
+    (one column per label, or the prediction), so that a shift of answers can be seen."""
+
+    format: int
+    rows: int
+    columns: tuple[ColumnProfile, ...]
+    scores: tuple[ColumnProfile, ...] = ()
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The canonical bytes (RFC 8785). Only builders call this; readers keep the stored bytes."""
+    import rfc8785
+
+    return rfc8785.dumps(msgspec.to_builtins(manifest))
+
+
+def decode_manifest(data: bytes, digest: str) -> Manifest:
+    """Manifest whose bytes have this digest. Raises: InputError (`bad-manifest`)."""
+    if len(data) > MANIFEST_BYTES_MAX:
+        raise InputError(
+            "bad-manifest", f"the manifest has {len(data)} bytes; at most {MANIFEST_BYTES_MAX}"
+        )
+    if digest_of(data) != digest:
+        raise InputError(
+            "bad-manifest",
+            f"the manifest has digest {digest_of(data)[:12]}, expected {digest[:12]}: "
+            "the bundle was changed or is incomplete",
+            "register the model again, or restore the bundle from a backup",
+        )
+    return decode_part(data, Manifest, "manifest")
+
+
+def decode_part(data: bytes, kind: type[PartT], what: str) -> PartT:
+    """Strict decode of one travelling document. Raises: InputError (`bad-<what>`)."""
+    found: Any
+    try:
+        found = msgspec.json.decode(data)
+        if isinstance(found, dict) and found.get("format", FORMAT) != FORMAT:
+            raise InputError(
+                f"bad-{what}",
+                f"the {what} has format {found['format']!r}; this Doorstep reads {FORMAT}",
+                "pip install --upgrade doorstep",
+            )
+        return msgspec.convert(found, kind, strict=True)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise InputError(f"bad-{what}", f"the {what} cannot be read: {error}") from None

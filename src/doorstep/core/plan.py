@@ -1,0 +1,132 @@
+"""The plan: what the data plane must serve now. Small, numbered, signed, swapped whole.
+
+    plan/current              PlanPointer: term, number, root digest, renewal, signature
+    plan/<digest>.json        PlanRoot: a digest per service
+    plan/<digest>.json        ServicePlan: everything a node needs to serve one service
+
+Documents are content-addressed and immutable; only the pointer is replaced (atomically). A node
+refuses a pointer with a lower (term, number) than it has seen, and one whose signature does not
+verify with the key it has pinned.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from doorstep.core.contract import Contract
+from doorstep.core.ids import hash_unit
+from doorstep.core.instant import Instant
+
+FORMAT = 1
+PLAN_BYTES_MAX = 16 * 1024 * 1024
+REST = ""
+"""The name of the implied segment: everybody whom no declared segment matched."""
+
+
+class VersionPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """number: of the service. bundle: digest. form: which model file scores. placement: inline in
+    the front worker, or in an engine process."""
+
+    number: int
+    bundle: str
+    form: Literal["onnx", "native"]
+    placement: Literal["inline", "engine"]
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rows whose context has, for every field of `match`, one of the given values (as text)."""
+
+    name: str
+    match: dict[str, tuple[str, ...]]
+
+
+class ReleasePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A release as a node sees it.
+
+    shares: part of the units of each segment that is assigned to the challenger, 0..1; a segment
+    that is not named has share 0. sample: part of the requests that the shadow scorer scores.
+    epoch: the evidence epoch that new requests belong to. warm_until: requests before it are
+    served but are not evidence (the first seconds of a step).
+    """
+
+    id: str
+    challenger: int
+    state: Literal["shadow", "step", "bake", "paused"]
+    epoch: int
+    shares: dict[str, float] = {}
+    sample: float = 0.0
+    warm_until: Instant = 0
+    rehearsal: bool = False
+
+
+class FallbackStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """version: ask that version (0: the champion). answer: give this constant."""
+
+    kind: Literal["version", "answer"]
+    version: int = 0
+    answer: str | float | None = None
+
+
+class ServicePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """champion: None for a service whose first version is not yet released (it answers 503).
+    versions: every version that must be resident: champion, challenger, last champion, fallbacks.
+    record: which part of the rows' inputs the journal keeps."""
+
+    format: int
+    service: str
+    contract: Contract
+    versions: tuple[VersionPlan, ...]
+    champion: int | None
+    release: ReleasePlan | None = None
+    segments: tuple[Segment, ...] = ()
+    fallback: tuple[FallbackStep, ...] = (FallbackStep(kind="version"),)
+    key: str = ""
+    unit: str = ""
+    subject: str = ""
+    timeout_ms: int = 1000
+    rows_max: int = 1000
+    record: Literal["full", "no-inputs", "sample"] = "full"
+    record_share: float = 1.0
+
+    def version(self, number: int) -> VersionPlan | None:
+        return next((one for one in self.versions if one.number == number), None)
+
+
+class PlanRoot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    format: int
+    environment: str
+    term: int
+    number: int
+    made_at: Instant
+    services: dict[str, str]
+    challenger_lease_s: float = 60.0
+
+
+class PlanPointer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """renewal: rises at each renewal of the challenger lease; a node that sees no rise for
+    `challenger_lease_s` on its own monotonic clock gives every challenger's share back.
+    signature: Ed25519 over `signed_bytes`, hex. key: the public key, hex (pinned on first sight).
+    """
+
+    format: int
+    term: int
+    number: int
+    root: str
+    renewal: int
+    key: str = ""
+    signature: str = ""
+
+    def signed_bytes(self) -> bytes:
+        return (
+            f"doorstep-plan-v1\n{self.term}\n{self.number}\n{self.root}\n{self.renewal}\n".encode()
+        )
+
+
+def is_challengers(release_id: str, unit: str, share: float) -> bool:
+    """Whether `unit` is assigned to the challenger: hash(release, unit) / 2^64 < share.
+
+    The share only grows within a release, so a unit never goes back and forth.
+    """
+    return hash_unit(release_id, unit) < share * 2.0**64

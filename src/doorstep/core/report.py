@@ -1,0 +1,85 @@
+"""The node report: what a node serves, how it is, and its live evidence. One small file a node.
+
+`nodes/<node>.json` in the home, replaced atomically about twice a second while something changes,
+else every few seconds. Liveness is that `sequence` rose on the observer's monotonic clock.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from doorstep.core.instant import Instant
+
+FORMAT = 1
+UNITS_MAX = 2048
+"""Distinct units kept per cell: enough to decide (1,000 are needed at a ceiling of 0.5 %)."""
+
+Arm = Literal["champion", "challenger"]
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Evidence of one (release, epoch, segment, assigned arm) on one node since its boot.
+
+    requests: answered requests. ok: those the assigned version answered itself. bad: those it did
+    not (a champion's answer after the challenger failed counts here, against the challenger).
+    seen, bad_units: distinct 64-bit unit hashes as little-endian bytes, at most UNITS_MAX each, the
+    first to come. plus, zero, minus: shadow pairs where only the challenger erred, both did
+    the same, only the champion erred.
+    """
+
+    release: str
+    epoch: int
+    segment: str
+    arm: Arm
+    requests: int = 0
+    ok: int = 0
+    bad: int = 0
+    in_flight: int = 0
+    seen: bytes = b""
+    bad_units: bytes = b""
+    plus: int = 0
+    zero: int = 0
+    minus: int = 0
+
+
+class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """kind: front, engine, shadow. starts: how often this slot was started; 1 is the first."""
+
+    slot: str
+    kind: Literal["front", "engine", "shadow", "compactor"]
+    pid: int
+    starts: int
+    plan_number: int
+    rss_mb: float = 0.0
+
+
+class ServiceReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Counted since boot, on this node. latency_ms_*: of the last minute, NaN-free (0 if none)."""
+
+    service: str
+    requests: int
+    errors: int
+    latency_ms_p50: float = 0.0
+    latency_ms_p99: float = 0.0
+
+
+class NodeReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """plan_number: the plan that *every* front worker serves. loaded: `service@N` resident here.
+    problems: what could not be loaded or done, each a sentence; the last good plan then serves."""
+
+    format: int
+    node: str
+    boot: str
+    sequence: int
+    at: Instant
+    plan_term: int
+    plan_number: int
+    lease_held: bool
+    data_url: str
+    workers: tuple[WorkerReport, ...]
+    loaded: tuple[str, ...]
+    problems: tuple[str, ...]
+    services: tuple[ServiceReport, ...]
+    cells: tuple[Cell, ...]

@@ -27,7 +27,7 @@ REST = ""
 
 class VersionPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """number: of the service. bundle: digest. form: which model file scores. placement: inline in
-    the front worker, or in an engine process. trusted: somebody of this installation vouched for the
+    the front worker, or an engine process. trusted: somebody of this installation vouched for the
     file (its trust is in the ledger), so an engine may load a pickle or types outside our list."""
 
     number: int

@@ -1,0 +1,57 @@
+# Doorstep. The two that matter: `make demo` and `make test`; each sets up all it needs in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help venv demo test check format docs prove clean
+help:
+	@echo "make demo     install into .venv and run the whole journey on real data (about two minutes)"
+	@echo "make test     install and run all tests"
+	@echo "make check    format, lint, types, imports between rooms, generated docs"
+	@echo "make docs     write the generated pages (CLI, errors, JSON schema, OpenAPI)"
+	@echo "make bench-serving | bench-release | bench-journal | bench-monitor | bench-ledger"
+	@echo "make prove    every benchmark and every slow proof"
+
+venv: $(STAMP)
+
+# uv when it is there (seconds), else pip (minutes). The dev group has the extras that tests need.
+$(STAMP): pyproject.toml
+	@if command -v uv >/dev/null 2>&1; then \
+	  test -x $(BIN)/python || uv venv --quiet --python "$$(command -v $(PYTHON))" .venv; \
+	  uv pip install --quiet --python $(BIN)/python -e . --group dev; \
+	else \
+	  test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
+	  $(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"; \
+	  $(BIN)/python -m pip install --quiet -e . --group dev; \
+	fi
+	@touch $(STAMP)
+
+demo: venv
+	@$(BIN)/doorstep demo $(DEMO_ARGS)
+
+test: venv
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: venv
+	@$(BIN)/ruff format --check src tests benchmarks examples
+	@$(BIN)/ruff check src tests benchmarks examples
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python docs/generate.py --check
+
+format: venv
+	@$(BIN)/ruff format src tests benchmarks examples
+	@$(BIN)/ruff check --fix src tests benchmarks examples
+
+docs: venv
+	@$(BIN)/python docs/generate.py
+
+# One folder of benchmarks/ each: prints its table, ends with one line, exits 1 on a missed goal.
+bench-%: venv
+	@$(BIN)/python benchmarks/$*/run.py
+
+BENCHMARKS := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard benchmarks/*/run.py)))))
+prove: $(addprefix bench-,$(BENCHMARKS))
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,115 @@
+"""What the operations of history, the ledger and the installation take and give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from doorstep.core.instant import Instant
+
+EVENTS_MAX = 1_000
+
+
+class ListEvents(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """service: "" for all. kind: a prefix such as "release.", "" for all. before: sequence, 0 is
+    the newest."""
+
+    service: str = ""
+    kind: str = ""
+    before: int = 0
+    limit: int = 100
+
+
+class EventView(msgspec.Struct, frozen=True, kw_only=True):
+    """sentence: what happened, in words."""
+
+    sequence: int
+    at: Instant
+    kind: str
+    actor: str
+    object: str
+    sentence: str
+    data: dict[str, Any]
+    leaf_hash: str
+
+
+class Events(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest first."""
+
+    events: tuple[EventView, ...]
+    size: int
+
+
+class VerifyLedger(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class LedgerVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """problems: each a sentence that names the first event it concerns."""
+
+    intact: bool
+    size: int
+    root: str
+    checkpoint: str
+    checkpoint_size: int
+    key: str
+    problems: tuple[str, ...]
+
+
+class ShowHistory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """at: what was live then; 0 is now."""
+
+    service: str
+    at: Instant = 0
+
+
+class Tenure(msgspec.Struct, frozen=True, kw_only=True):
+    """One stretch of time in which a version was champion. because: the reason of the decision."""
+
+    version: int
+    since: Instant
+    until: Instant | None
+    release: str
+    because: str
+    by: str
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """tenures: newest first. events: of this service, newest first. live: champion at `at`."""
+
+    service: str
+    at: Instant
+    live: int | None
+    tenures: tuple[Tenure, ...]
+    events: tuple[EventView, ...]
+
+
+class ShowInstallation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class NodeView(msgspec.Struct, frozen=True, kw_only=True):
+    node: str
+    live: bool
+    data_url: str
+    plan_number: int
+    lease_held: bool
+    workers: int
+    restarts: int
+    loaded: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+class Installation(msgspec.Struct, frozen=True, kw_only=True):
+    version: str
+    environment: str
+    home: str
+    database: str
+    console_url: str
+    data_url: str
+    plan_term: int
+    plan_number: int
+    ledger_size: int
+    started_at: Instant
+    nodes: tuple[NodeView, ...]

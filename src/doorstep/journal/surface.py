@@ -1,0 +1,105 @@
+"""What the operations of predictions and outcomes take and give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from doorstep.core.instant import Instant
+
+OUTCOMES_MAX = 10_000
+PREDICTIONS_MAX = 1_000
+
+
+class ShowPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    prediction: str
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """One record of the journal in words. answered_by: the version whose answer the caller got;
+    None if it was a constant or an error. status: how the assigned version did."""
+
+    id: str
+    service: str
+    at: Instant
+    assigned: int
+    answered_by: int | None
+    status: str
+    kind: str
+    release: str
+    segment: str
+    key: str
+    latency_ms: float
+    warnings: tuple[str, ...]
+    error: str
+    inputs: dict[str, Any]
+    context: dict[str, Any]
+    answer: str | float | None
+    scores: dict[str, float]
+    outcome: str | float | None
+    outcome_at: Instant | None
+
+
+class ListPredictions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """before: only those answered before it; 0 is now. key: "" for any. status: "" for any."""
+
+    service: str
+    limit: int = 50
+    before: Instant = 0
+    key: str = ""
+    status: str = ""
+
+
+class Predictions(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest first."""
+
+    predictions: tuple[Prediction, ...]
+
+
+class OutcomeGiven(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What became true, by prediction id or by key. at: 0 is now."""
+
+    prediction: str = ""
+    key: str = ""
+    label: str | None = None
+    value: float | None = None
+    at: Instant = 0
+
+
+class RecordOutcomes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    service: str
+    outcomes: tuple[OutcomeGiven, ...]
+
+
+class OutcomesRecorded(msgspec.Struct, frozen=True, kw_only=True):
+    recorded: int
+
+
+class CountTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The last `minutes`, in buckets of `bucket_s`."""
+
+    service: str
+    minutes: int = 60
+    bucket_s: int = 60
+
+
+class TrafficBucket(msgspec.Struct, frozen=True, kw_only=True):
+    """version: who answered. latency_ms_p99: None without traffic."""
+
+    at: Instant
+    version: int
+    requests: int
+    errors: int
+    latency_ms_p50: float | None
+    latency_ms_p99: float | None
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """buckets: only those with traffic, oldest first."""
+
+    service: str
+    since: Instant
+    until: Instant
+    bucket_s: int
+    buckets: tuple[TrafficBucket, ...]

@@ -1,0 +1,90 @@
+"""What the operations of monitors take and give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from doorstep.core.instant import Instant
+
+
+class ListFindings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """service: "" for all. state: open, resolved, or "" for both."""
+
+    service: str = ""
+    state: str = "open"
+
+
+class MonitorFindingView(msgspec.Struct, frozen=True, kw_only=True):
+    """severity: info, warning or critical. alert: somebody was told about it."""
+
+    id: str
+    service: str
+    kind: str
+    subject: str
+    severity: str
+    state: str
+    sentence: str
+    cause: str
+    next: str
+    since: Instant
+    updated_at: Instant
+    resolved_at: Instant | None
+    alert: bool
+    numbers: dict[str, Any]
+
+
+class Findings(msgspec.Struct, frozen=True, kw_only=True):
+    """Worst and newest first."""
+
+    findings: tuple[MonitorFindingView, ...]
+
+
+class ShowMonitor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    service: str
+
+
+class ColumnDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """Reference against the window. p: smallest p-value of the column's tests after Holm.
+    shift_sd: Wasserstein distance in standard deviations. counts: by code, 32 numbers and nulls."""
+
+    column: str
+    type: str
+    drifted: bool
+    p: float | None
+    shift_sd: float | None
+    ks: float | None
+    psi: float | None
+    nulls_reference: float
+    nulls_now: float
+    reference: tuple[float, ...]
+    now: tuple[float, ...]
+    labels: tuple[str, ...]
+
+
+class Promise(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the service file and what it measures now. state: kept, broken, not-yet-known."""
+
+    text: str
+    state: str
+    measured: str
+
+
+class MonitorView(msgspec.Struct, frozen=True, kw_only=True):
+    """What is measured of a service now. quality: metric -> (estimate, low, high), empty before
+    there are outcomes. labelled: share of the window's predictions that have an outcome."""
+
+    service: str
+    version: int | None
+    window_s: float
+    since: Instant
+    rows: int
+    columns: tuple[ColumnDrift, ...]
+    quality: dict[str, tuple[float, float, float]]
+    labelled: float
+    labelled_rows: int
+    errors: float | None
+    latency_ms_p99: float | None
+    promises: tuple[Promise, ...]
+    findings: tuple[MonitorFindingView, ...]

@@ -1,0 +1,114 @@
+"""What the operations of services and versions take and give."""
+
+from __future__ import annotations
+
+import msgspec
+
+from doorstep.core.instant import Instant
+from doorstep.core.manifest import Manifest
+from doorstep.core.verdict import Finding
+
+FILE_BYTES_MAX = 1024 * 1024
+
+
+class ApplyService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """file: the text of a service file. name: what to call it in messages."""
+
+    file: str
+    name: str = "doorstep.yaml"
+
+
+class ServiceRevision(msgspec.Struct, frozen=True, kw_only=True):
+    """changed: the keys that differ from the revision before; () if nothing does."""
+
+    service: str
+    revision: int
+    applied_at: Instant
+    by: str
+    changed: tuple[str, ...]
+
+
+class ShowService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    service: str
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """champion: number of the version that serves now, None before the first release."""
+
+    service: str
+    revision: int
+    purpose: str
+    owner: str
+    risk: str
+    task: str
+    label: str
+    champion: int | None
+    last_champion: int | None
+    file: str
+    created_at: Instant
+
+
+class ListServices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    services: tuple[Service, ...]
+
+
+class RegisterVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """file: the service file's text. digest: of a bundle that was uploaded. holdout: digest of the
+    uploaded hold-out snapshot, "" if there is none. speed_ms_p99: single row, as `register`
+    measured it on the form that will serve. trust: the signed statement for a file that can run
+    code, as `doorstep trust` stored it. findings: what `register` saw on the caller's machine."""
+
+    file: str
+    digest: str
+    holdout: str = ""
+    speed_ms_p99: float = 0.0
+    trust: dict[str, str] | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+class ShowVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """version: `loans@3`."""
+
+    version: str
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """created: False if this digest was registered before (its number is given again).
+    state: registered, passed or refused (by its gates), serving, or retired from serving."""
+
+    service: str
+    number: int
+    digest: str
+    form: str
+    placement: str
+    trusted: bool
+    holdout: str
+    speed_ms_p99: float
+    registered_at: Instant
+    by: str
+    state: str
+    created: bool
+    manifest: Manifest
+    findings: tuple[Finding, ...]
+
+
+class ListVersions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    service: str
+
+
+class Versions(msgspec.Struct, frozen=True, kw_only=True):
+    versions: tuple[Version, ...]
+
+
+class FindMissing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """digests: of files that the caller could upload."""
+
+    digests: tuple[str, ...]
+
+
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    digests: tuple[str, ...]

@@ -1,0 +1,109 @@
+"""What the operations of releases take and give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from doorstep.core.instant import Instant
+
+
+class StartRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """version: `loans@2`. rehearsal: its traffic is the caller's own rows, kept out of quality,
+    business figures and retraining."""
+
+    version: str
+    rehearsal: bool = False
+
+
+class ShowRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """release: its id, or a service's name: then its newest release."""
+
+    release: str
+
+
+class ListReleases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """service: "" for all."""
+
+    service: str = ""
+
+
+class ChangeRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """release: its id, or a service's name: then its running release."""
+
+    release: str
+    why: str
+
+
+class Rollback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Give the service back: to the champion while a release runs, else to the last champion."""
+
+    service: str
+    why: str
+
+
+class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
+    """One guardrail now. champion, challenger: rates 0..1, None before there is any evidence.
+    ratio_low, ratio_high: 95 % confidence interval of challenger / champion. log_e_*: natural
+    logs, to be compared with their thresholds (rolled back beyond, may advance beyond)."""
+
+    name: str
+    champion: float | None
+    challenger: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    log_e_rollback: float
+    log_e_rollback_threshold: float
+    log_e_advance: float
+    log_e_advance_threshold: float
+    tolerance: float
+    margin: float
+    missing: str
+
+
+class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
+    """action: advance, hold, rollback, pause, resume, promote, finish, inconclusive. evidence: the
+    cells it was made from."""
+
+    sequence: int
+    at: Instant
+    action: str
+    state: str
+    reason: str
+    by: str
+    guardrails: tuple[GuardrailView, ...] = ()
+    evidence: dict[str, Any] = {}
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """state: shadow, step, bake, paused, done, rolled-back, inconclusive. shares: one per step.
+    settled: every live node reports the plan of the newest decision; silent: nodes that do not."""
+
+    id: str
+    service: str
+    challenger: int
+    champion: int | None
+    state: str
+    step: int
+    share: float
+    shares: tuple[float, ...]
+    rehearsal: bool
+    started_at: Instant
+    changed_at: Instant
+    ended_at: Instant | None
+    reason: str
+    by: str
+    requests_champion: int
+    requests_challenger: int
+    guardrails: tuple[GuardrailView, ...]
+    decisions: tuple[DecisionView, ...]
+    settled: bool
+    silent: tuple[str, ...]
+    plan_number: int
+
+
+class Releases(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest first."""
+
+    releases: tuple[Release, ...]

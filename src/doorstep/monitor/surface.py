@@ -88,3 +88,42 @@ class MonitorView(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms_p99: float | None
     promises: tuple[Promise, ...]
     findings: tuple[MonitorFindingView, ...]
+
+
+class ShowStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """service: "" for all."""
+
+    service: str = ""
+
+
+class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One service at a glance. state: healthy, watch (a warning is open), broken (a critical
+    finding or no champion able to answer), releasing, or waiting (nothing released yet).
+    headline: a sentence made from facts. requests, errors: per minute, the last 60, oldest first.
+    quality: the first promised quality metric: (name, estimate, low, high), None without outcomes.
+    promise_ms_p99: the promised latency, None if nothing is promised. objective: kept, broken,
+    not-yet-known, or none."""
+
+    service: str
+    state: str
+    headline: str
+    champion: int | None
+    challenger: int | None
+    share: float
+    release_state: str
+    requests: tuple[int, ...]
+    errors: tuple[int, ...]
+    error_rate: float | None
+    latency_ms_p99: float | None
+    promise_ms_p99: float | None
+    quality: tuple[str, float, float, float] | None
+    labelled: float
+    drifted: tuple[str, ...]
+    objective: str
+    findings_open: int
+
+
+class Statuses(msgspec.Struct, frozen=True, kw_only=True):
+    """Worst first."""
+
+    services: tuple[ServiceStatus, ...]

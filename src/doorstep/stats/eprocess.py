@@ -1,0 +1,313 @@
+"""E-processes: evidence that may be looked at after every event without losing its error rate.
+
+An e-process starts at 1 and, while its null holds, is driven up on average by nothing, so
+`P(ever E >= 1/alpha) <= alpha` (Ville 1939). Everything here works in natural logs and on counts
+that add: cells of several servers and periods are concatenated, in any order.
+
+Direction `+1` bets that arm B has more of the event (or loss) than the null allows, `-1` that it
+has less. `pi` is the probability that a request is assigned to B. Every method is a mean over a
+fixed grid of bets; the grids are constants of the method and are never tuned on data.
+
+Sources: Wald 1945 (sequential ratio); Lindon & Malek 2020 (multinomial and inhomogeneous Bernoulli
+counts); Lindon, Sanden & Shirikian 2022 (canaries); Waudby-Smith & Ramdas 2024 (betting);
+Fan, Grama & Liu 2015 (three-sum bound); Waudby-Smith et al. 2021 (asymptotic sequences).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+GRID_RARE = (0.2, 0.4, 0.8, 1.6, 3.2)
+GRID_KPI = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
+BETS = tuple(0.05 * 2**k for k in range(7))
+BETS_PAIRED = (0.05, 0.1, 0.2, 0.4, 0.8)
+BET_SHARE_MAX = 0.8
+"""A bet stakes at most this part of the capital, so that one event cannot ruin it."""
+RESTART_SLOTS = 8
+RESTART_WHOLE = 0.8
+PRIOR_UNITS = 1000.0
+LOG_RATIO_MAX = 40.0
+"""Ratios are searched in exp(-40) .. exp(40): beyond that an end of the interval is open."""
+BISECTIONS = 80
+
+ShareCell = tuple[float, int, int]
+"""(pi, events in B, events in A) of one period with a constant pi."""
+CountCell = tuple[float, float, int, int, int, int]
+"""(pi, m, B bad, B good, A bad, A good); m = A's mean, frozen before the period."""
+SumCell = tuple[float, float, float, float, float]
+"""(pi, m, n, s1, s2): number, sum and sum of squares of Z = (T - pi)(Y - m)."""
+SplitCell = tuple[Sequence[float], Sequence[int]]
+"""(probabilities of the arms, distinct units per arm) of one period."""
+
+
+def log_mean_exp(values: Sequence[float] | Floats, weights: Sequence[float] | None = None) -> float:
+    """Log of the (weighted) mean of e-values given as logs. `-inf` is an e-value of 0.
+
+    Weights need not sum to 1; they must be positive. Raises: ValueError when empty.
+    """
+    logs = np.asarray(values, dtype=np.float64)
+    if logs.size == 0:
+        raise ValueError("the mean of no e-values is not defined")
+    top = float(logs.max())
+    if not math.isfinite(top):
+        return top
+    return top + math.log(float(np.average(np.exp(logs - top), weights=weights)))
+
+
+def share_bets(
+    pi: float, r0: float, direction: int, grid: Sequence[float] = GRID_RARE
+) -> tuple[Floats, Floats]:
+    """Log gain of each bet for one event in B and for one event in A, under ratio `r0`.
+
+    Given that an event happens, it is B's with probability pi*r / (pi*r + 1 - pi), whatever the
+    base rate does meanwhile. `pi` must be strictly between 0 and 1 and `r0` positive.
+    """
+    shift = direction * np.asarray(grid, dtype=np.float64)
+    base = math.log(pi) + math.log(r0)
+    control = math.log1p(-pi)
+    ratio = np.logaddexp(base + shift, control) - np.logaddexp(base, control)
+    return shift - ratio, -ratio
+
+
+def share_log_e(
+    cells: Sequence[ShareCell], r0: float, direction: int, grid: Sequence[float] = GRID_RARE
+) -> float:
+    """M1: log E against "rate in B over rate in A is at most (`+1`) or at least (`-1`) `r0`".
+
+    Exact for rare events under any drifting base rate. Cells with pi 0 or 1 have no concurrent
+    control and say nothing. No events: 0 (E = 1).
+    """
+    total = np.zeros(len(grid))
+    for pi, in_b, in_a in cells:
+        if 0.0 < pi < 1.0:
+            gain_b, gain_a = share_bets(pi, r0, direction, grid)
+            total += in_b * gain_b + in_a * gain_a
+    return log_mean_exp(total)
+
+
+def share_interval(
+    cells: Sequence[ShareCell], alpha: float = 0.05, grid: Sequence[float] = GRID_RARE
+) -> tuple[float, float]:
+    """Confidence sequence for the ratio of rates B/A: valid at all times together.
+
+    All r0 where the mean of both directions of M1 is under 1/alpha, found by bisection on ln r0
+    outwards from the most likely ratio (where both are at most 1). An end that the events cannot
+    exclude is 0 or infinity; without events (0, inf).
+    """
+    limit = math.log(1.0 / alpha)
+
+    def excess(log_ratio: float) -> float:
+        ratio = math.exp(log_ratio)
+        both = (share_log_e(cells, ratio, +1, grid), share_log_e(cells, ratio, -1, grid))
+        return log_mean_exp(both) - limit
+
+    middle = _most_likely_log_ratio(cells)
+    low = _last_inside(excess, middle, -LOG_RATIO_MAX)
+    high = _last_inside(excess, middle, LOG_RATIO_MAX)
+    return (
+        0.0 if low <= -LOG_RATIO_MAX else math.exp(low),
+        math.inf if high >= LOG_RATIO_MAX else math.exp(high),
+    )
+
+
+def _most_likely_log_ratio(cells: Sequence[ShareCell]) -> float:
+    used = [cell for cell in cells if 0.0 < cell[0] < 1.0]
+    low, high = -LOG_RATIO_MAX, LOG_RATIO_MAX
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        score = sum(b - (b + a) * _share_of(pi, middle) for pi, b, a in used)
+        low, high = (middle, high) if score > 0 else (low, middle)
+    return (low + high) / 2
+
+
+def _share_of(pi: float, log_ratio: float) -> float:
+    return 1.0 / (1.0 + math.exp(math.log1p(-pi) - math.log(pi) - log_ratio))
+
+
+def _last_inside(excess: Callable[[float], float], inside: float, edge: float) -> float:
+    """The last point with a negative excess on the way from `inside` to `edge`."""
+    if excess(edge) < 0:
+        return edge
+    outside = edge
+    for _ in range(BISECTIONS):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if excess(middle) < 0 else (inside, middle)
+    return inside
+
+
+def _residual_bets(pi: float, m: float, delta: float, direction: int) -> tuple[Floats, float]:
+    """The bets and the bound b (xi >= -b) of M2 in a period with `pi` and reference mean `m`."""
+    v = pi * (1.0 - pi)
+    if direction > 0:
+        bound = max((1.0 - pi) * m, pi * (1.0 - m)) + v * delta
+    else:
+        bound = max((1.0 - pi) * (1.0 - m), pi * m) - v * delta
+    bets = np.asarray(BETS)
+    return (np.minimum(bets, BET_SHARE_MAX / bound) if bound > 0 else bets), bound
+
+
+def residual_increment(
+    is_b: bool, y: float, pi: float, m: float, delta: float = 0.0, direction: int = +1
+) -> Floats:
+    """M2: what one request with loss `y` in [0, 1] adds to each of the K log-wealth sums.
+
+    Tests "mean loss of B minus that of A is at most (`+1`) or at least (`-1`) `delta`"; log E is
+    `log_mean_exp` of the sums. Any `m` is valid, a good guess of A's mean is fast.
+    """
+    bets, _ = _residual_bets(pi, m, delta, direction)
+    z = ((1.0 if is_b else 0.0) - pi) * (y - m)
+    gain: Floats = np.log1p(bets * (direction * (z - pi * (1.0 - pi) * delta)))
+    return gain
+
+
+def residual_log_e(cells: Sequence[CountCell], delta: float = 0.0, direction: int = +1) -> float:
+    """M2, exact, for a 0/1 loss kept as counts. Periods with pi 0 or 1 say nothing."""
+    total = np.zeros(len(BETS))
+    for pi, m, b_bad, b_good, a_bad, a_good in cells:
+        if not 0.0 < pi < 1.0:
+            continue
+        kinds = ((True, 1.0, b_bad), (True, 0.0, b_good), (False, 1.0, a_bad), (False, 0.0, a_good))
+        for is_b, y, count in kinds:
+            total += count * residual_increment(is_b, y, pi, m, delta, direction)
+    return log_mean_exp(total)
+
+
+def residual_sums(cell: CountCell) -> SumCell:
+    """The three sums (n, sum Z, sum Z^2) of a counted period, for display."""
+    pi, m, b_bad, b_good, a_bad, a_good = cell
+    counts = np.array([b_bad, b_good, a_bad, a_good], dtype=np.float64)
+    z = np.array([(1 - pi) * (1 - m), (1 - pi) * -m, -pi * (1 - m), pi * m])
+    return pi, m, float(counts.sum()), float(counts @ z), float(counts @ z**2)
+
+
+def residual_log_e_sums(cells: Sequence[SumCell], delta: float = 0.0, direction: int = +1) -> float:
+    """M2 from three sums, for any `delta` afterwards: conservative, for display only (Fan 2015)."""
+    total = np.zeros(len(BETS))
+    for pi, m, n, s1, s2 in cells:
+        if 0.0 < pi < 1.0:
+            shift = pi * (1.0 - pi) * delta
+            bets, bound = _residual_bets(pi, m, delta, direction)
+            total += _fan(bets, bound, direction * (s1 - n * shift), _about(n, s1, s2, shift))
+    return log_mean_exp(total)
+
+
+def _about(n: float, s1: float, s2: float, shift: float) -> float:
+    return s2 - 2.0 * shift * s1 + n * shift**2
+
+
+def _fan(bets: Floats, bound: float, first: float, second: float) -> Floats:
+    """Lower bound of sum ln(1 + bet * xi) from sum xi and sum xi^2 when xi >= -bound."""
+    gain: Floats = bets * first + second / bound**2 * (np.log1p(-bets * bound) + bets * bound)
+    return gain
+
+
+def residual_half_width(
+    n: float, v_sum: float, variance: float, alpha: float = 0.05, n_best: float = 10_000.0
+) -> float:
+    """Half width of the asymptotic confidence sequence of mean_B - mean_A: display only.
+
+    n requests, `v_sum` = sum of n*pi*(1-pi), `variance` of Z; tightest near `n_best` requests.
+    No requests or no variance weight: infinity.
+    """
+    if n <= 0 or v_sum <= 0:
+        return math.inf
+    q = (-2.0 * math.log(alpha) + math.log(1.0 - 2.0 * math.log(alpha))) / n_best
+    spread = 2.0 * (n * q + 1.0) / (n**2 * q) * math.log(math.sqrt(n * q + 1.0) / alpha)
+    return n / v_sum * math.sqrt(variance) * math.sqrt(spread)
+
+
+def paired_bets(delta: float) -> Floats:
+    """The bets of M3: at most `BET_SHARE_MAX` of the capital for a difference bounded by 1."""
+    return np.minimum(np.asarray(BETS_PAIRED), BET_SHARE_MAX / (1.0 + abs(delta)))
+
+
+def paired_increment(difference: float, delta: float = 0.0, direction: int = +1) -> Floats:
+    """M3: what one request with loss_B - loss_A in [-1, 1] adds to each log-wealth sum."""
+    gain: Floats = np.log1p(paired_bets(delta) * direction * (difference - delta))
+    return gain
+
+
+def paired_log_e(
+    plus: int, zero: int, minus: int, delta: float = 0.0, direction: int = +1
+) -> float:
+    """M3: log E against "mean of D = loss_B - loss_A is at most / at least `delta`", from counts.
+
+    plus: only B wrong, zero: alike, minus: only A wrong. No pairs: 0 (E = 1).
+    """
+    return log_mean_exp(
+        plus * paired_increment(1.0, delta, direction)
+        + zero * paired_increment(0.0, delta, direction)
+        + minus * paired_increment(-1.0, delta, direction)
+    )
+
+
+def paired_log_e_sums(
+    n: float, s1: float, s2: float, delta: float = 0.0, direction: int = +1
+) -> float:
+    """M3 from n, sum D, sum D^2: conservative, for display only."""
+    bets = paired_bets(delta)
+    first = direction * (s1 - n * delta)
+    return log_mean_exp(_fan(bets, 1.0 + abs(delta), first, _about(n, s1, s2, delta)))
+
+
+def one_sample_log_e(
+    k: int, n: int, p0: float, direction: int = +1, grid: Sequence[float] = GRID_RARE
+) -> float:
+    """M4: log E against "the rate is at most (`+1`) / at least (`-1`) p0" from k events in n.
+
+    0 < p0 < 1. n = 0: 0 (E = 1). The bets are odds ratios e^(direction * h).
+    """
+    odds = p0 / (1.0 - p0) * np.exp(direction * np.asarray(grid, dtype=np.float64))
+    p = odds / (1.0 + odds)
+    return log_mean_exp(k * np.log(p / p0) + (n - k) * (np.log1p(-p) - math.log1p(-p0)))
+
+
+def split_log_e(cells: Sequence[SplitCell], prior_units: float = PRIOR_UNITS) -> float:
+    """M5: log E against "units are split as planned", any number of arms.
+
+    Counts must be distinct units at their first assignment. Dirichlet prior of `prior_units` at
+    the planned split (Lindon & Malek 2020). Arms with probability 0 are left out.
+    """
+    total = 0.0
+    for probabilities, counts in cells:
+        used = [(p, n) for p, n in zip(probabilities, counts, strict=True) if p > 0.0]
+        n_all = sum(n for _, n in used)
+        total += math.lgamma(prior_units) - math.lgamma(prior_units + n_all)
+        for p, n in used:
+            prior = prior_units * p
+            total += math.lgamma(prior + n) - math.lgamma(prior) - n * math.log(p)
+    return total
+
+
+def with_restarts(
+    whole: float,
+    restarted: Sequence[float],
+    slots: int = RESTART_SLOTS,
+    whole_weight: float = RESTART_WHOLE,
+) -> float:
+    """Log E of 0.8 * E(all) + 0.2 * mean over `slots` restarts, for a fault that comes late.
+
+    `restarted`: log E of the data from each restart on, in order of start; the first `slots` are
+    used, slots not begun yet hold E = 1.
+    """
+    used = list(restarted[:slots])
+    logs = [whole, *used, *([0.0] * (slots - len(used)))]
+    return log_mean_exp(logs, [whole_weight, *([(1.0 - whole_weight) / slots] * slots)])
+
+
+def share_log_e_restarted(
+    cells: Sequence[ShareCell],
+    starts: Sequence[int],
+    r0: float,
+    direction: int,
+    grid: Sequence[float] = GRID_RARE,
+) -> float:
+    """M1 with restarts: `starts` are indexes into `cells` (in order of time) where one begins."""
+    restarted = [share_log_e(cells[start:], r0, direction, grid) for start in starts]
+    return with_restarts(share_log_e(cells, r0, direction, grid), restarted)

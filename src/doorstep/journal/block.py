@@ -1,0 +1,252 @@
+"""The bytes of a block: frames with a magic, lengths and a CRC32. Pure; nothing here opens a file.
+
+A block is one writer's file. It describes itself: its first frame says who wrote it, a layout
+frame comes before the first prediction that uses it, and a closed block ends with an end frame.
+
+    magic 4 | kind u8 | 0 u8 | layout u16 | rows u32 | head u32 | matrix u32 | crc32 u32
+    head: msgpack                    matrix: float64, little-endian, rows x numbers of the layout
+
+The CRC covers the fields before it and the body, so a flipped bit anywhere is noticed. A reader
+takes whole frames only, and stops at the first that is not: nothing behind it is guessed at,
+because a caller could have put bytes that look like a frame into a text.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from enum import IntEnum, StrEnum
+from typing import TypeVar
+from zlib import crc32
+
+import msgspec
+
+from doorstep.core.errors import InputError, RefusedError
+from doorstep.core.instant import Instant
+from doorstep.core.merkle import hash_leaf
+from doorstep.core.record import Layout, OutcomeRecord, PredictionMeta
+
+FORMAT = 1
+FORMATS_READ = (0, 1)
+"""This format and the one before it (nothing was ever written as 0)."""
+
+MAGIC = b"DSJB"
+PREFIX = struct.Struct("<4sBBHIII")
+CRC = struct.Struct("<I")
+FRAME_HEADER_BYTES = PREFIX.size + CRC.size
+FRAME_BYTES_MAX = 128 * 1024 * 1024
+"""4,096 numbers x 1,000 rows are 32 MB, and as much again of texts."""
+LAYOUTS_MAX = 65_535
+NUMBER_BYTES = 8
+PartT = TypeVar("PartT")
+
+
+class FrameKind(IntEnum):
+    HEADER = 1
+    LAYOUT = 2
+    PREDICTIONS = 3
+    OUTCOME = 4
+    END = 5
+
+
+class Stop(StrEnum):
+    """Why reading ends: at the end of the data, in a frame whose rest is missing (a write that
+    was cut short, or is happening now), or at bytes that are not a frame."""
+
+    END = "end"
+    TORN = "torn"
+    DAMAGED = "damaged"
+
+
+class BlockHeader(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    node: str
+    boot: str
+    slot: str
+    sequence: int
+    opened_at: Instant
+
+
+class BlockEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """What a closed block must hold before its end frame. repaired: closed by somebody else,
+    because its writer died."""
+
+    frames: int
+    rows: int
+    outcomes: int
+    repaired: bool = False
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """start, end: its bytes in the data. head, matrix: views of the data, not copies."""
+
+    kind: int
+    layout: int
+    rows: int
+    head: memoryview
+    matrix: memoryview
+    start: int
+    end: int
+
+
+def begin_frame(buffer: bytearray) -> int:
+    """Leave room for the fields of a frame; what is appended next is its head. -> its start."""
+    start = len(buffer)
+    buffer += bytes(FRAME_HEADER_BYTES)
+    return start
+
+
+def end_frame(
+    buffer: bytearray,
+    start: int,
+    kind: int,
+    layout: int = 0,
+    rows: int = 0,
+    matrix: bytes | memoryview = b"",
+) -> None:
+    """Append the matrix and fill in the fields of the frame that began at `start`.
+
+    Raises: RefusedError (`journal-frame-too-big`); the buffer then has to be cut back.
+    """
+    head_bytes = len(buffer) - start - FRAME_HEADER_BYTES
+    buffer += matrix
+    matrix_bytes = len(buffer) - start - FRAME_HEADER_BYTES - head_bytes
+    if head_bytes + matrix_bytes > FRAME_BYTES_MAX:
+        raise RefusedError(
+            "journal-frame-too-big",
+            f"one frame has {head_bytes + matrix_bytes} bytes; at most {FRAME_BYTES_MAX}",
+        )
+    PREFIX.pack_into(buffer, start, MAGIC, kind, 0, layout, rows, head_bytes, matrix_bytes)
+    with memoryview(buffer) as view:
+        check = crc32(view[start : start + PREFIX.size])
+        check = crc32(view[start + FRAME_HEADER_BYTES :], check)
+    CRC.pack_into(buffer, start + PREFIX.size, check)
+
+
+def encode_frame(kind: FrameKind, head: bytes, *, layout: int = 0, rows: int = 0) -> bytes:
+    """One frame without a matrix."""
+    buffer = bytearray()
+    start = begin_frame(buffer)
+    buffer += head
+    end_frame(buffer, start, kind, layout, rows)
+    return bytes(buffer)
+
+
+def encode_header(header: BlockHeader) -> bytes:
+    return encode_frame(FrameKind.HEADER, msgspec.msgpack.encode(header))
+
+
+def encode_layout(number: int, layout: Layout) -> bytes:
+    return encode_frame(FrameKind.LAYOUT, msgspec.msgpack.encode(layout), layout=number)
+
+
+def encode_outcome(outcome: OutcomeRecord) -> bytes:
+    return encode_frame(FrameKind.OUTCOME, msgspec.msgpack.encode(outcome), rows=1)
+
+
+def encode_end(end: BlockEnd) -> bytes:
+    return encode_frame(FrameKind.END, msgspec.msgpack.encode(end))
+
+
+def encode_predictions(
+    layout: int, rows: Sequence[PredictionMeta], matrix: bytes | memoryview
+) -> bytes:
+    """What `BlockWriter.predictions` buffers, for tests and tools."""
+    buffer = bytearray()
+    start = begin_frame(buffer)
+    buffer += msgspec.msgpack.encode(rows)
+    end_frame(buffer, start, FrameKind.PREDICTIONS, layout, len(rows), matrix)
+    return bytes(buffer)
+
+
+def frame_at(data: memoryview, offset: int) -> Frame | Stop:
+    """The whole, valid frame at `offset`, or why there is none. Never raises, whatever the data."""
+    left = len(data) - offset
+    if left <= 0:
+        return Stop.END
+    if left < FRAME_HEADER_BYTES:
+        known = min(left, len(MAGIC))
+        return Stop.TORN if data[offset : offset + known] == MAGIC[:known] else Stop.DAMAGED
+    magic, kind, _, layout, rows, head_bytes, matrix_bytes = PREFIX.unpack_from(data, offset)
+    if magic != MAGIC or head_bytes + matrix_bytes > FRAME_BYTES_MAX:
+        return Stop.DAMAGED
+    body = offset + FRAME_HEADER_BYTES
+    matrix_at, end = body + head_bytes, body + head_bytes + matrix_bytes
+    if end > len(data):
+        return Stop.TORN
+    check = crc32(data[body:end], crc32(data[offset : offset + PREFIX.size]))
+    if CRC.unpack_from(data, offset + PREFIX.size)[0] != check:
+        return Stop.DAMAGED
+    return Frame(kind, layout, rows, data[body:matrix_at], data[matrix_at:end], offset, end)
+
+
+def scan(data: memoryview, offset: int = 0) -> tuple[list[Frame], int, Stop]:
+    """(whole frames from `offset` on, where the last of them ends, why reading stopped there)."""
+    frames: list[Frame] = []
+    while isinstance(found := frame_at(data, offset), Frame):
+        frames.append(found)
+        offset = found.end
+    return frames, offset, found
+
+
+def decode_header(frame: Frame) -> BlockHeader:
+    """Raises: InputError `bad-block`, or `newer-block` if a newer Doorstep wrote it."""
+    if frame.kind != FrameKind.HEADER:
+        raise InputError("bad-block", f"the first frame has kind {frame.kind}, expected a header")
+    found = _decode(frame.head, dict[str, object]).get("format")
+    if found not in FORMATS_READ:
+        raise InputError(
+            "newer-block",
+            f"the block has format {found!r}; this Doorstep reads up to {FORMAT}",
+            "pip install --upgrade doorstep",
+        )
+    return _decode(frame.head, BlockHeader)
+
+
+def decode_layout(frame: Frame) -> Layout:
+    return _decode(frame.head, Layout)
+
+
+def decode_end(frame: Frame) -> BlockEnd:
+    return _decode(frame.head, BlockEnd)
+
+
+def decode_outcome(frame: Frame) -> OutcomeRecord:
+    return _decode(frame.head, OutcomeRecord)
+
+
+def decode_predictions(frame: Frame, layout: Layout) -> list[PredictionMeta]:
+    """The rows of a prediction frame. Raises: InputError (`bad-block`) if they do not fit."""
+    rows = _decode(frame.head, list[PredictionMeta])
+    expected = frame.rows * len(layout.numbers) * NUMBER_BYTES
+    if len(rows) != frame.rows or len(frame.matrix) != expected:
+        raise InputError(
+            "bad-block",
+            f"the frame at {frame.start} has {len(rows)} rows and {len(frame.matrix)} bytes of "
+            f"numbers; expected {frame.rows} rows and {expected} bytes",
+        )
+    return rows
+
+
+def _decode(head: memoryview, kind: type[PartT]) -> PartT:
+    try:
+        return msgspec.msgpack.decode(head, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise InputError("bad-block", f"a frame cannot be read: {error}") from None
+
+
+def prediction_leaves(
+    layout: Layout, rows: Sequence[PredictionMeta], matrix: bytes | memoryview
+) -> Iterator[bytes]:
+    """The Merkle leaf hash of each record: RFC 6962 leaf over `p`, the layout's digest, the
+    msgpack of the row, and its numbers."""
+    prefix = b"p" + bytes.fromhex(layout.digest)
+    width = len(layout.numbers) * NUMBER_BYTES
+    encode = msgspec.msgpack.Encoder().encode
+    for index, row in enumerate(rows):
+        yield hash_leaf(prefix + encode(row) + matrix[index * width : (index + 1) * width])
+
+
+def outcome_leaf(outcome: OutcomeRecord) -> bytes:
+    """The Merkle leaf hash of an outcome: RFC 6962 leaf over `o` and its msgpack."""
+    return hash_leaf(b"o" + msgspec.msgpack.encode(outcome))

@@ -1,0 +1,296 @@
+"""One process's way into the journal: buffer, then one write. Only stdlib, msgspec and core.
+
+    <folder>/<node>/<boot>-<slot>-<sequence>.open    being written, flock held by its writer
+    <folder>/<node>/<boot>-<slot>-<sequence>.block   closed: it ends with an end frame
+    <folder>/<node>/<boot>-<slot>.lock               one writer per slot; holds the last sequence
+
+A record is safe from the death of this process once `flush` returned, and from power loss too if
+`durable`. A flush that fails keeps nothing of what was buffered: its callers get an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from doorstep.core.errors import OverloadedError, RefusedError
+from doorstep.core.ids import parse_name
+from doorstep.core.instant import Clock, SystemClock
+from doorstep.core.record import Layout, OutcomeRecord, PredictionMeta
+from doorstep.journal import block
+from doorstep.journal.block import NUMBER_BYTES, BlockEnd, BlockHeader, FrameKind
+
+BLOCK_BYTES_MAX = 64 * 1024 * 1024
+BLOCK_AGE_S_MAX = 60.0
+BUFFER_BYTES_MAX = 256 * 1024 * 1024
+"""Twice the largest frame. A flusher that is stuck must not eat the memory of the process."""
+LOCK_TRIES_MAX = 10
+_PREDICTIONS = int(FrameKind.PREDICTIONS)
+_sync = getattr(os, "fdatasync", os.fsync)
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """Frames that left the buffer and wait to be written, with what they hold."""
+
+    data: bytearray
+    layouts: frozenset[int]
+    frames: int
+    rows: int
+    outcomes: int
+
+
+class _OpenBlock(msgspec.Struct):
+    """The file being written. size: up to the last good frame. declared: layouts it has."""
+
+    fd: int
+    path: Path
+    opened_s: float
+    size: int
+    declared: set[int]
+    frames: int = 1
+    rows: int = 0
+    outcomes: int = 0
+
+
+class BlockWriter:
+    """Not thread-safe, but `take` may run in one thread (an event loop) while `write` runs in
+    another, so that an fsync need not stop the loop; `flush` does both.
+
+    folder: `<home>/journal`. boot, slot: names, unique together among live writers of the node.
+    Raises: RefusedError (`journal-slot-taken`) if a live writer has this slot; OSError.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        node: str,
+        boot: str,
+        slot: str,
+        durable: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        self._folder = folder / parse_name(node, "node")
+        self._node, self._boot = node, parse_name(boot, "boot")
+        self._slot, self._durable = parse_name(slot, "slot"), durable
+        self._clock = clock or SystemClock()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock_fd = lock_slot(self._folder / f"{boot}-{slot}.lock", f"{node}/{boot}-{slot}")
+        self._sequence = int(os.pread(self._lock_fd, 20, 0) or b"0")
+        self._layouts: list[Layout] = []
+        self._widths: list[int] = []
+        self._encode_into = msgspec.msgpack.Encoder().encode_into
+        self._block: _OpenBlock | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self._buffer = bytearray()
+        self._used: set[int] = set()
+        self._frames = self._rows = self._outcomes = 0
+
+    @property
+    def buffered_bytes(self) -> int:
+        return len(self._buffer)
+
+    def declare(self, layout: Layout) -> int:
+        """The number of this layout, 1 or more; equal layouts get the same number."""
+        if layout in self._layouts:
+            return self._layouts.index(layout) + 1
+        if len(self._layouts) >= block.LAYOUTS_MAX:
+            raise OverloadedError(
+                "journal-layouts", f"{len(self._layouts)} layouts in one process are too many"
+            )
+        self._layouts.append(layout)
+        self._widths.append(len(layout.numbers) * NUMBER_BYTES)
+        return len(self._layouts)
+
+    def predictions(
+        self, layout_no: int, rows: Sequence[PredictionMeta], matrix: bytes | memoryview
+    ) -> None:
+        """Buffer one frame. matrix: float64 little-endian, rows x numbers of the layout, row by
+        row. Raises: ValueError if it does not fit; OverloadedError if nothing flushes; RefusedError
+        `journal-frame-too-big`. After an error the buffer is as it was."""
+        buffer, count = self._buffer, len(rows)
+        size = matrix.nbytes if type(matrix) is memoryview else len(matrix)
+        if size != count * self._widths[layout_no - 1] or layout_no < 1:
+            raise ValueError(f"{size} bytes are not {count} rows of layout {layout_no}")
+        if len(buffer) + size > BUFFER_BYTES_MAX:
+            raise OverloadedError(
+                "journal-buffer-full", f"{len(buffer)} bytes wait to be written to the journal"
+            )
+        start = block.begin_frame(buffer)
+        try:
+            self._encode_into(rows, buffer, -1)
+            block.end_frame(buffer, start, _PREDICTIONS, layout_no, count, matrix)
+        except BaseException:
+            del buffer[start:]  # half a frame would hide everything behind it
+            raise
+        self._used.add(layout_no)
+        self._frames += 1
+        self._rows += count
+
+    def outcome(self, record: OutcomeRecord) -> None:
+        """Buffer one outcome."""
+        if len(self._buffer) > BUFFER_BYTES_MAX:
+            raise OverloadedError(
+                "journal-buffer-full", f"{len(self._buffer)} bytes wait to be written"
+            )
+        self._buffer += block.encode_outcome(record)
+        self._frames += 1
+        self._outcomes += 1
+
+    def take(self) -> Taken:
+        """Everything buffered; the buffer is then empty."""
+        taken = Taken(self._buffer, frozenset(self._used), self._frames, self._rows, self._outcomes)
+        self._clear()
+        return taken
+
+    def flush(self) -> None:
+        """Write everything buffered with one system call (and sync if durable), then roll a block
+        that is full or old. Call it also when nothing is buffered, once a second or so: that
+        closes old blocks.
+
+        Raises: OSError; nothing of what was buffered is then in the journal.
+        """
+        self.write(self.take())
+
+    def write(self, taken: Taken) -> None:
+        """The second half of `flush`; calls must not overlap."""
+        if taken.data:
+            self._append(self._block or self._open(), taken)
+        if self._block and self._is_due(self._block):
+            self._end_block(self._block)
+
+    def close(self) -> None:
+        """Flush, close the block and give the slot back. Raises: OSError as `flush` does."""
+        try:
+            self.flush()
+        finally:
+            if self._block:
+                self._end_block(self._block)
+            if self._lock_fd >= 0:
+                os.close(self._lock_fd)
+                self._lock_fd = -1
+
+    def _is_due(self, current: _OpenBlock) -> bool:
+        age_s = self._clock.monotonic_s() - current.opened_s
+        return current.size >= BLOCK_BYTES_MAX or age_s >= BLOCK_AGE_S_MAX
+
+    def _open(self) -> _OpenBlock:
+        """A new block with its header. It gets its name only when it is locked, so that nobody
+        takes it for a dead writer's."""
+        self._sequence += 1
+        os.pwrite(self._lock_fd, b"%020d" % self._sequence, 0)
+        path = self._folder / f"{self._boot}-{self._slot}-{self._sequence:08d}.open"
+        header = BlockHeader(
+            format=block.FORMAT,
+            node=self._node,
+            boot=self._boot,
+            slot=self._slot,
+            sequence=self._sequence,
+            opened_at=self._clock.now(),
+        )
+        fd = _create_locked(path, block.encode_header(header))
+        if self._durable:
+            _sync_folder(self._folder)
+        size = os.fstat(fd).st_size
+        self._block = _OpenBlock(fd, path, self._clock.monotonic_s(), size, set())
+        return self._block
+
+    def _append(self, current: _OpenBlock, taken: Taken) -> None:
+        missing = sorted(taken.layouts - current.declared)
+        frames = [block.encode_layout(number, self._layouts[number - 1]) for number in missing]
+        data = b"".join((*frames, taken.data)) if frames else taken.data
+        self._write_whole(current, data)
+        current.declared.update(missing)
+        current.frames += taken.frames + len(frames)
+        current.rows += taken.rows
+        current.outcomes += taken.outcomes
+
+    def _write_whole(self, current: _OpenBlock, data: bytes | bytearray) -> None:
+        try:
+            _write_all(current.fd, data)
+            if self._durable:
+                _sync(current.fd)
+        except OSError:
+            self._cut_back(current)
+            raise
+        current.size += len(data)
+
+    def _cut_back(self, current: _OpenBlock) -> None:
+        try:
+            os.ftruncate(current.fd, current.size)
+        except OSError:
+            # The next flush starts a new block; recovery cuts this one's torn tail.
+            os.close(current.fd)
+            self._block = None
+
+    def _end_block(self, current: _OpenBlock) -> None:
+        """End frame and final name. Without room for the end frame the block keeps its open name,
+        loses its lock, and recovery ends it later."""
+        end = BlockEnd(frames=current.frames, rows=current.rows, outcomes=current.outcomes)
+        self._block = None
+        with contextlib.suppress(OSError):
+            self._write_whole(current, block.encode_end(end))
+            current.path.rename(current.path.with_suffix(".block"))
+            if self._durable:
+                _sync_folder(self._folder)
+        with contextlib.suppress(OSError):
+            os.close(current.fd)
+
+
+def lock_slot(path: Path, what: str) -> int:
+    """A descriptor that holds the exclusive lock of `path`, until it is closed or we die.
+
+    Raises: RefusedError (`journal-slot-taken`) if somebody else holds it.
+    """
+    for _ in range(LOCK_TRIES_MAX):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            break
+        if os.fstat(fd).st_nlink:
+            return fd
+        os.close(fd)  # removed by a cleaner between our open and our lock: once more
+    raise RefusedError(
+        "journal-slot-taken",
+        f"{what} is in use by another live process; expected one at a time",
+        "stop the other process, or give this one another slot",
+    )
+
+
+def _create_locked(path: Path, header: bytes) -> int:
+    unnamed = path.with_suffix(".new")
+    fd = os.open(unnamed, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o640)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _write_all(fd, header)
+        unnamed.rename(path)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            unnamed.unlink()
+        os.close(fd)
+        raise
+    return fd
+
+
+def _write_all(fd: int, data: bytes | bytearray) -> None:
+    written = os.write(fd, data)
+    while written < len(data):
+        with memoryview(data) as view:
+            written += os.write(fd, view[written:])
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

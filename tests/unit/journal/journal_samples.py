@@ -1,0 +1,33 @@
+"""Records that the journal's tests share."""
+
+from doorstep.core.record import Column, Layout, OutcomeRecord, PredictionMeta
+
+LAYOUT = Layout(
+    format=1,
+    service="loans",
+    numbers=(Column("in.age", "int"), Column("out.yes", "float")),
+    texts=(Column("in.purpose", "category"), Column("out.answer", "text")),
+)
+OUTCOME = OutcomeRecord(service="loans", at=5, received_at=6, key="k1", label="yes")
+
+
+def meta(row: int = 0, **changes: object) -> PredictionMeta:
+    fields = {
+        "request": bytes(range(16)),
+        "row": row,
+        "at": 1_700_000_000_000_000,
+        "version": 2,
+        "assigned": 2,
+        "status": 0,
+        "kind": 0,
+        "release": "",
+        "epoch": 0,
+        "share": 0.0,
+        "segment": "",
+        "key": "k1",
+        "unit": "u1",
+        "latency_us": 812,
+        "warnings": ("unseen:purpose",),
+        "texts": ("car", "yes"),
+    }
+    return PredictionMeta(**(fields | changes))

@@ -1,0 +1,55 @@
+"""One `up` for each home: an advisory lock on `run/up.lock`, with the holder's pid inside.
+
+The kernel releases it when the process dies, however it dies; the file stays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+from doorstep.core.errors import RefusedError
+from doorstep.kernel.home import Home
+
+
+class HomeLock:
+    """Held from `__enter__` to `__exit__`. Raises: RefusedError (`home-in-use`) on entering."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._path: Path = home.run / "up.lock"
+        self._descriptor = -1
+
+    def __enter__(self) -> HomeLock:
+        # Not inherited by children: a surviving worker must not keep the home locked.
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise self._in_use(holder) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _in_use(self, holder: str) -> RefusedError:
+        return RefusedError(
+            "home-in-use",
+            f"the home {self._home.path} is already run by process {holder}; "
+            "expected one `doorstep up` for each home",
+            "doorstep down, or choose another --home",
+        )

@@ -1,0 +1,197 @@
+"""Keys of a home: Ed25519 for the ledger and the plan, and the local API token.
+
+Files in `keys/`, 0600, one line each, made on the first `up`. A private key is written as Go's
+`sumdb/note` writes it (`PRIVATE+KEY+<name>+<hash>+<base64>`), the public one as a *verifier key*
+(`<name>+<hash>+<base64>`) in a file beside it that anybody may have.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import secrets
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from doorstep.core.errors import InputError, NotFoundError, RefusedError
+from doorstep.kernel.files import write_atomic
+
+ED25519 = b"\x01"
+SEED_BYTES = 32
+PRIVATE_MODE = 0o600
+KEY_NAMES = ("ledger", "plan")
+TOKEN_FILE = "token"  # noqa: S105
+_PREFIX = "PRIVATE+KEY+"
+_KEY_NAME = re.compile(r"[^\s+]{1,200}\Z")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
+
+
+class PublicKey(msgspec.Struct, frozen=True):
+    """Whoever holds the private half, by name. raw: 32 bytes."""
+
+    name: str
+    raw: bytes
+
+    def __post_init__(self) -> None:
+        if not _KEY_NAME.match(self.name):
+            raise ValueError(f"key name {self.name!r} is empty, or holds a blank or '+'")
+        if len(self.raw) != SEED_BYTES:
+            raise ValueError(f"an Ed25519 public key has {SEED_BYTES} bytes, not {len(self.raw)}")
+
+    @property
+    def key_id(self) -> bytes:
+        """4 bytes that tell keys apart (C2SP signed-note)."""
+        return sha256(self.name.encode() + b"\n" + ED25519 + self.raw).digest()[:4]
+
+    def verify(self, message: bytes, signature: bytes) -> bool:
+        """Whether the private half signed exactly `message`."""
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+    def to_text(self) -> str:
+        """The verifier key: `<name>+<key id>+<base64 of 0x01 and the key>`."""
+        body = base64.b64encode(ED25519 + self.raw).decode()
+        return f"{self.name}+{self.key_id.hex()}+{body}"
+
+
+class SigningKey:
+    """The private half. It is never printed: `repr` shows the public key."""
+
+    def __init__(self, name: str, seed: bytes) -> None:
+        self._private = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public = PublicKey(name, self._private.public_key().public_bytes_raw())
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes."""
+        return self._private.sign(message)
+
+    def to_text(self) -> str:
+        """The secret line that is kept in the key file."""
+        body = base64.b64encode(ED25519 + self._private.private_bytes_raw()).decode()
+        return f"{_PREFIX}{self.public.name}+{self.public.key_id.hex()}+{body}"
+
+    def __repr__(self) -> str:
+        return f"SigningKey({self.public.to_text()!r})"
+
+
+def parse_public_key(text: str) -> PublicKey:
+    """A verifier key. Raises: InputError (`bad-key`)."""
+    name, raw, key_id = _parse(text.strip(), "public key")
+    try:
+        key = PublicKey(name, raw)
+    except ValueError as error:
+        raise _bad_key("public key", str(error)) from error
+    if key.key_id != key_id:
+        raise _bad_key("public key", "its id does not belong to it")
+    return key
+
+
+def parse_signing_key(text: str) -> SigningKey:
+    """The line of a key file. Raises: InputError (`bad-key`), which never quotes the line."""
+    line = text.strip()
+    if not line.startswith(_PREFIX):
+        raise _bad_key("private key", f"it does not start with {_PREFIX}")
+    name, seed, key_id = _parse(line.removeprefix(_PREFIX), "private key")
+    try:
+        key = SigningKey(name, seed)
+    except ValueError as error:
+        raise _bad_key("private key", str(error)) from error
+    if key.public.key_id != key_id:
+        raise _bad_key("private key", "its id does not belong to it")
+    return key
+
+
+def new_signing_key(name: str) -> SigningKey:
+    """A fresh key. name: without blanks and '+'."""
+    return SigningKey(name, secrets.token_bytes(SEED_BYTES))
+
+
+def create_keys(folder: Path, name: str) -> None:
+    """Make the keys and the token that `folder` does not have yet. name: of the home.
+
+    The caller holds the home's lock. Raises: OSError.
+    """
+    for purpose in KEY_NAMES:
+        if not (folder / f"{purpose}.key").exists():
+            ensure_signing_key(folder / f"{purpose}.key", f"{name}/{purpose}")
+    if not (folder / TOKEN_FILE).exists():
+        write_atomic(folder / TOKEN_FILE, f"{secrets.token_urlsafe(32)}\n".encode(), PRIVATE_MODE)
+
+
+def ensure_signing_key(path: Path, name: str) -> SigningKey:
+    """The key in `path`, made under `name` if there is none, its public half beside it (`.pub`)."""
+    if not path.exists():
+        key = new_signing_key(name)
+        write_atomic(path, f"{key.to_text()}\n".encode(), PRIVATE_MODE)
+    key = load_signing_key(path)
+    public = path.with_suffix(".pub")
+    if not public.exists():
+        write_atomic(public, f"{key.public.to_text()}\n".encode())
+    return key
+
+
+def load_signing_key(path: Path) -> SigningKey:
+    """Raises: NotFoundError (`no-key`), RefusedError (`key-not-private`), InputError (`bad-key`)."""
+    return parse_signing_key(_read_private(path))
+
+
+def load_public_key(path: Path) -> PublicKey:
+    """Raises: NotFoundError (`no-key`), InputError (`bad-key`)."""
+    try:
+        return parse_public_key(path.read_text(errors="replace"))
+    except FileNotFoundError:
+        raise _no_key(path) from None
+
+
+def load_token(folder: Path) -> str:
+    """The local API token. Raises: as `load_signing_key`."""
+    token = _read_private(folder / TOKEN_FILE).strip()
+    if not _TOKEN.match(token):
+        raise _bad_key("API token", "it is not 43 letters, digits, '-' and '_'")
+    return token
+
+
+def _read_private(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(errors="replace")
+    except FileNotFoundError:
+        raise _no_key(path) from None
+    if mode & 0o077:
+        raise RefusedError(
+            "key-not-private",
+            f"the key {path} may be read by others (mode {mode & 0o777:o}); expected 600",
+            f"chmod 600 {path}",
+        )
+    return text
+
+
+def _parse(text: str, what: str) -> tuple[str, bytes, bytes]:
+    """`name+hash+base64` -> (name, 32 bytes, key id)."""
+    try:
+        name, key_id, body = text.split("+", 2)
+        data = base64.b64decode(body, validate=True)
+        found = bytes.fromhex(key_id)
+    except (ValueError, binascii.Error):
+        raise _bad_key(what, "it is not NAME+ID+BASE64") from None
+    if data[:1] != ED25519 or len(data) != 1 + SEED_BYTES:
+        raise _bad_key(what, "it is not an Ed25519 key")
+    if not _KEY_NAME.match(name):
+        raise _bad_key(what, "its name is empty or holds a blank")
+    return name, data[1:], found
+
+
+def _bad_key(what: str, reason: str) -> InputError:
+    return InputError("bad-key", f"the {what} cannot be read: {reason}", "restore it from a backup")
+
+
+def _no_key(path: Path) -> NotFoundError:
+    return NotFoundError("no-key", f"there is no key at {path}", "doorstep up")

@@ -1,0 +1,250 @@
+"""The control plane over HTTP: every operation as `POST /api/v1/noun/verb`, uploads, the console.
+
+Bodies are decoded by strict msgspec, not by the framework, whose decoding is lenient. Every route
+but `/healthz`, `/readyz`, `/sign-in` and the console's static files needs the local token or a
+session; a test walks all routes and asserts it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+from anyio import to_thread
+from litestar import Litestar, MediaType, Request, Response, get, post, put
+from litestar.enums import ScopeType
+from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
+from litestar.middleware import DefineMiddleware
+from litestar.response import Redirect
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from doorstep.api.openapi import openapi, path_of
+from doorstep.api.sessions import COOKIE, Sessions
+from doorstep.core.errors import DoorstepError, InputError, NotFoundError
+from doorstep.core.ids import new_id, parse_digest
+from doorstep.core.operation import Operation
+
+BODY_BYTES_MAX = 32 * 1024 * 1024
+UPLOAD_BYTES_MAX = 8 * 1024**3
+STATUS = {
+    "usage": 400,
+    "sign-in": 401,
+    "forbidden": 403,
+    "not-found": 404,
+    "refused": 409,
+    "input": 422,
+    "overloaded": 429,
+    "missing-extra": 501,
+    "unreachable": 503,
+    "waited": 504,
+}
+_log = logging.getLogger("doorstep.api")
+
+
+class Control(Protocol):
+    """What the HTTP layer needs of the control plane."""
+
+    operations: Mapping[str, Operation]
+    version: str
+
+    def ask(self, name: str, asked: msgspec.Struct, *, by: str) -> msgspec.Struct: ...
+
+    def upload(self, digest: str, chunks: Any) -> None: ...
+
+    def export_ledger(self) -> bytes: ...
+
+    def is_ready(self) -> bool: ...
+
+
+def build_app(
+    control: Control,
+    sessions: Sessions,
+    hosts: frozenset[str],
+    pages: Callable[[], list[HTTPRouteHandler]],
+) -> Litestar:
+    """hosts: the Host header values that are answered (a page of another site that resolves its
+    name to this machine is not). pages: the console's handlers."""
+    routes: list[Any] = [_operation_route(control, sessions, one) for one in _table(control)]
+    routes += [
+        _upload_route(control, sessions),
+        _export_route(control, sessions),
+        _openapi_route(control),
+        *_open_routes(control, sessions),
+        *pages(),
+    ]
+    return Litestar(
+        route_handlers=routes,
+        middleware=[DefineMiddleware(HostGuard, hosts=hosts)],
+        exception_handlers={
+            DoorstepError: _refuse,
+            HTTPException: _http_error,
+            Exception: _our_fault,
+        },
+        request_max_body_size=BODY_BYTES_MAX,
+        openapi_config=None,
+        logging_config=None,
+    )
+
+
+def _table(control: Control) -> list[Operation]:
+    return list(control.operations.values())
+
+
+def _operation_route(control: Control, sessions: Sessions, one: Operation) -> HTTPRouteHandler:
+    decoder = msgspec.json.Decoder(one.input, strict=True)
+
+    async def answer(request: Request[Any, Any, Any]) -> Response[bytes]:
+        sessions.require_token(request.headers.get("authorization"))
+        asked = _decode(decoder, await request.body() or b"{}", one.name)
+        found = await to_thread.run_sync(lambda: control.ask(one.name, asked, by="local"))
+        return Response(msgspec.json.encode(found), media_type=MediaType.JSON, status_code=200)
+
+    answer.__name__ = one.name.replace(".", "_").replace("-", "_")
+    return post(f"/api/v1{path_of(one)}", opt={"operation": one.name})(answer)
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], body: bytes, name: str) -> msgspec.Struct:
+    try:
+        found: msgspec.Struct = decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InputError(
+            "bad-request", f"{name}: the body is not what was expected: {error}"
+        ) from None
+    return found
+
+
+def _upload_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
+    @put("/api/v1/blobs/{digest:str}", request_max_body_size=UPLOAD_BYTES_MAX)
+    async def put_blob(request: Request[Any, Any, Any], digest: str) -> Response[bytes]:
+        sessions.require_token(request.headers.get("authorization"))
+        parse_digest(digest)
+        spool = _Spool()
+        try:
+            async for chunk in request.stream():
+                spool.write(chunk)
+            await to_thread.run_sync(lambda: control.upload(digest, spool.rewound()))
+        finally:
+            spool.close()
+        return Response(b"{}", media_type=MediaType.JSON, status_code=201)
+
+    return put_blob
+
+
+class _Spool:
+    """An upload on its way: in memory while small, then in a temporary file."""
+
+    def __init__(self) -> None:
+        import tempfile
+
+        self._file = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115
+
+    def write(self, chunk: bytes) -> None:
+        self._file.write(chunk)
+
+    def rewound(self) -> Any:
+        self._file.seek(0)
+        return self._file
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _export_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
+    @get("/api/v1/ledger/export")
+    async def export_ledger(request: Request[Any, Any, Any]) -> Response[bytes]:
+        sessions.require_token(request.headers.get("authorization"))
+        found = await to_thread.run_sync(control.export_ledger)
+        return Response(found, media_type="application/x-ndjson")
+
+    return export_ledger
+
+
+def _openapi_route(control: Control) -> HTTPRouteHandler:
+    document = msgspec.json.encode(openapi(_table(control), control.version))
+
+    @get("/api/v1/openapi.json", opt={"open": True})
+    async def openapi_document() -> Response[bytes]:
+        return Response(document, media_type=MediaType.JSON)
+
+    return openapi_document
+
+
+def _open_routes(control: Control, sessions: Sessions) -> list[HTTPRouteHandler]:
+    @get("/healthz", opt={"open": True})
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @get("/readyz", opt={"open": True})
+    async def readyz() -> Response[dict[str, str]]:
+        ready = await to_thread.run_sync(control.is_ready)
+        return Response(
+            {"status": "ready" if ready else "starting"}, status_code=200 if ready else 503
+        )
+
+    @get("/sign-in", opt={"open": True})
+    async def sign_in(code: str = "") -> Redirect:
+        session = sessions.accept(code)
+        answer = Redirect("/")
+        answer.set_cookie(COOKIE, session, httponly=True, samesite="strict", path="/")
+        return answer
+
+    return [healthz, readyz, sign_in]
+
+
+class HostGuard:
+    """Refuses a Host header that is not ours, before anything else looks at the request."""
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+        self._app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == ScopeType.HTTP:
+            headers = dict(scope["headers"])
+            host = headers.get(b"host", b"").decode("latin-1")
+            if host.rpartition(":")[0] not in self._hosts and host not in self._hosts:
+                response: Response[Any] = Response(
+                    _body(NotFoundError("wrong-host", f"{host!r} is not a name of this server")),
+                    status_code=421,
+                )
+                await response.to_asgi_response(None, Request(scope))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _refuse(_: Request[Any, Any, Any], error: DoorstepError) -> Response[dict[str, Any]]:
+    headers = {"Retry-After": "1"} if error.kind in ("overloaded", "unreachable") else {}
+    return Response(_body(error), status_code=STATUS.get(error.kind, 409), headers=headers)
+
+
+def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
+    codes = {404: "no-route", 405: "wrong-method", 413: "too-large"}
+    code = codes.get(error.status_code, "bad-request")
+    said = DoorstepError(code, str(error.detail))
+    return Response(_body(said), status_code=error.status_code)
+
+
+def _our_fault(_: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+    # Internals stay in the log; the caller gets an id to ask about.
+    incident = new_id().hex
+    _log.exception("internal error %s", incident, exc_info=error)
+    said = DoorstepError(
+        "internal-error",
+        f"a fault of Doorstep's, noted in its log under {incident}",
+        "doorstep doctor",
+    )
+    return Response(_body(said), status_code=500)
+
+
+def _body(error: DoorstepError) -> dict[str, Any]:
+    return {
+        "error": {
+            "kind": error.kind,
+            "code": error.code,
+            "message": error.message,
+            "hint": error.hint,
+        }
+    }

@@ -1,0 +1,106 @@
+"""Prove afterwards: history, ledger show|verify|export, apply, console."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from doorstep.cli.options import Home, Json, Url, connect
+from doorstep.cli.output import done, emit, fail, table, when
+
+Service = Annotated[str, typer.Argument(help="The service.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("history")(history)
+    ledger = typer.Typer(no_args_is_help=True, help="The tamper-evident record of every change.")
+    ledger.command("show")(show)
+    ledger.command("verify")(verify)
+    ledger.command("export")(export)
+    app.add_typer(ledger, name="ledger")
+
+
+def history(
+    service: Service,
+    at: Annotated[str, typer.Option("--at", help="What was live then (ISO 8601).")] = "",
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Show who served a service when, on whose word and why."""
+    from doorstep.core.instant import parse_instant
+
+    with connect(url, home) as client:
+        found = client.history(service, parse_instant(at) if at else 0)
+    rows = [
+        (
+            f"{service}@{one.version}",
+            when(one.since),
+            when(one.until) if one.until else "now",
+            one.by,
+            one.because,
+        )
+        for one in found.tenures
+    ]
+    live = f"{service}@{found.live}" if found.live else "nothing"
+    events = [(when(one.at), one.actor, one.sentence) for one in reversed(found.events)]
+
+    def text() -> str:
+        return "\n\n".join(
+            (
+                f"live at {when(found.at)}: {live}",
+                table(("champion", "from", "to", "by", "because"), rows),
+                table(("at", "who", "what"), events),
+            )
+        )
+
+    emit(found, text, as_json=json)
+
+
+def show(
+    service: Annotated[str, typer.Argument(help="Only events of this service.")] = "",
+    kind: Annotated[str, typer.Option("--kind", help='Such as "release."')] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 50,
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Show events of the ledger, newest first."""
+    with connect(url, home) as client:
+        found = client.events(service, kind, limit)
+    rows = [
+        (str(one.sequence), when(one.at), one.actor, one.kind, one.sentence)
+        for one in found.events
+    ]
+    head = ("seq", "at", "who", "kind", "what")
+    emit(found, lambda: table(head, rows, right=(0,)), as_json=json)
+
+
+def verify(json: Json = False, url: Url = None, home: Home = None) -> None:
+    """Hash the whole ledger again and check it against its signed checkpoint."""
+    with connect(url, home) as client:
+        found = client.verify_ledger()
+    if found.intact:
+        done(f"{found.size:,} events, none changed, missing or out of order")
+    else:
+        fail(f"the ledger of {found.size:,} events is not what was signed")
+    text = [f"root {found.root}", f"key  {found.key}", "", found.checkpoint, *found.problems]
+    emit(found, "\n".join(text), as_json=json)
+    raise typer.Exit(0 if found.intact else 1)
+
+
+def export(
+    out: Annotated[Path, typer.Argument(help="Where to write it: one event a line.")],
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Write the ledger to a file that the offline verifier reads."""
+    with connect(url, home) as client:
+        found = client.export_ledger()
+        verdict = client.verify_ledger()
+    out.write_bytes(found)
+    out.with_suffix(".checkpoint").write_text(verdict.checkpoint)
+    done(f"{out}: {found.count(10):,} events; {out.with_suffix('.checkpoint')}: signed checkpoint")
+    typer.echo(f"python -m doorstep.govern.verifier {out} --key '{verdict.key}'")

@@ -1,0 +1,265 @@
+"""Prove and release: gate, release start|show|list|pause|resume|promote, rollback, status."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from doorstep.cli.options import Home, Json, Url, Why, connect
+from doorstep.cli.output import MARKS, done, emit, fail, note, percent, progress, table, warn, when
+
+if TYPE_CHECKING:
+    from doorstep.client import Client
+    from doorstep.gate.surface import GateRun
+    from doorstep.release.surface import GuardrailView, Release
+
+POLL_S = 0.3
+RUNNING = ("shadow", "step", "bake", "paused")
+Version = Annotated[str, typer.Argument(help="SERVICE@NUMBER, such as loans@3.")]
+ReleaseName = Annotated[str, typer.Argument(help="A release id, or a service's name.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("gate")(gate)
+    releases = typer.Typer(no_args_is_help=True, help="Carry a version onto its service.")
+    for command in (start, show, list_releases, pause, resume, promote):
+        releases.command(command.__name__.replace("list_releases", "list"))(command)
+    app.add_typer(releases, name="release")
+    app.command("rollback")(rollback)
+    app.command("status")(status)
+
+
+def gate(version: Version, json: Json = False, url: Url = None, home: Home = None) -> None:
+    """Run the gates of a version and print their verdicts with the evidence."""
+    with connect(url, home) as client, progress() as shown:
+        shown.stage(f"gates of {version}")
+        run = client.run_gates(version)
+    emit(run, lambda: gate_text(run), as_json=json)
+    raise typer.Exit({"pass": 0, "fail": 1, "inconclusive": 4}[run.verdict.value])
+
+
+def gate_text(run: GateRun) -> str:
+    """The table that `doorstep gate` prints."""
+    rows = [
+        (MARKS[one.verdict.value], one.verdict.value, one.check, one.reason)
+        for one in run.findings
+    ]
+    against = f" against {run.champion}" if run.champion else ""
+    lines = [table(("", "verdict", "gate", "what was found"), rows), ""]
+    lines += [f"next: {one.next}" for one in run.findings if one.next]
+    lines.append(f"{run.version}{against}: {run.verdict.value} ({run.took_s:.1f} s)")
+    return "\n".join(lines)
+
+
+def start(
+    version: Version,
+    rehearse: Annotated[
+        str | None,
+        typer.Option("--rehearse", help="Drive the release with the rows of this file."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")] = True,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait.")] = 3600.0,
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Start releasing a version: shadow, steps, bake; decided on evidence, followed to its end."""
+    with connect(url, home) as client:
+        begun = client.start_release(version, rehearsal=rehearse is not None)
+        if rehearse is not None:
+            from doorstep.cli.rehearse import rehearse_release
+
+            ended = rehearse_release(client, begun, rehearse, timeout_s)
+        elif wait and begun.state in RUNNING and begun.champion is not None:
+            ended = follow(client, begun, timeout_s)
+        else:
+            ended = settle(client, begun)
+    emit(ended, lambda: release_text(ended), as_json=json)
+    raise typer.Exit(exit_code(ended))
+
+
+def follow(client: Client, release: Release, timeout_s: float) -> Release:
+    """Print each decision as it is made, until the release has ended or the time is over."""
+    deadline = time.monotonic() + timeout_s
+    said = 0
+    with progress() as shown:
+        while True:
+            release = client.release(release.id)
+            for decision in sorted(release.decisions, key=lambda one: one.sequence):
+                if decision.sequence > said and decision.action != "hold":
+                    said = decision.sequence
+                    shown.end()
+                    note(f"  {when(decision.at)}  {decision.reason}")
+            if release.state not in RUNNING or time.monotonic() > deadline:
+                return settle(client, release)
+            shown.stage(
+                f"{release.service}@{release.challenger} {release.state} "
+                f"{percent(release.share, 0)} · {release.requests_champion:,} + "
+                f"{release.requests_challenger:,} requests"
+            )
+            time.sleep(POLL_S)
+
+
+def settle(client: Client, release: Release, timeout_s: float = 10.0) -> Release:
+    """Wait until every live node confirms the plan of the newest decision."""
+    deadline = time.monotonic() + timeout_s
+    while not release.settled and time.monotonic() < deadline:
+        time.sleep(POLL_S / 3)
+        release = client.release(release.id)
+    return release
+
+
+def exit_code(release: Release) -> int:
+    if release.state in ("rolled-back",):
+        return 1
+    return 0 if release.state == "done" else 4
+
+
+def release_text(release: Release) -> str:
+    mark = {"done": "✓", "rolled-back": "✗"}.get(release.state, "?")
+    confirmed = "confirmed by every node" if release.settled else "not yet confirmed by all nodes"
+    if release.silent:
+        confirmed = f"no word from {', '.join(release.silent)}"
+    lines = [
+        f"{mark} {release.service}@{release.challenger} {release.state}: {release.reason} "
+        f"({confirmed})"
+    ]
+    if release.guardrails:
+        lines += ["", guardrail_table(release.guardrails)]
+    if release.state == "rolled-back":
+        lines += ["", f"next: doorstep release show {release.id}"]
+    return "\n".join(lines)
+
+
+def guardrail_table(guardrails: tuple[GuardrailView, ...]) -> str:
+    head = ("guardrail", "champion", "challenger", "ratio 95 %", "rolled back at", "advances at", "")
+    rows = [
+        (
+            one.name,
+            percent(one.champion),
+            percent(one.challenger),
+            _interval(one.ratio_low, one.ratio_high),
+            f"{one.log_e_rollback:.1f} of {one.log_e_rollback_threshold:.1f}",
+            f"{one.log_e_advance:.1f} of {one.log_e_advance_threshold:.1f}",
+            one.missing,
+        )
+        for one in guardrails
+    ]
+    return table(head, rows, right=(1, 2, 3, 4, 5))
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return "–"
+    return f"{low:.2f} to {high:.2f}" if high < 1e6 else f"{low:.2f} or more"
+
+
+def show(release: ReleaseName, json: Json = False, url: Url = None, home: Home = None) -> None:
+    """Show a release: where it stands, its evidence, its decisions and their reasons."""
+    with connect(url, home) as client:
+        found = client.release(release)
+    emit(found, lambda: release_text(found) + "\n\n" + _decisions(found), as_json=json)
+
+
+def _decisions(release: Release) -> str:
+    rows = [
+        (when(one.at), one.action, one.state, one.by, one.reason)
+        for one in sorted(release.decisions, key=lambda one: one.sequence)
+    ]
+    return table(("at", "action", "state", "by", "reason"), rows)
+
+
+def list_releases(
+    service: Annotated[str, typer.Argument(help="Only of this service.")] = "",
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """List releases, newest first."""
+    with connect(url, home) as client:
+        found = client.releases(service)
+    rows = [
+        (one.id, f"{one.service}@{one.challenger}", one.state, when(one.started_at), one.reason)
+        for one in found
+    ]
+    head = ("release", "version", "state", "started", "reason")
+    emit(found, lambda: table(head, rows) if rows else "no releases yet", as_json=json)
+
+
+def pause(
+    release: ReleaseName, why: Why, json: Json = False, url: Url = None, home: Home = None
+) -> None:
+    """Pause a release: the champion serves all of it until `resume`."""
+    with connect(url, home) as client:
+        found = settle(client, client.pause(release, why))
+    emit(found, lambda: release_text(found), as_json=json)
+
+
+def resume(
+    release: ReleaseName, why: Why, json: Json = False, url: Url = None, home: Home = None
+) -> None:
+    """Resume a paused release where it was."""
+    with connect(url, home) as client:
+        found = settle(client, client.resume(release, why))
+    emit(found, lambda: release_text(found), as_json=json)
+
+
+def promote(
+    release: ReleaseName, why: Why, json: Json = False, url: Url = None, home: Home = None
+) -> None:
+    """Make the challenger champion now, on a person's word; the reason is kept."""
+    with connect(url, home) as client:
+        found = settle(client, client.promote(release, why))
+    emit(found, lambda: release_text(found), as_json=json)
+
+
+def rollback(
+    service: Annotated[str, typer.Argument(help="The service to take back.")],
+    why: Why = "asked for at the command line",
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Give a service back to its champion (or, with no release running, to the last one)."""
+    started = time.monotonic()
+    with connect(url, home) as client:
+        found = settle(client, client.rollback(service, why))
+        champion = client.service(service).champion
+    took_s = time.monotonic() - started
+    if found.settled:
+        done(f"{service}@{champion} serves all of {service} again, {took_s:.2f} s after the word")
+    elif found.silent:
+        fail(f"rolled back, but there is no word from {', '.join(found.silent)}")
+    else:
+        warn("rolled back; the nodes have not all confirmed it yet")
+    emit(found, lambda: release_text(found), as_json=json)
+    raise typer.Exit(0 if found.settled else 4)
+
+
+def status(
+    service: Annotated[str, typer.Argument(help="One service; default: all.")] = "",
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Show each service at a glance, worst first."""
+    with connect(url, home) as client:
+        found = client.status(service)
+    head = ("service", "state", "champion", "challenger", "req/min", "errors", "p99 ms", "")
+    rows = [
+        (
+            one.service,
+            one.state,
+            f"@{one.champion}" if one.champion else "–",
+            f"@{one.challenger} {percent(one.share, 0)}" if one.challenger else "–",
+            str(one.requests[-1] if one.requests else 0),
+            percent(one.error_rate),
+            "–" if one.latency_ms_p99 is None else f"{one.latency_ms_p99:.1f}",
+            one.headline,
+        )
+        for one in found
+    ]
+    empty = "no services yet; make one: doorstep init MODEL --train FILE --holdout FILE --label COL"
+    emit(found, lambda: table(head, rows, right=(4, 5, 6)) if rows else empty, as_json=json)

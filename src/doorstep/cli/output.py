@@ -1,0 +1,135 @@
+"""How commands speak: data to stdout, the rest to stderr; words before colours.
+
+A command gives `emit(value, text)` its answer: with `--json` the value is printed, otherwise the
+text. Everything said along the way goes through `note`, `done`, `warn` and `Progress`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+MARKS = {"pass": "✓", "fail": "✗", "inconclusive": "?"}
+PROGRESS_AFTER_S = 1.0
+
+
+def emit(value: Any, text: str | Callable[[], str], *, as_json: bool) -> None:
+    """Print the answer of a command: `value` as JSON, or `text`."""
+    if as_json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    else:
+        sys.stdout.write((text() if callable(text) else text) + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def done(text: str) -> None:
+    note(f"{paint('✓', 32)} {text}")
+
+
+def warn(text: str) -> None:
+    note(f"{paint('!', 33)} {text}")
+
+
+def fail(text: str) -> None:
+    note(f"{paint('✗', 31)} {text}")
+
+
+def paint(text: str, colour: int, stream: Any = None) -> str:
+    """`text` in an ANSI colour where standard error is a terminal that wants colours."""
+    import os
+
+    stream = stream or sys.stderr
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{colour}m{text}\x1b[0m"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()) -> str:
+    """Plain aligned columns; `right` names the columns of numbers. Wide cells are not cut."""
+    cells = [[str(one) for one in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
+    lines = [_line(head, widths, right)]
+    lines += [_line(row, widths, right) for row in cells]
+    return "\n".join(lines)
+
+
+def _line(row: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> str:
+    parts = [
+        text.rjust(width) if i in right else text.ljust(width)
+        for i, (text, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "  ".join(parts).rstrip()
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def when(at: int) -> str:
+    """An instant in the reader's own time zone, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at / 1e6))
+
+
+class Progress:
+    """One line that tells how far long work is: a bar on a terminal, else a line a stage."""
+
+    def __init__(self, total: int = 0, label: str = "") -> None:
+        self._started = time.monotonic()
+        self._total = total
+        self._label = label
+        self._stage = ""
+        self._live = sys.stderr.isatty()
+        self._shown = False
+        self._last = 0.0
+
+    def stage(self, text: str, share: float | None = None) -> None:
+        """Say what is done now. share: 0..1 of the whole, None if it is not known."""
+        changed = text != self._stage
+        self._stage = text
+        if not self._live:
+            if changed and text:
+                note(f"  {text}")
+            return
+        now = time.monotonic()
+        if now - self._started < PROGRESS_AFTER_S or (not changed and now - self._last < 0.1):
+            return
+        self._last, self._shown = now, True
+        bar = "" if share is None else _bar(share)
+        sys.stderr.write(f"\r\x1b[2K{bar}{text}  {now - self._started:.0f} s")
+        sys.stderr.flush()
+
+    def count(self, number: int) -> None:
+        share = number / self._total if self._total else None
+        shown = f"{number:,}" + (f" of {self._total:,}" if self._total else "")
+        if self._live:
+            self.stage(f"{self._label} {shown}", share)
+        elif number == self._total:
+            self.stage(f"{self._label} {shown}")
+
+    def end(self) -> None:
+        if self._shown:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+
+
+@contextmanager
+def progress(total: int = 0, label: str = "") -> Iterator[Progress]:
+    shown = Progress(total, label)
+    try:
+        yield shown
+    finally:
+        shown.end()
+
+
+def _bar(share: float, width: int = 24) -> str:
+    full = round(max(0.0, min(1.0, share)) * width)
+    return f"{'█' * full}{'░' * (width - full)} {100 * share:3.0f} %  "

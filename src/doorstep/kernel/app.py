@@ -1,0 +1,37 @@
+"""What an operation's handler is given: this installation, and who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from doorstep.core.instant import Clock
+from doorstep.kernel.blobs import Blobs
+from doorstep.kernel.db import Database
+from doorstep.kernel.event import Actor
+from doorstep.kernel.home import Home
+
+UPLOADS = "uploads"
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """One control plane, acting for `actor`. addresses: `console`, `data`: URLs for messages.
+    leader_term: the term in which this process leads, 0 if it does not."""
+
+    database: Database
+    home: Home
+    clock: Clock
+    actor: Actor
+    addresses: Mapping[str, str]
+    leader_term: int = 0
+
+    @property
+    def uploads(self) -> Blobs:
+        """Files on their way into a bundle, by digest."""
+        return Blobs(self.home.path / UPLOADS)
+
+    @property
+    def data(self) -> Blobs:
+        """Snapshots of held-out data, by digest."""
+        return Blobs(self.home.data, ".parquet")

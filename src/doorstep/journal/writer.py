@@ -185,7 +185,7 @@ class BlockWriter:
         """A new block with its header. It gets its name only when it is locked, so that nobody
         takes it for a dead writer's."""
         self._sequence += 1
-        os.pwrite(self._lock_fd, b"%020d" % self._sequence, 0)
+        os.pwrite(self._lock_fd, b"%020d %s" % (self._sequence, self._boot.encode()), 0)
         path = self._folder / f"{self._boot}-{self._slot}-{self._sequence:08d}.open"
         header = BlockHeader(
             format=block.FORMAT,

@@ -1,0 +1,337 @@
+"""The readers of the service file by shape: a word, a list, a mapping of names, a choice, a group.
+
+Each reads a node into a value or notes a problem with its place, shows a value as the file would
+say it, and gives the JSON Schema of what may be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from doorstep.core.errors import InputError
+from doorstep.core.filekeys import (
+    KEY_LENGTH_MAX,
+    ChecksItself,
+    FileKey,
+    FillsItself,
+    Reader,
+    Reading,
+    join,
+    keys_of,
+    nearest,
+    shown,
+)
+from doorstep.core.yamltext import Mapping, Node, Scalar, Sequence
+
+
+class Word(msgspec.Struct, frozen=True):
+    """One scalar. parse: raises ValueError or InputError with the fact, or with nothing to add."""
+
+    expected: str
+    parse: Callable[[Scalar], Any]
+    json: dict[str, Any]
+    write: Callable[[Any], Any] = lambda value: value
+
+    def fits(self, node: Node) -> bool:
+        return isinstance(node, Scalar)
+
+    def read(self, node: Node, path: str, reading: Reading) -> Any:
+        fact = ""
+        if isinstance(node, Scalar):
+            try:
+                return self.parse(node)
+            except InputError as error:
+                fact = error.message
+            except ValueError as error:
+                fact = str(error)
+        message = f"found {shown(node)}, expected {self.expected}"
+        reading.problem(node, path, f"{message}: {fact}" if fact else message)
+        return msgspec.UNSET
+
+    def show(self, value: Any) -> Any:
+        return self.write(value)
+
+    def schema(self, partial: bool) -> dict[str, Any]:  # noqa: ARG002
+        return dict(self.json)
+
+
+class ListOf(msgspec.Struct, frozen=True):
+    """least, most: how many. lone: one value may stand without brackets. word: stands for ()."""
+
+    item: Any
+    least: int = 0
+    most: int = 100
+    lone: bool = False
+    word: str = ""
+
+    @property
+    def expected(self) -> str:
+        one = f"{self.word} or " if self.word else ""
+        lone = f"{self.item.expected}, or " if self.lone else ""
+        return f"{one}{lone}a list [...] of {self.item.expected}"
+
+    def fits(self, node: Node) -> bool:
+        is_lone = self.lone and self.item.fits(node)
+        return isinstance(node, Sequence) or is_lone or self._is_word(node)
+
+    def _is_word(self, node: Node) -> bool:
+        return bool(self.word) and isinstance(node, Scalar) and node.text == self.word
+
+    def read(self, node: Node, path: str, reading: Reading) -> Any:
+        if self._is_word(node):
+            return ()
+        if self.lone and not isinstance(node, Sequence) and self.item.fits(node):
+            value = self.item.read(node, path, reading)
+            return value if value is msgspec.UNSET else (value,)
+        if not isinstance(node, Sequence):
+            reading.problem(node, path, f"found {shown(node)}, expected {self.expected}")
+            return msgspec.UNSET
+        if not self.least <= len(node.items) <= self.most:
+            reading.problem(
+                node, path, f"{len(node.items)} items, expected {self.least} to {self.most}"
+            )
+            return msgspec.UNSET
+        return self._items(node, path, reading)
+
+    def _items(self, node: Sequence, path: str, reading: Reading) -> Any:
+        values = []
+        for index, item in enumerate(node.items):
+            reading.at[f"{path}[{index}]"] = (item.line, item.column)
+            values.append(self.item.read(item, f"{path}[{index}]", reading))
+        return msgspec.UNSET if msgspec.UNSET in values else tuple(values)
+
+    def show(self, value: Any) -> Any:
+        if not value and self.word:
+            return self.word
+        if self.lone and len(value) == 1:
+            return self.item.show(value[0])
+        return [self.item.show(one) for one in value]
+
+    def schema(self, partial: bool) -> dict[str, Any]:  # noqa: ARG002
+        item = self.item.schema(partial=False)
+        many: dict[str, Any] = {"type": "array", "items": item, "maxItems": self.most}
+        if self.least:
+            many["minItems"] = self.least
+        others = ([{"const": self.word}] if self.word else []) + ([item] if self.lone else [])
+        return {"anyOf": [*others, many]} if others else many
+
+
+class MapOf(msgspec.Struct, frozen=True):
+    """Names that the user chooses, each with a value."""
+
+    item: Any
+    what: str
+    most: int
+
+    @property
+    def expected(self) -> str:
+        return f"a mapping {{{self.what}: ...}}"
+
+    def fits(self, node: Node) -> bool:
+        return isinstance(node, Mapping)
+
+    def read(self, node: Node, path: str, reading: Reading) -> Any:
+        if not isinstance(node, Mapping):
+            reading.problem(node, path, f"found {shown(node)}, expected {self.expected}")
+            return msgspec.UNSET
+        if len(node.pairs) > self.most:
+            reading.problem(node, path, f"{len(node.pairs)} entries, expected at most {self.most}")
+            return msgspec.UNSET
+        values = {}
+        for key, child in node.pairs:
+            where = join(path, key.text[:KEY_LENGTH_MAX])
+            reading.at[where] = (key.line, key.column)
+            if not key.text or len(key.text) > KEY_LENGTH_MAX or not key.text.isprintable():
+                expected = f"1 to {KEY_LENGTH_MAX} printable characters"
+                reading.problem(key, path, f"found {shown(key)} as {self.what}, {expected}")
+            values[key.text] = self.item.read(child, where, reading)
+        return msgspec.UNSET if msgspec.UNSET in values.values() else values
+
+    def show(self, value: Any) -> Any:
+        return {name: self.item.show(one) for name, one in value.items()}
+
+    def schema(self, partial: bool) -> dict[str, Any]:
+        item = self.item.schema(partial)
+        return {"type": "object", "additionalProperties": item, "maxProperties": self.most}
+
+
+class OneOf(msgspec.Struct, frozen=True):
+    """Several ways to write a value, told apart by shape. ways: (type of the value, reader)."""
+
+    ways: tuple[tuple[type, Any], ...]
+
+    @property
+    def expected(self) -> str:
+        return " or ".join(reader.expected for _, reader in self.ways)
+
+    def fits(self, node: Node) -> bool:
+        return any(reader.fits(node) for _, reader in self.ways)
+
+    def read(self, node: Node, path: str, reading: Reading) -> Any:
+        for _, reader in self.ways:
+            if reader.fits(node):
+                return reader.read(node, path, reading)
+        reading.problem(node, path, f"found {shown(node)}, expected {self.expected}")
+        return msgspec.UNSET
+
+    def show(self, value: Any) -> Any:
+        return next(reader.show(value) for kind, reader in self.ways if isinstance(value, kind))
+
+    def schema(self, partial: bool) -> dict[str, Any]:
+        return {"anyOf": [reader.schema(partial) for _, reader in self.ways]}
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A mapping with known keys: the fields of `type`. short: the key that may stand alone, and
+    how it is then written (`errors` for `{name: errors}`). checks_always: whether its keys are held
+    against each other also when one of them was refused (and so has its default)."""
+
+    type: Any
+    short: str = ""
+    short_reads: Any = None
+    checks_always: bool = False
+
+    @property
+    def keys(self) -> dict[str, FileKey]:
+        return keys_of(self.type)
+
+    @property
+    def expected(self) -> str:
+        mapping = f"a mapping with {', '.join(self.keys)}"
+        return f"{self._short_reader.expected}, or {mapping}" if self.short else mapping
+
+    @property
+    def _short_reader(self) -> Reader:
+        reader: Reader = self.short_reads or self.keys[self.short].reads
+        return reader
+
+    def fits(self, node: Node) -> bool:
+        is_short = bool(self.short) and self._short_reader.fits(node)
+        return isinstance(node, Mapping) or is_short
+
+    def read(self, node: Node, path: str, reading: Reading) -> Any:
+        before = len(reading.problems)
+        if not isinstance(node, Mapping) and self.short and self._short_reader.fits(node):
+            values = self._read_short(node, path, reading)
+        elif isinstance(node, Mapping):
+            values = self._read_keys(node, path, reading)
+        else:
+            reading.problem(node, path, f"found {shown(node)}, expected {self.expected}")
+            return msgspec.UNSET
+        return self._made(values, node, path, reading, len(reading.problems) == before)
+
+    def _read_short(self, node: Node, path: str, reading: Reading) -> dict[str, Any]:
+        key = self.keys[self.short]
+        reading.at[join(path, key.name)] = (node.line, node.column)
+        return {key.field: self._short_reader.read(node, path, reading)}
+
+    def _read_keys(self, node: Mapping, path: str, reading: Reading) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, child in node.pairs:
+            key = self.keys.get(name.text)
+            if key is None:
+                meant = self._unknown(name, path, reading)
+                values |= {field: msgspec.UNSET for field in meant if field not in values}
+                continue
+            where = join(path, key.name)
+            reading.at[where] = (name.line, name.column)
+            values[key.field] = _read_key(key, child, where, reading)
+        return values
+
+    def _unknown(self, name: Scalar, path: str, reading: Reading) -> list[str]:
+        """Note it. Gives the field that was probably meant, so that it is not missed as well."""
+        if reading.is_full:
+            return []
+        known = list(self.keys)
+        near = nearest(name.text, known)
+        said = f"did you mean {near}?" if near else f"expected one of {', '.join(known)}"
+        reading.problem(name, join(path, shown(name)), f"unknown key; {said}")
+        return [self.keys[near].field] if near else []
+
+    def _made(
+        self, values: dict[str, Any], node: Node, path: str, reading: Reading, is_sound: bool
+    ) -> Any:
+        """The struct, with defaults where a value was refused; UNSET if a required key is not."""
+        for key in self.keys.values():
+            if key.default is msgspec.UNSET and key.field not in values:
+                _note_missing(key, node, path, reading)
+        given = {field: value for field, value in values.items() if value is not msgspec.UNSET}
+        if any(k.default is msgspec.UNSET and k.field not in given for k in self.keys.values()):
+            return msgspec.UNSET
+        if isinstance(self.type, FillsItself):
+            given = {**self.type.defaults_for(given), **given}
+        made = self.type(**given)
+        if (is_sound or self.checks_always) and isinstance(made, ChecksItself):
+            for name, message in made.faults():
+                where = join(path, name)
+                place = reading.at.get(where, (node.line, node.column))
+                reading.problem_at(place, where, message)
+        return made
+
+    def show(self, value: Any) -> Any:
+        """Only what differs from its default; the short form where nothing else was said."""
+        defaults = {key.field: key.default for key in self.keys.values()}
+        if isinstance(value, FillsItself):
+            defaults |= value.defaults_for({field: getattr(value, field) for field in defaults})
+        out = {}
+        for key in self.keys.values():
+            one = getattr(value, key.field)
+            if one is not None and one != defaults[key.field]:
+                out[key.name] = key.reads.show(one)
+        return out if self._short_of(out, value) is None else self._short_of(out, value)
+
+    def _short_of(self, out: dict[str, Any], value: Any) -> Any:
+        """The short form of `value`, None if it says more than that can."""
+        if not self.short or not set(out) <= {self.short}:
+            return None
+        return self._short_reader.show(getattr(value, self.keys[self.short].field))
+
+    def schema(self, partial: bool) -> dict[str, Any]:
+        properties = {key.name: _schema_of(key, partial) for key in self.keys.values()}
+        whole: dict[str, Any] = {
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": False,
+        }
+        required = [k.name for k in self.keys.values() if k.default is msgspec.UNSET]
+        if required and not partial:
+            whole["required"] = required
+        if not self.short:
+            return whole
+        return {"anyOf": [self._short_reader.schema(partial=False), whole]}
+
+
+def _note_missing(key: FileKey, node: Node, path: str, reading: Reading) -> None:
+    """Say what is missing: of a group, the keys in it that must be there."""
+    where = join(path, key.name)
+    inner = key.reads.keys.values() if isinstance(key.reads, Group) else ()
+    required = [one for one in inner if one.default is msgspec.UNSET]
+    for one in required:
+        _note_missing(one, node, where, reading)
+    if not required:
+        missing = f"missing; expected {key.reads.expected} ({key.key.about})"
+        reading.problem(node, where, missing)
+
+
+def _read_key(key: FileKey, child: Node, where: str, reading: Reading) -> Any:
+    if isinstance(child, Scalar) and child.is_empty:
+        reading.problem(
+            child, where, f"has no value; expected {key.reads.expected}, or remove the key"
+        )
+        return msgspec.UNSET
+    return key.reads.read(child, where, reading)
+
+
+def _schema_of(key: FileKey, partial: bool) -> dict[str, Any]:
+    described = {**key.reads.schema(partial), "description": _sentence(key)}
+    if key.default is not msgspec.UNSET and key.default is not None and not partial:
+        described["default"] = key.reads.show(key.default)
+    return described
+
+
+def _sentence(key: FileKey) -> str:
+    why = f" Default: {key.key.why}." if key.key.why else ""
+    return f"{key.key.about[:1].upper()}{key.key.about[1:]}.{why}"

@@ -1,0 +1,324 @@
+"""The service file `doorstep.yaml`: what a service promises, read strictly into values.
+
+Everything that is wrong is reported together, each with line, column, what was found, what was
+expected and the nearest known key. Differences of an environment are merged into the file before it
+is read, so that they obey the same rules; those of the other environments are checked as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+
+from doorstep.core.condition import Condition
+from doorstep.core.errors import InputError
+from doorstep.core.filekeys import (
+    PROBLEMS_MAX,
+    Key,
+    Problem,
+    Reading,
+    credential_in,
+    join,
+    shown,
+    suggestion,
+)
+from doorstep.core.filereaders import Group, ListOf, Word
+from doorstep.core.filewords import choice, condition, name, text
+from doorstep.core.ids import parse_name
+from doorstep.core.servicefile_people import (
+    APPROVAL,
+    Approval,
+    ExplainSpec,
+    PrivacySpec,
+    RetrainSpec,
+    ReviewRule,
+)
+from doorstep.core.servicefile_risk import RiskDefaults, defaults_of
+from doorstep.core.servicefile_running import AlertSpec, MonitorSpec, ReleaseSpec, ServeSpec
+from doorstep.core.servicefile_types import (
+    ContractSpec,
+    DataSetsSpec,
+    GatesSpec,
+    IdsSpec,
+    ModelSpec,
+    RuntimeSpec,
+)
+from doorstep.core.yamltext import Fault, Mapping, Node, Scalar, compose, walk_scalars
+
+FORMAT = 1
+ENVIRONMENTS_MAX = 16
+HINT = "doorstep check --explain"
+FIXED_KEYS = ("doorstep", "service", "environments")
+"""What an environment cannot change."""
+
+Risk: TypeAlias = Literal["low", "medium", "high"]
+
+
+def _parse_format(scalar: Scalar) -> int:
+    if scalar.value != FORMAT or isinstance(scalar.value, bool):
+        raise ValueError
+    return FORMAT
+
+
+class Differences(msgspec.Struct, frozen=True):
+    """The key `environments`: reads the names; their contents are read merged into the file."""
+
+    expected: str = "a mapping {ENVIRONMENT: {only the differences}}"
+
+    def fits(self, node: Node) -> bool:
+        return isinstance(node, Mapping)
+
+    def read(self, node: Node, path: str, reading: Reading) -> Any:
+        if not isinstance(node, Mapping):
+            reading.problem(node, path, f"found {shown(node)}, expected {self.expected}")
+            return msgspec.UNSET
+        if len(node.pairs) > ENVIRONMENTS_MAX:
+            reading.problem(node, path, f"{len(node.pairs)}, expected at most {ENVIRONMENTS_MAX}")
+            return msgspec.UNSET
+        for key, child in node.pairs:
+            self._check(key, child, path, reading)
+        return tuple(key.text for key, _ in node.pairs)
+
+    def _check(self, key: Scalar, child: Node, path: str, reading: Reading) -> None:
+        where = join(path, shown(key))
+        try:
+            parse_name(key.text, "environment")
+        except InputError as error:
+            reading.problem(key, where, error.message)
+        if not isinstance(child, Mapping):
+            reading.problem(child, where, f"found {shown(child)}, expected only the differences")
+            return
+        for inner, _ in child.pairs:
+            if inner.text in FIXED_KEYS:
+                reading.problem(inner, join(where, inner.text), "is the same in every environment")
+
+    def show(self, value: Any) -> Any:
+        return list(value)
+
+    def schema(self, partial: bool) -> dict[str, Any]:  # noqa: ARG002
+        return {"type": "object", "maxProperties": ENVIRONMENTS_MAX}
+
+
+class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One service. environment: whose differences are in it, "" for none. written: the paths that
+    the file gives; everything else is a default."""
+
+    format: Annotated[
+        int,
+        Key(
+            Word(f"{FORMAT}", _parse_format, {"const": FORMAT}),
+            "format of this file",
+            "1: the only one; write it, so that a later Doorstep knows",
+            "doorstep",
+        ),
+    ] = FORMAT
+    service: Annotated[str, Key(name("service"), "stable name that clients call")]
+    purpose: Annotated[str, Key(text("a sentence"), "what it is for", "none")] = ""
+    owner: Annotated[
+        str, Key(text("a team"), "team that permissions and alerts follow", "none")
+    ] = ""
+    risk: Annotated[
+        Risk,
+        Key(
+            choice("low", "medium", "high"),
+            "your tier; sets the defaults of approve, review and privacy, claims nothing legal",
+            "low: nobody said that more is at stake",
+        ),
+    ] = "low"
+    regimes: Annotated[
+        tuple[str, ...],
+        Key(
+            ListOf(text("a regime such as eu-ai-act/high-risk", r"[a-z0-9-]+(/[a-z0-9-]+)?")),
+            "what your compliance says applies; selects reports",
+            "none",
+        ),
+    ] = ()
+    goal: Annotated[
+        Condition | None,
+        Key(
+            condition("default_rate <= 0.24"),
+            "the business promise, measured live per version",
+            "none",
+        ),
+    ] = None
+    ids: Annotated[IdsSpec, Key(Group(IdsSpec), "which fields identify what")] = IdsSpec()
+    model: Annotated[ModelSpec, Key(Group(ModelSpec), "what the model answers")]
+    runtime: Annotated[RuntimeSpec, Key(Group(RuntimeSpec), "what it runs in")] = RuntimeSpec()
+    data: Annotated[DataSetsSpec, Key(Group(DataSetsSpec), "where the tables are")]
+    contract: Annotated[ContractSpec, Key(Group(ContractSpec), "what a caller may send")] = (
+        ContractSpec()
+    )
+    gates: Annotated[
+        GatesSpec, Key(Group(GatesSpec), "what a version must pass before a release")
+    ] = GatesSpec()
+    release: Annotated[
+        ReleaseSpec, Key(Group(ReleaseSpec), "how a version is carried onto its service")
+    ] = ReleaseSpec()
+    serve: Annotated[ServeSpec, Key(Group(ServeSpec), "how requests are answered")] = ServeSpec()
+    monitor: Annotated[MonitorSpec, Key(Group(MonitorSpec), "what is watched")] = MonitorSpec()
+    alert: Annotated[
+        tuple[AlertSpec, ...],
+        Key(ListOf(Group(AlertSpec), most=20), "who is told", "the console, about every finding"),
+    ] = (AlertSpec(),)
+    explain: Annotated[ExplainSpec, Key(Group(ExplainSpec), "the reasons that an answer gives")] = (
+        ExplainSpec()
+    )
+    review: Annotated[
+        tuple[ReviewRule, ...],
+        Key(
+            ListOf(Group(ReviewRule), most=20),
+            "which predictions a person looks at",
+            "by risk: low none; medium 1 % at random; high also where confidence is below 0.6",
+        ),
+    ] = ()
+    retrain: Annotated[RetrainSpec, Key(Group(RetrainSpec), "when it is trained again")] = (
+        RetrainSpec()
+    )
+    privacy: Annotated[PrivacySpec, Key(Group(PrivacySpec), "what is kept")] = PrivacySpec()
+    approve: Annotated[Approval, Key(APPROVAL, "who says yes to a release")] = Approval()
+    environments: Annotated[
+        tuple[str, ...], Key(Differences(), "only what differs there", "none")
+    ] = ()
+    environment: str = ""
+    written: tuple[str, ...] = ()
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.model.label in self.contract.inputs:
+            where = f"contract.inputs.{self.model.label}"
+            yield where, "is the label; a model that is given it is told the answer"
+        if not self.contract.context:
+            return
+        for index, wave in enumerate(self.release.waves):
+            for field in wave.match:
+                if field not in self.contract.context:
+                    near = suggestion(field, list(self.contract.context))
+                    where = f"release.waves[{index}].match.{field}"
+                    yield where, f"is not in contract.context{near}"
+
+
+ROOT = Group(ServiceFile, checks_always=True)
+
+
+def parse_service_file(
+    source: str | bytes, name: str = "doorstep.yaml", environment: str | None = None
+) -> ServiceFile:
+    """The service file with the differences of `environment`, if it has any for it.
+
+    Raises: InputError (`bad-service-file`) that lists every problem as `file:line:column: ...`.
+    """
+    found, problems = read_service_file(source, environment)
+    if found is None or problems:
+        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = [f"  {name}:{describe_problem(one)}" for one in problems]
+        raise InputError("bad-service-file", "\n".join([f"{name} has {count}", *lines]), HINT)
+    return found
+
+
+def describe_problem(problem: Problem) -> str:
+    """`line:column: path: what is wrong`."""
+    path = f"{problem.path}: " if problem.path else ""
+    return f"{problem.line}:{problem.column}: {path}{problem.message}"
+
+
+def read_service_file(
+    source: str | bytes, environment: str | None = None
+) -> tuple[ServiceFile | None, tuple[Problem, ...]]:
+    """The file and everything that is wrong with it, by line; None where it cannot be made."""
+    root = compose(source)
+    if isinstance(root, Fault):
+        return None, (Problem(root.line, root.column, "", root.message),)
+    if not isinstance(root, Mapping):
+        expected = "expected a mapping with at least service, model and data"
+        return None, (Problem(root.line, root.column, "", f"found {shown(root)}, {expected}"),)
+    if newer := _newer_format(root):
+        return None, (newer,)
+    problems = set(_credentials(root))
+    names = _environment_names(root)
+    found = _read_tree(root, "", problems)
+    for one in names:
+        with_differences = _read_tree(_merged(root, one), one, problems)
+        found = with_differences if one == environment else found
+    return found, tuple(sorted(problems)[:PROBLEMS_MAX])
+
+
+def plain_of(service_file: ServiceFile) -> dict[str, Any]:
+    """The file as plain values: what differs from the defaults of every tier, and what the tier
+    set. Written as YAML it reads back to the same service file, without `environments`."""
+    plain: dict[str, Any] = ROOT.show(service_file)
+    plain.pop("environments", None)
+    whole = {"people": service_file.approve.people, "role": service_file.approve.role}
+    review = ROOT.keys["review"].reads.show(service_file.review)
+    keep = ROOT.keys["privacy"].reads.show(service_file.privacy)
+    return {**plain, "approve": whole, "review": review, "privacy": {"keep": "400d", **keep}}
+
+
+def _newer_format(root: Mapping) -> Problem | None:
+    node = root.get("doorstep")
+    value = node.value if isinstance(node, Scalar) else None
+    if node is None or isinstance(value, bool) or not isinstance(value, int) or value <= FORMAT:
+        return None
+    message = f"format {shown(node)} is newer than {FORMAT}; install a newer Doorstep to read it"
+    return Problem(node.line, node.column, "doorstep", message)
+
+
+def _credentials(root: Mapping) -> Iterator[Problem]:
+    for scalar in walk_scalars(root):
+        if kind := credential_in(scalar.text):
+            message = f"looks like {kind}; write {{secret: NAME}}, an operator declares the value"
+            yield Problem(scalar.line, scalar.column, "", message)
+
+
+def _environment_names(root: Mapping) -> list[str]:
+    """Environments whose differences can be merged; what is wrong with others is said elsewhere."""
+    node = root.get("environments")
+    if not isinstance(node, Mapping) or len(node.pairs) > ENVIRONMENTS_MAX:
+        return []
+    return [key.text for key, child in node.pairs if isinstance(child, Mapping)]
+
+
+def _merged(root: Mapping, environment: str) -> Mapping:
+    environments = root.get("environments")
+    over = environments.get(environment) if isinstance(environments, Mapping) else None
+    if not isinstance(over, Mapping):
+        return root
+    kept = tuple(pair for pair in over.pairs if pair[0].text not in FIXED_KEYS)
+    return _merge(root, Mapping(kept, over.line, over.column))
+
+
+def _merge(base: Mapping, over: Mapping) -> Mapping:
+    """Mappings are merged key by key; anything else is replaced whole."""
+    pairs = {key.text: (key, child) for key, child in base.pairs}
+    for key, child in over.pairs:
+        before = pairs.get(key.text)
+        if before and isinstance(before[1], Mapping) and isinstance(child, Mapping):
+            pairs[key.text] = (before[0], _merge(before[1], child))
+        else:
+            pairs[key.text] = (key, child)
+    return Mapping(tuple(pairs.values()), base.line, base.column)
+
+
+def _read_tree(root: Mapping, environment: str, problems: set[Problem]) -> ServiceFile | None:
+    reading = Reading()
+    found = ROOT.read(root, "", reading)
+    problems.update(reading.problems)
+    if found is msgspec.UNSET:
+        return None
+    written = tuple(sorted(reading.at))
+    made: ServiceFile = msgspec.structs.replace(found, environment=environment, written=written)
+    return with_risk_defaults(made)
+
+
+def with_risk_defaults(service_file: ServiceFile) -> ServiceFile:
+    """What the file leaves open about approval, review and privacy, by its risk tier."""
+    written = frozenset(service_file.written)
+    tier: RiskDefaults = defaults_of(service_file.risk, service_file.model.task)
+    changes: dict[str, Any] = {}
+    if "approve.people" not in written:
+        changes["approve"] = Approval(people=tier.people, role=service_file.approve.role)
+    if "review" not in written:
+        changes["review"] = tier.review
+    if "privacy.keep" not in written:
+        changes["privacy"] = PrivacySpec(keep_s=tier.keep_s)
+    return msgspec.structs.replace(service_file, **changes)

@@ -1,0 +1,154 @@
+"""The whole service file as it will be used: each value, where it comes from, and why.
+
+Also what a person should know before relying on it: keys that this release reads and checks but
+does not act on yet, and advice that is not an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from doorstep.core.filekeys import join
+from doorstep.core.filereaders import Group, ListOf, MapOf
+from doorstep.core.servicefile import ROOT, ServiceFile
+from doorstep.core.yamlwrite import flow
+
+NOT_SET = "not set"
+_GATES = "is checked here, and not run by the gates of this release yet"
+_NOT_YET = "is read and checked, and nothing acts on it in this release yet"
+
+Thin: TypeAlias = tuple[str, str]
+
+
+class ExplainedKey(msgspec.Struct, frozen=True):
+    """One key. value: as the file would say it, or "not set". why: the reason for a default, ""
+    where the file says it."""
+
+    path: str
+    value: str
+    source: Literal["file", "default"]
+    why: str
+
+
+def explain(service_file: ServiceFile) -> list[ExplainedKey]:
+    """Every key with its value, in the order of the documentation."""
+    written = frozenset(service_file.written)
+    return list(_explained(ROOT, service_file, "", written))
+
+
+def _explained(
+    reader: Group, value: Any, path: str, written: frozenset[str]
+) -> Iterator[ExplainedKey]:
+    for key in reader.keys.values():
+        one = getattr(value, key.field)
+        where = join(path, key.name)
+        yield from _rows(key.reads, one, where, key.key.why, written)
+
+
+def _rows(
+    reader: Any, value: Any, path: str, why: str, written: frozenset[str]
+) -> Iterator[ExplainedKey]:
+    match reader:
+        case Group() if isinstance(value, reader.type):
+            yield from _explained(reader, value, path, written)
+        case MapOf(item=Group()) if value:
+            for name, one in value.items():
+                yield from _rows(reader.item, one, join(path, name), why, written)
+        case ListOf(item=Group()) if value and path in written:
+            for index, one in enumerate(value):
+                yield from _rows(reader.item, one, f"{path}[{index}]", why, written)
+        case _:
+            yield _row(reader, value, path, why, written)
+
+
+def _row(reader: Any, value: Any, path: str, why: str, written: frozenset[str]) -> ExplainedKey:
+    is_written = path in written
+    text = NOT_SET if value is None or value == "" else flow(reader.show(value))
+    return ExplainedKey(path, text, "file" if is_written else "default", "" if is_written else why)
+
+
+def thin_keys(service_file: ServiceFile) -> list[Thin]:
+    """(path, sentence) for what the file asks and this release does not do yet; by path order."""
+    found = [*_thin_model(service_file), *_thin_release(service_file), *_thin_people(service_file)]
+    return [(path, f"{path} {sentence}") for path, sentence in found]
+
+
+def _thin_model(file: ServiceFile) -> Iterator[Thin]:
+    if file.regimes:
+        yield "regimes", _NOT_YET
+    if file.goal:
+        yield "goal", _NOT_YET
+    if file.model.task in {"ranking", "text-classification"}:
+        yield "model.task", f"{file.model.task} cannot be registered in this release yet"
+    if file.model.trainer:
+        yield "model.trainer", _NOT_YET
+    for key in ("python", "requirements", "code", "predict"):
+        if getattr(file.runtime, key):
+            yield f"runtime.{key}", "is checked; models run in Doorstep's own Python for now"
+    if file.runtime.device != "cpu":
+        yield "runtime.device", "gpu is not used in this release yet; it scores on the cpu"
+    for key, source in (("train", file.data.train), ("holdout", file.data.holdout)):
+        if source and source.sql:
+            yield f"data.{key}.sql", "queries cannot be read yet; export it to a file and use path"
+    yield from _thin_fields(file)
+    for key in ("slices", "fairness"):
+        if getattr(file.gates, key):
+            yield f"gates.{key}", _GATES
+
+
+def _thin_fields(file: ServiceFile) -> Iterator[Thin]:
+    for part, fields in (("inputs", file.contract.inputs), ("context", file.contract.context)):
+        for name, field in fields.items():
+            if field.personal == "pseudonymise":
+                yield (
+                    f"contract.{part}.{name}.personal",
+                    "is read and checked; the journal does not seal fields in this release yet",
+                )
+
+
+def _thin_release(file: ServiceFile) -> Iterator[Thin]:
+    for index, guardrail in enumerate(file.release.guardrails):
+        if guardrail.name != "errors":
+            yield (
+                f"release.guardrails[{index}]",
+                f"{guardrail.name} is not compared in this release yet; errors are",
+            )
+    if file.release.waves:
+        yield "release.waves", "is checked; a release goes to everybody at once for now"
+    if file.serve.cache_s:
+        yield "serve.cache", "is checked; every answer is computed for now"
+    for index, alert in enumerate(file.alert):
+        if alert.to != "console":
+            yield f"alert[{index}].to", f"{alert.to} is not sent to yet; see the console"
+
+
+def _thin_people(file: ServiceFile) -> Iterator[Thin]:
+    written = frozenset(file.written)
+    if file.explain.immutable:
+        yield "explain.immutable", _NOT_YET
+    if file.review:
+        yield "review", "is checked; predictions are not yet put before a person"
+    if file.retrain.when:
+        yield "retrain.when", "is checked; training is not yet started by itself"
+    if "privacy.keep" in written:
+        yield "privacy.keep", "is checked; nothing is deleted by age in this release yet"
+    if file.approve.people:
+        yield "approve", "is checked; a release is not yet held for people to approve"
+
+
+def advice(service_file: ServiceFile) -> list[Thin]:
+    """(path, sentence) for what is allowed and probably not meant."""
+    found: list[Thin] = []
+    fields = [*service_file.contract.inputs.values(), *service_file.contract.context.values()]
+    if "doorstep" not in service_file.written:
+        found.append(("doorstep", "write doorstep: 1, so that a later Doorstep knows the format"))
+    if service_file.ids.subject and not service_file.ids.unit:
+        found.append(
+            ("ids.unit", "is not set, so one person may meet both versions during a release")
+        )
+    if service_file.gates.fairness and fields and not any(one.protected for one in fields):
+        found.append(("gates.fairness", "is inconclusive: no field of the contract is protected"))
+    return found

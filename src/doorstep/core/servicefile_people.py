@@ -1,0 +1,142 @@
+"""What a service file says about people: reasons, reviews, approvals, retraining, privacy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from doorstep.core.condition import Condition
+from doorstep.core.filekeys import Key
+from doorstep.core.filereaders import Group, ListOf
+from doorstep.core.filewords import (
+    boolean,
+    choice,
+    choice_of,
+    condition,
+    count,
+    cron,
+    duration,
+    literal,
+    name,
+    share,
+)
+from doorstep.core.servicefile_running import DAY_S, YEAR_S
+from doorstep.core.servicefile_types import COLUMN
+
+
+class ExplainSpec(msgspec.Struct, frozen=True, kw_only=True):
+    reasons: Annotated[
+        int,
+        Key(count(1, 20), "how many reasons an answer gives", "4: more are not read"),
+    ] = 4
+    immutable: Annotated[
+        tuple[str, ...],
+        Key(ListOf(COLUMN), "fields that a person cannot change", "none"),
+    ] = ()
+
+
+class ReviewRule(msgspec.Struct, frozen=True, kw_only=True):
+    """A prediction that a person looks at. within_s, otherwise: only for those that are held."""
+
+    when: Annotated[
+        Condition | None,
+        Key(condition("confidence < 0.6"), "predictions of which this holds", "none"),
+    ] = None
+    sample: Annotated[
+        float | None, Key(share(0.000001, 1.0), "this share of all, drawn at random", "none")
+    ] = None
+    hold: Annotated[
+        bool,
+        Key(boolean(), "whether the caller waits for the person", "false: answered at once"),
+    ] = False
+    within_s: Annotated[
+        float | None,
+        Key(duration(1, YEAR_S), "how long a held prediction may wait", "4h when held", "within"),
+    ] = None
+    otherwise: Annotated[
+        str | float | None,
+        Key(literal(), "the answer when nobody decided in time", "none: must be said when held"),
+    ] = None
+
+    @classmethod
+    def defaults_for(cls, written: dict[str, Any]) -> dict[str, Any]:
+        return {"within_s": 4 * 3600.0} if written.get("hold") else {}
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if (self.when is None) is (self.sample is None):
+            yield "when", "expected either when or sample"
+        if self.hold and self.otherwise is None:
+            yield "otherwise", "missing; a held prediction needs an answer for when time is up"
+        for key, value in (("within", self.within_s), ("otherwise", self.otherwise)):
+            if not self.hold and value is not None:
+                yield key, "is only for predictions that are held; add hold: true"
+
+
+class RetrainTrigger(msgspec.Struct, frozen=True, kw_only=True):
+    """Exactly one of a finding, a schedule or a number of outcomes."""
+
+    finding: Annotated[
+        Literal["", "drift", "quality"],
+        Key(choice("drift", "quality"), "a finding of this kind", "none"),
+    ] = ""
+    schedule: Annotated[str, Key(cron(), "minute hour day month weekday, in UTC", "none")] = ""
+    new_outcomes: Annotated[
+        int | None, Key(count(1, 10**12), "outcomes since the last training", "none")
+    ] = None
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        given = [bool(self.finding), bool(self.schedule), self.new_outcomes is not None]
+        if sum(given) != 1:
+            yield "schedule", "expected exactly one of drift, quality, schedule, new_outcomes"
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """People who must say yes, none of them the one who asks."""
+
+    people: Annotated[
+        int,
+        Key(
+            count(0, 10),
+            "how many people must approve",
+            "by risk: low 0, medium 1, high 2",
+        ),
+    ] = 0
+    role: Annotated[
+        str, Key(name("role"), "what they must be", "approver: nobody approves by accident")
+    ] = "approver"
+
+
+APPROVAL = Group(
+    Approval,
+    short="people",
+    short_reads=choice_of({"none": 0, "person": 1}),
+)
+
+
+class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True):
+    when: Annotated[
+        tuple[RetrainTrigger, ...],
+        Key(
+            ListOf(Group(RetrainTrigger, short="finding"), most=10),
+            "what starts a training",
+            "never by itself; doorstep retrain does",
+        ),
+    ] = ()
+    approve: Annotated[
+        Approval,
+        Key(APPROVAL, "who looks before a retrained version is released", "one person"),
+    ] = Approval(people=1)
+
+
+class PrivacySpec(msgspec.Struct, frozen=True, kw_only=True):
+    keep_s: Annotated[
+        float,
+        Key(
+            duration(3600, 100 * YEAR_S),
+            "how long predictions are kept",
+            "by risk: low and medium 400 days, a year and a month; high 800 days, two years",
+            "keep",
+        ),
+    ] = 400 * DAY_S

@@ -1,0 +1,407 @@
+"""What a service file says about a version that runs: release, serving, watching.
+
+The defaults of a release are measured: error rate at most alpha over any horizon, and challengers
+that are no worse get through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+
+from doorstep.core.condition import Condition
+from doorstep.core.filekeys import Key
+from doorstep.core.filereaders import Group, ListOf, MapOf, OneOf, Word
+from doorstep.core.filewords import (
+    QUALITY_METRICS,
+    SLO_METRICS,
+    category,
+    choice,
+    condition,
+    count,
+    duration,
+    literal,
+    name,
+    number,
+    parse_share,
+    share,
+    show_share,
+    text,
+)
+from doorstep.core.servicefile_types import SecretRef
+from doorstep.core.yamltext import Scalar
+
+DAY_S = 86400.0
+YEAR_S = 366 * DAY_S
+STEPS_MAX = 20
+STEP_SHARES = (0.01, 0.05, 0.25, 0.5)
+"""What `steps: auto` chooses from."""
+MARGINS = (5.0, 3.0, 2.0, 1.5)
+Watched: TypeAlias = Literal["drift", "quality", "slo"]
+WATCHED: tuple[Watched, ...] = ("drift", "quality", "slo")
+DURATION = duration(0.001, YEAR_S)
+
+
+class ShadowSpec(msgspec.Struct, frozen=True, kw_only=True):
+    requests: Annotated[
+        int,
+        Key(
+            count(0, 10**9),
+            "requests that the challenger scores unseen before the first step; 0 for no shadow",
+            "1000: no errors are proven after 496 at a ceiling of 1 %, with room for some",
+        ),
+    ] = 1000
+
+
+class DeadlineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    after_s: Annotated[
+        float,
+        Key(
+            DURATION, "how long evidence may take", "10h: every measured run ended by then", "after"
+        ),
+    ] = 36000.0
+    then: Annotated[
+        Literal["rollback", "hold", "ask"],
+        Key(
+            choice("rollback", "hold", "ask"),
+            "what happens without enough evidence; never promotion",
+            "rollback: the champion is known to work",
+        ),
+    ] = "rollback"
+
+
+class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
+    """tolerance and margins are ratios to the champion for errors and latency, and differences for
+    quality (points as a fraction) and fairness (gap). ceiling is read for errors only."""
+
+    name: Annotated[
+        Literal["errors", "latency", "quality", "fairness"],
+        Key(choice("errors", "latency", "quality", "fairness"), "what is compared"),
+    ]
+    tolerance: Annotated[
+        float,
+        Key(
+            number(0, 100),
+            "worse than the champion by more than this rolls back",
+            "1.1 times for errors and latency, 0 for quality, 0.05 for fairness",
+        ),
+    ] = 1.1
+    margins: Annotated[
+        tuple[float, ...],
+        Key(
+            ListOf(number(0, 100), least=1, most=STEPS_MAX, lone=True),
+            "not worse than this must be proven before each next step",
+            "5, 3, 2, 1.5 times for errors and latency, 0.005 for quality, 0.05 for fairness",
+        ),
+    ] = MARGINS
+    ceiling: Annotated[
+        float,
+        Key(
+            share(0.0001, 1.0),
+            "error rate below which a step may advance although the champion has no errors",
+            "1 %: proven after 496 challenger requests without an error",
+        ),
+    ] = 0.01
+
+    @classmethod
+    def defaults_for(cls, written: dict[str, Any]) -> dict[str, Any]:
+        match written.get("name"):
+            case "quality":
+                return {"tolerance": 0.0, "margins": (0.005,)}
+            case "fairness":
+                return {"tolerance": 0.05, "margins": (0.05,)}
+            case _:
+                return {"tolerance": 1.1, "margins": MARGINS}
+
+    @property
+    def is_ratio(self) -> bool:
+        return self.name in {"errors", "latency"}
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        kind = "ratio to the champion" if self.is_ratio else "difference"
+        if self.is_ratio is not (self.tolerance >= 1):
+            expected = "1 or more" if self.is_ratio else "less than 1"
+            yield "tolerance", f"{self.tolerance:g} is not a {kind}; expected {expected}"
+        if any(self.is_ratio is not (margin > 1) for margin in self.margins):
+            expected = "more than 1" if self.is_ratio else "less than 1"
+            yield "margins", f"each is a {kind}; expected {expected}"
+        if list(self.margins) != sorted(self.margins, reverse=True):
+            yield "margins", "may only shrink from step to step"
+
+    def margin_at(self, step: int, steps: int) -> float:
+        """Margin of step `step` (from 0) of `steps`: the last margin belongs to the last step."""
+        return _from_the_end(self.margins, step, steps)
+
+
+class Wave(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment, as text values per context field; every field must match."""
+
+    name: Annotated[str, Key(name("segment"), "of the segment")]
+    match: Annotated[
+        dict[str, tuple[str, ...]],
+        Key(
+            MapOf(ListOf(category(), least=1, most=1000, lone=True), "context field", 10),
+            "values of context fields that belong to it",
+        ),
+    ]
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not self.match:
+            yield "match", "is empty; expected at least one context field"
+
+
+class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How a version is carried onto its service. Frozen into the release when it starts."""
+
+    shadow: Annotated[
+        ShadowSpec, Key(Group(ShadowSpec), "scoring without answering, before the steps")
+    ] = ShadowSpec()
+    steps: Annotated[
+        tuple[float, ...],
+        Key(
+            ListOf(share(0.0001, 1.0), least=1, most=STEPS_MAX, word="auto"),
+            "shares of the traffic that the challenger is given, one after the other",
+            "auto: from 1, 5, 25, 50 %, starting where the measured traffic can decide in time",
+        ),
+    ] = ()
+    dwell_s: Annotated[
+        tuple[float, ...],
+        Key(
+            ListOf(duration(0, YEAR_S), least=1, most=STEPS_MAX, lone=True),
+            "shortest time in each step; one value for all",
+            "5, 10, 10, 10 minutes: slow faults need time to show",
+            "dwell",
+        ),
+    ] = (300.0, 600.0, 600.0, 600.0)
+    bake_s: Annotated[
+        float,
+        Key(
+            duration(0, YEAR_S),
+            "time at full share, less the holdback, before it is done",
+            "60m: an hour of full load, with the champion still beside it",
+            "bake",
+        ),
+    ] = 3600.0
+    holdback: Annotated[
+        float,
+        Key(
+            share(0.0, 0.5),
+            "share that stays on the champion while it bakes",
+            "5 %: without it evidence stops",
+        ),
+    ] = 0.05
+    alpha: Annotated[
+        float,
+        Key(
+            share(0.0001, 0.2),
+            "chance that a release of an equal challenger is rolled back, over any horizon",
+            "5 %: measured 4.3 % at most in a million requests",
+        ),
+    ] = 0.05
+    deadline: Annotated[
+        DeadlineSpec, Key(Group(DeadlineSpec), "what happens when evidence stays away")
+    ] = DeadlineSpec()
+    guardrails: Annotated[
+        tuple[Guardrail, ...],
+        Key(
+            ListOf(Group(Guardrail, short="name"), least=1, most=10),
+            "what rolls a release back, and must be proven for it to advance",
+            "errors: the one measure that every service has, without outcomes",
+        ),
+    ] = (Guardrail(name="errors"),)
+    waves: Annotated[
+        tuple[Wave, ...],
+        Key(
+            ListOf(Group(Wave), most=50),
+            "segments in their order; the rest is implied",
+            "none: everybody at once",
+        ),
+    ] = ()
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the steps are chosen from measured traffic when the release starts."""
+        return not self.steps
+
+    def dwell_s_at(self, step: int, steps: int) -> float:
+        """Shortest time in step `step` (from 0) of `steps`, counted from the last as margins."""
+        return _from_the_end(self.dwell_s, step, steps)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if any(a >= b for a, b in zip(self.steps, self.steps[1:], strict=False)):
+            yield "steps", "each share must be larger than the one before"
+        if self.steps and len(self.dwell_s) not in {1, len(self.steps)}:
+            is_default = self.dwell_s == (300.0, 600.0, 600.0, 600.0)
+            if not is_default:
+                yield "dwell", f"{len(self.dwell_s)} times for {len(self.steps)} steps"
+        for key, names in (
+            ("guardrails", [one.name for one in self.guardrails]),
+            ("waves", [one.name for one in self.waves]),
+        ):
+            if len(set(names)) < len(names):
+                yield key, "a name is listed twice"
+
+
+def _from_the_end(values: tuple[float, ...], step: int, steps: int) -> float:
+    """values[step] when there are as many; fewer steps use the last ones, more repeat the first."""
+    return values[max(0, step + len(values) - steps)]
+
+
+class FallbackSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One link of the chain: ask the champion, or give a constant answer."""
+
+    kind: Annotated[
+        Literal["champion", "answer"],
+        Key(choice("champion"), "the version that serves", "answer, if one is given"),
+    ] = "answer"
+    answer: Annotated[
+        str | float | None, Key(literal(), "constant answer", "none: ask the champion")
+    ] = None
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if (self.kind == "answer") is (self.answer is None):
+            yield "answer", "expected champion, or {answer: VALUE}"
+
+
+class RecordSpec(msgspec.Struct, frozen=True):
+    """What the journal keeps of the inputs. share: of the requests, for sample; else 1."""
+
+    mode: Literal["full", "no-inputs", "sample"] = "full"
+    share: float = 1.0
+
+
+def _parse_record(scalar: Scalar) -> RecordSpec:
+    match scalar.text.split():
+        case ["full"]:
+            return RecordSpec()
+        case ["no-inputs"]:
+            return RecordSpec("no-inputs")
+        case ["sample", portion]:
+            found = parse_share(Scalar(portion, False, scalar.line, scalar.column))
+            if 0 < found < 1:
+                return RecordSpec("sample", found)
+    raise ValueError
+
+
+def _show_record(record: RecordSpec) -> str:
+    return f"sample {show_share(record.share)}" if record.mode == "sample" else record.mode
+
+
+RECORD = Word(
+    "full, no-inputs or sample 10%",
+    _parse_record,
+    {"type": "string", "pattern": r"^(full|no-inputs|sample\s+[0-9.]+\s*%?)$"},
+    _show_record,
+)
+
+
+class ServeSpec(msgspec.Struct, frozen=True, kw_only=True):
+    timeout_s: Annotated[
+        float,
+        Key(
+            duration(0.001, 600),
+            "after which the next link of the fallback answers",
+            "1 s: long for a table model, short for a caller who waits",
+            "timeout",
+        ),
+    ] = 1.0
+    cache_s: Annotated[
+        float,
+        Key(
+            duration(0.001, 7 * DAY_S, zero_word="none"),
+            "how long an answer to the same row may be given again",
+            "none: every answer is computed",
+            "cache",
+        ),
+    ] = 0.0
+    fallback: Annotated[
+        tuple[FallbackSpec, ...],
+        Key(
+            ListOf(Group(FallbackSpec, short="kind"), most=5),
+            "who answers when the assigned version fails, in order",
+            "champion: callers never see a challenger's failure",
+        ),
+    ] = (FallbackSpec(kind="champion"),)
+    record: Annotated[
+        RecordSpec,
+        Key(RECORD, "what the journal keeps of the inputs", "full: drift and replay need them"),
+    ] = RecordSpec()
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        kinds = [one.kind for one in self.fallback]
+        if "answer" in kinds[:-1]:
+            yield "fallback", "nothing is reached after a constant answer; put it last"
+        if kinds.count("champion") > 1:
+            yield "fallback", "champion is listed twice"
+
+
+class DriftSpec(msgspec.Struct, frozen=True, kw_only=True):
+    window_s: Annotated[
+        float,
+        Key(
+            duration(1, YEAR_S),
+            "requests of this much time are compared with the training data",
+            "1h: the shortest window of the report",
+            "window",
+        ),
+    ] = 3600.0
+
+
+class MonitorSpec(msgspec.Struct, frozen=True, kw_only=True):
+    drift: Annotated[DriftSpec, Key(Group(DriftSpec), "whether the traffic has changed")] = (
+        DriftSpec()
+    )
+    quality: Annotated[
+        tuple[Condition, ...],
+        Key(
+            ListOf(condition("f1 >= 0.6", QUALITY_METRICS)),
+            "what must hold live, once outcomes are known",
+            "none: measured and shown, not judged",
+        ),
+    ] = ()
+    slo: Annotated[
+        tuple[Condition, ...],
+        Key(
+            ListOf(condition("availability >= 99.9%", SLO_METRICS)),
+            "what callers are promised",
+            "none: measured and shown, not judged",
+        ),
+    ] = ()
+
+
+class AlertSpec(msgspec.Struct, frozen=True, kw_only=True):
+    when: Annotated[
+        tuple[Watched, ...],
+        Key(
+            ListOf(choice(*WATCHED), least=1, most=3),
+            "which findings somebody is told about",
+            "all: a finding that nobody hears of helps nobody",
+        ),
+    ] = WATCHED
+    to: Annotated[
+        Literal["console", "webhook"],
+        Key(choice("console", "webhook"), "the channel", "console: it is always there"),
+    ] = "console"
+    url: Annotated[
+        SecretRef | str | None,
+        Key(
+            OneOf(
+                (
+                    (SecretRef, Group(SecretRef)),
+                    (str, text("an address such as https://...", r"https?://[^\s]+")),
+                )
+            ),
+            "where the webhook is, best as {secret: NAME}",
+            "none",
+        ),
+    ] = None
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.to == "webhook" and self.url is None:
+            yield "url", "a webhook needs a url, such as {secret: CHAT_WEBHOOK}"
+        if self.to != "webhook" and self.url is not None:
+            yield "url", f"channel {self.to} has no url; expected to: webhook"
+        if len(set(self.when)) < len(self.when):
+            yield "when", "a name is listed twice"

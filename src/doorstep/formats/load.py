@@ -8,14 +8,16 @@ underneath is never run.
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path, PurePosixPath
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.manifest import Manifest
 from doorstep.formats.batch import Scorer
 
 MODEL_BYTES_MAX = 2 * 1024**3 - 1
+CODE_FOLDER = "model/native/code/"
 
 
 def load_scorer(
@@ -46,23 +48,59 @@ def _load_native(bundle_dir: Path, manifest: Manifest, *, trusted: bool) -> Scor
         case "onnx":
             return load_scorer(bundle_dir, manifest, "onnx", trusted=trusted)
         case "sklearn":
-            from doorstep.formats.sklearn import NativeScorer, load_estimator
+            from doorstep.formats.sklearn import NativeScorer
 
-            data = read_member(bundle_dir, manifest, manifest.native.file)
-            estimator = load_estimator(data, manifest.native.file, trusted=trusted)
-            return NativeScorer(estimator, manifest)
+            return NativeScorer(load_native_object(bundle_dir, manifest, trusted=trusted), manifest)
         case "python":
-            from doorstep.formats.python import load_function_scorer
+            from doorstep.formats.python import FunctionScorer
 
-            if not trusted:
-                raise RefusedError(
-                    "untrusted-model",
-                    f"{manifest.native.entry} is Python code and nobody here has vouched for it",
-                    'doorstep trust PATH --why "..."',
-                )
-            return load_function_scorer(bundle_dir, manifest)
+            return FunctionScorer(
+                load_native_object(bundle_dir, manifest, trusted=trusted), manifest, bundle_dir
+            )
         case _:
             assert_never(manifest.native.family)
+
+
+def load_native_object(bundle_dir: Path, manifest: Manifest, *, trusted: bool) -> Any:
+    """The estimator or the function itself, as explanations and retraining need it.
+
+    Raises: as `load_scorer`; InputError (`no-native-object`) for an ONNX version.
+    """
+    native = manifest.native
+    if native.family == "onnx":
+        raise InputError("no-native-object", "an ONNX version has no native object")
+    code = [entry.path for entry in manifest.files if entry.path.startswith(CODE_FOLDER)]
+    if (code or native.family == "python") and not trusted:
+        raise RefusedError(
+            "untrusted-model",
+            f"{native.entry or native.file} brings Python code and nobody here has vouched for it",
+            'doorstep trust PATH --why "..."',
+        )
+    for path in code:
+        read_member(bundle_dir, manifest, path)
+    _refuse_extra_code(bundle_dir, set(code))
+    if code:
+        _import_from(bundle_dir / CODE_FOLDER)
+    data = read_member(bundle_dir, manifest, native.file)
+    if native.family == "python":
+        from doorstep.formats.python import import_function
+
+        return import_function(native.entry)
+    from doorstep.formats.sklearn import load_estimator
+
+    return load_estimator(data, PurePosixPath(native.file).name, trusted=trusted)
+
+
+def _refuse_extra_code(bundle_dir: Path, listed: set[str]) -> None:
+    for path in sorted((bundle_dir / CODE_FOLDER).rglob("*")):
+        name = path.relative_to(bundle_dir).as_posix()
+        if path.is_file() and name not in listed and "__pycache__" not in path.parts:
+            raise InputError("bundle-changed", f"{name} is not among the files of the manifest")
+
+
+def _import_from(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 def score_columns(manifest: Manifest) -> int:

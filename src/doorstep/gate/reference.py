@@ -1,0 +1,135 @@
+"""The hold-out beside the training data: same units and kinds of values, but not the same rows."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from doorstep.core.contract import Contract, Field
+from doorstep.core.manifest import ColumnProfile, Manifest, Profile
+from doorstep.formats.columns import Table, row_hashes, table_digest
+from doorstep.gate.types import ColumnChange, Unseen
+from doorstep.stats.codes import CODE_UNSEEN, CODES, MISSING, code_numbers, code_texts, count_codes
+from doorstep.stats.distances import jensen_shannon, ks, wasserstein_sd
+
+
+def column_changes(
+    holdout: Table, contract: Contract, profile: Profile
+) -> tuple[ColumnChange, ...]:
+    """Every input column that both have, hold-out against reference, in contract order."""
+    known = {one.name: one for one in profile.columns}
+    return tuple(
+        _change(holdout, field, known[field.name])
+        for field in contract.inputs
+        if field.name in known and field.name in holdout
+    )
+
+
+def _change(holdout: Table, field: Field, reference: ColumnProfile) -> ColumnChange:
+    if field.is_number:
+        return _number_change(holdout.column(field.name).as_numbers(), field, reference)
+    codes = code_texts(holdout.column(field.name).as_texts(), reference)
+    counts = count_codes(codes)
+    present = max(1, int(counts.sum()))
+    return ColumnChange(
+        column=field.name,
+        divergence=_finite(jensen_shannon(reference.counts, counts)),
+        unseen=float(counts[CODE_UNSEEN] / present) if reference.known else 0.0,
+        missing_holdout=_share_missing(codes),
+        missing_reference=_reference_missing(reference),
+    )
+
+
+def _number_change(
+    values: NDArray[np.float64], field: Field, reference: ColumnProfile
+) -> ColumnChange:
+    codes = code_numbers(values, reference.edges)
+    counts = count_codes(codes)
+    present = values[np.isfinite(values)]
+    mine = float(np.median(present)) if present.size else None
+    theirs = reference.edges[CODES // 2 - 1] if sum(reference.counts) and reference.edges else None
+    return ColumnChange(
+        column=field.name,
+        shift_sd=_finite(wasserstein_sd(reference.counts, counts)),
+        ks=_finite(ks(reference.counts, counts)),
+        holdout_p50=mine,
+        reference_p50=theirs,
+        scale=mine / theirs if mine is not None and theirs else None,
+        missing_holdout=_share_missing(codes),
+        missing_reference=_reference_missing(reference),
+        range_min=field.range_min,
+        range_max=field.range_max,
+    )
+
+
+def _share_missing(codes: NDArray[np.uint8]) -> float:
+    return float((codes == MISSING).mean()) if codes.size else 0.0
+
+
+def _reference_missing(reference: ColumnProfile) -> float:
+    rows = sum(reference.counts) + reference.nulls
+    return reference.nulls / rows if rows else 0.0
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def find_seen(
+    holdout: Table, manifest: Manifest, train: Table | None, background: Table | None
+) -> Unseen:
+    """Whether the version may have trained on the held-out rows.
+
+    By the digest of the training data in the lineage; by rows where the training file is at hand;
+    else by the background sample, if it was drawn from training data.
+    """
+    digests = {one.digest for one in manifest.lineage.data if one.role == "train"}
+    if table_digest(holdout) in digests:
+        return _unseen(holdout, "training data", holdout.rows, 0, 0.0, is_same_file=True)
+    names = [*(field.name for field in manifest.contract.inputs), manifest.label]
+    if train is not None and (shared := _common(holdout, train, names)):
+        mine, theirs = row_hashes(holdout, shared), row_hashes(train, shared)
+        found = int(np.isin(mine, theirs).sum())
+        return _unseen(holdout, "training data", found, train.rows, _twins(theirs))
+    if background is not None and digests and (shared := _common(holdout, background, names)):
+        mine, theirs = row_hashes(holdout, shared), row_hashes(background, shared)
+        found = int(np.isin(theirs, mine).sum())
+        return _unseen(holdout, "background sample", found, background.rows, _twins(mine))
+    return _unseen(holdout, "nothing", 0, 0, 0.0)
+
+
+def _unseen(
+    holdout: Table,
+    compared: Literal["training data", "background sample", "nothing"],
+    shared: int,
+    compared_rows: int,
+    by_chance: float,
+    *,
+    is_same_file: bool = False,
+) -> Unseen:
+    return Unseen(
+        compared=compared,
+        rows=holdout.rows,
+        shared=shared,
+        compared_rows=compared_rows,
+        by_chance=by_chance,
+        is_same_file=is_same_file,
+    )
+
+
+def _common(one: Table, other: Table, names: list[str]) -> list[str]:
+    """The columns to compare: the inputs and, where both have it, the label. [] if an input is
+    missing on either side, when equal rows would mean little."""
+    shared = [name for name in names if name in one and name in other]
+    return shared if len(shared) >= len(names) - 1 else []
+
+
+def _twins(hashes: NDArray[np.uint64]) -> float:
+    """Share of rows that have an equal row in the same table."""
+    if hashes.size == 0:
+        return 0.0
+    _, counts = np.unique(hashes, return_counts=True)
+    return float(counts[counts > 1].sum() / hashes.size)

@@ -224,7 +224,8 @@ def residual_half_width(
 
 def paired_bets(delta: float) -> Floats:
     """The bets of M3: at most `BET_SHARE_MAX` of the capital for a difference bounded by 1."""
-    return np.minimum(np.asarray(BETS_PAIRED), BET_SHARE_MAX / (1.0 + abs(delta)))
+    bets: Floats = np.minimum(np.asarray(BETS_PAIRED), BET_SHARE_MAX / (1.0 + abs(delta)))
+    return bets
 
 
 def paired_increment(difference: float, delta: float = 0.0, direction: int = +1) -> Floats:

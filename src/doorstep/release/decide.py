@@ -1,0 +1,295 @@
+"""What a release does next. Pure: the same release, evidence and instant give the same decision.
+
+The rules are tried in this order at every tick; the first that applies decides:
+1. units are not split as planned: pause, and no number of this release decides any more
+2. a guardrail crossed: roll back
+3. hard kill (no answer in 20 requests, or a crash loop; not a statistical claim): roll back
+4. shadow has its requests and its evidence: first step
+5. the step's time is over, it has requests of its own and every margin is excluded: next step
+6. bake time is over and it has requests of its own: the challenger becomes the champion
+7. the deadline passed: inconclusive, and what was declared for that
+Else it holds. Inconclusive evidence holds; no evidence holds; nothing but evidence or a person
+with a reason ever moves a release forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+import msgspec
+
+from doorstep.core.errors import RefusedError
+from doorstep.core.instant import SECOND_US, Instant
+from doorstep.release import judge
+from doorstep.release.types import (
+    Advance,
+    Decision,
+    Evidence,
+    Finish,
+    Hold,
+    Inconclusive,
+    Numbers,
+    Outcome,
+    Pause,
+    Person,
+    Release,
+    Resume,
+    Rollback,
+    State,
+)
+from doorstep.release.wording import (
+    percent,
+    say_evidence,
+    say_missing,
+    say_ratio,
+    say_time,
+    say_verdict,
+)
+
+REQUESTS_MIN = 20
+"""Requests of its own that a step needs before it may end, and that a hard kill needs."""
+FULL_AT = 0.75
+"""A set of bad units is replaced by a new epoch before it is full."""
+MOVING = (State.SHADOW, State.STEP, State.BAKE)
+
+Said = tuple[Outcome, str]
+
+
+class _View(msgspec.Struct, frozen=True):
+    release: Release
+    evidence: Evidence
+    now: Instant
+    numbers: tuple[Numbers, ...]
+    split: float
+
+    def elapsed_s(self, since: Instant) -> float:
+        return (self.now - since) / SECOND_US
+
+
+def decide(release: Release, evidence: Evidence, now: Instant) -> Decision:
+    """The next thing that the method does by itself."""
+    view = _look(release, evidence, now)
+    said = next((said for rule in _RULES if (said := rule(view)) is not None), None)
+    return _decision(view, said if said is not None else _hold(view), None)
+
+
+def decide_person(release: Release, evidence: Evidence, now: Instant, person: Person) -> Decision:
+    """What a person asked for, if the release can do it.
+
+    Raises: RefusedError (`release-over`, `no-reason`, `not-paused`, `cannot-pause`,
+    `cannot-promote`).
+    """
+    view = _look(release, evidence, now)
+    if release.is_over:
+        raise RefusedError("release-over", f"the release is over: {release.reason}")
+    if not person.why.strip():
+        raise RefusedError("no-reason", f"{person.action} needs a reason", 'add --why "..."')
+    outcome = _asked(view, person)
+    return _decision(view, (outcome, f"{person.name}: {person.why.strip()}"), person)
+
+
+def recompute(decision: Decision) -> Decision:
+    """The decision made again from what it stored; equal to it, or it cannot be trusted."""
+    if decision.person is None:
+        return decide(decision.release, decision.evidence, decision.at)
+    return decide_person(decision.release, decision.evidence, decision.at, decision.person)
+
+
+def without_history(release: Release) -> Release:
+    """The part of a release that decides."""
+    return msgspec.structs.replace(release, history=())
+
+
+def _look(release: Release, evidence: Evidence, now: Instant) -> _View:
+    return _View(
+        release=without_history(release),
+        evidence=evidence,
+        now=now,
+        numbers=judge.judge(release, evidence),
+        split=judge.split_log_e(release, evidence),
+    )
+
+
+def _decision(view: _View, said: Said, person: Person | None) -> Decision:
+    return Decision(
+        release=view.release,
+        evidence=view.evidence,
+        at=view.now,
+        outcome=said[0],
+        reason=said[1],
+        numbers=view.numbers,
+        split_log_e=view.split,
+        person=person,
+    )
+
+
+def _over(view: _View) -> Said | None:
+    if view.release.is_over:
+        return Hold(), f"the release is over: {view.release.reason}"
+    return None
+
+
+def _split(view: _View) -> Said | None:
+    if not view.release.is_split_valid:
+        return Hold(), "paused: units were not split as planned; start a new release"
+    if view.split < judge.SPLIT_LIMIT:
+        return None
+    reason = f"units are not split as planned ({say_evidence(view.split)})"
+    return Pause("split"), f"{reason}: the champion answers everything"
+
+
+def _guardrails(view: _View) -> Said | None:
+    crossed = [one for one in view.numbers if one.is_bad]
+    if not crossed:
+        return None
+    return Rollback("guardrail"), "; ".join(say_verdict(one) for one in crossed)
+
+
+def _hard_kill(view: _View) -> Said | None:
+    if view.evidence.crash_loops:
+        nodes = ", ".join(view.evidence.crash_loops)
+        return Rollback("hard"), f"the challenger cannot stay up on {nodes}"
+    mine = [
+        cell
+        for cell in view.evidence.cells
+        if cell.arm == "challenger" and cell.epoch == view.release.epoch.number
+    ]
+    requests = sum(cell.requests for cell in mine)
+    is_dead = requests >= REQUESTS_MIN and not any(cell.successes for cell in mine)
+    if view.release.share == 0.0 or not is_dead:
+        return None
+    return Rollback("hard"), f"the challenger answered none of its {requests} requests"
+
+
+def _shadow(view: _View) -> Said | None:
+    release = view.release
+    if release.state is not State.SHADOW or not judge.is_advancing(view.numbers):
+        return None
+    pairs = sum(judge.pairs_of(view.evidence.cells))
+    if pairs < release.spec.shadow_requests:
+        return None
+    share = release.spec.share_of(0)
+    reason = f"shadow: {pairs:,} requests, {_all_said(view.numbers)}; {percent(share)} next"
+    return Advance(State.STEP, 0, share), reason
+
+
+def _step(view: _View) -> Said | None:
+    release, spec = view.release, view.release.spec
+    if release.state is not State.STEP or not _has_own_requests(view):
+        return None
+    has_dwelt = view.elapsed_s(release.entered_at) >= spec.dwell_s[release.step]
+    if not has_dwelt or not judge.is_advancing(view.numbers):
+        return None
+    is_last = release.step + 1 == len(spec.steps)
+    share = spec.bake_share if is_last else spec.share_of(release.step + 1)
+    reason = f"{_all_said(view.numbers)}; {percent(share)} next"
+    if is_last:
+        return Advance(State.BAKE, release.step, share), reason
+    return Advance(State.STEP, release.step + 1, share), reason
+
+
+def _bake(view: _View) -> Said | None:
+    release = view.release
+    is_baked = view.elapsed_s(release.entered_at) >= release.spec.bake_s
+    if release.state is not State.BAKE or not is_baked or not _has_own_requests(view):
+        return None
+    held = f"baked for {say_time(release.spec.bake_s)}"
+    return Finish("evidence"), f"{held}: {_all_said(view.numbers)}"
+
+
+def _deadline(view: _View) -> Said | None:
+    release = view.release
+    if release.state not in (State.SHADOW, State.STEP) or view.now < release.deadline_at:
+        return None
+    asked = say_time(release.spec.deadline_s)
+    pooled = [one for one in view.numbers if one.segment is None]
+    found = "; ".join(f"{say_ratio(one)}, {say_missing(one)}" for one in pooled)
+    return Inconclusive(release.spec.deadline_then), f"no answer within {asked}: {found}"
+
+
+_RULES: tuple[Callable[[_View], Said | None], ...] = (
+    _over,
+    _split,
+    _guardrails,
+    _hard_kill,
+    _shadow,
+    _step,
+    _bake,
+    _deadline,
+)
+
+
+def _hold(view: _View) -> Said:
+    release, epoch = view.release, view.release.epoch
+    age_s = view.elapsed_s(epoch.started_at)
+    reason = _waits_for(view)
+    if not epoch.measured:
+        warm = age_s >= release.spec.warmup_s
+        return Hold("warm" if warm else None), reason if warm else f"warming up: {reason}"
+    if view.evidence.fullest >= FULL_AT:
+        return Hold("full"), reason
+    return Hold("hour" if age_s >= release.spec.epoch_s else None), reason
+
+
+def _waits_for(view: _View) -> str:
+    release, spec = view.release, view.release.spec
+    if release.state not in MOVING:
+        return f"{release.state.value}: {release.reason}"
+    if release.state is State.SHADOW:
+        pairs = sum(judge.pairs_of(view.evidence.cells))
+        return f"shadow: {pairs:,} of {spec.shadow_requests:,} requests, {_missing(view.numbers)}"
+    stay_s = spec.bake_s if release.state is State.BAKE else spec.dwell_s[release.step]
+    left_s = stay_s - view.elapsed_s(release.entered_at)
+    name = "bake" if release.state is State.BAKE else f"step {release.step + 1}"
+    if left_s > 0:
+        return f"{name} at {percent(release.share)}: {say_time(left_s)} left"
+    if not _has_own_requests(view):
+        return f"{name} at {percent(release.share)}: fewer than {REQUESTS_MIN} requests yet"
+    return f"{name} at {percent(release.share)}: {_missing(view.numbers)}"
+
+
+def _has_own_requests(view: _View) -> bool:
+    mine = judge.step_cells(view.release, view.evidence)
+    return sum(cell.requests for cell in mine) >= REQUESTS_MIN and any(c.successes for c in mine)
+
+
+def _missing(numbers: Sequence[Numbers]) -> str:
+    waiting = [one for one in numbers if one.segment is None and not one.is_good]
+    return "; ".join(f"{one.guardrail}: {say_missing(one)}" for one in waiting) or "waits"
+
+
+def _all_said(numbers: Sequence[Numbers]) -> str:
+    return "; ".join(say_verdict(one) for one in numbers if one.segment is None)
+
+
+def _asked(view: _View, person: Person) -> Outcome:
+    release = view.release
+    match person.action:
+        case "rollback":
+            return Rollback("person")
+        case "pause":
+            if release.state not in MOVING:
+                raise RefusedError("cannot-pause", f"the release is {release.state.value}")
+            return Pause("person")
+        case "resume":
+            if release.state not in (State.PAUSED, State.INCONCLUSIVE):
+                raise RefusedError("not-paused", f"the release is {release.state.value}")
+            _refuse_invalid(release, "not-paused")
+            return Resume()
+        case "promote":
+            _refuse_invalid(release, "cannot-promote")
+            if crossed := [one for one in view.numbers if one.is_bad]:
+                raise RefusedError("cannot-promote", say_verdict(crossed[0]))
+            return Finish("person")
+        case _:
+            assert_never(person.action)
+
+
+def _refuse_invalid(release: Release, code: str) -> None:
+    if not release.is_split_valid:
+        raise RefusedError(
+            code,
+            "units were not split as planned, so the numbers of this release say nothing",
+            f"doorstep rollback {release.service}, then start a new release",
+        )

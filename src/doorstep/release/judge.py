@@ -1,0 +1,211 @@
+"""What the evidence of a release says, guardrail by guardrail. Pure; no opinion on what to do.
+
+Errors in canary: M1 on units whose first bad event of the release fell in each arm; R with restarts
+against the tolerance, P at the step's margin averaged with M4 against the ceiling, because without
+errors M1 has nothing to count. Errors in shadow: M3 on pairs. First release: M4 on the challenger
+alone. See `doorstep.stats.eprocess` for the methods and docs/concepts/release.md for the reasons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from doorstep.release.types import Cell, Epoch, Evidence, Guardrail, Numbers, Release, State
+from doorstep.stats import eprocess
+from doorstep.stats.planner import clean_units_needed
+
+SPLIT_LIMIT = math.log(1000.0)
+SHADOW_WEIGHT = 0.2
+"""Part of the rollback capital that is bet in shadow, where a wrong version hurts nobody."""
+CS_ALPHA = 0.05
+POOLED_PART = 0.5
+"""With several segments: this part of alpha watches their sum, the rest is shared among them."""
+RESTART_AT = ("step", "warm", "hour")
+_ARMS = ("champion", "challenger")
+
+
+class _Tally(msgspec.Struct, frozen=True):
+    """What one judgement looks at: the cells of all segments, or of one."""
+
+    share_cells: list[eprocess.ShareCell]
+    starts: list[int]
+    pairs: tuple[int, int, int]
+    units: dict[str, int]
+    bad: dict[str, int]
+
+
+def judge(release: Release, evidence: Evidence) -> tuple[Numbers, ...]:
+    """Numbers of each guardrail: pooled, then per segment where there are several."""
+    found = []
+    for guardrail in release.spec.guardrails:
+        found.append(_numbers(release, evidence, guardrail, None))
+        if len(release.spec.segments) > 1:
+            found += [
+                _numbers(release, evidence, guardrail, name) for name in release.spec.segments
+            ]
+    return tuple(found)
+
+
+def split_log_e(release: Release, evidence: Evidence) -> float:
+    """M5: log evidence that units are not split as planned, all measured epochs and segments."""
+    counts: dict[tuple[int, str], dict[str, int]] = {}
+    for cell in evidence.cells:
+        counts.setdefault((cell.epoch, cell.segment), {})[cell.arm] = cell.first_units
+    shares = {epoch.number: epoch.share for epoch in _canary_epochs(release)}
+    return eprocess.split_log_e(
+        [
+            ((shares[at], 1.0 - shares[at]), (n.get("challenger", 0), n.get("champion", 0)))
+            for (at, _), n in sorted(counts.items())
+            if at in shares
+        ]
+    )
+
+
+def is_advancing(numbers: Sequence[Numbers]) -> bool:
+    """Every pooled guardrail excluded its margin. Of no guardrail: false."""
+    pooled = [one for one in numbers if one.segment is None]
+    return bool(pooled) and all(one.is_good for one in pooled)
+
+
+def step_cells(release: Release, evidence: Evidence) -> list[Cell]:
+    """Measured cells of the challenger since the current step began."""
+    entered = {
+        epoch.number
+        for epoch in release.epochs
+        if epoch.measured and (epoch.state, epoch.step) == (release.epoch.state, release.epoch.step)
+    }
+    return [c for c in evidence.cells if c.arm == "challenger" and c.epoch in entered]
+
+
+def pairs_of(cells: Iterable[Cell]) -> tuple[int, int, int]:
+    """Shadow pairs: only the challenger erred, alike, only the champion erred."""
+    cells = list(cells)
+    return (sum(c.plus for c in cells), sum(c.zero for c in cells), sum(c.minus for c in cells))
+
+
+def _canary_epochs(release: Release) -> list[Epoch]:
+    return [e for e in release.epochs if e.measured and 0.0 < e.share < 1.0]
+
+
+def _numbers(
+    release: Release, evidence: Evidence, guardrail: Guardrail, segment: str | None
+) -> Numbers:
+    tally = _tally(release, evidence, segment)
+    limit = math.log(1.0 / (release.spec.alpha * guardrail.weight * _part(release, segment)))
+    log_advance = None if segment is not None else _log_advance(release, guardrail, tally)
+    low, high = eprocess.share_interval(tally.share_cells, CS_ALPHA)
+    rates = _rates(release, tally)
+    return Numbers(
+        guardrail=guardrail.name,
+        segment=segment,
+        method=_method(release),
+        champion_rate=rates[0],
+        challenger_rate=rates[1],
+        ratio_low=low,
+        ratio_high=high if math.isfinite(high) else None,
+        log_e_rollback=_log_rollback(release, guardrail, tally),
+        log_rollback_at=limit,
+        log_e_advance=log_advance,
+        log_advance_at=None if log_advance is None else math.log(1.0 / release.spec.alpha_p),
+        units_missing=_units_missing(release, guardrail, tally, log_advance),
+    )
+
+
+def _part(release: Release, segment: str | None) -> float:
+    """Part of a guardrail's alpha that the pooled sum, or one of several segments, may spend."""
+    segments = len(release.spec.segments)
+    if segments == 1:
+        return 1.0
+    return POOLED_PART if segment is None else (1.0 - POOLED_PART) / segments
+
+
+def _method(release: Release) -> str:
+    if release.is_first:
+        return "M4 ceiling"
+    return "M3 pairs" if release.epoch.state is State.SHADOW else "M1 share, M4 ceiling"
+
+
+def _tally(release: Release, evidence: Evidence, segment: str | None) -> _Tally:
+    cells = [c for c in evidence.cells if segment is None or c.segment == segment]
+    epochs = _canary_epochs(release)
+    bad = {(e.number, arm): 0 for e in epochs for arm in _ARMS}
+    for cell in cells:
+        if (cell.epoch, cell.arm) in bad:
+            bad[cell.epoch, cell.arm] += cell.bad_units
+    measured = {e.number for e in release.epochs if e.measured and e.share > 0.0}
+    live = [c for c in cells if c.epoch in measured]
+    shadow = {e.number for e in release.epochs if e.state is State.SHADOW}
+    return _Tally(
+        share_cells=[
+            (e.share, bad[e.number, "challenger"], bad[e.number, "champion"]) for e in epochs
+        ],
+        starts=[at for at, e in enumerate(epochs) if at > 0 and e.opened in RESTART_AT],
+        pairs=pairs_of(c for c in cells if c.epoch in shadow),
+        units={arm: sum(c.units for c in live if c.arm == arm) for arm in _ARMS},
+        bad={arm: sum(c.bad_units_seen for c in live if c.arm == arm) for arm in _ARMS},
+    )
+
+
+def _log_rollback(release: Release, guardrail: Guardrail, tally: _Tally) -> float:
+    """R: the challenger is worse than tolerated.
+
+    Shadow and canary follow one another, so a fixed mean of their e-processes is one: the chance of
+    a false rollback is alpha over both together.
+    """
+    if release.is_first:
+        return eprocess.one_sample_log_e(
+            tally.bad["challenger"], tally.units["challenger"], guardrail.ceiling
+        )
+    canary = eprocess.share_log_e_restarted(
+        tally.share_cells, tally.starts, guardrail.tolerance, +1
+    )
+    if release.spec.shadow_requests == 0:
+        return canary
+    shadow = eprocess.paired_log_e(*tally.pairs)
+    return eprocess.log_mean_exp([shadow, canary], [SHADOW_WEIGHT, 1.0 - SHADOW_WEIGHT])
+
+
+def _log_advance(release: Release, guardrail: Guardrail, tally: _Tally) -> float | None:
+    """P: the challenger is not worse than the margin of the step, on all data so far."""
+    if release.is_first:
+        return None
+    if release.epoch.state is State.SHADOW:
+        return eprocess.paired_log_e(*tally.pairs, release.spec.shadow_margin, -1)
+    margin = release.spec.margins[release.step]
+    share = eprocess.share_log_e(tally.share_cells, margin, -1)
+    ceiling = eprocess.one_sample_log_e(
+        tally.bad["challenger"], tally.units["challenger"], guardrail.ceiling, -1
+    )
+    return eprocess.log_mean_exp([share, ceiling])
+
+
+def _rates(release: Release, tally: _Tally) -> tuple[float | None, float | None]:
+    """(champion, challenger): bad units among counted units; in shadow the two discordant rates."""
+    if release.epoch.state is State.SHADOW:
+        plus, zero, minus = tally.pairs
+        n = plus + zero + minus
+        return (minus / n, plus / n) if n else (None, None)
+    of_arm = [tally.bad[arm] / tally.units[arm] if tally.units[arm] else None for arm in _ARMS]
+    return of_arm[0], of_arm[1]
+
+
+def _units_missing(
+    release: Release, guardrail: Guardrail, tally: _Tally, log_advance: float | None
+) -> int | None:
+    """Roughly how much more is needed: log evidence grows in proportion to what was counted."""
+    if log_advance is None:
+        return None
+    need = math.log(1.0 / release.spec.alpha_p)
+    if log_advance >= need:
+        return 0
+    in_shadow = release.epoch.state is State.SHADOW
+    counted = sum(tally.pairs) if in_shadow else sum(tally.units.values())
+    if not in_shadow and tally.bad["challenger"] == 0 and release.share > 0.0:
+        clean = clean_units_needed(guardrail.ceiling, release.spec.alpha_p)
+        return max(1, math.ceil((clean - tally.units["challenger"]) / release.share))
+    if log_advance <= 0.0 or counted == 0:
+        return None
+    return max(1, math.ceil(counted * (need - log_advance) / log_advance))

@@ -1,0 +1,361 @@
+"""The nouns of a release: what was asked, where it is, what was decided.
+
+All are frozen, JSON-able msgspec structs. A release row stores its `ReleaseSpec` with the number of
+the method, so that a newer Doorstep finishes it by the method it was started with.
+
+    SHADOW -> STEP(0) -> ... -> STEP(last) -> BAKE -> DONE
+    side states: PAUSED, ROLLED_BACK, INCONCLUSIVE
+    first release of a service (no champion): BAKE at 100 % -> DONE
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from itertools import pairwise
+from typing import Literal
+
+import msgspec
+
+from doorstep.core.errors import InputError
+from doorstep.core.instant import Instant
+from doorstep.core.plan import REST
+
+METHOD = 1
+STEPS_MAX = 20
+HISTORY_MAX = 200
+HOLDBACK_MIN = 0.01
+"""At 100 % there is no control beside the challenger and evidence stops: something stays back."""
+
+OnDeadline = Literal["rollback", "hold", "ask"]
+Opened = Literal["start", "step", "warm", "hour", "full", "stop"]
+"""Why an epoch began: the release started, a step, the end of its warm-up, an hour was over, a set
+of bad units filled up, or the challenger's share ended."""
+
+
+class State(StrEnum):
+    SHADOW = "shadow"
+    STEP = "step"
+    BAKE = "bake"
+    DONE = "done"
+    PAUSED = "paused"
+    ROLLED_BACK = "rolled-back"
+    INCONCLUSIVE = "inconclusive"
+
+
+def _check(is_fine: bool, field: str, value: object, expected: str) -> None:
+    if not is_fine:
+        raise InputError("bad-release", f"release.{field} is {value!r}; expected {expected}")
+
+
+class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
+    """What may not get worse. Method 1 judges `errors` only.
+
+    weight: its part of alpha, all weights sum to 1. tolerance: ratio of rates that is still no
+    reason to go back. ceiling: rate that is good enough whatever the champion's is.
+    """
+
+    name: Literal["errors"] = "errors"
+    weight: float = 1.0
+    tolerance: float = 1.1
+    ceiling: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check(0.0 < self.weight <= 1.0, "guardrails.weight", self.weight, "above 0, at most 1")
+        _check(1.0 <= self.tolerance <= 10.0, "guardrails.tolerance", self.tolerance, "1 to 10")
+        _check(0.0 < self.ceiling < 1.0, "guardrails.ceiling", self.ceiling, "between 0 and 1")
+
+
+class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a release was asked to do; frozen when it starts. Raises: InputError (`bad-release`).
+
+    steps: shares of the challenger, rising, in (0, 1]; a step never takes more than 1 - holdback.
+    dwell_s: shortest stay per step. margins: per step, the ratio of rates that must be excluded
+    before the next. alpha: chance of a false rollback over the whole release. alpha_p: chance of
+    advancing wrongly. shadow_requests: 0 means no shadow. shadow_margin: excess of the challenger's
+    error rate that shadow must exclude. segments: those the release is for.
+    """
+
+    method: int = METHOD
+    shadow_requests: int = 1000
+    shadow_sample: float = 1.0
+    shadow_margin: float = 0.005
+    steps: tuple[float, ...] = (0.01, 0.05, 0.25, 0.5)
+    dwell_s: tuple[float, ...] = (300.0, 600.0, 600.0, 600.0)
+    margins: tuple[float, ...] = (5.0, 3.0, 2.0, 1.5)
+    alpha: float = 0.05
+    alpha_p: float = 0.05
+    guardrails: tuple[Guardrail, ...] = (Guardrail(),)
+    warmup_s: float = 60.0
+    epoch_s: float = 3600.0
+    bake_s: float = 3600.0
+    holdback: float = 0.05
+    deadline_s: float = 36_000.0
+    deadline_then: OnDeadline = "rollback"
+    segments: tuple[str, ...] = (REST,)
+
+    def __post_init__(self) -> None:
+        _check(self.method == METHOD, "method", self.method, f"{METHOD}")
+        _check_steps(self)
+        _check_numbers(self)
+        weights = sum(guardrail.weight for guardrail in self.guardrails)
+        _check(math.isclose(weights, 1.0), "guardrails", weights, "weights that sum to 1")
+        names = [guardrail.name for guardrail in self.guardrails]
+        _check(len(set(names)) == len(names), "guardrails", names, "each name once")
+        unique = 0 < len(set(self.segments)) == len(self.segments)
+        _check(unique, "segments", self.segments, "at least one, each once")
+
+    def share_of(self, step: int) -> float:
+        """The challenger's share at `step`: as asked, but the hold-back stays with the champion."""
+        return min(self.steps[step], self.bake_share)
+
+    @property
+    def bake_share(self) -> float:
+        return 1.0 - self.holdback
+
+
+def _check_steps(spec: ReleaseSpec) -> None:
+    steps, n = spec.steps, len(spec.steps)
+    _check(1 <= n <= STEPS_MAX, "steps", n, f"1 to {STEPS_MAX} of them")
+    _check(all(0.0 < s <= 1.0 for s in steps), "steps", steps, "shares above 0, at most 1")
+    _check(all(a < b for a, b in pairwise(steps)), "steps", steps, "rising")
+    _check(len(spec.dwell_s) == n, "dwell", spec.dwell_s, f"{n} durations, one a step")
+    _check(all(0.0 <= s < math.inf for s in spec.dwell_s), "dwell", spec.dwell_s, "0 s or more")
+    _check(len(spec.margins) == n, "margins", spec.margins, f"{n} ratios, one a step")
+    _check(all(1.0 < m <= 100.0 for m in spec.margins), "margins", spec.margins, "above 1")
+
+
+def _check_numbers(spec: ReleaseSpec) -> None:
+    for name in ("alpha", "alpha_p"):
+        value = getattr(spec, name)
+        _check(0.0 < value <= 0.5, name, value, "above 0, at most 0.5")
+    for name in ("warmup_s", "bake_s"):
+        value = getattr(spec, name)
+        _check(0.0 <= value < math.inf, name, value, "0 s or more")
+    for name in ("epoch_s", "deadline_s"):
+        value = getattr(spec, name)
+        _check(0.0 < value < math.inf, name, value, "more than 0 s")
+    _check(spec.shadow_requests >= 0, "shadow.requests", spec.shadow_requests, "0 or more")
+    _check(0.0 < spec.shadow_sample <= 1.0, "shadow.sample", spec.shadow_sample, "above 0 to 1")
+    _check(0.0 < spec.shadow_margin < 1.0, "shadow.margin", spec.shadow_margin, "above 0, below 1")
+    _check(HOLDBACK_MIN <= spec.holdback < 1.0, "holdback", spec.holdback, "0.01 or more, below 1")
+
+
+class Epoch(msgspec.Struct, frozen=True, kw_only=True):
+    """A longest period with one share. measured: false in warm-up, whose cells decide nothing but
+    the hard kill. opened: why it began."""
+
+    number: int
+    share: float
+    state: State
+    step: int
+    measured: bool
+    opened: Opened
+    started_at: Instant
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a release's history: it went from one state to another, by whom and why."""
+
+    at: Instant
+    before: State
+    state: State
+    step: int
+    share: float
+    by: str
+    reason: str
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """champion: None for the first release of a service. step: index into `spec.steps`.
+
+    epochs: all so far, the last is the current one. entered_at: when this state or step began;
+    a pause by a person moves it and `deadline_at` on by the length of the pause. resumes: the
+    state to go back to while PAUSED or INCONCLUSIVE. is_split_valid: false once units were not
+    split as planned; such a release never decides on its numbers again.
+    """
+
+    id: str
+    service: str
+    champion: int | None
+    challenger: int
+    spec: ReleaseSpec
+    state: State
+    step: int
+    epochs: tuple[Epoch, ...]
+    started_at: Instant
+    entered_at: Instant
+    deadline_at: Instant
+    changed_at: Instant
+    reason: str = ""
+    resumes: State | None = None
+    is_split_valid: bool = True
+    rehearsal: bool = False
+    history: tuple[Change, ...] = ()
+
+    @property
+    def epoch(self) -> Epoch:
+        return self.epochs[-1]
+
+    @property
+    def share(self) -> float:
+        """Share of units that the plan gives to the challenger now, in each of its segments."""
+        return self.epoch.share
+
+    @property
+    def is_first(self) -> bool:
+        return self.champion is None
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing changes any more, by itself or by a person."""
+        gone = self.state is State.INCONCLUSIVE and self.share == 0.0
+        return gone or self.state in (State.DONE, State.ROLLED_BACK)
+
+    @property
+    def version_serving(self) -> int | None:
+        """The champion of the service as this release leaves it now; None: its fallback answers."""
+        return self.challenger if self.state is State.DONE else self.champion
+
+    def plan_shares(self) -> dict[str, float]:
+        """The challenger's share per segment, as `core.plan.ReleasePlan.shares` wants it."""
+        return dict.fromkeys(self.spec.segments, self.share)
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """Evidence of one (epoch, segment, assigned arm), merged over nodes. All are counts.
+
+    units: distinct units first seen in this arm in this epoch (of those that nodes keep).
+    first_units: of these, never seen before in the release in either arm, for the split check;
+    left out where a node's set was full. bad_units: units whose first bad event of the release is
+    here. bad_units_seen: units of `units` that had a bad event in this arm, here or later.
+    """
+
+    epoch: int
+    segment: str
+    arm: Literal["champion", "challenger"]
+    requests: int = 0
+    successes: int = 0
+    in_flight: int = 0
+    units: int = 0
+    first_units: int = 0
+    bad_units: int = 0
+    bad_units_seen: int = 0
+    plus: int = 0
+    zero: int = 0
+    minus: int = 0
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """The cells of one release, in order of epoch, segment, arm. fullest: the largest part of a
+    set of bad units that is used in the current epoch, 0..1. crash_loops: nodes where the
+    challenger cannot stay up."""
+
+    cells: tuple[Cell, ...] = ()
+    fullest: float = 0.0
+    crash_loops: tuple[str, ...] = ()
+
+
+class Numbers(msgspec.Struct, frozen=True, kw_only=True):
+    """One guardrail at one moment. Rates in 0..1, None where nothing was counted.
+
+    log_e_rollback >= log_rollback_at: worse than tolerated. log_e_advance >= log_advance_at: not
+    worse than the step's margin (None: nothing to advance to). segment: "" pooled, else the one
+    that is judged alone. ratio_low, ratio_high: 95 % confidence sequence of the ratio of rates,
+    None for an open end. units_missing: rough number of further units (of both arms, in shadow:
+    requests) until it can advance, None when it cannot be said.
+    """
+
+    guardrail: str
+    segment: str | None
+    method: str
+    champion_rate: float | None
+    challenger_rate: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    log_e_rollback: float
+    log_rollback_at: float
+    log_e_advance: float | None
+    log_advance_at: float | None
+    units_missing: int | None
+
+    @property
+    def is_bad(self) -> bool:
+        return self.log_e_rollback >= self.log_rollback_at
+
+    @property
+    def is_good(self) -> bool:
+        if self.log_e_advance is None or self.log_advance_at is None:
+            return False
+        return self.log_e_advance >= self.log_advance_at
+
+
+class Advance(msgspec.Struct, frozen=True, tag="advance"):
+    """Go to the next step, or to BAKE."""
+
+    state: State
+    step: int
+    share: float
+
+
+class Hold(msgspec.Struct, frozen=True, tag="hold"):
+    """Stay. opens: why a new epoch begins, None when none does."""
+
+    opens: Opened | None = None
+
+
+class Rollback(msgspec.Struct, frozen=True, tag="rollback"):
+    """The challenger gets nothing from now on."""
+
+    cause: Literal["guardrail", "hard", "person"]
+
+
+class Pause(msgspec.Struct, frozen=True, tag="pause"):
+    """split: the challenger gets nothing and no number decides any more. person: the share stays,
+    nothing advances, guardrails still watch."""
+
+    cause: Literal["split", "person"]
+
+
+class Resume(msgspec.Struct, frozen=True, tag="resume"):
+    """Go on where a person paused."""
+
+
+class Finish(msgspec.Struct, frozen=True, tag="finish"):
+    """The challenger is the champion from now on."""
+
+    cause: Literal["evidence", "person"]
+
+
+class Inconclusive(msgspec.Struct, frozen=True, tag="inconclusive"):
+    """The deadline passed without an answer."""
+
+    then: OnDeadline
+
+
+Outcome = Advance | Hold | Rollback | Pause | Resume | Finish | Inconclusive
+
+
+class Person(msgspec.Struct, frozen=True):
+    """Who asked, for what, and why."""
+
+    name: str
+    action: Literal["pause", "resume", "rollback", "promote"]
+    why: str
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """An outcome with everything it was computed from, so that it can be computed again.
+
+    release: as it was before (its history left out). split_log_e: evidence against the planned
+    split. person: None when the method decided.
+    """
+
+    release: Release
+    evidence: Evidence
+    at: Instant
+    outcome: Outcome
+    reason: str
+    numbers: tuple[Numbers, ...] = ()
+    split_log_e: float = 0.0
+    person: Person | None = None

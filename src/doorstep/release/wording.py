@@ -1,0 +1,65 @@
+"""Numbers of a release as a person would say them."""
+
+from __future__ import annotations
+
+import math
+
+from doorstep.release.types import Numbers
+
+EVIDENCE_SAID_MAX = 1e9
+PERCENT_DIGITS_BELOW = 0.01
+
+
+def percent(rate: float | None) -> str:
+    """`4.1 %`; two digits below 1 %; `unknown` for None."""
+    if rate is None:
+        return "unknown"
+    text = f"{rate * 100:.2f}" if 0.0 < rate < PERCENT_DIGITS_BELOW else f"{rate * 100:.1f}"
+    return f"{text.removesuffix('.0') if rate and float(text) >= 1 else text} %"
+
+
+def say_evidence(log_e: float) -> str:
+    """`evidence 2,900 to 1`: two leading digits, from a natural log."""
+    if log_e >= math.log(EVIDENCE_SAID_MAX):
+        return f"evidence more than {EVIDENCE_SAID_MAX:,.0f} to 1"
+    odds = float(f"{math.exp(log_e):.2g}")
+    return f"evidence {odds:,.0f} to 1" if odds >= 10 else f"evidence {odds:.2g} to 1"
+
+
+def say_time(seconds: float) -> str:
+    """`45 s`, `10 min`, `1.5 h`, `2 d`: rounded, for reading only."""
+    for size, unit in ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min")):
+        if seconds >= size * (2.0 if unit == "d" else 1.0):
+            return f"{seconds / size:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{seconds:.0f} s"
+
+
+def say_verdict(numbers: Numbers) -> str:
+    """`errors 4.1 % against 0.0 % (evidence 2,900 to 1)`, of whichever side crossed."""
+    log_e = numbers.log_e_rollback
+    if not numbers.is_bad and numbers.log_e_advance is not None:
+        log_e = numbers.log_e_advance
+    where = f' in segment "{numbers.segment}"' if numbers.segment is not None else ""
+    against = (
+        "" if numbers.method.startswith("M4") else f" against {percent(numbers.champion_rate)}"
+    )
+    rate = percent(numbers.challenger_rate)
+    return f"{numbers.guardrail}{where} {rate}{against} ({say_evidence(log_e)})"
+
+
+def say_ratio(numbers: Numbers) -> str:
+    """`errors 0.2 % against 0.1 %, ratio 0.4 to 8.1`, with an open end said as such."""
+    high = "any" if numbers.ratio_high is None else f"{numbers.ratio_high:.2g}"
+    low = 0.0 if numbers.ratio_low is None else numbers.ratio_low
+    rates = f"{percent(numbers.challenger_rate)} against {percent(numbers.champion_rate)}"
+    return f"{numbers.guardrail} {rates}, ratio {low:.2g} to {high}"
+
+
+def say_missing(numbers: Numbers) -> str:
+    """What the evidence still lacks: `evidence 3.1 to 1 of 20, about 320 more units needed`."""
+    if numbers.log_e_advance is None or numbers.log_advance_at is None:
+        return "nothing to advance to"
+    need = f"{say_evidence(numbers.log_e_advance)} of {math.exp(numbers.log_advance_at):,.0f}"
+    if numbers.units_missing is None:
+        return f"{need}, cannot say how many more units are needed"
+    return f"{need}, about {numbers.units_missing:,} more units needed"

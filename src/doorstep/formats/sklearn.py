@@ -250,8 +250,8 @@ def _text_series(values: list[str | None], dtype: str) -> Any:
     import pandas
 
     if dtype in ("int64", "float64"):
-        numbers = pandas.to_numeric(pandas.Series(values, dtype=object), errors="coerce")
-        return numbers.astype("float64") if numbers.isna().any() else numbers.astype(dtype)
+        found = pandas.to_numeric(pandas.Series(values, dtype=object), errors="coerce")
+        return _number_series(found.to_numpy("float64"), dtype)
 
     if dtype == "object":
         return pandas.Series(values, dtype=object)

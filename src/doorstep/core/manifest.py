@@ -196,5 +196,5 @@ def decode_part(data: bytes, kind: type[PartT], what: str) -> PartT:
                 "pip install --upgrade doorstep",
             )
         return msgspec.convert(found, kind, strict=True)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, ValueError, RecursionError) as error:
         raise InputError(f"bad-{what}", f"the {what} cannot be read: {error}") from None

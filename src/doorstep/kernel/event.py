@@ -77,7 +77,7 @@ def plain(data: Mapping[str, Any] | msgspec.Struct) -> dict[str, Any]:
         _refuse_non_finite(found)
         # Through text once, so that an event in memory equals the event read back.
         return msgspec.json.decode(msgspec.json.encode(found), type=dict[str, Any])
-    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise InputError("not-json", f"the event's data cannot be written: {error}") from error
 
 
@@ -97,7 +97,7 @@ def decode_event(line: bytes) -> Event:
     """Raises: InputError (`bad-event`)."""
     try:
         return msgspec.json.decode(line, type=Event)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InputError("bad-event", f"a ledger entry is not an event: {error}") from error
 
 

@@ -139,12 +139,15 @@ def ensure_signing_key(path: Path, name: str) -> SigningKey:
 
 
 def load_signing_key(path: Path) -> SigningKey:
-    """Raises: NotFoundError (`no-key`), RefusedError (`key-not-private`), InputError (`bad-key`)."""
+    """The key in `path`.
+
+    Raises: NotFoundError (`no-key`), RefusedError (`key-not-private`), InputError (`bad-key`).
+    """
     return parse_signing_key(_read_private(path))
 
 
 def load_public_key(path: Path) -> PublicKey:
-    """Raises: NotFoundError (`no-key`), InputError (`bad-key`)."""
+    """The key in `path`. Raises: NotFoundError (`no-key`), InputError (`bad-key`)."""
     try:
         return parse_public_key(path.read_text(errors="replace"))
     except FileNotFoundError:

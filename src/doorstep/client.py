@@ -46,7 +46,8 @@ from doorstep.journal.surface import (
     ShowPrediction,
     Traffic,
 )
-from doorstep.kernel.settings import find_server
+from doorstep.kernel.server import find_server
+from doorstep.kernel.trust import SignedTrust
 from doorstep.monitor.surface import (
     Findings,
     ListFindings,
@@ -185,7 +186,7 @@ class Client:
         *,
         holdout: str = "",
         speed_ms_p99: float = 0.0,
-        trust: dict[str, str] | None = None,
+        trust: SignedTrust | None = None,
         findings: Iterable[Finding] = (),
     ) -> Version:
         asked = RegisterVersion(

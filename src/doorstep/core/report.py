@@ -56,13 +56,15 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ServiceReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Counted since boot, on this node. latency_ms_*: of the last minute, NaN-free (0 if none)."""
+    """requests, errors: counted since boot, on this node. latency_ms_*, requests_per_s: of the
+    last minute or so (0 if none)."""
 
     service: str
     requests: int
     errors: int
     latency_ms_p50: float = 0.0
     latency_ms_p99: float = 0.0
+    requests_per_s: float = 0.0
 
 
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

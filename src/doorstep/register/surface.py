@@ -7,6 +7,7 @@ import msgspec
 from doorstep.core.instant import Instant
 from doorstep.core.manifest import Manifest
 from doorstep.core.verdict import Finding
+from doorstep.kernel.trust import SignedTrust
 
 FILE_BYTES_MAX = 1024 * 1024
 
@@ -66,7 +67,7 @@ class RegisterVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     digest: str
     holdout: str = ""
     speed_ms_p99: float = 0.0
-    trust: dict[str, str] | None = None
+    trust: SignedTrust | None = None
     findings: tuple[Finding, ...] = ()
 
 

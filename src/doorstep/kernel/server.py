@@ -1,0 +1,86 @@
+"""The running control plane of a home: how it is announced, and how it is found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from doorstep.core.errors import NotFoundError, UnreachableError
+from doorstep.kernel.files import write_atomic
+from doorstep.kernel.home import Home, resolve_home
+from doorstep.kernel.keys import load_token
+
+CONTROL_FILE = "control.json"
+
+
+class Announcement(msgspec.Struct, frozen=True, kw_only=True):
+    """run/control.json. pid: of `doorstep up`. data_url: where predictions are asked for."""
+
+    url: str
+    data_url: str
+    health_url: str
+    pid: int
+
+
+def announce(home: Home, what: Announcement) -> None:
+    write_atomic(home.run / CONTROL_FILE, msgspec.json.encode(what), 0o600)
+
+
+def withdraw(home: Home) -> None:
+    (home.run / CONTROL_FILE).unlink(missing_ok=True)
+
+
+def read_announcement(home: Path) -> Announcement | None:
+    """What the home's `up` announced, if it did and is still running."""
+    try:
+        data = (home / "run" / CONTROL_FILE).read_bytes()
+        found = msgspec.json.decode(data, type=Announcement)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return found if is_running(found.pid) else None
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def find_server(
+    url: str | None,
+    token: str | None,
+    home: str | Path | None,
+    environ: Mapping[str, str],
+    cwd: Path,
+) -> tuple[str, str]:
+    """(URL, token) of the control plane that the arguments, the environment or the home name.
+
+    Raises: UnreachableError (`no-server`), and what reading the token raises.
+    """
+    folder = resolve_home(str(home) if home else None, environ, cwd)
+    named = url or environ.get("DOORSTEP_URL", "")
+    secret = token or environ.get("DOORSTEP_TOKEN", "")
+    if not named:
+        announced = read_announcement(folder)
+        if announced is None:
+            raise UnreachableError(
+                "no-server", f"no Doorstep is running in {folder}", "start one: doorstep up -d"
+            )
+        named = announced.url
+    if not secret:
+        try:
+            secret = load_token(folder / "keys")
+        except NotFoundError:
+            raise UnreachableError(
+                "no-token",
+                f"there is no token for {named} in {folder}",
+                "set DOORSTEP_TOKEN, or name the home with --home",
+            ) from None
+    return named.rstrip("/"), secret

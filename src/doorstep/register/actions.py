@@ -1,0 +1,215 @@
+"""Operations of services and versions. The server verifies a bundle and never loads its model."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+from doorstep.core.errors import InputError, NotFoundError, RefusedError
+from doorstep.core.manifest import MANIFEST_BYTES_MAX, FileEntry, Manifest, decode_manifest
+from doorstep.core.operation import operation
+from doorstep.core.servicefile import ServiceFile, parse_service_file
+from doorstep.kernel.app import App
+from doorstep.kernel.blobs import MANIFEST, OpenFile, publish_bundle
+from doorstep.kernel.db import Unit
+from doorstep.kernel.event import Object
+from doorstep.kernel.keys import load_public_key
+from doorstep.kernel.trust import KEY_FILE, open_trust
+from doorstep.register import store
+from doorstep.register.decide import changed_keys, form_of, placement_of
+from doorstep.register.surface import (
+    FILE_BYTES_MAX,
+    ApplyService,
+    FindMissing,
+    Missing,
+    RegisterVersion,
+    ServiceRevision,
+)
+
+DIGESTS_MAX = 20_000
+FINDINGS_MAX = 200
+NEEDS_TRUST = ("pickle", "joblib", "source")
+
+
+@operation("service.apply", permission="service:write", effect="write")
+def apply_service(app: App, asked: ApplyService) -> ServiceRevision:
+    """Make a service file the newest revision of its service."""
+    parsed = read_file(app, asked.file, asked.name)
+    return app.database.run(lambda unit: revise(unit, parsed, asked.file), app.actor)
+
+
+def read_file(app: App, text: str, name: str = "doorstep.yaml") -> ServiceFile:
+    """The parsed service file in this environment. Raises: InputError (`bad-service-file`)."""
+    if len(text.encode()) > FILE_BYTES_MAX:
+        raise InputError("bad-service-file", f"{name} is larger than {FILE_BYTES_MAX} bytes")
+    return parse_service_file(text, name, app.home.environment)
+
+
+def revise(unit: Unit, parsed: ServiceFile, text: str) -> ServiceRevision:
+    """The revision that this text is: the newest one if nothing changed, else a new one."""
+    newest = store.find_service(unit.connection, parsed.service)
+    if newest is not None and newest.file == text:
+        return ServiceRevision(
+            service=newest.name,
+            revision=newest.revision,
+            applied_at=newest.applied_at,
+            by=newest.by,
+            changed=(),
+        )
+    before = None if newest is None else parse_service_file(newest.file)
+    now = unit.now()
+    row = store.ServiceRow(
+        name=parsed.service,
+        revision=newest.revision + 1 if newest else 1,
+        created_at=newest.created_at if newest else now,
+        file=text,
+        applied_at=now,
+        by=unit.actor.id,
+    )
+    changed = changed_keys(before, parsed)
+    store.save_revision(unit.connection, row)
+    unit.record(
+        "service.applied",
+        Object("service", row.name, str(row.revision)),
+        {"changed": list(changed), "file": text},
+    )
+    return ServiceRevision(
+        service=row.name,
+        revision=row.revision,
+        applied_at=now,
+        by=row.by,
+        changed=changed,
+    )
+
+
+@operation("blob.missing", permission="version:write", effect="read")
+def find_missing(app: App, asked: FindMissing) -> Missing:
+    """Say which of these files the server does not have yet."""
+    if len(asked.digests) > DIGESTS_MAX:
+        raise InputError("too-many", f"{len(asked.digests)} digests; at most {DIGESTS_MAX}")
+    return Missing(digests=tuple(one for one in asked.digests if not app.uploads.has(one)))
+
+
+def register_version(app: App, asked: RegisterVersion) -> tuple[store.VersionRow, bool]:
+    """The version that this bundle is in its service, and whether it is new.
+
+    The bundle is verified byte for byte and published before the row exists; the same digest again
+    is the same version. Raises: InputError (`bad-service-file`, `bad-manifest`, `wrong-label`),
+    NotFoundError (`not-uploaded`), RefusedError (`untrusted-model`).
+    """
+    if len(asked.findings) > FINDINGS_MAX:
+        raise InputError("too-many", f"{len(asked.findings)} findings; at most {FINDINGS_MAX}")
+    parsed = read_file(app, asked.file)
+    data, manifest = _uploaded_manifest(app, asked.digest)
+    _check_fits(parsed, manifest)
+    trusted = _check_trust(app, manifest, asked)
+    publish_bundle(app.home.bundles, data, _opener(app))
+    if asked.holdout:
+        with _upload(app, asked.holdout) as stream:
+            app.data.put_file(asked.holdout, stream)
+    row, is_new = app.database.run(
+        lambda unit: _save(unit, parsed, manifest, asked, trusted), app.actor
+    )
+    _forget_uploads(app, manifest, asked)
+    return row, is_new
+
+
+def _save(
+    unit: Unit, parsed: ServiceFile, manifest: Manifest, asked: RegisterVersion, trusted: bool
+) -> tuple[store.VersionRow, bool]:
+    revise(unit, parsed, asked.file)
+    known = store.find_digest(unit.connection, parsed.service, asked.digest)
+    if known is not None:
+        return known, False
+    form = form_of(manifest)
+    row = store.VersionRow(
+        service=parsed.service,
+        number=store.next_number(unit.connection, parsed.service),
+        digest=asked.digest,
+        form=form,
+        placement=placement_of(form, asked.speed_ms_p99),
+        trusted=trusted,
+        holdout=asked.holdout,
+        speed_ms_p99=asked.speed_ms_p99,
+        registered_at=unit.now(),
+        by=unit.actor.id,
+        findings=asked.findings,
+    )
+    store.add_version(unit.connection, row)
+    unit.record(
+        "version.registered",
+        Object("version", row.name),
+        {
+            "service": row.service,
+            "digest": row.digest,
+            "form": row.form,
+            "holdout": row.holdout,
+            "trust": asked.trust,
+            "lineage": manifest.lineage,
+            "parity": manifest.parity,
+        },
+    )
+    return row, True
+
+
+def _uploaded_manifest(app: App, digest: str) -> tuple[bytes, Manifest]:
+    """From the uploads, or, when the bundle is here already, from the bundle."""
+    published = app.home.bundles / app.uploads.path(digest).name / MANIFEST
+    if published.is_file() and not app.uploads.has(digest):
+        data = published.read_bytes()
+    else:
+        with _upload(app, digest) as stream:
+            data = stream.read(MANIFEST_BYTES_MAX + 1)
+    return data, decode_manifest(data, digest)
+
+
+def _upload(app: App, digest: str) -> BinaryIO:
+    if not app.uploads.has(digest):
+        raise NotFoundError(
+            "not-uploaded",
+            f"the file {digest[:12]} was not uploaded",
+            "doorstep register MODEL uploads and registers in one go",
+        )
+    return app.uploads.open(digest)
+
+
+def _opener(app: App) -> OpenFile:
+    def open_file(entry: FileEntry) -> BinaryIO:
+        return _upload(app, entry.sha256)
+
+    return open_file
+
+
+def _forget_uploads(app: App, manifest: Manifest, asked: RegisterVersion) -> None:
+    digests = {asked.digest, asked.holdout, *(entry.sha256 for entry in manifest.files)}
+    for digest in digests - {""}:
+        app.uploads.path(digest).unlink(missing_ok=True)
+
+
+def _check_fits(parsed: ServiceFile, manifest: Manifest) -> None:
+    if parsed.model.label != manifest.label:
+        raise InputError(
+            "wrong-label",
+            f"the bundle predicts {manifest.label!r}; the service file says model.label: "
+            f"{parsed.model.label}",
+            "register the model with the service file of its own service",
+        )
+
+
+def _check_trust(app: App, manifest: Manifest, asked: RegisterVersion) -> bool:
+    """Whether somebody of this installation vouched for the model file, by a signature that this
+    server verifies. A file that can run code is refused without."""
+    native = manifest.native
+    file = next((one for one in manifest.files if one.path == native.file), None)
+    if file is None:
+        raise InputError("bad-manifest", f"the manifest names {native.file}, but not its digest")
+    if asked.trust is not None:
+        own = load_public_key((app.trust_folder / KEY_FILE).with_suffix(".pub"))
+        open_trust(asked.trust, own.to_text(), file.sha256)
+        return True
+    if native.serialization in NEEDS_TRUST and form_of(manifest) == "native":
+        raise RefusedError(
+            "untrusted-model",
+            f"{native.file} is {native.serialization} and can run code; nobody vouched for it",
+            f'doorstep trust {native.file} --why "..."',
+        )
+    return False

@@ -1,0 +1,57 @@
+"""Operations that show services and versions; what they need of other rooms is given to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from doorstep.core.manifest import Manifest, decode_manifest
+from doorstep.core.servicefile import parse_service_file
+from doorstep.kernel.app import App
+from doorstep.kernel.blobs import MANIFEST
+from doorstep.register import store
+from doorstep.register.surface import Service, Version
+
+
+def read_manifest(app: App, digest: str) -> Manifest:
+    """The manifest of a published bundle. Raises: InputError (`bad-manifest`)."""
+    return decode_manifest((app.home.bundles / digest / MANIFEST).read_bytes(), digest)
+
+
+def service_view(row: store.ServiceRow, champion: int | None, last: int | None) -> Service:
+    """One service, as the operations give it."""
+    file = parse_service_file(row.file)
+    return Service(
+        service=row.name,
+        revision=row.revision,
+        purpose=file.purpose,
+        owner=file.owner,
+        risk=file.risk,
+        task=file.model.task or "",
+        label=file.model.label,
+        champion=champion,
+        last_champion=last,
+        file=row.file,
+        created_at=row.created_at,
+    )
+
+
+def version_view(
+    app: App, row: store.VersionRow, states: Mapping[int, str], *, created: bool = False
+) -> Version:
+    """One version, as the operations give it. states: number -> state, `registered` if absent."""
+    return Version(
+        service=row.service,
+        number=row.number,
+        digest=row.digest,
+        form=row.form,
+        placement=row.placement,
+        trusted=row.trusted,
+        holdout=row.holdout,
+        speed_ms_p99=row.speed_ms_p99,
+        registered_at=row.registered_at,
+        by=row.by,
+        state=states.get(row.number, "registered"),
+        created=created,
+        manifest=read_manifest(app, row.digest),
+        findings=row.findings,
+    )

@@ -1,0 +1,289 @@
+"""What changes a release: starting it, a person's word, and the tick that decides on evidence.
+
+Each is: load, decide (pure), save row + decision + plan + ledger event in one transaction. After a
+crash anywhere between two of them the next tick reads the state again and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from doorstep.core.errors import RefusedError
+from doorstep.core.ids import new_id, parse_version
+from doorstep.core.verdict import Verdict
+from doorstep.gate.store import newest_verdicts
+from doorstep.kernel.app import App
+from doorstep.kernel.db import Unit
+from doorstep.kernel.event import Object
+from doorstep.register import store as versions
+from doorstep.release import store
+from doorstep.release.decide import decide, decide_person
+from doorstep.release.planning import parsed_file, previous_champion, write_plan
+from doorstep.release.spec import spec_of
+from doorstep.release.surface import StartRelease
+from doorstep.release.transition import METHOD_NAME, Beginning, apply, begin
+from doorstep.release.types import (
+    Decision,
+    Evidence,
+    Finish,
+    Hold,
+    Person,
+    Release,
+    State,
+)
+
+CELLS_SHOWN_MAX = 400
+
+
+def start_release(app: App, asked: StartRelease, requests_per_s: float) -> store.ReleaseRow:
+    """Begin to carry a version onto its service.
+
+    Raises: NotFoundError, RefusedError (`gate-not-passed`, `release-running`, `same-version`,
+    `rehearsal-in-production`).
+    """
+    service, number = parse_version(asked.version)
+    if asked.rehearsal and app.home.environment == "production":
+        raise RefusedError(
+            "rehearsal-in-production",
+            "a rehearsal sends its own rows; this environment is production",
+            f"doorstep release start {asked.version}",
+        )
+    return app.database.run(
+        lambda unit: _start(unit, app, service, number, asked, requests_per_s), app.actor
+    )
+
+
+def _start(
+    unit: Unit, app: App, service: str, number: int, asked: StartRelease, requests_per_s: float
+) -> store.ReleaseRow:
+    version = versions.get_version(unit.connection, service, number)
+    _require_gates(unit, version)
+    champion = _settle_first(unit, app, service, version)
+    row = versions.get_service(unit.connection, service)
+    spec = spec_of(parsed_file(row.file, app.home.environment), requests_per_s)
+    beginning = Beginning(
+        id=new_id().hex,
+        service=service,
+        champion=champion,
+        challenger=number,
+        spec=spec,
+        rehearsal=asked.rehearsal,
+    )
+    release = begin(beginning, unit.now())
+    started = store.ReleaseRow(release=release, by=unit.actor.id, plan_number=0)
+    store.add_release(unit.connection, started)
+    unit.record(
+        "release.started",
+        Object("release", release.id),
+        {
+            "service": service,
+            "version": version.name,
+            "champion": champion,
+            "state": release.state.value,
+            "rehearsal": asked.rehearsal,
+            "spec": spec,
+        },
+    )
+    return _with_plan(unit, app, started)
+
+
+def _require_gates(unit: Unit, version: versions.VersionRow) -> None:
+    verdict = newest_verdicts(unit.connection, version.service).get(version.number)
+    if verdict is Verdict.PASS:
+        return
+    said = "has not been through its gates" if verdict is None else f"is {verdict.value}"
+    raise RefusedError(
+        "gate-not-passed",
+        f"{version.name} cannot be released: it {said}, and a release needs pass",
+        f"doorstep gate {version.name}",
+    )
+
+
+def _settle_first(unit: Unit, app: App, service: str, version: versions.VersionRow) -> int | None:
+    """The champion that the new version is compared with. A first version that is still watched
+    becomes champion now: the person who starts the next release says so."""
+    running = store.find_running(unit.connection, service)
+    if running is not None:
+        release = running.release
+        if not release.is_first or release.challenger == version.number:
+            raise RefusedError(
+                "release-running",
+                f"{service}@{release.challenger} is being released ({release.state.value}); "
+                "one release at a time",
+                f"doorstep release show {service}",
+            )
+        why = f"{version.name} is released against it"
+        person = Person(unit.actor.id, "promote", why)
+        decision = decide_person(release, Evidence(), unit.now(), person)
+        apply_decision(unit, app, running, decision, unit.actor.id)
+    return store.champions(unit.connection).get(service)
+
+
+def apply_decision(
+    unit: Unit, app: App, row: store.ReleaseRow, decision: Decision, by: str
+) -> store.ReleaseRow:
+    """The release after the decision, saved with its reason, plan and ledger event."""
+    before, after = row.release, apply(row.release, decision)
+    sequence = store.add_decision(unit.connection, before.id, by, decision)
+    ended_at = decision.at if after.is_over else None
+    changed = store.ReleaseRow(
+        release=after, by=row.by, plan_number=row.plan_number, ended_at=ended_at
+    )
+    if isinstance(decision.outcome, Finish):
+        _crown(unit, after, decision, by)
+    unit.record(
+        _kind_of(decision, after),
+        Object("release", before.id),
+        {
+            "service": before.service,
+            "version": f"{before.service}@{before.challenger}",
+            "from": before.state.value,
+            "to": after.state.value,
+            "share": after.share,
+            "reason": decision.reason,
+            "decision": sequence,
+            "numbers": decision.numbers,
+            "cells": decision.evidence.cells[:CELLS_SHOWN_MAX],
+            "by": by,
+        },
+    )
+    store.save_release(unit.connection, changed)
+    return _with_plan(unit, app, changed)
+
+
+def _kind_of(decision: Decision, after: Release) -> str:
+    if isinstance(decision.outcome, Hold):
+        return "release.epoch"
+    return {
+        State.DONE: "release.finished",
+        State.ROLLED_BACK: "release.rolled-back",
+        State.PAUSED: "release.paused",
+        State.INCONCLUSIVE: "release.inconclusive",
+    }.get(after.state, "release.advanced")
+
+
+def _crown(unit: Unit, release: Release, decision: Decision, by: str) -> None:
+    store.crown(
+        unit.connection,
+        store.TenureRow(
+            service=release.service,
+            since=decision.at,
+            version=release.challenger,
+            until=None,
+            release=release.id,
+            because=decision.reason,
+            by=by,
+        ),
+    )
+
+
+def _with_plan(unit: Unit, app: App, row: store.ReleaseRow) -> store.ReleaseRow:
+    number = write_plan(unit, app.home, app.leader_term)
+    planned = msgspec.structs.replace(row, plan_number=number)
+    store.save_release(unit.connection, planned)
+    return planned
+
+
+def tick_release(app: App, release_id: str, evidence: Evidence) -> Decision | None:
+    """Decide once on the evidence and act on it; None if nothing changed.
+
+    Raises: RefusedError (`not-leader`) when another control plane leads.
+    """
+
+    def act(unit: Unit) -> Decision | None:
+        unit.require_leader(app.leader_term)
+        row = store.get_release(unit.connection, release_id)
+        decision = decide(row.release, evidence, unit.now())
+        if isinstance(decision.outcome, Hold) and decision.outcome.opens is None:
+            return None
+        apply_decision(unit, app, row, decision, METHOD_NAME)
+        return decision
+
+    return app.database.run(act)
+
+
+def would_act(release: Release, evidence: Evidence, now: int) -> bool:
+    """Whether a tick would change anything: asked first, so that idle ticks write nothing."""
+    outcome = decide(release, evidence, now).outcome
+    return not (isinstance(outcome, Hold) and outcome.opens is None)
+
+
+def change_release(app: App, name: str, person: Person, evidence: Evidence) -> store.ReleaseRow:
+    """Pause, resume, promote or roll back on a person's word. Raises: RefusedError."""
+    _require_why(person)
+
+    def act(unit: Unit) -> store.ReleaseRow:
+        row = store.find_running(unit.connection, name) or store.get_release(unit.connection, name)
+        decision = decide_person(row.release, evidence, unit.now(), person)
+        return apply_decision(unit, app, row, decision, person.name)
+
+    return app.database.run(act, app.actor)
+
+
+def roll_back_service(app: App, service: str, person: Person, evidence: Evidence) -> str:
+    """Give the service back to the champion, or, with no release running, to the last one.
+
+    Returns the id of the release that was rolled back, or that of the way back.
+    Raises: NotFoundError, RefusedError (`nothing-to-roll-back`).
+    """
+    _require_why(person)
+
+    def act(unit: Unit) -> str:
+        versions.get_service(unit.connection, service)
+        running = store.find_running(unit.connection, service)
+        if running is not None and not running.release.is_first:
+            decision = decide_person(running.release, evidence, unit.now(), person)
+            apply_decision(unit, app, running, decision, person.name)
+            return running.release.id
+        return _return_to_last(unit, app, service, person)
+
+    return app.database.run(act, app.actor)
+
+
+def _return_to_last(unit: Unit, app: App, service: str, person: Person) -> str:
+    tenures = store.list_tenures(unit.connection, service)
+    last = previous_champion(tenures)
+    if last is None:
+        raise RefusedError(
+            "nothing-to-roll-back",
+            f"{service} has no champion before the one that serves now",
+            f"doorstep history {service}",
+        )
+    left = tenures[0]
+    because = f"taken back from {service}@{left.version}: {person.why}"
+    store.crown(
+        unit.connection,
+        store.TenureRow(
+            service=service,
+            since=unit.now(),
+            version=last,
+            until=None,
+            release=left.release,
+            because=because,
+            by=person.name,
+        ),
+    )
+    unit.record(
+        "service.rolled-back",
+        Object("service", service),
+        {"from": f"{service}@{left.version}", "to": f"{service}@{last}", "why": person.why},
+    )
+    row = store.get_release(unit.connection, left.release)
+    _with_plan(unit, app, row)
+    return left.release
+
+
+def _require_why(person: Person) -> None:
+    if not person.why.strip():
+        raise RefusedError(
+            "no-reason",
+            f"to {person.action} needs a reason; it is kept in the ledger",
+            '--why "..."',
+        )
+
+
+def running_releases(app: App) -> Sequence[store.ReleaseRow]:
+    with app.database.reading() as connection:
+        return store.list_running(connection)

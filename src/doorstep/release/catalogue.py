@@ -1,0 +1,126 @@
+"""Operations of services, versions and gates: here, because they say what serves and what passed."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from doorstep.core.ids import parse_version
+from doorstep.core.operation import operation
+from doorstep.core.verdict import Verdict
+from doorstep.gate import actions as gates
+from doorstep.gate import store as gate_store
+from doorstep.gate.surface import GateRun, GateRuns, RunGates, ShowGates
+from doorstep.kernel.app import App
+from doorstep.register import actions, store
+from doorstep.register.surface import (
+    ListServices,
+    ListVersions,
+    RegisterVersion,
+    Service,
+    Services,
+    ShowService,
+    ShowVersion,
+    Version,
+    Versions,
+)
+from doorstep.register.views import service_view, version_view
+from doorstep.release import store as releases
+from doorstep.release.planning import contract_of, previous_champion
+
+
+@operation("service.list", permission="service:read", effect="read")
+def list_services(app: App, asked: ListServices) -> Services:  # noqa: ARG001
+    """List the services."""
+    with app.database.reading() as connection:
+        rows = store.list_services(connection)
+        return Services(services=tuple(_service(connection, row) for row in rows))
+
+
+@operation("service.show", permission="service:read", effect="read")
+def show_service(app: App, asked: ShowService) -> Service:
+    """Show one service and its file."""
+    with app.database.reading() as connection:
+        return _service(connection, store.get_service(connection, asked.service))
+
+
+def _service(connection: Connection, row: store.ServiceRow) -> Service:
+    tenures = releases.list_tenures(connection, row.name)
+    champion = releases.champions(connection).get(row.name)
+    return service_view(row, champion, previous_champion(tenures))
+
+
+@operation("version.register", permission="version:write", effect="write")
+def register_version(app: App, asked: RegisterVersion) -> Version:
+    """Make an uploaded bundle a version of its service."""
+    row, created = actions.register_version(app, asked)
+    with app.database.reading() as connection:
+        states = version_states(connection, row.service)
+    return version_view(app, row, states, created=created)
+
+
+@operation("version.show", permission="version:read", effect="read")
+def show_version(app: App, asked: ShowVersion) -> Version:
+    """Show one version: lineage, contract, form, state."""
+    service, number = parse_version(asked.version)
+    with app.database.reading() as connection:
+        row = store.get_version(connection, service, number)
+        states = version_states(connection, service)
+    return version_view(app, row, states)
+
+
+@operation("version.list", permission="version:read", effect="read")
+def list_versions(app: App, asked: ListVersions) -> Versions:
+    """List the versions of a service, newest first."""
+    with app.database.reading() as connection:
+        store.get_service(connection, asked.service)
+        rows = store.list_versions(connection, asked.service)
+        states = version_states(connection, asked.service)
+    return Versions(versions=tuple(version_view(app, row, states) for row in rows))
+
+
+def version_states(connection: Connection, service: str) -> dict[int, str]:
+    """Where each version stands: passed or refused by its gates, releasing, serving, retired."""
+    words = {Verdict.PASS: "passed", Verdict.FAIL: "refused", Verdict.INCONCLUSIVE: "inconclusive"}
+    found = {
+        number: words[verdict]
+        for number, verdict in gate_store.newest_verdicts(connection, service).items()
+    }
+    for row in reversed(releases.list_releases(connection, service)):
+        if row.release.state.value == "rolled-back":
+            found[row.release.challenger] = "rolled-back"
+    for tenure in releases.list_tenures(connection, service):
+        found[tenure.version] = "retired"
+    running = releases.find_running(connection, service)
+    if running is not None:
+        found[running.release.challenger] = "releasing"
+    champion = releases.champions(connection).get(service)
+    if champion is not None:
+        found[champion] = "serving"
+    return found
+
+
+@operation("gate.run", permission="gate:run", effect="write")
+def run_gates(app: App, asked: RunGates) -> GateRun:
+    """Run the gates of a version against the champion that serves now."""
+    service, number = parse_version(asked.version)
+    with app.database.reading() as connection:
+        version = store.get_version(connection, service, number)
+        file = store.get_service(connection, service).file
+        champion = releases.champions(connection).get(service)
+        running = releases.find_running(connection, service)
+        if champion is None and running is not None and running.release.challenger != number:
+            champion = running.release.challenger
+        against = None
+        if champion is not None and champion != number:
+            against = store.get_version(connection, service, champion)
+    promised = contract_of(app.home.bundles, against.digest) if against else None
+    return gates.run_gates(app, version, against, file, promised)
+
+
+@operation("gate.show", permission="version:read", effect="read")
+def show_gates(app: App, asked: ShowGates) -> GateRuns:
+    """Show the gate runs of a version, newest first."""
+    service, number = parse_version(asked.version)
+    with app.database.reading() as connection:
+        store.get_version(connection, service, number)
+        return GateRuns(runs=tuple(gate_store.list_runs(connection, service, number)))

@@ -1,0 +1,68 @@
+"""The evidence of a release: what nodes report now, and what boots that are gone had reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from doorstep.core.report import Cell, NodeReport
+from doorstep.kernel.app import App
+from doorstep.release import store
+from doorstep.release.evidence import Gathered, cells_of, evidence_of, gather, merge
+from doorstep.release.types import Evidence, Release
+
+CRASH_STARTS = 4
+"""Starts of one slot since the release's first epoch that make a crash loop."""
+
+
+def collect(app: App, release: Release) -> Evidence:
+    """Everything that is known of this release now."""
+    with app.database.reading() as connection:
+        kept = store.read_cells(connection, release.id)
+    gathered: Gathered = {}
+    for node, boot, cells in kept:
+        gathered = merge(gathered, cells_of(node, boot, cells))
+    reports = app.nodes.reports()
+    gathered = merge(gathered, gather(release.id, reports))
+    return evidence_of(release, gathered, crash_loops(release, reports))
+
+
+def crash_loops(release: Release, reports: Iterable[NodeReport]) -> list[str]:
+    """Nodes whose engine of the challenger was started again and again."""
+    name = f"{release.service}@{release.challenger}"
+    return [
+        report.node
+        for report in reports
+        if any(
+            worker.kind == "engine" and name in worker.slot and worker.starts >= CRASH_STARTS
+            for worker in report.workers
+        )
+    ]
+
+
+class Keeper:
+    """Writes reported cells down when they have changed, so that evidence survives its node."""
+
+    def __init__(self) -> None:
+        self._written: dict[tuple[str, str, str], tuple[Cell, ...]] = {}
+
+    def keep(self, app: App, releases: Iterable[Release]) -> None:
+        """One transaction for everything that changed since the last call."""
+        changed = dict(self._changed(app, releases))
+        if not changed:
+            return
+        with app.database.transaction() as unit:
+            for (release, node, boot), cells in changed.items():
+                store.save_cells(unit.connection, release, node, boot, cells)
+        self._written |= changed
+
+    def _changed(
+        self, app: App, releases: Iterable[Release]
+    ) -> Iterable[tuple[tuple[str, str, str], tuple[Cell, ...]]]:
+        ids = {release.id for release in releases}
+        self._written = {key: kept for key, kept in self._written.items() if key[0] in ids}
+        for report in app.nodes.reports():
+            for release in ids:
+                mine = tuple(cell for cell in report.cells if cell.release == release)
+                key = (release, report.node, report.boot)
+                if mine and self._written.get(key) != mine:
+                    yield key, mine

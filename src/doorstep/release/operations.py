@@ -1,0 +1,100 @@
+"""Operations of releases."""
+
+from __future__ import annotations
+
+from doorstep.core.operation import operation
+from doorstep.kernel.app import App
+from doorstep.release import actions, store
+from doorstep.release.collect import collect
+from doorstep.release.surface import (
+    ChangeRelease,
+    ListReleases,
+    Release,
+    Releases,
+    Rollback,
+    ShowRelease,
+    StartRelease,
+)
+from doorstep.release.types import Evidence, Person
+from doorstep.release.views import release_view
+
+
+@operation("release.start", permission="release:write", effect="write")
+def start_release(app: App, asked: StartRelease) -> Release:
+    """Start to carry a version onto its service: shadow, steps, bake."""
+    return release_view(app, actions.start_release(app, asked, _requests_per_s(app, asked.version)))
+
+
+def _requests_per_s(app: App, version: str) -> float:
+    """Of the service now, as the nodes report it: what `steps: auto` is chosen by."""
+    service = version.partition("@")[0]
+    total = sum(
+        one.requests_per_s
+        for report in app.nodes.alive()
+        for one in report.services
+        if one.service == service
+    )
+    return float(total)
+
+
+@operation("release.show", permission="release:read", effect="read")
+def show_release(app: App, asked: ShowRelease) -> Release:
+    """Show a release: where it stands, its evidence, its decisions."""
+    return release_view(app, _get(app, asked.release))
+
+
+@operation("release.list", permission="release:read", effect="read")
+def list_releases(app: App, asked: ListReleases) -> Releases:
+    """List releases, newest first."""
+    with app.database.reading() as connection:
+        rows = store.list_releases(connection, asked.service)
+    return Releases(releases=tuple(release_view(app, row, with_decisions=False) for row in rows))
+
+
+@operation("release.pause", permission="release:write", effect="write")
+def pause_release(app: App, asked: ChangeRelease) -> Release:
+    """Pause a release: its share stays, nothing advances, its guardrails still watch."""
+    return _change(app, asked, "pause")
+
+
+@operation("release.resume", permission="release:write", effect="write")
+def resume_release(app: App, asked: ChangeRelease) -> Release:
+    """Resume a paused release where it was."""
+    return _change(app, asked, "resume")
+
+
+@operation("release.promote", permission="release:promote", effect="write")
+def promote_release(app: App, asked: ChangeRelease) -> Release:
+    """Make the challenger champion now, on a person's word."""
+    return _change(app, asked, "promote")
+
+
+def _change(app: App, asked: ChangeRelease, action: str) -> Release:
+    row = _get(app, asked.release)
+    person = _person(app, action, asked.why)
+    changed = actions.change_release(app, row.release.id, person, collect(app, row.release))
+    return release_view(app, changed)
+
+
+@operation("service.rollback", permission="release:rollback", effect="write")
+def roll_back(app: App, asked: Rollback) -> Release:
+    """Give a service back to its champion, or, with no release running, to the last one."""
+    with app.database.reading() as connection:
+        running = store.find_running(connection, asked.service)
+    evidence = collect(app, running.release) if running else Evidence()
+    person = _person(app, "rollback", asked.why)
+    release_id = actions.roll_back_service(app, asked.service, person, evidence)
+    return release_view(app, _get(app, release_id))
+
+
+def _person(app: App, action: str, why: str) -> Person:
+    match action:
+        case "pause" | "resume" | "rollback" | "promote":
+            return Person(app.actor.id, action, why)
+        case _:
+            raise ValueError(f"{action} is not something that a person does to a release")
+
+
+def _get(app: App, name: str) -> store.ReleaseRow:
+    with app.database.reading() as connection:
+        return store.find_running(connection, name) or store.get_release(connection, name)

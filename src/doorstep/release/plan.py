@@ -1,0 +1,133 @@
+"""From what is decided to what is served: pure construction of plan documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from doorstep.core.contract import Contract
+from doorstep.core.ids import digest_of
+from doorstep.core.plan import (
+    FORMAT,
+    FallbackStep,
+    PlanRoot,
+    ReleasePlan,
+    Segment,
+    ServicePlan,
+    VersionPlan,
+)
+from doorstep.core.servicefile import ServiceFile
+from doorstep.register.store import VersionRow
+from doorstep.release.types import Release, State
+
+StateName = Literal["shadow", "step", "bake", "paused"]
+_RUNNING: dict[State, StateName] = {
+    State.SHADOW: "shadow",
+    State.STEP: "step",
+    State.BAKE: "bake",
+    State.PAUSED: "paused",
+    State.INCONCLUSIVE: "paused",
+}
+
+
+class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that one service's document is made from. versions: by number, at least those
+    that are named here. contract: what callers may send now."""
+
+    file: ServiceFile
+    contract: Contract
+    versions: Mapping[int, VersionRow]
+    champion: int | None
+    last_champion: int | None
+    release: Release | None
+
+
+def service_plan(state: ServiceState) -> ServicePlan:
+    """The document that nodes get for one service."""
+    serve = state.file.serve
+    return ServicePlan(
+        format=FORMAT,
+        service=state.file.service,
+        contract=state.contract,
+        versions=_versions(state),
+        champion=_serving(state),
+        release=_release_plan(state.release),
+        segments=tuple(
+            Segment(name=wave.name, match=wave.match) for wave in state.file.release.waves
+        ),
+        fallback=tuple(
+            FallbackStep(kind="version")
+            if step.kind == "champion"
+            else FallbackStep(kind="answer", answer=step.answer)
+            for step in serve.fallback
+        ),
+        key=state.file.ids.key,
+        unit=state.file.ids.unit,
+        subject=state.file.ids.subject,
+        timeout_ms=max(1, round(serve.timeout_s * 1000)),
+        record=serve.record.mode,
+        record_share=serve.record.share,
+    )
+
+
+def _serving(state: ServiceState) -> int | None:
+    # A first release has no champion beside it: the version itself serves while it is watched.
+    release = state.release
+    if release is not None and release.is_first and release.share > 0.0:
+        return release.challenger
+    return state.champion
+
+
+def _versions(state: ServiceState) -> tuple[VersionPlan, ...]:
+    challenger = state.release.challenger if state.release and not state.release.is_over else None
+    named = (state.champion, state.last_champion, challenger)
+    numbers = sorted({number for number in named if number is not None})
+    rows = [state.versions[number] for number in numbers]
+    # Both arms of a release are placed alike; else the latency guardrail would compare hand-offs.
+    arms = [row for row in rows if row.number in (state.champion, challenger)]
+    alike = challenger is not None and any(row.placement == "engine" for row in arms)
+    return tuple(_version(row, to_engine=alike and row in arms) for row in rows)
+
+
+def _version(row: VersionRow, *, to_engine: bool) -> VersionPlan:
+    form: Literal["onnx", "native"] = "onnx" if row.form == "onnx" else "native"
+    inline = row.placement == "inline" and not to_engine
+    return VersionPlan(
+        number=row.number,
+        bundle=row.digest,
+        form=form,
+        placement="inline" if inline else "engine",
+        trusted=row.trusted,
+    )
+
+
+def _release_plan(release: Release | None) -> ReleasePlan | None:
+    if release is None or release.is_over:
+        return None
+    return ReleasePlan(
+        id=release.id,
+        challenger=release.challenger,
+        state=_RUNNING[release.state],
+        epoch=release.epoch.number,
+        shares=release.plan_shares(),
+        sample=release.spec.shadow_sample if release.state is State.SHADOW else 0.0,
+        rehearsal=release.rehearsal,
+    )
+
+
+def plan_root(
+    plans: Sequence[ServicePlan], *, environment: str, term: int, number: int, made_at: int
+) -> tuple[PlanRoot, dict[str, bytes]]:
+    """The root and the bodies of its documents by digest."""
+    bodies = {one.service: msgspec.json.encode(one) for one in plans}
+    root = PlanRoot(
+        format=FORMAT,
+        environment=environment,
+        term=term,
+        number=number,
+        made_at=made_at,
+        services={service: digest_of(body) for service, body in sorted(bodies.items())},
+    )
+    return root, {digest_of(body): body for body in bodies.values()}

@@ -1,0 +1,145 @@
+"""Write the plan: the effects around `plan.py`. One row per change, in the change's transaction."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import Connection
+
+from doorstep.core.contract import Contract
+from doorstep.core.errors import RefusedError
+from doorstep.core.ids import digest_of
+from doorstep.core.manifest import decode_manifest
+from doorstep.core.plan import FORMAT, PlanPointer, PlanRoot
+from doorstep.core.servicefile import ServiceFile, parse_service_file
+from doorstep.kernel.blobs import MANIFEST
+from doorstep.kernel.db import Unit
+from doorstep.kernel.files import write_atomic
+from doorstep.kernel.home import Home
+from doorstep.kernel.keys import SigningKey
+from doorstep.register import store as versions
+from doorstep.release import store
+from doorstep.release.plan import ServiceState, plan_root, service_plan
+from doorstep.release.types import Release
+
+PARSED_KEPT = 2048
+
+
+def write_plan(unit: Unit, home: Home, term: int) -> int:
+    """The number of the plan that says what this transaction leaves; a new row if it differs from
+    the newest plan. Raises: RefusedError (`service-without-version`) never in a sound database."""
+    newest = store.newest_plan(unit.connection)
+    number = newest.number + 1 if newest else 1
+    plans = [
+        service_plan(state)
+        for row in versions.list_services(unit.connection)
+        if (state := _state(unit.connection, home, row)) is not None
+    ]
+    root, bodies = plan_root(
+        plans,
+        environment=home.environment,
+        term=term,
+        number=number,
+        made_at=unit.now(),
+    )
+    basis = digest_of(msgspec.json.encode((term, root.services)))
+    if newest is not None and newest.basis == basis:
+        return newest.number
+    row = store.PlanRow(
+        number=number,
+        term=term,
+        made_at=root.made_at,
+        root=msgspec.json.encode(root),
+        basis=basis,
+    )
+    store.add_plan(unit.connection, row, bodies)
+    return number
+
+
+def publish_plan(connection: Connection, home: Home, key: SigningKey, renewal: int) -> int:
+    """Put the newest plan into the home and point at it; 0 if there is none. Idempotent: documents
+    are content-addressed, and the pointer is replaced last."""
+    newest = store.newest_plan(connection)
+    if newest is None:
+        return 0
+    root = msgspec.json.decode(newest.root, type=PlanRoot)
+    files = store.read_documents(connection, root) | {digest_of(newest.root): newest.root}
+    for digest, body in files.items():
+        path = home.plan / f"{digest}.json"
+        if not path.exists():
+            write_atomic(path, body)
+    write_atomic(home.plan / "current", msgspec.json.encode(_pointer(newest, key, renewal)))
+    return newest.number
+
+
+def _pointer(newest: store.PlanRow, key: SigningKey, renewal: int) -> PlanPointer:
+    pointer = PlanPointer(
+        format=FORMAT,
+        term=newest.term,
+        number=newest.number,
+        root=digest_of(newest.root),
+        renewal=renewal,
+        key=key.public.raw.hex(),
+    )
+    signature = key.sign(pointer.signed_bytes()).hex()
+    return msgspec.structs.replace(pointer, signature=signature)
+
+
+def sweep_plans(home: Home, keep: set[str]) -> None:
+    """Remove documents that no kept plan names."""
+    for path in home.plan.glob("*.json"):
+        if path.stem not in keep:
+            path.unlink(missing_ok=True)
+
+
+def _state(connection: Connection, home: Home, row: versions.ServiceRow) -> ServiceState | None:
+    """None for a service of which nothing was ever released."""
+    tenures = store.list_tenures(connection, row.name)
+    champion = tenures[0].version if tenures and tenures[0].until is None else None
+    running = store.find_running(connection, row.name)
+    release = running.release if running else None
+    if champion is None and release is None:
+        return None
+    last = previous_champion(tenures)
+    named = {champion, last, release.challenger if release else None} - {None}
+    rows = {
+        number: versions.get_version(connection, row.name, number)
+        for number in named
+        if number is not None
+    }
+    serving = champion if champion is not None else _challenger(release, row.name)
+    return ServiceState(
+        file=parsed_file(row.file, home.environment),
+        contract=contract_of(home.bundles, rows[serving].digest),
+        versions=rows,
+        champion=champion,
+        last_champion=last,
+        release=release,
+    )
+
+
+def previous_champion(tenures: list[store.TenureRow]) -> int | None:
+    """The version that served before the champion of now: where a rollback goes."""
+    if not tenures or tenures[0].until is not None:
+        return None
+    return next((one.version for one in tenures[1:] if one.version != tenures[0].version), None)
+
+
+def _challenger(release: Release | None, service: str) -> int:
+    if release is None:
+        raise RefusedError("service-without-version", f"{service} has neither champion nor release")
+    return release.challenger
+
+
+@lru_cache(maxsize=PARSED_KEPT)
+def parsed_file(text: str, environment: str) -> ServiceFile:
+    """`parse_service_file`, remembered: a text is parsed once, however often plans are made."""
+    return parse_service_file(text, environment=environment)
+
+
+@lru_cache(maxsize=PARSED_KEPT)
+def contract_of(bundles: Path, digest: str) -> Contract:
+    """The contract that a published bundle was made for; bundles never change."""
+    return decode_manifest((bundles / digest / MANIFEST).read_bytes(), digest).contract

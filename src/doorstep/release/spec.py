@@ -1,0 +1,61 @@
+"""From the service file's `release:` to the frozen parameters of one release. Pure."""
+
+from __future__ import annotations
+
+from doorstep.core.errors import RefusedError
+from doorstep.core.servicefile import ServiceFile
+from doorstep.core.servicefile_running import STEP_SHARES
+from doorstep.release.types import Guardrail, ReleaseSpec
+
+WARMUP_S = 60.0
+WARMUP_OF_DWELL = 0.2
+
+
+def spec_of(file: ServiceFile, requests_per_s: float) -> ReleaseSpec:
+    """What a release of this service will do. requests_per_s: measured, for `steps: auto`.
+
+    Method 1 decides on errors; other guardrails of the file are measured and shown, not decided
+    on, which `doorstep check` says. Raises: InputError (`bad-release`), RefusedError
+    (`shadow-needs-inputs`).
+    """
+    asked = file.release
+    steps = asked.steps or auto_steps(requests_per_s, asked.deadline.after_s)
+    errors = next((one for one in asked.guardrails if one.name == "errors"), None)
+    if asked.shadow.requests and file.serve.record.mode == "no-inputs":
+        raise RefusedError(
+            "shadow-needs-inputs",
+            "release.shadow scores recorded requests, but serve.record: no-inputs keeps none",
+            "set release.shadow.requests: 0, or serve.record: full",
+        )
+    dwell_s = tuple(asked.dwell_s_at(step, len(steps)) for step in range(len(steps)))
+    margins = (
+        tuple(errors.margin_at(step, len(steps)) for step in range(len(steps)))
+        if errors
+        else (1.5,) * len(steps)
+    )
+    return ReleaseSpec(
+        shadow_requests=asked.shadow.requests,
+        steps=steps,
+        dwell_s=dwell_s,
+        margins=margins,
+        alpha=asked.alpha,
+        guardrails=(
+            Guardrail(tolerance=errors.tolerance, ceiling=errors.ceiling)
+            if errors
+            else Guardrail(),
+        ),
+        # A minute, but never more than a fifth of a step: shortened releases stay decidable.
+        warmup_s=min(WARMUP_S, WARMUP_OF_DWELL * min(dwell_s)),
+        bake_s=asked.bake_s,
+        holdback=asked.holdback,
+        deadline_s=asked.deadline.after_s,
+        deadline_then=asked.deadline.then,
+    )
+
+
+def auto_steps(requests_per_s: float, deadline_s: float) -> tuple[float, ...]:
+    """Shares for `steps: auto`: the first is the smallest at which 500 challenger requests, what a
+    ceiling of 1 % needs without an error, arrive in a quarter of the deadline."""
+    needed = 500.0 / max(requests_per_s * deadline_s / 4.0, 1e-9)
+    fitting = tuple(share for share in STEP_SHARES if share >= needed)
+    return fitting or STEP_SHARES[-1:]

@@ -1,0 +1,282 @@
+"""Tables of releases, who serves, and plans. Only this room writes them."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from doorstep.core.errors import NotFoundError
+from doorstep.core.instant import Instant
+from doorstep.core.plan import PlanRoot
+from doorstep.core.report import Cell
+from doorstep.kernel.schema import OPERATIONAL, At, Whole, metadata
+from doorstep.release.types import Decision, Release
+
+releases = Table(
+    "release",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("service", Text, nullable=False, index=True),
+    Column("challenger", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("is_over", Boolean, nullable=False, index=True),
+    Column("by", Text, nullable=False),
+    Column("started_at", At, nullable=False),
+    Column("ended_at", At),
+    Column("plan_number", Whole, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+)
+decisions = Table(
+    "release_decision",
+    metadata,
+    Column("release", Text, primary_key=True),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("at", At, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+)
+tenures = Table(
+    "tenure",
+    metadata,
+    Column("service", Text, primary_key=True),
+    Column("since", At, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+    Column("until", At),
+    Column("release", Text, nullable=False),
+    Column("because", Text, nullable=False),
+    Column("by", Text, nullable=False),
+)
+plans = Table(
+    "plan",
+    metadata,
+    Column("number", Whole, primary_key=True, autoincrement=False),
+    Column("term", Whole, nullable=False),
+    Column("made_at", At, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("basis", Text, nullable=False),
+    info=dict(OPERATIONAL),
+)
+documents = Table(
+    "plan_document",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    info=dict(OPERATIONAL),
+)
+cells = Table(
+    "release_cells",
+    metadata,
+    Column("release", Text, primary_key=True),
+    Column("node", Text, primary_key=True),
+    Column("boot", Text, primary_key=True),
+    Column("document", LargeBinary, nullable=False),
+    info=dict(OPERATIONAL),
+)
+
+
+class ReleaseRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A release and what this room keeps beside it. plan_number: of the plan that carries its
+    newest decision."""
+
+    release: Release
+    by: str
+    plan_number: int
+    ended_at: Instant | None = None
+
+
+class TenureRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One stretch of time in which a version was champion of its service."""
+
+    service: str
+    since: Instant
+    version: int
+    until: Instant | None
+    release: str
+    because: str
+    by: str
+
+
+class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
+    """basis: digest of everything that the plan was made from, so that a change is seen."""
+
+    number: int
+    term: int
+    made_at: Instant
+    root: bytes
+    basis: str
+
+
+def add_release(connection: Connection, row: ReleaseRow) -> None:
+    values = _columns(row) | {
+        "id": row.release.id,
+        "service": row.release.service,
+        "challenger": row.release.challenger,
+        "by": row.by,
+        "started_at": row.release.started_at,
+    }
+    connection.execute(insert(releases).values(values))
+
+
+def save_release(connection: Connection, row: ReleaseRow) -> None:
+    mine = releases.c.id == row.release.id
+    connection.execute(update(releases).where(mine).values(_columns(row)))
+
+
+def find_running(connection: Connection, service: str) -> ReleaseRow | None:
+    """The release of this service that is not over, or None. There is at most one."""
+    mine = (releases.c.service == service) & releases.c.is_over.is_(False)
+    return _one(connection, mine)
+
+
+def list_running(connection: Connection) -> list[ReleaseRow]:
+    return _all(connection, releases.c.is_over.is_(False), 10_000)
+
+
+def list_releases(connection: Connection, service: str = "", limit: int = 100) -> list[ReleaseRow]:
+    """Newest first."""
+    return _all(connection, releases.c.service == service if service else None, limit)
+
+
+def get_release(connection: Connection, name: str) -> ReleaseRow:
+    """By id, or the newest of a service. Raises: NotFoundError (`no-release`)."""
+    found = _one(connection, releases.c.id == name) or _one(connection, releases.c.service == name)
+    if found is None:
+        raise NotFoundError("no-release", f"there is no release {name!r}", "doorstep release list")
+    return found
+
+
+def add_decision(connection: Connection, release: str, by: str, decision: Decision) -> int:
+    """Its sequence within the release, from 1."""
+    mine = decisions.c.release == release
+    sequence = int(connection.scalar(select(func.count()).where(mine)) or 0) + 1
+    connection.execute(
+        insert(decisions).values(
+            release=release,
+            sequence=sequence,
+            at=decision.at,
+            by=by,
+            document=msgspec.json.encode(decision),
+        )
+    )
+    return sequence
+
+
+def list_decisions(connection: Connection, release: str) -> list[tuple[int, str, Decision]]:
+    """(sequence, by, decision), oldest first."""
+    asked = select(decisions).where(decisions.c.release == release)
+    return [
+        (row.sequence, row.by, msgspec.json.decode(row.document, type=Decision))
+        for row in connection.execute(asked.order_by(decisions.c.sequence))
+    ]
+
+
+def list_tenures(connection: Connection, service: str) -> list[TenureRow]:
+    """Newest first; the newest one has no end."""
+    asked = select(tenures).where(tenures.c.service == service).order_by(tenures.c.since.desc())
+    return [TenureRow(**row._asdict()) for row in connection.execute(asked)]
+
+
+def champions(connection: Connection) -> dict[str, int]:
+    """Service -> number of its champion now."""
+    asked = select(tenures.c.service, tenures.c.version).where(tenures.c.until.is_(None))
+    return {row.service: row.version for row in connection.execute(asked)}
+
+
+def crown(connection: Connection, row: TenureRow) -> None:
+    """End the tenure that is open, if any, and begin this one."""
+    is_open = (tenures.c.service == row.service) & tenures.c.until.is_(None)
+    connection.execute(update(tenures).where(is_open).values(until=row.since))
+    connection.execute(insert(tenures).values(msgspec.structs.asdict(row)))
+
+
+def newest_plan(connection: Connection) -> PlanRow | None:
+    asked = select(plans).order_by(plans.c.number.desc()).limit(1)
+    row = connection.execute(asked).one_or_none()
+    return None if row is None else PlanRow(**row._asdict())
+
+
+def add_plan(connection: Connection, row: PlanRow, bodies: dict[str, bytes]) -> None:
+    """Store the root and those service documents that are not stored yet."""
+    for digest, body in bodies.items():
+        if (
+            connection.scalar(select(documents.c.digest).where(documents.c.digest == digest))
+            is None
+        ):
+            connection.execute(insert(documents).values(digest=digest, body=body))
+    connection.execute(insert(plans).values(msgspec.structs.asdict(row)))
+
+
+def read_documents(connection: Connection, root: PlanRoot) -> dict[str, bytes]:
+    """Digest -> body of the service documents of a plan."""
+    wanted = set(root.services.values())
+    found: dict[str, bytes] = {}
+    for digest in wanted:
+        body = connection.scalar(select(documents.c.body).where(documents.c.digest == digest))
+        if body is not None:
+            found[digest] = bytes(body)
+    return found
+
+
+def save_cells(
+    connection: Connection, release: str, node: str, boot: str, found: tuple[Cell, ...]
+) -> None:
+    """Keep what one boot of a node has reported, so that it outlives the node's report."""
+    mine = (cells.c.release == release) & (cells.c.node == node) & (cells.c.boot == boot)
+    document = msgspec.json.encode(found)
+    known = connection.scalar(select(cells.c.node).where(mine))
+    if known is None:
+        values = {"release": release, "node": node, "boot": boot, "document": document}
+        connection.execute(insert(cells).values(values))
+    else:
+        connection.execute(update(cells).where(mine).values(document=document))
+
+
+def read_cells(connection: Connection, release: str) -> list[tuple[str, str, tuple[Cell, ...]]]:
+    """(node, boot, cells) of every boot that ever reported on this release."""
+    asked = select(cells).where(cells.c.release == release)
+    return [
+        (row.node, row.boot, msgspec.json.decode(row.document, type=tuple[Cell, ...]))
+        for row in connection.execute(asked)
+    ]
+
+
+def _columns(row: ReleaseRow) -> dict[str, object]:
+    return {
+        "state": row.release.state.value,
+        "is_over": row.release.is_over,
+        "ended_at": row.ended_at,
+        "plan_number": row.plan_number,
+        "document": msgspec.json.encode(row.release),
+    }
+
+
+def _one(connection: Connection, where: object) -> ReleaseRow | None:
+    found = _all(connection, where, 1)
+    return found[0] if found else None
+
+
+def _all(connection: Connection, where: object, limit: int) -> list[ReleaseRow]:
+    asked = select(releases).order_by(releases.c.started_at.desc(), releases.c.id.desc())
+    if where is not None:
+        asked = asked.where(where)  # type: ignore[arg-type]
+    return [
+        ReleaseRow(
+            release=msgspec.json.decode(row.document, type=Release),
+            by=row.by,
+            plan_number=row.plan_number,
+            ended_at=row.ended_at,
+        )
+        for row in connection.execute(asked.limit(limit))
+    ]

@@ -1,0 +1,119 @@
+"""A release in words and numbers, for commands and pages."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from doorstep.kernel.app import App
+from doorstep.release import store
+from doorstep.release.collect import collect
+from doorstep.release.decide import decide
+from doorstep.release.surface import DecisionView, GuardrailView, Release
+from doorstep.release.types import Decision, Evidence, Numbers, State
+from doorstep.release.types import Release as Inner
+from doorstep.release.wording import say_missing
+
+
+def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True) -> Release:
+    """What `release show` and the release page give."""
+    inner = row.release
+    evidence = collect(app, inner)
+    newest = decide(inner, evidence, app.clock.now())
+    decisions = _decisions(app, inner.id) if with_decisions else ()
+    alive = app.nodes.alive()
+    return Release(
+        id=inner.id,
+        service=inner.service,
+        challenger=inner.challenger,
+        champion=inner.champion,
+        state=inner.state.value,
+        step=inner.step,
+        share=inner.share,
+        shares=tuple(inner.spec.share_of(step) for step in range(len(inner.spec.steps))),
+        rehearsal=inner.rehearsal,
+        started_at=inner.started_at,
+        changed_at=inner.changed_at,
+        ended_at=row.ended_at,
+        reason=_reason(inner, newest),
+        by=row.by,
+        requests_champion=_requests(evidence, "champion"),
+        requests_challenger=_requests(evidence, "challenger"),
+        guardrails=_guardrails(inner, newest, decisions),
+        decisions=decisions,
+        settled=bool(alive) and all(one.plan_number >= row.plan_number for one in alive),
+        silent=tuple(sorted(app.nodes.silent())),
+        plan_number=row.plan_number,
+    )
+
+
+def _reason(release: Inner, newest: Decision) -> str:
+    if release.is_over or release.state in (State.PAUSED, State.INCONCLUSIVE):
+        return release.reason or newest.reason
+    return newest.reason
+
+
+def _requests(evidence: Evidence, arm: str) -> int:
+    return sum(cell.requests for cell in evidence.cells if cell.arm == arm) + (
+        sum(cell.plus + cell.zero + cell.minus for cell in evidence.cells)
+        if arm == "challenger"
+        else 0
+    )
+
+
+def _guardrails(
+    release: Inner, newest: Decision, decisions: tuple[DecisionView, ...]
+) -> tuple[GuardrailView, ...]:
+    # An ended release shows the numbers that ended it, not what came in since.
+    if release.is_over:
+        last = next((one for one in reversed(decisions) if one.guardrails), None)
+        if last is not None:
+            return last.guardrails
+    return tuple(_guardrail(release, one) for one in newest.numbers)
+
+
+def _guardrail(release: Inner, numbers: Numbers) -> GuardrailView:
+    step = min(release.step, len(release.spec.margins) - 1)
+    rule = next((one for one in release.spec.guardrails if one.name == numbers.guardrail), None)
+    name = numbers.guardrail if not numbers.segment else f"{numbers.guardrail} in {numbers.segment}"
+    return GuardrailView(
+        name=name,
+        champion=numbers.champion_rate,
+        challenger=numbers.challenger_rate,
+        ratio_low=numbers.ratio_low,
+        ratio_high=numbers.ratio_high,
+        log_e_rollback=_finite(numbers.log_e_rollback),
+        log_e_rollback_threshold=numbers.log_rollback_at,
+        log_e_advance=_finite(numbers.log_e_advance or 0.0),
+        log_e_advance_threshold=numbers.log_advance_at or 0.0,
+        tolerance=rule.tolerance if rule else 1.0,
+        margin=release.spec.margins[step],
+        missing="" if numbers.is_good or release.is_over else say_missing(numbers),
+    )
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else math.copysign(1e6, value)
+
+
+def _decisions(app: App, release_id: str) -> tuple[DecisionView, ...]:
+    with app.database.reading() as connection:
+        found = store.list_decisions(connection, release_id)
+    return tuple(_decision(sequence, by, decision) for sequence, by, decision in found)
+
+
+def _decision(sequence: int, by: str, decision: Decision) -> DecisionView:
+    outcome = decision.outcome
+    action = decision.person.action if decision.person else type(outcome).__name__.lower()
+    state = getattr(outcome, "state", None)
+    return DecisionView(
+        sequence=sequence,
+        at=decision.at,
+        action=action,
+        state=(state or decision.release.state).value,
+        reason=decision.reason,
+        by=by,
+        guardrails=tuple(_guardrail(decision.release, one) for one in decision.numbers),
+        evidence={"cells": msgspec.to_builtins(decision.evidence.cells)},
+    )

@@ -20,6 +20,7 @@ from doorstep.core.yamltext import Mapping, Node, Scalar, Sequence
 PROBLEMS_MAX = 50
 SHOWN_LENGTH_MAX = 60
 KEY_LENGTH_MAX = 128
+CREDENTIAL_LENGTH_MIN = 8
 _CREDENTIALS = (
     ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
     ("an AWS access key id", re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
@@ -28,18 +29,21 @@ _CREDENTIALS = (
     ("a webhook with its secret", re.compile(r"hooks\.slack\.com/(?:services|workflows)/\S{8}")),
     ("a webhook with its secret", re.compile(r"discord(?:app)?\.com/api/webhooks/\d+/\S{8}")),
     ("a Google API key", re.compile(r"\bAIza[0-9A-Za-z_-]{30}")),
-    ("an API key", re.compile(r"\bsk[-_](?:live_|ant-|proj-)?[0-9A-Za-z_-]{16}")),
+    ("an API key", re.compile(r"\bsk[-_](?=[A-Za-z_-]{0,30}[0-9])[0-9A-Za-z_-]{16}")),
     ("a Doorstep token", re.compile(r"\bdst_[a-z0-9]+_[0-9A-Za-z]{8}_\S{20}")),
-    ("a JSON web token", re.compile(r"\beyJ[0-9A-Za-z_-]{8,}\.eyJ[0-9A-Za-z_-]{8,}\.")),
+    ("a JSON web token", re.compile(r"\beyJ[0-9A-Za-z_-]{8,500}\.eyJ[0-9A-Za-z_-]{8}")),
     ("an Azure account key", re.compile(r"AccountKey=[0-9A-Za-z+/=]{16}")),
-    ("a user and password in an address", re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@")),
+    (
+        "a user and password in an address",
+        re.compile(r"[a-z][a-z0-9+.-]{0,20}://[^/\s:@]*:[^/\s@]+@"),
+    ),
     (
         "a secret in an address",
         re.compile(r"(?i)[?&](?:[a-z_-]*token|sig|signature|api[-_]?key|password|secret)=[^&\s]"),
     ),
     (
         "a password",
-        re.compile(r"(?i)\b(?:password|passwd|pwd|api[-_]?key|secret|token)\s*[=:]\s*[^\s'\"<]{6}"),
+        re.compile(r"(?i)\b(?:password|passwd|pwd|api[-_]?key|secret)(?:\s?=\s?|:)[^\s'\"<]{6}"),
     ),
     ("a bearer token", re.compile(r"\bBearer\s+[0-9A-Za-z._~+/-]{16}")),
 )
@@ -168,6 +172,8 @@ def join(path: str, name: str) -> str:
 
 def credential_in(text: str) -> str:
     """What kind of credential `text` looks like, "" for none."""
+    if len(text) < CREDENTIAL_LENGTH_MIN:
+        return ""
     return next((kind for kind, pattern in _CREDENTIALS if pattern.search(text)), "")
 
 

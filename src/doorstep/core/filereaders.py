@@ -90,16 +90,16 @@ class ListOf(msgspec.Struct, frozen=True):
             reading.problem(node, path, f"found {shown(node)}, expected {self.expected}")
             return msgspec.UNSET
         if not self.least <= len(node.items) <= self.most:
-            reading.problem(
-                node, path, f"{len(node.items)} items, expected {self.least} to {self.most}"
-            )
+            wanted = f"{self.least} to {self.most}" if self.least < self.most else f"{self.least}"
+            reading.problem(node, path, f"{len(node.items)} items, expected {wanted}")
             return msgspec.UNSET
         return self._items(node, path, reading)
 
     def _items(self, node: Sequence, path: str, reading: Reading) -> Any:
         values = []
         for index, item in enumerate(node.items):
-            reading.at[f"{path}[{index}]"] = (item.line, item.column)
+            if isinstance(self.item, Group):
+                reading.at[f"{path}[{index}]"] = (item.line, item.column)
             values.append(self.item.read(item, f"{path}[{index}]", reading))
         return msgspec.UNSET if msgspec.UNSET in values else tuple(values)
 
@@ -272,16 +272,17 @@ class Group(msgspec.Struct, frozen=True):
         return made
 
     def show(self, value: Any) -> Any:
-        """Only what differs from its default; the short form where nothing else was said."""
+        """Only what differs from its default, or everything if nothing does; the short form where
+        that says as much."""
         defaults = {key.field: key.default for key in self.keys.values()}
         if isinstance(value, FillsItself):
             defaults |= value.defaults_for({field: getattr(value, field) for field in defaults})
-        out = {}
-        for key in self.keys.values():
-            one = getattr(value, key.field)
-            if one is not None and one != defaults[key.field]:
-                out[key.name] = key.reads.show(one)
-        return out if self._short_of(out, value) is None else self._short_of(out, value)
+        given = [(key, getattr(value, key.field)) for key in self.keys.values()]
+        given = [(key, one) for key, one in given if one is not None]
+        changed = [(key, one) for key, one in given if one != defaults[key.field]]
+        out = {key.name: key.reads.show(one) for key, one in changed or given}
+        short = self._short_of(out, value)
+        return out if short is None else short
 
     def _short_of(self, out: dict[str, Any], value: Any) -> Any:
         """The short form of `value`, None if it says more than that can."""
@@ -318,9 +319,8 @@ def _note_missing(key: FileKey, node: Node, path: str, reading: Reading) -> None
 
 def _read_key(key: FileKey, child: Node, where: str, reading: Reading) -> Any:
     if isinstance(child, Scalar) and child.is_empty:
-        reading.problem(
-            child, where, f"has no value; expected {key.reads.expected}, or remove the key"
-        )
+        otherwise = "" if key.default is msgspec.UNSET else ", or remove the key"
+        reading.problem(child, where, f"has no value; expected {key.reads.expected}{otherwise}")
         return msgspec.UNSET
     return key.reads.read(child, where, reading)
 

@@ -101,11 +101,11 @@ def choice(*words: str) -> Word:
     return Word(expected, parse, {"enum": list(words)})
 
 
-def choice_of(values: dict[str, Any]) -> Word:
+def choice_of(values: dict[str, Any], expected: str) -> Word:
     """One of some words, each of which means a value (shown as None where no word means it)."""
     words = choice(*values)
     names = {value: word for word, value in values.items()}
-    return Word(words.expected, lambda scalar: values[words.parse(scalar)], words.json, names.get)
+    return Word(expected, lambda scalar: values[words.parse(scalar)], words.json, names.get)
 
 
 def boolean() -> Word:
@@ -248,7 +248,10 @@ def condition(example: str, metrics: list[str] | None = None) -> Word:
     """A condition. metrics: the names that may be asked; None for any."""
 
     def parse(scalar: Scalar) -> Condition:
-        found = parse_condition(scalar.text)
+        try:
+            found = parse_condition(scalar.text)
+        except InputError as error:
+            raise ValueError(error.message.rpartition("is not a condition: ")[2]) from None
         if metrics is not None and found.left not in metrics:
             near = suggestion(found.left, metrics) or f"; expected one of {', '.join(metrics)}"
             raise ValueError(f"metric {found.left!r} is not known{near}")

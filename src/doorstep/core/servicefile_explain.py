@@ -59,7 +59,8 @@ def _rows(
                 yield from _rows(reader.item, one, join(path, name), why, written)
         case ListOf(item=Group()) if value and path in written:
             for index, one in enumerate(value):
-                yield from _rows(reader.item, one, f"{path}[{index}]", why, written)
+                rows = _rows(reader.item, one, f"{path}[{index}]", why, written)
+                yield from (row for row in rows if row.value != NOT_SET)
         case _:
             yield _row(reader, value, path, why, written)
 

@@ -100,7 +100,7 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
         Key(
             count(0, 10),
             "how many people must approve",
-            "by risk: low 0, medium 1, high 2",
+            "by risk for a release (low 0, medium 1, high 2); 1 for a retrained version",
         ),
     ] = 0
     role: Annotated[
@@ -111,7 +111,7 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
 APPROVAL = Group(
     Approval,
     short="people",
-    short_reads=choice_of({"none": 0, "person": 1}),
+    short_reads=choice_of({"none": 0, "person": 1}, "none, person or {people: 2}"),
 )
 
 

@@ -158,10 +158,7 @@ def compose(source: str | bytes) -> Node | Fault:
     except _Refused as refused:
         return refused.fault
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = error.problem or error.context or "cannot be read"
-        where = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        return Fault(*where, f"not YAML: {problem}")
+        return _syntax_fault(error)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         return Fault(1, 1, f"not YAML: {str(error).splitlines()[0]}")
 
@@ -175,6 +172,17 @@ def parse_yaml(source: str | bytes, name: str = "text") -> Node:
     if isinstance(found, Fault):
         raise InputError("bad-yaml", f"{name}:{found.line}:{found.column}: {found.message}")
     return found
+
+
+def _syntax_fault(error: Any) -> Fault:
+    """What a YAML parser says, with the line in which the part began that it could not end."""
+    mark = error.problem_mark or error.context_mark
+    problem = error.problem or error.context or "cannot be read"
+    begun = error.context_mark
+    if error.problem and error.context and begun and begun.line != mark.line:
+        problem = f"{problem} ({error.context} that begins in line {begun.line + 1})"
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    return Fault(line, column, f"not YAML: {problem}")
 
 
 def _decoded(source: str | bytes) -> str | Fault:

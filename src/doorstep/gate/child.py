@@ -68,6 +68,11 @@ def run(request: GateRequest) -> list[Finding]:
     """Every gate of the request, in the order in which they are shown."""
     subject = load_subject(request.version)
     champion = load_subject(request.champion) if request.champion else None
+    return findings_of(request, subject, champion)
+
+
+def findings_of(request: GateRequest, subject: Subject, champion: Subject | None) -> list[Finding]:
+    """The same of versions that are loaded already."""
     return [decide(one) for one in _measure(request, subject, champion)]
 
 

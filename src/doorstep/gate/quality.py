@@ -154,14 +154,13 @@ def _against_number(
 
 def _default_champion(measured: Measured, metric: Metric) -> Evidence:
     order: Order = ">=" if metric.more_is_better else "<="
-    found = _against_champion(measured, metric, order, 0.0, f"{metric.name} {order} champion")
+    check = f"{metric.name} not worse than champion"
+    found = _against_champion(measured, metric, order, 0.0, check)
     if not isinstance(found, ChampionEvidence) or found.of_champion.value is None:
         return found
     relative = TOLERANCE_RELATIVE * abs(found.of_champion.value)
     tolerance = TOLERANCE_SHARE if metric.is_share else relative
-    return msgspec.structs.replace(
-        found, tolerance=tolerance, check=f"{found.metric} not worse than champion"
-    )
+    return msgspec.structs.replace(found, tolerance=tolerance)
 
 
 def _against_champion(

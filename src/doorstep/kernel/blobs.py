@@ -58,6 +58,7 @@ class Blobs:
         path = self.path(digest)
         if path.is_file():
             return path
+        self._folder.mkdir(parents=True, exist_ok=True)
         temporary = self._folder / f"{_TEMPORARY}{new_id().hex}"
         try:
             _copy_verified(stream, temporary, digest, bytes_max)
@@ -83,7 +84,7 @@ def publish_bundle(bundles: Path, manifest: bytes, open_file: OpenFile) -> Path:
     if target.is_dir() and not verify_bundle(target, digest):
         return target
     temporary = bundles / f"{_TEMPORARY}{new_id().hex}"
-    temporary.mkdir(mode=0o755)
+    temporary.mkdir(mode=0o755, parents=True)
     try:
         for entry in files:
             _write_entry(temporary, entry, open_file)

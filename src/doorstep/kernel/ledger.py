@@ -183,14 +183,19 @@ def read_events(connection: Connection, wanted: Filter, limit: int = 100) -> lis
     return [decode_event(bytes(leaf)) for leaf in rows]
 
 
-def scan(connection: Connection, start: int = 0, end: int | None = None) -> Iterator[Row[Any]]:
+def scan(
+    connection: Connection, start: int | None = None, end: int | None = None
+) -> Iterator[Row[Any]]:
     """Rows of the ledger in order of seq, [start, end), read in batches of `EXPORT_BATCH`.
 
-    Inside one read transaction, what is yielded is one state of the ledger.
+    Without bounds, every row that is there, also one that has no business there. Inside one read
+    transaction, what is yielded is one state of the ledger.
     """
-    after = start - 1
+    after = None if start is None else start - 1
     while True:
-        query = select(entries).where(entries.c.seq > after).order_by(entries.c.seq)
+        query = select(entries).order_by(entries.c.seq)
+        if after is not None:
+            query = query.where(entries.c.seq > after)
         if end is not None:
             query = query.where(entries.c.seq < end)
         rows = connection.execute(query.limit(EXPORT_BATCH)).all()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from doorstep.core.instant import Clock
+from doorstep.core.instant import Clock, Instant
 from doorstep.kernel.blobs import Blobs
 from doorstep.kernel.db import Database
 from doorstep.kernel.event import Actor
@@ -29,6 +29,7 @@ class App:
     addresses: Mapping[str, str]
     trust_folder: Path
     nodes: NodeWatch
+    started_at: Instant = 0
     leader_term: int = 0
 
     @property

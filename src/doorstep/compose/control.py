@@ -1,0 +1,88 @@
+"""The control plane as one object: the table of operations over a home and a database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from doorstep.core.errors import NotFoundError
+from doorstep.core.instant import Clock
+from doorstep.core.operation import Operation
+from doorstep.kernel.app import UPLOADS, App
+from doorstep.kernel.db import Database
+from doorstep.kernel.event import DOORSTEP, Actor
+from doorstep.kernel.home import Home
+from doorstep.kernel.ledger import export_lines
+from doorstep.kernel.nodes import NodeWatch
+
+UPLOAD_BYTES_MAX = 8 * 1024**3
+
+
+class ControlPlane:
+    """What REST, the console and the loops share. Safe for several threads."""
+
+    def __init__(
+        self,
+        home: Home,
+        database: Database,
+        clock: Clock,
+        operations: Mapping[str, Operation],
+        addresses: Mapping[str, str],
+        trust_folder: Path,
+    ) -> None:
+        self.operations = operations
+        self.version = installed("doorstep")
+        self.home = home
+        self.database = database
+        self.clock = clock
+        self.nodes = NodeWatch(home.nodes, clock)
+        self.term = 0
+        self.changed = threading.Event()
+        self._addresses = addresses
+        self._trust_folder = trust_folder
+        self._started_at = clock.now()
+        (home.path / UPLOADS).mkdir(exist_ok=True)
+
+    def app(self, actor: Actor = DOORSTEP) -> App:
+        """What a handler gets: this installation, acting for `actor`."""
+        return App(
+            database=self.database,
+            home=self.home,
+            clock=self.clock,
+            actor=actor,
+            addresses=self._addresses,
+            trust_folder=self._trust_folder,
+            nodes=self.nodes,
+            started_at=self._started_at,
+            leader_term=self.term,
+        )
+
+    def ask(self, name: str, asked: msgspec.Struct, *, by: str) -> msgspec.Struct:
+        """The answer of one operation. Raises: what it raises; NotFoundError (`no-operation`)."""
+        operation = self.operations.get(name)
+        if operation is None:
+            raise NotFoundError("no-operation", f"there is no operation {name!r}")
+        handler: Callable[[App, msgspec.Struct], msgspec.Struct] = operation.handler
+        try:
+            return handler(self.app(Actor("token", by)), asked)
+        finally:
+            if operation.effect == "write":
+                self.changed.set()
+
+    def upload(self, digest: str, stream: BinaryIO) -> None:
+        """Keep an uploaded file, if its bytes have this digest. Raises: InputError."""
+        self.app().uploads.put_file(digest, stream, UPLOAD_BYTES_MAX)
+
+    def export_ledger(self) -> bytes:
+        """Every event as it is stored, one a line."""
+        with self.database.reading() as connection:
+            return b"".join(export_lines(connection))
+
+    def is_ready(self) -> bool:
+        """Whether this process leads, so that it can change things, and a node is alive."""
+        return self.term > 0 and bool(self.nodes.alive())

@@ -1,0 +1,213 @@
+"""What the control plane does by itself, in two threads: the quick loop decides and publishes, the
+slow loop reads the journal. Both only call actions; a crash between two of them loses nothing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from doorstep.compose.control import ControlPlane
+from doorstep.core.errors import DoorstepError
+from doorstep.core.ids import new_id
+from doorstep.core.plan import PlanPointer
+from doorstep.govern.operations import signer_of
+from doorstep.kernel.checkpoints import is_due, read_checkpoint, sign_checkpoint
+from doorstep.kernel.keys import SigningKey, load_signing_key
+from doorstep.kernel.leases import (
+    Lease,
+    Sighting,
+    free_lease,
+    is_free,
+    read_lease,
+    renew_lease,
+    see,
+    take_lease,
+)
+from doorstep.kernel.ledger import read_head
+from doorstep.release.actions import running_releases, tick_release, would_act
+from doorstep.release.collect import Keeper, collect
+from doorstep.release.planning import publish_plan, write_plan
+from doorstep.release.store import newest_plan
+
+QUICK_S = 0.2
+SLOW_S = 2.0
+LEASE_EVERY_S = 2.0
+RENEWAL_EVERY_S = 5.0
+KEEP_EVERY_S = 1.0
+_log = logging.getLogger("doorstep.loops")
+
+
+class Leader:
+    """Holds, renews and loses the leader lease. alone: nobody else can be running on this database
+    (SQLite, and the home's lock is ours), so a dead holder need not be waited for."""
+
+    def __init__(self, control: ControlPlane, *, alone: bool) -> None:
+        self._control = control
+        self._alone = alone
+        self._owner = new_id().hex
+        self._lease: Lease | None = None
+        self._sighting: Sighting | None = None
+        self._renewed_s = 0.0
+
+    def hold(self) -> bool:
+        """Whether this process leads now."""
+        now_s = self._control.clock.monotonic_s()
+        try:
+            if self._lease is None:
+                self._take(now_s)
+            elif now_s - self._renewed_s >= LEASE_EVERY_S:
+                with self._control.database.transaction() as unit:
+                    self._lease = renew_lease(unit.connection, self._lease)
+                self._renewed_s = now_s
+        except DoorstepError as error:
+            if error.code in ("not-leader", "lease-taken"):
+                self._lease = None
+            _log.warning("%s", error)
+        self._control.term = self._lease.term if self._lease else 0
+        return self._lease is not None
+
+    def _take(self, now_s: float) -> None:
+        with self._control.database.transaction() as unit:
+            found = read_lease(unit.connection)
+            self._sighting = see(self._sighting, found, now_s)
+            if self._alone or is_free(self._sighting, now_s):
+                self._lease = take_lease(unit.connection, self._owner, found)
+                self._renewed_s = now_s
+
+    def give_back(self) -> None:
+        if self._lease is not None:
+            with self._control.database.transaction() as unit:
+                free_lease(unit.connection, self._lease)
+            self._lease, self._control.term = None, 0
+
+
+class Quick:
+    """Nodes, releases, plan: a fifth of a second between two looks."""
+
+    def __init__(self, control: ControlPlane, leader: Leader) -> None:
+        self._control = control
+        self._leader = leader
+        self._keeper = Keeper()
+        self._key: SigningKey = load_signing_key(control.home.keys / "plan.key")
+        self._renewal = _renewal_in(control.home.plan / "current")
+        self._published = (0, 0)
+        self._planned_size = -1
+        self._kept_s = self._renewed_s = 0.0
+
+    def tick(self) -> None:
+        self._control.nodes.look()
+        if not self._leader.hold():
+            return
+        self._plan()
+        self._releases()
+        self._publish()
+
+    def _plan(self) -> None:
+        """A new plan when anything changed: each change of domain state grows the ledger."""
+        control = self._control
+        with control.database.reading() as connection:
+            size = read_head(connection).size
+        if (control.term, size) == (self._published[0], self._planned_size):
+            return
+        with control.database.transaction() as unit:
+            write_plan(unit, control.home, control.term)
+        self._planned_size = size
+
+    def _releases(self) -> None:
+        app = self._control.app()
+        rows = running_releases(app)
+        now_s = self._control.clock.monotonic_s()
+        if rows and now_s - self._kept_s >= KEEP_EVERY_S:
+            self._keeper.keep(app, [row.release for row in rows])
+            self._kept_s = now_s
+        for row in rows:
+            evidence = collect(app, row.release)
+            if would_act(row.release, evidence, app.clock.now()):
+                decision = tick_release(app, row.release.id, evidence)
+                if decision is not None:
+                    _log.info("%s: %s", row.release.service, decision.reason)
+
+    def _publish(self) -> None:
+        control = self._control
+        now_s = control.clock.monotonic_s()
+        with control.database.reading() as connection:
+            is_due_now = now_s - self._renewed_s >= RENEWAL_EVERY_S
+            plan = newest_plan(connection)
+            newest = plan.number if plan else 0
+            if (control.term, newest) == self._published and not is_due_now:
+                return
+            self._renewal += 1
+            publish_plan(connection, control.home, self._key, self._renewal)
+        self._published, self._renewed_s = (control.term, newest), now_s
+
+
+class Slow:
+    """Checkpoints, and whatever else `tasks` names: each in turn, errors noted, none fatal."""
+
+    def __init__(self, control: ControlPlane, tasks: list[Callable[[], None]]) -> None:
+        self._control = control
+        self._tasks = [self._checkpoint, *tasks]
+
+    def tick(self) -> None:
+        if self._control.term == 0:
+            return
+        for task in self._tasks:
+            task()
+
+    def _checkpoint(self) -> None:
+        app = self._control.app()
+        with app.database.reading() as connection:
+            head, last = read_head(connection), read_checkpoint(connection)
+        if is_due(head, last, app.clock.now()):
+            sign_checkpoint(app.database, signer_of(app), app.clock.now())
+
+
+class Loop(threading.Thread):
+    """Calls `tick` again and again until stopped; logs what a tick raises, each message once."""
+
+    def __init__(
+        self, name: str, tick: Callable[[], None], every_s: float, wake: threading.Event
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self._tick = tick
+        self._every_s = every_s
+        self._wake = wake
+        self._stopping = threading.Event()
+        self._said = ""
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._tick()
+                self._said = ""
+            except Exception as error:  # noqa: BLE001  the edge of a thread: the next tick tries again
+                self._note(error)
+            self._wake.wait(self._every_s)
+            self._wake.clear()
+
+    def _note(self, error: Exception) -> None:
+        said = f"{type(error).__name__}: {error}"
+        if said != self._said:
+            _log.error("%s: %s", self.name, said, exc_info=error)
+            self._said = said
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        self._stopping.set()
+        self._wake.set()
+        deadline = time.monotonic() + timeout_s
+        while self.is_alive() and time.monotonic() < deadline:
+            self.join(0.05)
+            self._wake.set()
+
+
+def _renewal_in(path: Path) -> int:
+    """The number in the pointer that the last leader left: ours must rise above it."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=PlanPointer).renewal
+    except (OSError, msgspec.MsgspecError):
+        return 0

@@ -1,0 +1,166 @@
+"""Operations of history, the ledger and the installation."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed
+
+from doorstep.core.errors import InputError
+from doorstep.core.merkle import hash_leaf
+from doorstep.core.operation import operation
+from doorstep.core.report import NodeReport
+from doorstep.govern.sentences import sentence_of
+from doorstep.govern.surface import (
+    EVENTS_MAX,
+    Events,
+    EventView,
+    History,
+    Installation,
+    LedgerVerdict,
+    ListEvents,
+    NodeView,
+    ShowHistory,
+    ShowInstallation,
+    Tenure,
+    VerifyLedger,
+)
+from doorstep.kernel.app import App
+from doorstep.kernel.checkpoints import Signer, read_checkpoint, sign_checkpoint
+from doorstep.kernel.event import Event, encode_event
+from doorstep.kernel.keys import load_public_key, load_signing_key
+from doorstep.kernel.ledger import Filter, read_events, read_head
+from doorstep.kernel.ledger_check import verify_ledger
+from doorstep.register.store import get_service
+from doorstep.release import store as releases
+
+LEDGER_KEY = "ledger.key"
+LEDGER_MEMORY = "ledger.signed"
+HISTORY_EVENTS = 200
+
+
+def signer_of(app: App) -> Signer:
+    """The ledger's key and its memory of what it signed last."""
+    keys = app.home.keys
+    return Signer(load_signing_key(keys / LEDGER_KEY), keys / LEDGER_MEMORY)
+
+
+@operation("ledger.list", permission="ledger:read", effect="read")
+def list_events(app: App, asked: ListEvents) -> Events:
+    """List events of the ledger, newest first."""
+    if not 1 <= asked.limit <= EVENTS_MAX:
+        raise InputError("bad-limit", f"limit is {asked.limit}; expected 1 to {EVENTS_MAX}")
+    wanted = Filter(service=asked.service, before=asked.before or None)
+    with app.database.reading() as connection:
+        head = read_head(connection)
+        events = read_events(connection, wanted, EVENTS_MAX if asked.kind else asked.limit)
+    shown = [one for one in events if one.kind.startswith(asked.kind)][: asked.limit]
+    return Events(events=tuple(event_view(one) for one in shown), size=head.size)
+
+
+def event_view(event: Event) -> EventView:
+    about = event.object
+    return EventView(
+        sequence=event.seq,
+        at=event.ts,
+        kind=event.kind,
+        actor=event.actor.id,
+        object=f"{about.type} {about.id}" + (f" {about.ver}" if about.ver else ""),
+        sentence=sentence_of(event),
+        data=event.data,
+        leaf_hash=hash_leaf(encode_event(event)).hex(),
+    )
+
+
+@operation("ledger.verify", permission="ledger:read", effect="read")
+def verify(app: App, asked: VerifyLedger) -> LedgerVerdict:  # noqa: ARG001
+    """Hash the whole ledger again and compare it with its signed checkpoints."""
+    key = load_public_key((app.home.keys / LEDGER_KEY).with_suffix(".pub"))
+    signer = signer_of(app)
+    last = signer.last()
+    with app.database.reading() as connection:
+        report = verify_ledger(connection, key, [last] if last else [])
+    intact = not report.problems
+    if intact:
+        sign_checkpoint(app.database, signer, app.clock.now())
+    with app.database.reading() as connection:
+        newest = read_checkpoint(connection)
+    return LedgerVerdict(
+        intact=intact,
+        size=report.size,
+        root=report.root,
+        checkpoint=newest.note if newest else "",
+        checkpoint_size=newest.size if newest else 0,
+        key=key.to_text(),
+        problems=tuple(f"event {one.seq}: {one.what}" for one in report.problems),
+    )
+
+
+@operation("service.history", permission="service:read", effect="read")
+def show_history(app: App, asked: ShowHistory) -> History:
+    """Say who served a service when, on whose word and why."""
+    with app.database.reading() as connection:
+        get_service(connection, asked.service)
+        rows = releases.list_tenures(connection, asked.service)
+        events = read_events(connection, Filter(service=asked.service), HISTORY_EVENTS)
+    at = asked.at or app.clock.now()
+    tenures = tuple(
+        Tenure(
+            version=row.version,
+            since=row.since,
+            until=row.until,
+            release=row.release,
+            because=row.because,
+            by=row.by,
+        )
+        for row in rows
+    )
+    live = next(
+        (
+            one.version
+            for one in tenures
+            if one.since <= at and (one.until is None or at < one.until)
+        ),
+        None,
+    )
+    return History(
+        service=asked.service,
+        at=at,
+        live=live,
+        tenures=tenures,
+        events=tuple(event_view(one) for one in events),
+    )
+
+
+@operation("installation.show", permission="installation:read", effect="read")
+def show_installation(app: App, asked: ShowInstallation) -> Installation:  # noqa: ARG001
+    """Show what runs here: versions, addresses, nodes and their problems."""
+    with app.database.reading() as connection:
+        head = read_head(connection)
+        plan = releases.newest_plan(connection)
+    alive = {report.node for report in app.nodes.alive()}
+    return Installation(
+        version=installed("doorstep"),
+        environment=app.home.environment,
+        home=str(app.home.path),
+        database=app.database.kind,
+        console_url=app.addresses.get("console", ""),
+        data_url=app.addresses.get("data", ""),
+        plan_term=plan.term if plan else 0,
+        plan_number=plan.number if plan else 0,
+        ledger_size=head.size,
+        started_at=app.started_at,
+        nodes=tuple(_node(report, report.node in alive) for report in app.nodes.reports()),
+    )
+
+
+def _node(report: NodeReport, live: bool) -> NodeView:
+    return NodeView(
+        node=report.node,
+        live=live,
+        data_url=report.data_url,
+        plan_number=report.plan_number,
+        lease_held=report.lease_held,
+        workers=sum(1 for one in report.workers if one.kind == "front"),
+        restarts=sum(max(0, one.starts - 1) for one in report.workers),
+        loaded=report.loaded,
+        problems=report.problems,
+    )

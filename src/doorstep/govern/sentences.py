@@ -1,0 +1,80 @@
+"""What happened, in a sentence a person would say. Kinds without a sentence say their kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from doorstep.kernel.event import Event
+
+Data = Mapping[str, Any]
+
+
+def sentence_of(event: Event) -> str:
+    """The event in words."""
+    say = _SENTENCES.get(event.kind)
+    if say is None:
+        return f"{event.kind} {event.object.id}".strip()
+    return say(event, event.data)
+
+
+def _applied(event: Event, data: Data) -> str:
+    changed = ", ".join(data.get("changed") or ()) or "first revision"
+    return f"revision {event.object.ver} of the service file of {event.object.id}: {changed}"
+
+
+def _registered(event: Event, data: Data) -> str:
+    vouched = ", vouched for by a person" if data.get("trust") else ""
+    return f"{event.object.id} registered: {data.get('form')}{vouched}, {_short(data['digest'])}"
+
+
+def _gated(event: Event, data: Data) -> str:
+    bad = [one["check"] for one in data.get("findings", ()) if one.get("verdict") != "pass"]
+    against = f" against {data['champion']}" if data.get("champion") else ""
+    return f"gates of {event.object.id}{against}: {data['verdict']}" + (
+        f" ({'; '.join(bad[:3])})" if bad else ""
+    )
+
+
+def _started(_: Event, data: Data) -> str:
+    against = f" against @{data['champion']}" if data.get("champion") else ", the first version"
+    rehearsal = ", a rehearsal" if data.get("rehearsal") else ""
+    return f"release of {data['version']} began{against}{rehearsal}"
+
+
+def _changed(_: Event, data: Data) -> str:
+    return f"{data['version']}: {data['from']} to {data['to']}: {data['reason']}"
+
+
+def _rolled_back(_: Event, data: Data) -> str:
+    return f"{data['to']} serves again instead of {data['from']}: {data['why']}"
+
+
+def _found(_: Event, data: Data) -> str:
+    return str(data.get("sentence", ""))
+
+
+def _closed(_: Event, data: Data) -> str:
+    return f"journal block closed on {data.get('node')}: {data.get('rows'):,} records"
+
+
+def _short(digest: str) -> str:
+    return digest[:12]
+
+
+_SENTENCES: Mapping[str, Callable[[Event, Data], str]] = {
+    "service.applied": _applied,
+    "service.rolled-back": _rolled_back,
+    "version.registered": _registered,
+    "gate.decided": _gated,
+    "release.started": _started,
+    "release.advanced": _changed,
+    "release.epoch": _changed,
+    "release.paused": _changed,
+    "release.finished": _changed,
+    "release.rolled-back": _changed,
+    "release.inconclusive": _changed,
+    "finding.opened": _found,
+    "finding.resolved": _found,
+    "journal.closed": _closed,
+}

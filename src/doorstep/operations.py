@@ -1,0 +1,48 @@
+"""The table of operations. REST, OpenAPI, the SDK's test, permissions and the console read it."""
+
+from __future__ import annotations
+
+from doorstep.core.operation import Operation, tabulate
+from doorstep.explain import operations as explain
+from doorstep.govern import operations as govern
+from doorstep.journal import operations as journal
+from doorstep.monitor import operations as monitor
+from doorstep.register import actions as register
+from doorstep.release import catalogue
+from doorstep.release import operations as release
+
+
+def table() -> dict[str, Operation]:
+    """Every operation by name, in the order of the journey."""
+    return tabulate(
+        (
+            register.apply_service,
+            register.find_missing,
+            catalogue.list_services,
+            catalogue.show_service,
+            catalogue.register_version,
+            catalogue.show_version,
+            catalogue.list_versions,
+            catalogue.run_gates,
+            catalogue.show_gates,
+            release.start_release,
+            release.show_release,
+            release.list_releases,
+            release.pause_release,
+            release.resume_release,
+            release.promote_release,
+            release.roll_back,
+            journal.show_prediction,
+            journal.list_predictions,
+            journal.record_outcomes,
+            journal.count_traffic,
+            explain.explain_prediction,
+            monitor.show_status,
+            monitor.show_monitor,
+            monitor.list_findings,
+            govern.list_events,
+            govern.verify,
+            govern.show_history,
+            govern.show_installation,
+        )
+    )

@@ -29,7 +29,11 @@ from doorstep.core.servicefile_types import COLUMN
 class ExplainSpec(msgspec.Struct, frozen=True, kw_only=True):
     reasons: Annotated[
         int,
-        Key(count(1, 20), "how many reasons an answer gives", "4: more are not read"),
+        Key(
+            count(1, 20),
+            "how many reasons an answer gives",
+            "4: as many as a notice of a credit decision gives",
+        ),
     ] = 4
     immutable: Annotated[
         tuple[str, ...],

@@ -79,7 +79,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         Key(
             category(),
             "the label that a binary service is about",
-            "the second label in sorted order, named when the model is registered",
+            "read from the model, and named when it is registered",
         ),
     ] = ""
     trainer: Annotated[

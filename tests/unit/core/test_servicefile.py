@@ -279,6 +279,26 @@ def test_a_share_is_shown_so_that_it_reads_back(fraction: float) -> None:
         assert read(more).release.holdback == fraction
 
 
+# --- the page for people ------------------------------------------------------------------------
+
+PAGE = (HERE.parent / "docs" / "concepts" / "service-file.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return [part.split("```")[0] for part in PAGE.split(f"```{language}\n")[1:]]
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_the_examples_of_the_page_are_read_in_every_environment(text: str) -> None:
+    for environment in (None, *parse_service_file(text).environments):
+        assert parse_service_file(text, environment=environment)
+
+
+def test_the_defaults_on_the_page_are_those_of_the_code() -> None:
+    rows = [f"{row.path:24} {row.value:24}  {row.why}".rstrip() for row in explain(read())]
+    assert blocks("text")[-1].splitlines() == rows
+
+
 # --- several at once ----------------------------------------------------------------------------
 
 

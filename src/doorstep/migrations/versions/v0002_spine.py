@@ -77,7 +77,7 @@ def _create_register() -> None:
         _document("findings"),
         sa.PrimaryKeyConstraint("service", "number", name="pk_version"),
         sa.ForeignKeyConstraint(["service"], ["service.name"], name="fk_version_service"),
-        sa.UniqueConstraint("service", "digest", name="uq_version_service"),
+        sa.UniqueConstraint("service", "digest", name="uq_version_service_digest"),
     )
 
 

@@ -22,7 +22,7 @@ Codes = NDArray[np.uint8]
 
 def code_numbers(values: NDArray[np.float64], profile: ColumnProfile) -> Codes:
     """Codes of numbers, any shape: how many edges are at or below the value; NaN: NULL_CODE."""
-    edges = np.asarray(profile.edges, dtype=np.float64)
+    edges = np.asarray(profile.edges[: CODES - 1], dtype=np.float64)
     codes = np.searchsorted(edges, values, side="right").astype(np.uint8)
     codes[np.isnan(values)] = NULL_CODE
     return codes

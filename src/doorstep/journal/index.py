@@ -25,8 +25,8 @@ COMPACTED = "compacted"
 
 class ListedFile(msgspec.Struct, frozen=True, kw_only=True):
     """One Parquet file. path, summary: relative to the node's folder. first, last: the smallest
-    and largest `at` (of outcomes: `received_at`). layout: digest; "" for outcomes. level: how far it
-    is merged."""
+    and largest `at` (of outcomes: `received_at`). layout: digest; "" for outcomes. level: how far
+    it is merged."""
 
     path: str
     summary: str

@@ -1,0 +1,243 @@
+"""One closed block becomes Parquet files, summaries, and one line of the index: exactly once.
+
+The steps, in order; a crash after any of them is repaired by the next run:
+
+    write    Parquet and summaries under names that start with a dot
+    sync     they are on the disk
+    rename   they have their names; nobody reads them yet
+    closed   `<block>.closed.json` is there for the ledger
+    list     the index names them, and the block as compacted: this line is the commit
+    delete   the block is gone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from doorstep.core.ids import parse_name
+from doorstep.core.instant import Instant
+from doorstep.journal import duck
+from doorstep.journal.columns import (
+    OUTCOME_TYPES,
+    Batch,
+    Columns,
+    Origin,
+    outcome_columns,
+    prediction_columns,
+    prediction_types,
+)
+from doorstep.journal.contents import Contents, OutcomeBatch
+from doorstep.journal.index import (
+    COMPACTED,
+    ClosedBlock,
+    Entry,
+    ListedFile,
+    append_entry,
+    sync_file,
+    sync_folder,
+    write_durably,
+)
+from doorstep.journal.reader import read_block
+from doorstep.journal.summary import Summary, encode_summary, merge
+from doorstep.journal.tally import Profiles, tally, tally_outcomes
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+Reached = Callable[[str], None]
+"""Told the name of each step when it is done: tests die there."""
+CLOSED_SUFFIX = ".closed.json"
+LAYOUT_DIGITS = 12
+
+
+def keep_going(_step: str) -> None:
+    """The `Reached` of every day."""
+
+
+class _Target(msgspec.Struct):
+    """One Parquet file in the making. name: without suffix, in the folder of compacted files."""
+
+    name: str
+    table: str
+    types: dict[str, str]
+    service: str
+    holds: Literal["predictions", "outcomes"]
+    layout: str
+    summary: Summary
+
+
+class BlockCompaction:
+    """Compacts one block. folder: `<home>/journal/<node>`. now: when, for the index."""
+
+    def __init__(
+        self,
+        con: DuckDBPyConnection,
+        folder: Path,
+        profiles: Profiles,
+        now: Instant,
+        reached: Reached = keep_going,
+    ) -> None:
+        self._con, self._folder, self._profiles = con, folder, profiles
+        self._now, self._reached = now, reached
+        self._targets: dict[tuple[str, str], _Target] = {}
+
+    def run(self, path: Path) -> Entry:
+        """Do all the steps for one closed block.
+
+        Raises: InputError (`bad-block`, `newer-block`), OSError, duckdb.Error. The block is then
+        still there, and nothing of it is listed.
+        """
+        data = path.read_bytes()
+        contents = Contents(read_block(data), data)
+        try:
+            for batch in contents.batches():
+                self._add(batch, path.stem)
+            (self._folder / COMPACTED).mkdir(exist_ok=True)
+            files = [self._write(one) for one in self._targets.values()]
+        finally:
+            self._drop_tables()
+        self._reached("write")
+        publish(self._folder, files, self._reached)
+        closed = contents.closed(path.stem)
+        write_closed(self._folder, closed)
+        self._reached("closed")
+        entry = Entry(at=self._now, block=path.stem, closed=closed, files=tuple(files))
+        append_entry(self._folder, entry)
+        self._reached("list")
+        remove_block(path, closed)
+        self._reached("delete")
+        return entry
+
+    def _add(self, batch: Batch | OutcomeBatch, stem: str) -> None:
+        origin = Origin(self._folder.name, stem)
+        if isinstance(batch, Batch):
+            target = self._target_of(stem, batch.layout.service, batch.layout.digest)
+            target.types.update(prediction_types(batch.layout))
+            summary = tally(batch, self._profiles)
+            columns = prediction_columns(batch, origin)
+        else:
+            target = self._target_of(stem, batch.service, "")
+            summary = tally_outcomes(batch.service, batch.outcomes)
+            columns = outcome_columns(batch.outcomes, batch.ordinals, origin)
+        self._insert(target, columns)
+        target.summary = merge(target.summary, summary)
+
+    def _target_of(self, stem: str, service: str, layout: str) -> _Target:
+        found = self._targets.get((service, layout))
+        if found is None:
+            what = layout[:LAYOUT_DIGITS] or "outcomes"
+            found = self._targets[service, layout] = _Target(
+                name=f"{stem}.{parse_name(service)}.{what}",
+                table="",
+                types={} if layout else dict(OUTCOME_TYPES),
+                service=service,
+                holds="predictions" if layout else "outcomes",
+                layout=layout,
+                summary=Summary(service=service),
+            )
+        return found
+
+    def _insert(self, target: _Target, columns: Columns) -> None:
+        if not target.table:
+            target.table = f"target{len(self._targets)}"
+            duck.create_table(self._con, target.table, target.types)
+        duck.insert(self._con, target.table, target.types, columns)
+
+    def _write(self, target: _Target) -> ListedFile:
+        return write_file(
+            self._con,
+            self._folder,
+            FilePlan(f"{COMPACTED}/{target.name}", target.service, target.holds, target.layout),
+            duck.quote_name(target.table),
+            target.summary,
+        )
+
+    def _drop_tables(self) -> None:
+        for target in self._targets.values():
+            self._con.execute(f"DROP TABLE IF EXISTS {duck.quote_name(target.table)}")
+
+
+class FilePlan(msgspec.Struct, frozen=True):
+    """What a Parquet file is to be. stem: path relative to the node's folder, without suffix."""
+
+    stem: str
+    service: str
+    holds: Literal["predictions", "outcomes"]
+    layout: str
+    level: Literal["block", "hour", "day"] = "block"
+
+
+def write_file(
+    con: DuckDBPyConnection, folder: Path, plan: FilePlan, source: str, summary: Summary
+) -> ListedFile:
+    """Parquet and summary under names that start with a dot, on the disk; `publish` is next."""
+    path, beside = f"{plan.stem}.parquet", f"{plan.stem}.json"
+    clock = "at" if plan.holds == "predictions" else "received_at"
+    rows, first, last = duck.span(con, source, clock)
+    duck.copy_to(
+        con, source, f"{duck.quote_name(clock)}, node, block, ordinal", unnamed(folder / path)
+    )
+    unnamed(folder / beside).write_bytes(encode_summary(summary))
+    return ListedFile(
+        path=path,
+        summary=beside,
+        service=plan.service,
+        holds=plan.holds,
+        layout=plan.layout,
+        level=plan.level,
+        rows=rows,
+        bytes=unnamed(folder / path).stat().st_size,
+        sha256=_digest_of_file(unnamed(folder / path)),
+        first=first,
+        last=last,
+    )
+
+
+def unnamed(path: Path) -> Path:
+    return path.with_name("." + path.name)
+
+
+def publish(folder: Path, files: Iterable[ListedFile], reached: Reached) -> None:
+    """Sync the files, then give them their names."""
+    paths = [folder / name for one in files for name in (one.path, one.summary)]
+    for path in paths:
+        sync_file(unnamed(path))
+    reached("sync")
+    for path in paths:
+        unnamed(path).rename(path)
+    for parent in {path.parent for path in paths}:
+        sync_folder(parent)
+    reached("rename")
+
+
+def _digest_of_file(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_closed(folder: Path, closed: ClosedBlock) -> None:
+    data = msgspec.json.encode(closed)
+    write_durably(folder / f"{closed.block}{CLOSED_SUFFIX}", data)
+
+
+def remove_block(path: Path, closed: ClosedBlock) -> None:
+    """Delete a compacted block; if a part of it could not be read, keep it as `.damaged`."""
+    if closed.damaged_bytes:
+        path.rename(path.with_suffix(".damaged"))
+    else:
+        path.unlink()
+
+
+def finish_listed(folder: Path, closed: Mapping[str, ClosedBlock | None]) -> None:
+    """Delete blocks that are listed and still there: a crash came between. closed: by stem."""
+    for path in folder.glob("*.block"):
+        if (one := closed.get(path.stem)) is not None:
+            remove_block(path, one)

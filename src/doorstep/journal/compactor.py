@@ -1,0 +1,220 @@
+"""The compactor of a node: `python -m doorstep.journal.compactor --home H --node NODE`.
+
+A low-priority child. Each run closes the blocks of dead writers, compacts closed blocks, merges
+files of past hours and days, and removes what is no longer needed. One per node at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from doorstep.core.errors import InputError, RefusedError
+from doorstep.core.ids import parse_name
+from doorstep.core.instant import SECOND_US, Clock, SystemClock
+from doorstep.core.manifest import decode_part
+from doorstep.journal import duck
+from doorstep.journal.compact import (
+    CLOSED_SUFFIX,
+    BlockCompaction,
+    Reached,
+    finish_listed,
+    keep_going,
+)
+from doorstep.journal.index import COMPACTED, ClosedBlock, Entry, fold, read_entries
+from doorstep.journal.merge import carry_out, plan_merges, remove_replaced, shorten_index
+from doorstep.journal.profiles import PlanProfiles
+from doorstep.journal.recover import recover, remove_old_locks
+from doorstep.journal.tally import Profiles
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+EVERY_S = 5.0
+NICENESS = 10
+_STEM = re.compile(r"[a-z0-9-]{1,200}\Z")
+
+
+class Compactor:
+    """home: the home's folder. profiles: where codes come from. Raises: RefusedError
+    (`compactor-running`) if the node has one already. Close it, or use it as a context manager."""
+
+    def __init__(
+        self,
+        home: Path,
+        node: str,
+        profiles: Profiles,
+        *,
+        clock: Clock | None = None,
+        reached: Reached = keep_going,
+    ) -> None:
+        self._folder = home / "journal" / parse_name(node, "node")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock_fd = _lock(self._folder / ".compacting", node)
+        self._profiles, self._reached = profiles, reached
+        self._clock = clock or SystemClock()
+        self._temp = self._folder / ".spill"
+        self._clean()
+
+    def __enter__(self) -> Compactor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        os.close(self._lock_fd)
+
+    def _clean(self) -> None:
+        """Remove what a dead run left half-written; only names that nobody reads."""
+        shutil.rmtree(self._temp, ignore_errors=True)
+        for path in (self._folder / COMPACTED).glob(".*"):
+            path.unlink()
+
+    def run_once(self) -> list[Entry]:
+        """One run. Returns the index lines it wrote.
+
+        Raises: OSError (disk full), duckdb.Error; what was listed until then stays, the rest is
+        done by the next run.
+        """
+        recover(self._folder)
+        finish_listed(
+            self._folder,
+            {one.block: one.closed for one in read_entries(self._folder) if one.block},
+        )
+        closed = sorted(self._folder.glob("*.block"))
+        merges = plan_merges(fold(read_entries(self._folder)).files.values(), self._clock.now())
+        entries: list[Entry] = []
+        if closed or merges:
+            with self._connected() as con:
+                entries += self._compact_all(con, closed)
+                entries += self._merge_all(con)
+        self._tidy()
+        return entries
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[DuckDBPyConnection]:
+        con = duck.connect(self._temp)
+        try:
+            yield con
+        finally:
+            con.close()
+
+    def _compact_all(self, con: DuckDBPyConnection, closed: list[Path]) -> list[Entry]:
+        found = (self._compact(con, path) for path in closed)
+        return [entry for entry in found if entry is not None]
+
+    def _compact(self, con: DuckDBPyConnection, path: Path) -> Entry | None:
+        """None for a block that cannot be made sense of. It is kept as `.damaged`, so that it does
+        not stop those behind it; one that a newer Doorstep wrote stays where it is."""
+        job = BlockCompaction(con, self._folder, self._profiles, self._clock.now(), self._reached)
+        try:
+            return job.run(path)
+        except (InputError, OverflowError) as error:
+            print(f"compactor: {path.name}: {error}", file=sys.stderr)
+            if not (isinstance(error, InputError) and error.code == "newer-block"):
+                path.rename(path.with_suffix(".damaged"))
+            return None
+
+    def _merge_all(self, con: DuckDBPyConnection) -> Iterator[Entry]:
+        files = fold(read_entries(self._folder)).files
+        for merge in plan_merges(files.values(), self._clock.now()):
+            yield carry_out(con, self._folder, merge, self._clock.now(), self._reached)
+
+    def _tidy(self) -> None:
+        now = self._clock.now()
+        remove_replaced(self._folder, fold(read_entries(self._folder)), now)
+        shorten_index(self._folder, now)
+        remove_old_locks(self._folder, now / SECOND_US)
+
+
+def _lock(path: Path, node: str) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise RefusedError(
+            "compactor-running", f"node {node} has a compactor already; expected one at a time"
+        ) from None
+    return fd
+
+
+def pending_closed(home: Path) -> list[ClosedBlock]:
+    """Closed blocks that the ledger may not have yet, oldest first, of all nodes.
+
+    A crash can offer a block again that was ledgered already: (node, block) names it, and the
+    ledger takes each once. After the event is committed call `forget_closed`.
+    """
+    found = []
+    for path in (home / "journal").glob(f"*/*{CLOSED_SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError, InputError):
+            found.append(decode_part(path.read_bytes(), ClosedBlock, "closed-block"))
+    return sorted(found, key=lambda one: (one.first, one.node, one.block))
+
+
+def forget_closed(home: Path, closed: ClosedBlock) -> None:
+    """The ledger has it: remove the file that announced it."""
+    if not _STEM.match(closed.block):
+        raise InputError("bad-name", f"{closed.block!r} is not the name of a block")
+    folder = home / "journal" / parse_name(closed.node, "node")
+    (folder / f"{closed.block}{CLOSED_SUFFIX}").unlink(missing_ok=True)
+
+
+class _Options(msgspec.Struct):
+    home: Path
+    node: str
+    once: bool
+    every_s: float
+
+
+def _options(arguments: list[str]) -> _Options:
+    parser = argparse.ArgumentParser(prog="python -m doorstep.journal.compactor")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--once", action="store_true")
+    parser.add_argument("--every", type=float, default=EVERY_S, help="seconds between runs")
+    found = parser.parse_args(arguments)
+    return _Options(found.home, found.node, found.once, found.every)
+
+
+def main(arguments: list[str]) -> int:
+    options = _options(arguments)
+    os.nice(NICENESS)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    parent = os.getppid()
+    with Compactor(options.home, options.node, PlanProfiles(options.home)) as compactor:
+        while True:
+            failed = _run_guarded(compactor)
+            if options.once:
+                return failed
+            if stop.wait(options.every_s) or os.getppid() != parent:
+                return 0
+
+
+def _run_guarded(compactor: Compactor) -> int:
+    try:
+        compactor.run_once()
+    except Exception:  # noqa: BLE001  the edge of the process: the next run tries again
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

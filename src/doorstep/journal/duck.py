@@ -1,0 +1,87 @@
+"""DuckDB as we use it: in memory, limited, and with no file but the ones that were named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from doorstep.core.instant import Instant
+from doorstep.journal.columns import WARNINGS_JOINED_BY, Columns
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+MEMORY_MB_MAX = 512
+ROW_GROUP_ROWS = 50_000
+"""Small groups: a lookup by time reads little, and zstd still has enough to work with."""
+
+
+def connect(temp: Path, memory_mb: int = MEMORY_MB_MAX) -> DuckDBPyConnection:
+    """A database in memory that spills to `temp`."""
+    import duckdb
+
+    temp.mkdir(parents=True, exist_ok=True)
+    settings = {"memory_limit": f"{memory_mb}MB", "threads": 1, "temp_directory": str(temp)}
+    return duckdb.connect(":memory:", config=settings)
+
+
+def confine(con: DuckDBPyConnection, files: Iterable[Path]) -> None:
+    """From now on it reads these files and nothing else, and its settings are fixed."""
+    listed = ", ".join(quote_text(str(path)) for path in files)
+    con.execute(f"SET allowed_paths = [{listed}]")
+    con.execute("SET enable_external_access = false")
+    con.execute("SET lock_configuration = true")
+
+
+def quote_text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quote_name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def parquet_of(files: Iterable[Path]) -> str:
+    """The FROM item of these Parquet files, columns matched by name."""
+    listed = ", ".join(quote_text(str(path)) for path in files)
+    return f"read_parquet([{listed}], union_by_name = true)"
+
+
+def create_table(con: DuckDBPyConnection, table: str, types: Mapping[str, str]) -> None:
+    columns = ", ".join(f"{quote_name(name)} {kind}" for name, kind in types.items())
+    con.execute(f"CREATE OR REPLACE TABLE {quote_name(table)} ({columns})")
+
+
+def insert(con: DuckDBPyConnection, table: str, types: Mapping[str, str], columns: Columns) -> None:
+    """Append arrays of equal length; a column of lists arrives as joined texts."""
+    chosen = ", ".join(_from_array(name, kind) for name, kind in types.items())
+    con.register("arrays", columns)
+    try:
+        con.execute(f"INSERT INTO {quote_name(table)} SELECT {chosen} FROM arrays")  # noqa: S608
+    finally:
+        con.unregister("arrays")
+
+
+def _from_array(name: str, kind: str) -> str:
+    column = quote_name(name)
+    if kind != "VARCHAR[]":
+        return f"CAST({column} AS {kind})"
+    separator = f"chr({ord(WARNINGS_JOINED_BY)})"
+    return f"CASE WHEN {column} = '' THEN [] ELSE string_split({column}, {separator}) END"
+
+
+def copy_to(con: DuckDBPyConnection, source: str, order: str, path: Path) -> None:
+    """Write `source` (a FROM item) as Parquet with zstd."""
+    query = f"SELECT * FROM {source} ORDER BY {order}"  # noqa: S608
+    options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS}"
+    con.execute(f"COPY ({query}) TO {quote_text(str(path))} ({options})")
+
+
+def span(con: DuckDBPyConnection, source: str, column: str) -> tuple[int, Instant, Instant]:
+    """(rows, smallest, largest `column`); (0, 0, 0) if there are no rows."""
+    name = quote_name(column)
+    query = f"SELECT count(*), coalesce(min({name}), 0), coalesce(max({name}), 0)"
+    found = con.execute(f"{query} FROM {source}").fetchone()
+    assert found is not None
+    return int(found[0]), int(found[1]), int(found[2])

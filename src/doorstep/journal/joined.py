@@ -1,0 +1,219 @@
+"""Outcomes and the predictions that they are about, as arrays: what live quality is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from doorstep.core.instant import Instant
+from doorstep.core.record import Kind, OutcomeRecord
+from doorstep.journal import duck
+from doorstep.journal.columns import (
+    OUTCOME_TYPES,
+    Array,
+    Origin,
+    batch_of,
+    outcome_columns,
+    prediction_columns,
+    prediction_types,
+)
+from doorstep.journal.outcomes import ANSWERED
+from doorstep.journal.reader import Group
+from doorstep.journal.rows import tail_parts
+from doorstep.journal.snapshot import NodeSnapshot, TailPart
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+JOINED_ROWS_MAX = 1_000_000
+"""Enough for any interval that we compute; beyond it the newest are kept."""
+
+
+class OutcomeArrays(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows by (at, id); arrays of one length. scores: per output name (without `out.`), NaN where
+    the version has no such output. label: None where the outcome is a value (then `value`, else
+    NaN). answer: the predicted label or None. is_cut: older rows were left out."""
+
+    id: Array
+    at: NDArray[np.int64]
+    version: NDArray[np.int64]
+    assigned: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    segment: Array
+    answer: Array
+    label: Array
+    value: NDArray[np.float64]
+    outcome_at: NDArray[np.int64]
+    scores: dict[str, NDArray[np.float64]]
+    is_cut: bool
+
+    @property
+    def rows(self) -> int:
+        return len(self.at)
+
+
+_SOURCES = """
+live AS (
+  SELECT max(id) AS id, key, "at" FROM p WHERE list_contains($resolve, kind) GROUP BY key, "at"),
+live_ids AS (SELECT DISTINCT id FROM p WHERE list_contains($resolve, kind)),
+named AS (
+  SELECT lower(CASE WHEN contains(prediction, '.') THEN prediction ELSE prediction || '.0' END)
+    AS about, "at", received_at, label, value FROM o WHERE prediction <> ''),
+told AS (
+  SELECT live.id AS about, o."at", o.received_at, o.label, o.value
+    FROM (SELECT * FROM o WHERE key <> '') o
+    ASOF JOIN live ON o.key = live.key AND o."at" >= live."at"
+  UNION ALL SELECT named.* FROM named SEMI JOIN live_ids ON named.about = live_ids.id),
+last AS (
+  SELECT * FROM told QUALIFY row_number() OVER (PARTITION BY about ORDER BY "at" DESC,
+    received_at DESC, coalesce(label, '') DESC, coalesce(value, 0) DESC) = 1)
+SELECT p.*, last.label, last.value, last."at" AS outcome_at
+  FROM p JOIN last ON p.id = last.about
+  WHERE list_contains($kinds, p.kind) AND p."at" >= $since AND p."at" < $until
+  ORDER BY p."at" DESC, p.id DESC, p.version DESC LIMIT $rows
+"""
+_NEEDED = ("id", "at", "version", "assigned", "kind", "segment", "key")
+_CHOSEN = "id, \"at\", version, assigned, kind, segment, key, COLUMNS('^out\\..*')"
+
+
+def join_outcomes(
+    con: DuckDBPyConnection,
+    snapshots: Sequence[NodeSnapshot],
+    service: str,
+    since: Instant,
+    until: Instant,
+    kinds: Collection[int] = ANSWERED,
+) -> OutcomeArrays:
+    """Predictions with `at` in [since, until) that have an outcome, whenever it came.
+
+    kinds: which records are wanted; asking for shadow records gives each the outcome of the live
+    prediction that has its id. What an outcome by key is about is decided among the wanted kinds
+    that are not shadow (live ones if there is none).
+    """
+    parts = list(tail_parts(snapshots, service))
+    predicted = _load_predictions(con, snapshots, parts, service, since)
+    told = _load_outcomes(con, snapshots, parts, service, since)
+    duck.confine(con, _paths(snapshots, service, since))
+    if not predicted or not told:
+        return _arrays({}, 0)
+    query = f"WITH p AS ({predicted}), o AS ({told}), {_SOURCES}"
+    resolve = [int(one) for one in kinds if one != Kind.SHADOW] or [int(Kind.LIVE)]
+    values: dict[str, Any] = {"since": since, "until": until, "rows": JOINED_ROWS_MAX + 1}
+    values |= {"kinds": [int(one) for one in kinds], "resolve": resolve}
+    found = con.execute(query, values).fetchnumpy()
+    return _arrays(found, len(found["id"]))
+
+
+def _paths(snapshots: Iterable[NodeSnapshot], service: str, since: Instant) -> list[Path]:
+    return [
+        path
+        for snapshot in snapshots
+        for holds in ("predictions", "outcomes")
+        for path in snapshot.paths(service, holds, since)
+    ]
+
+
+def _load_predictions(
+    con: DuckDBPyConnection,
+    snapshots: Sequence[NodeSnapshot],
+    parts: Iterable[TailPart],
+    service: str,
+    since: Instant,
+) -> str:
+    """The query that gives the predictions since `since`; "" if there are none.
+
+    There is no upper bound: a prediction after the window takes an outcome away from one in it.
+    """
+    sources = _parquet_sources(snapshots, service, "predictions", since)
+    groups: dict[str, list[TailPart]] = {}
+    for one in parts:
+        if isinstance(one.part, Group) and one.part.rows:
+            groups.setdefault(one.part.layout.digest, []).append(one)
+    for number, members in enumerate(groups.values()):
+        sources.append(_load_tail(con, f"tail{number}", members))
+    chosen = (f'SELECT {_CHOSEN} FROM {source} WHERE "at" >= {since:d}' for source in sources)  # noqa: S608
+    return " UNION ALL BY NAME ".join(chosen)
+
+
+def _parquet_sources(
+    snapshots: Iterable[NodeSnapshot], service: str, holds: str, since: Instant
+) -> list[str]:
+    paths = [path for one in snapshots for path in one.paths(service, holds, since)]
+    return [duck.parquet_of(paths)] if paths else []
+
+
+def _load_tail(con: DuckDBPyConnection, table: str, members: Sequence[TailPart]) -> str:
+    groups = [one.part for one in members if isinstance(one.part, Group)]
+    batch = batch_of(groups, [one.ordinal for one in members], hashed=False)
+    types = prediction_types(batch.layout)
+    chosen = {name: kind for name, kind in types.items() if name in _NEEDED or name[:4] == "out."}
+    duck.create_table(con, table, chosen)
+    duck.insert(con, table, chosen, prediction_columns(batch, Origin("", "")))
+    return table
+
+
+def _load_outcomes(
+    con: DuckDBPyConnection,
+    snapshots: Sequence[NodeSnapshot],
+    parts: Iterable[TailPart],
+    service: str,
+    since: Instant,
+) -> str:
+    """The query that gives the outcomes that were received since `since`."""
+    sources = _parquet_sources(snapshots, service, "outcomes", since)
+    told = [one for one in parts if isinstance(one.part, OutcomeRecord)]
+    if told:
+        records = [one.part for one in told if isinstance(one.part, OutcomeRecord)]
+        duck.create_table(con, "told_tail", OUTCOME_TYPES)
+        columns = outcome_columns(records, [one.ordinal for one in told], Origin("", ""))
+        duck.insert(con, "told_tail", OUTCOME_TYPES, columns)
+        sources.append("told_tail")
+    names = 'prediction, key, "at", received_at, label, value'
+    return " UNION ALL BY NAME ".join(f"SELECT {names} FROM {one}" for one in sources)  # noqa: S608
+
+
+def _arrays(found: dict[str, Any], count: int) -> OutcomeArrays:
+    kept = slice(min(count, JOINED_ROWS_MAX) - 1, None, -1) if count else slice(0, 0)
+    return OutcomeArrays(
+        id=_texts(found, "id", kept),
+        at=_integers(found, "at", kept),
+        version=_integers(found, "version", kept),
+        assigned=_integers(found, "assigned", kept),
+        kind=_integers(found, "kind", kept),
+        segment=_texts(found, "segment", kept),
+        answer=_texts(found, "out.answer", kept),
+        label=_texts(found, "label", kept),
+        value=_floats(found.get("value"), kept),
+        outcome_at=_integers(found, "outcome_at", kept),
+        scores={
+            name.removeprefix("out."): _floats(column, kept)
+            for name, column in found.items()
+            if name.startswith("out.") and name != "out.answer"
+        },
+        is_cut=count > JOINED_ROWS_MAX,
+    )
+
+
+def _texts(found: dict[str, Any], name: str, kept: slice) -> Array:
+    if name not in found:
+        return np.empty(0, dtype=object)
+    column = np.ma.asarray(found[name]).astype(object)
+    made: Array = column.filled(None)[kept]
+    return made
+
+
+def _integers(found: dict[str, Any], name: str, kept: slice) -> NDArray[np.int64]:
+    made: NDArray[np.int64] = np.asarray(found.get(name, ()), dtype=np.int64)[kept]
+    return made
+
+
+def _floats(column: Any, kept: slice) -> NDArray[np.float64]:
+    if column is None:
+        return np.empty(0)
+    made: NDArray[np.float64] = np.ma.asarray(column).astype(np.float64).filled(np.nan)[kept]
+    return made

@@ -1,0 +1,89 @@
+"""Which outcome belongs to which prediction. Pure; `query.outcomes_joined` asks DuckDB the same.
+
+An outcome names a prediction, or a key: then it is about the latest prediction of that key at or
+before the outcome's `at`, shadow records left out. Of several outcomes of a prediction the last
+`at` wins (then the last received); all are kept. One that finds no prediction waits.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Sequence
+
+import msgspec
+
+from doorstep.core.instant import Instant
+from doorstep.core.record import Kind, OutcomeRecord
+
+ANSWERED = frozenset({Kind.LIVE})
+
+
+class Predicted(msgspec.Struct, frozen=True):
+    """What joining needs of a prediction. key: "" if it has none."""
+
+    id: str
+    at: Instant
+    key: str = ""
+    kind: int = Kind.LIVE
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """winning: prediction id -> the outcome that counts. all: id -> every outcome, by (at,
+    received_at). waiting: outcomes without a prediction, as they came."""
+
+    winning: dict[str, OutcomeRecord]
+    all: dict[str, tuple[OutcomeRecord, ...]]
+    waiting: tuple[OutcomeRecord, ...]
+
+
+def prediction_id(text: str) -> str:
+    """A prediction id in the one form that records have: lower case, row 0 if none is given."""
+    return (text if "." in text else text + ".0").lower()
+
+
+def join(
+    predictions: Iterable[Predicted],
+    outcomes: Sequence[OutcomeRecord],
+    kinds: Collection[int] = ANSWERED,
+) -> Joined:
+    """Join outcomes to the predictions of these kinds. Predictions of one key and `at`: the
+    largest id is the latest."""
+    known: set[str] = set()
+    by_key: dict[str, list[tuple[Instant, str]]] = {}
+    for one in predictions:
+        if one.kind in kinds:
+            known.add(one.id)
+            by_key.setdefault(one.key, []).append((one.at, one.id))
+    for times in by_key.values():
+        times.sort()
+    found: dict[str, list[OutcomeRecord]] = {}
+    waiting = []
+    for outcome in outcomes:
+        about = _about(outcome, known, by_key)
+        if about is None:
+            waiting.append(outcome)
+        else:
+            found.setdefault(about, []).append(outcome)
+    for several in found.values():
+        several.sort(key=rank)
+    return Joined(
+        winning={about: several[-1] for about, several in found.items()},
+        all={about: tuple(several) for about, several in found.items()},
+        waiting=tuple(waiting),
+    )
+
+
+def rank(outcome: OutcomeRecord) -> tuple[Instant, Instant, str, float]:
+    """The largest wins; what is equal in all of this says the same."""
+    return (outcome.at, outcome.received_at, outcome.label or "", outcome.value or 0.0)
+
+
+def _about(
+    outcome: OutcomeRecord, known: set[str], by_key: dict[str, list[tuple[Instant, str]]]
+) -> str | None:
+    if outcome.prediction:
+        named = prediction_id(outcome.prediction)
+        return named if named in known else None
+    times = by_key.get(outcome.key, [])
+    before = bisect_right(times, outcome.at, key=lambda one: one[0])
+    return times[before - 1][1] if before else None

@@ -1,0 +1,272 @@
+"""Questions to the journal. Those that need DuckDB run in a short-lived child: `ask`.
+
+`prediction`, `predictions` and `outcomes_joined` read rows and load DuckDB; in the control plane
+call them by `ask(...)`, which starts `doorstep.kernel.child`. `counts`, `column_codes`, `latency`
+and `errors` (in `journal.windows`) read summaries only and may run anywhere; give them a
+`SummaryCache` in a process that lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from doorstep.core.errors import InputError
+from doorstep.core.ids import parse_name, parse_prediction_id
+from doorstep.core.instant import SECOND_US, Instant
+from doorstep.core.record import Kind
+from doorstep.journal import duck
+from doorstep.journal.index import ListedFile
+from doorstep.journal.joined import OutcomeArrays, join_outcomes
+from doorstep.journal.outcomes import ANSWERED
+from doorstep.journal.reader import Group
+from doorstep.journal.rows import (
+    Filters,
+    Row,
+    find_in_tail,
+    listed_rows,
+    row_of,
+    tail_parts,
+    tail_rows,
+)
+from doorstep.journal.snapshot import NodeSnapshot, take_snapshots
+from doorstep.kernel.child import run_child
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+LIMIT_MAX = 1000
+FILES_AT_ONCE = 16
+TIMEOUT_S = 60.0
+MEMORY_MB = 4096
+"""Address space of the child; DuckDB itself is held to `duck.MEMORY_MB_MAX`."""
+NEAR_US = 3600 * SECOND_US
+"""A request id says when the request came; its record is looked for around that time first."""
+
+
+def prediction(home: Path, id: str) -> Row | None:
+    """The record with this prediction id, from files and open blocks; None if there is none.
+
+    `shadows`: the records of versions that scored the same row in the shadow. Raises: InputError
+    (`bad-prediction-id`).
+    """
+    request, number = parse_prediction_id(id)
+    wanted = f"{request}.{number}"
+    snapshots = take_snapshots(home)
+    rows = [
+        row_of(one, one.part, index)
+        for snapshot in snapshots
+        for tail in snapshot.tails
+        for one in find_in_tail(tail, request.bytes)
+        if isinstance(one.part, Group)
+        for index, row in enumerate(one.part.rows)
+        if row.request == request.bytes and row.row == number
+    ]
+    files = _listed(snapshots)
+    near, far = _split_by_time(files, (request.int >> 80) * 1000)
+    for some in (near, far):
+        if not any(row["kind"] != Kind.SHADOW for row in rows):
+            rows += _find(some, wanted)
+    return _with_shadows(rows)
+
+
+_File = tuple[Path, ListedFile]
+
+
+def _listed(snapshots: Sequence[NodeSnapshot], service: str | None = None) -> list[_File]:
+    return [
+        (snapshot.folder, file)
+        for snapshot in snapshots
+        for file in snapshot.files
+        if file.holds == "predictions" and service in (None, file.service)
+    ]
+
+
+def _split_by_time(files: list[_File], at: Instant) -> tuple[list[_File], list[_File]]:
+    near, far = [], []
+    for one in files:
+        is_near = one[1].first - NEAR_US <= at <= one[1].last + NEAR_US
+        (near if is_near else far).append(one)
+    return near, far
+
+
+def _find(files: list[_File], wanted: str) -> list[Row]:
+    by_service: dict[str, list[Path]] = {}
+    for folder, file in files:
+        by_service.setdefault(file.service, []).append(folder / file.path)
+    with _connected([path for paths in by_service.values() for path in paths]) as con:
+        return [
+            row
+            for service, paths in by_service.items()
+            for row in listed_rows(con, service, paths, "WHERE id = ?", [wanted])
+        ]
+
+
+def _with_shadows(rows: list[Row]) -> Row | None:
+    if not rows:
+        return None
+    rows.sort(key=lambda row: (row["kind"] == Kind.SHADOW, row["at"], row["version"]))
+    first, *others = rows
+    shadows = [row for row in others if row["kind"] == Kind.SHADOW]
+    return first | {"shadows": shadows}
+
+
+def predictions(
+    home: Path,
+    service: str,
+    limit: int = 50,
+    before: tuple[Instant, str] | None = None,
+    filters: Filters | None = None,
+) -> list[Row]:
+    """The newest records that pass, by (at, id) descending. before: the (at, id) of the last row
+    of the page before this one; id "" takes everything before `at`.
+
+    Raises: InputError (`bad-limit`) unless 1 <= limit <= LIMIT_MAX.
+    """
+    if not 1 <= limit <= LIMIT_MAX:
+        raise InputError("bad-limit", f"the limit is {limit}; expected 1 to {LIMIT_MAX}")
+    parse_name(service)
+    filters = filters or Filters()
+    snapshots = take_snapshots(home)
+    unlisted = (
+        row
+        for row in tail_rows(tail_parts(snapshots, service), filters)
+        if before is None or _place(row) < before
+    )
+    rows = heapq.nlargest(limit, unlisted, key=_place)
+    files = sorted(_listed(snapshots, service), key=lambda one: -one[1].last)
+    files = [one for one in files if before is None or one[1].first <= before[0]]
+    with _connected([folder / file.path for folder, file in files]) as con:
+        for start in range(0, len(files), FILES_AT_ONCE):
+            some = files[start : start + FILES_AT_ONCE]
+            if len(rows) >= limit and some[0][1].last < rows[limit - 1]["at"]:
+                break
+            rows += _newest(con, service, some, limit, before, filters)
+            rows = heapq.nlargest(limit, rows, key=_place)
+    return rows
+
+
+def _place(row: Row) -> tuple[Instant, str]:
+    return (row["at"], row["id"])
+
+
+def _newest(
+    con: DuckDBPyConnection,
+    service: str,
+    files: list[_File],
+    limit: int,
+    before: tuple[Instant, str] | None,
+    filters: Filters,
+) -> list[Row]:
+    condition, values = filters.where()
+    if before is not None:
+        condition += ' AND ("at" < ? OR ("at" = ? AND id < ?))'
+        values += [before[0], before[0], before[1]]
+    tail = f'WHERE {condition} ORDER BY "at" DESC, id DESC LIMIT {limit:d}'
+    paths = [folder / file.path for folder, file in files]
+    return listed_rows(con, service, paths, tail, values)
+
+
+def outcomes_joined(
+    home: Path,
+    service: str,
+    since: Instant,
+    until: Instant,
+    kinds: Collection[int] = ANSWERED,
+) -> OutcomeArrays:
+    """Predictions with `at` in [since, until) and what became of them: see
+    `journal.joined.join_outcomes`. Rehearsals and shadow records only if `kinds` says so."""
+    with tempfile.TemporaryDirectory() as temp:
+        con = duck.connect(Path(temp))
+        with contextlib.closing(con):
+            return join_outcomes(con, take_snapshots(home), service, since, until, kinds)
+
+
+@contextlib.contextmanager
+def _connected(files: Sequence[Path]) -> Iterator[DuckDBPyConnection]:
+    with tempfile.TemporaryDirectory() as temp:
+        con = duck.connect(Path(temp))
+        with contextlib.closing(con):
+            duck.confine(con, files)
+            yield con
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `main` is asked. what: the function's name."""
+
+    what: str
+    home: str
+    id: str = ""
+    service: str = ""
+    limit: int = 50
+    before: tuple[Instant, str] | None = None
+    filters: Filters = Filters()
+    since: Instant = 0
+    until: Instant = 0
+    kinds: tuple[int, ...] = (int(Kind.LIVE),)
+
+
+def ask(question: Question, *, timeout_s: float = TIMEOUT_S) -> Any:
+    """The answer, computed in a child: rows as dicts, or OutcomeArrays.
+
+    Raises: what the function raises; RefusedError `child-died`, `child-timed-out`.
+    """
+    request = msgspec.msgpack.encode(question)
+    answer = run_child(__name__, request, timeout_s=timeout_s, memory_mb=MEMORY_MB)
+    if question.what == "outcomes_joined":
+        return unpack_arrays(answer)
+    return msgspec.msgpack.decode(answer)
+
+
+def main(request: bytes) -> bytes:
+    """The child's side of `ask`."""
+    question = msgspec.msgpack.decode(request, type=Question)
+    home = Path(question.home)
+    match question.what:
+        case "prediction":
+            return msgspec.msgpack.encode(prediction(home, question.id))
+        case "predictions":
+            return msgspec.msgpack.encode(
+                predictions(
+                    home, question.service, question.limit, question.before, question.filters
+                )
+            )
+        case "outcomes_joined":
+            return pack_arrays(
+                outcomes_joined(
+                    home, question.service, question.since, question.until, question.kinds
+                )
+            )
+        case other:
+            raise InputError("bad-question", f"{other!r} is not a question to the journal")
+
+
+def pack_arrays(arrays: OutcomeArrays) -> bytes:
+    """Arrays of numbers as their bytes, of texts as lists."""
+    fields = msgspec.structs.asdict(arrays)
+    return msgspec.msgpack.encode(fields, enc_hook=_pack)
+
+
+def _pack(array: Any) -> Any:
+    if array.dtype == object:
+        return array.tolist()
+    return [array.dtype.str, array.tobytes()]
+
+
+_NUMBERS = ("at", "version", "assigned", "kind", "value", "outcome_at")
+_TEXTS = ("id", "segment", "answer", "label")
+
+
+def unpack_arrays(data: bytes) -> OutcomeArrays:
+    fields = msgspec.msgpack.decode(data)
+    numbers = {name: np.frombuffer(fields[name][1], fields[name][0]) for name in _NUMBERS}
+    texts = {name: np.array(fields[name], dtype=object) for name in _TEXTS}
+    scores = {name: np.frombuffer(one[1], one[0]) for name, one in fields["scores"].items()}
+    return OutcomeArrays(**numbers, **texts, scores=scores, is_cut=fields["is_cut"])

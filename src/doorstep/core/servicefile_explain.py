@@ -17,7 +17,13 @@ from doorstep.core.servicefile import ROOT, ServiceFile
 from doorstep.core.yamlwrite import flow
 
 NOT_SET = "not set"
-_GATES = "is checked here, and not run by the gates of this release yet"
+_MEASURED = frozenset(
+    {
+        *("auc", "accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1"),
+        *("f1_macro", "brier", "log_loss", "mae", "rmse", "r2", "selection_rate_ratio"),
+    }
+)
+"""What the gates of this release measure; anything else stays inconclusive."""
 _NOT_YET = "is read and checked, and nothing acts on it in this release yet"
 
 Thin: TypeAlias = tuple[str, str]
@@ -95,9 +101,20 @@ def _thin_model(file: ServiceFile) -> Iterator[Thin]:
         if source and source.sql:
             yield f"data.{key}.sql", "queries cannot be read yet; export it to a file and use path"
     yield from _thin_fields(file)
-    for key in ("slices", "fairness"):
-        if getattr(file.gates, key):
-            yield f"gates.{key}", _GATES
+    yield from _thin_gates(file)
+
+
+def _thin_gates(file: ServiceFile) -> Iterator[Thin]:
+    gates = file.gates
+    slices = tuple(one.check for one in gates.slices)
+    for key, asked in (
+        ("quality", gates.quality),
+        ("slices", slices),
+        ("fairness", gates.fairness),
+    ):
+        for index, one in enumerate(asked):
+            if one.left not in _MEASURED:
+                yield f"gates.{key}[{index}]", f"is inconclusive; {one.left} is not measured yet"
 
 
 def _thin_fields(file: ServiceFile) -> Iterator[Thin]:

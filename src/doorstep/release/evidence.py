@@ -61,14 +61,20 @@ def merge(one: Gathered, other: Gathered) -> dict[Key, NodeCell]:
 
 
 def _join(a: NodeCell, b: NodeCell) -> NodeCell:
+    if a == b:
+        return a
     later = max(a, b, key=lambda cell: (cell.requests, cell.in_flight))
     return msgspec.structs.replace(
         a,
         **{name: max(getattr(a, name), getattr(b, name)) for name in COUNTERS},
         in_flight=later.in_flight,
-        seen=_pack(np.union1d(_units(a.seen), _units(b.seen))),
-        bad_units=_pack(np.union1d(_units(a.bad_units), _units(b.bad_units))),
+        seen=_unite(a.seen, b.seen),
+        bad_units=_unite(a.bad_units, b.bad_units),
     )
+
+
+def _unite(a: bytes, b: bytes) -> bytes:
+    return a if a == b else _pack(_both((_units(a), _units(b))))
 
 
 def _canonical(cell: NodeCell) -> NodeCell:

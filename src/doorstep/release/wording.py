@@ -48,17 +48,22 @@ def say_verdict(numbers: Numbers) -> str:
 
 
 def say_ratio(numbers: Numbers) -> str:
-    """`errors 0.2 % against 0.1 %, ratio 0.4 to 8.1`, with an open end said as such."""
-    high = "any" if numbers.ratio_high is None else f"{numbers.ratio_high:.2g}"
-    low = 0.0 if numbers.ratio_low is None else numbers.ratio_low
+    """`errors 0.2 % against 0.1 %, ratio 0.4 to 8.1`; an end that is open is said as such."""
     rates = f"{percent(numbers.challenger_rate)} against {percent(numbers.champion_rate)}"
-    return f"{numbers.guardrail} {rates}, ratio {low:.2g} to {high}"
+    low, high = numbers.ratio_low or 0.0, numbers.ratio_high
+    if high is None:
+        ratio = f"at least {low:.2g}" if low > 0.0 else "unknown"
+    else:
+        ratio = f"{low:.2g} to {high:.2g}" if low > 0.0 else f"at most {high:.2g}"
+    return f"{numbers.guardrail} {rates}, ratio {ratio}"
 
 
 def say_missing(numbers: Numbers) -> str:
     """What the evidence still lacks: `evidence 3.1 to 1 of 20, about 320 more units needed`."""
     if numbers.log_e_advance is None or numbers.log_advance_at is None:
         return "nothing to advance to"
+    if numbers.is_good:
+        return f"enough evidence ({say_evidence(numbers.log_e_advance)}) but not enough time"
     need = f"{say_evidence(numbers.log_e_advance)} of {math.exp(numbers.log_advance_at):,.0f}"
     if numbers.units_missing is None:
         return f"{need}, cannot say how many more units are needed"

@@ -21,7 +21,7 @@ from zlib import crc32
 
 import msgspec
 
-from doorstep.core.errors import InputError, RefusedError
+from doorstep.core.errors import InputError, OverloadedError
 from doorstep.core.instant import Instant
 from doorstep.core.merkle import hash_leaf
 from doorstep.core.record import Layout, OutcomeRecord, PredictionMeta
@@ -106,13 +106,13 @@ def end_frame(
 ) -> None:
     """Append the matrix and fill in the fields of the frame that began at `start`.
 
-    Raises: RefusedError (`journal-frame-too-big`); the buffer then has to be cut back.
+    Raises: OverloadedError (`journal-frame-too-big`); the buffer then has to be cut back.
     """
     head_bytes = len(buffer) - start - FRAME_HEADER_BYTES
     buffer += matrix
     matrix_bytes = len(buffer) - start - FRAME_HEADER_BYTES - head_bytes
     if head_bytes + matrix_bytes > FRAME_BYTES_MAX:
-        raise RefusedError(
+        raise OverloadedError(
             "journal-frame-too-big",
             f"one frame has {head_bytes + matrix_bytes} bytes; at most {FRAME_BYTES_MAX}",
         )

@@ -1,48 +1,31 @@
-"""Bin codes: a value of a column as one of 32 numbers, against the version's reference profile.
-
-Code 0..31 as `core.manifest.ColumnProfile` says; NULL_CODE is a missing value. Counts of codes add
-up, so any window or merge is a sum.
-"""
+"""Codes of a column, counted per group. What a code is says `stats.codes`."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from doorstep.core.manifest import ColumnProfile
-
-CODES = 32
-NULL_CODE = 32
-KNOWN_CODE = 30
-UNSEEN_CODE = 31
-Codes = NDArray[np.uint8]
+from doorstep.journal.columns import Array
+from doorstep.stats.codes import CODES, EDGES, MISSING, code_numbers, code_texts
 
 
-def code_numbers(values: NDArray[np.float64], profile: ColumnProfile) -> Codes:
-    """Codes of numbers, any shape: how many edges are at or below the value; NaN: NULL_CODE."""
-    edges = np.asarray(profile.edges[: CODES - 1], dtype=np.float64)
-    codes = np.searchsorted(edges, values, side="right").astype(np.uint8)
-    codes[np.isnan(values)] = NULL_CODE
-    return codes
+def code_column(values: Array, profile: ColumnProfile) -> NDArray[np.uint8]:
+    """uint8 [n]: codes of float64 values or of texts (object array), `MISSING` for NaN and None."""
+    if values.dtype == object:
+        return code_texts(values.tolist(), profile)
+    return code_numbers(values, profile.edges[:EDGES])
 
 
-def code_texts(values: Sequence[str | None], profile: ColumnProfile) -> Codes:
-    """Codes of texts: position among the frequent categories, KNOWN_CODE, UNSEEN_CODE; None:
-    NULL_CODE."""
-    table: dict[str | None, int] = dict.fromkeys(profile.known, KNOWN_CODE)
-    table |= {name: code for code, name in enumerate(profile.categories[:KNOWN_CODE])}
-    table[None] = NULL_CODE
-    found = (table.get(value, UNSEEN_CODE) for value in values)
-    return np.fromiter(found, dtype=np.uint8, count=len(values))
-
-
-def count_codes(codes: Codes, groups: NDArray[np.intp], count: int) -> NDArray[np.int64]:
-    """How often each code comes in each group: (count, 33), the last column counts nulls.
+def count_by_group(
+    codes: NDArray[np.uint8], groups: NDArray[np.intp], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(codes per group [count, 32], missing values per group [count]).
 
     groups: the group of each code, 0..count-1.
     """
-    width = CODES + 1
-    flat = np.bincount(groups * width + codes, minlength=count * width)
-    return flat.reshape(count, width).astype(np.int64)
+    missing = codes == MISSING
+    present, of = codes[~missing], groups[~missing]
+    table = np.bincount(of * CODES + present, minlength=count * CODES).reshape(count, CODES)
+    nulls = np.bincount(groups[missing], minlength=count)
+    return table.astype(np.int64), nulls.astype(np.int64)

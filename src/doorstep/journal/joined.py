@@ -202,8 +202,7 @@ def _arrays(found: dict[str, Any], count: int) -> OutcomeArrays:
 def _texts(found: dict[str, Any], name: str, kept: slice) -> Array:
     if name not in found:
         return np.empty(0, dtype=object)
-    column = np.ma.asarray(found[name]).astype(object)
-    made: Array = column.filled(None)[kept]
+    made: Array = np.ma.filled(np.ma.asarray(found[name]).astype(object), None)[kept]
     return made
 
 
@@ -215,5 +214,6 @@ def _integers(found: dict[str, Any], name: str, kept: slice) -> NDArray[np.int64
 def _floats(column: Any, kept: slice) -> NDArray[np.float64]:
     if column is None:
         return np.empty(0)
-    made: NDArray[np.float64] = np.ma.asarray(column).astype(np.float64).filled(np.nan)[kept]
+    plain = np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan)
+    made: NDArray[np.float64] = plain[kept]
     return made

@@ -90,7 +90,8 @@ def _listed(snapshots: Sequence[NodeSnapshot], service: str | None = None) -> li
 
 
 def _split_by_time(files: list[_File], at: Instant) -> tuple[list[_File], list[_File]]:
-    near, far = [], []
+    near: list[_File] = []
+    far: list[_File] = []
     for one in files:
         is_near = one[1].first - NEAR_US <= at <= one[1].last + NEAR_US
         (near if is_near else far).append(one)

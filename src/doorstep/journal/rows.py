@@ -51,7 +51,8 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def where(self) -> tuple[str, list[Any]]:
         """(a condition with parameters, their values)."""
-        parts, values = ["list_contains(?, kind)"], [list(self.kinds)]
+        parts = ["list_contains(?, kind)"]
+        values: list[Any] = [list(self.kinds)]
         for name in _EQUAL:
             if (wanted := getattr(self, name)) is not None:
                 parts.append(f"{duck.quote_name(name)} = ?")

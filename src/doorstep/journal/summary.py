@@ -12,10 +12,11 @@ from functools import reduce
 import msgspec
 import numpy as np
 
+from doorstep.core.errors import InputError
 from doorstep.core.instant import SECOND_US, Instant
-from doorstep.core.manifest import decode_part
 
 FORMAT = 1
+FORMATS_READ = (0, 1)
 MINUTE_S = 60
 STATUSES = 6
 LATENCY_BINS = 104
@@ -28,7 +29,7 @@ Counts = tuple[int, ...]
 
 
 class ColumnCount(msgspec.Struct, frozen=True, array_like=True):
-    """nulls: missing values. codes: 32 counts by code (`journal.codes`), of values that are not
+    """nulls: missing values. codes: 32 counts by code (`stats.codes`), of values that are not
     missing; () where the version's profile does not have the column."""
 
     nulls: int
@@ -166,14 +167,22 @@ def _add_cells(one: Cell, other: Cell) -> Cell:
             was.rows + score.rows, was.total + score.total, was.squares + score.squares
         )
     return msgspec.structs.replace(
+        add_counts(one, other),
+        columns=dict(sorted(columns.items())),
+        scores=dict(sorted(scores.items())),
+    )
+
+
+def add_counts(one: Cell, other: Cell) -> Cell:
+    """`one` with the rows, statuses, errors, warnings and latencies of `other` added; columns and
+    scores stay as they are."""
+    return msgspec.structs.replace(
         one,
         rows=one.rows + other.rows,
         statuses=_add(one.statuses, other.statuses),
         errors=one.errors + other.errors,
         warned=one.warned + other.warned,
         latency=_add(one.latency, other.latency),
-        columns=dict(sorted(columns.items())),
-        scores=dict(sorted(scores.items())),
     )
 
 
@@ -200,4 +209,14 @@ def encode_summary(summary: Summary) -> bytes:
 
 def decode_summary(data: bytes) -> Summary:
     """Raises: InputError (`bad-summary`)."""
-    return decode_part(data, Summary, "summary")
+    try:
+        found = msgspec.json.decode(data, type=Summary)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise InputError("bad-summary", f"the summary cannot be read: {error}") from None
+    if found.format not in FORMATS_READ:
+        raise InputError(
+            "bad-summary",
+            f"the summary has format {found.format}; this Doorstep reads {FORMAT}",
+            "pip install --upgrade doorstep",
+        )
+    return found

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from doorstep.core.manifest import ColumnProfile, Profile
 from doorstep.core.record import OutcomeRecord, PredictionMeta
-from doorstep.journal.codes import CODES, code_numbers, code_texts, count_codes
+from doorstep.journal.codes import code_column, count_by_group
 from doorstep.journal.columns import Array, Batch, Columns, integers, value_columns
 from doorstep.journal.summary import (
     LATENCY_BINS,
@@ -157,10 +157,9 @@ def _count_column(
     if profile is None:
         nulls = np.bincount(groups, weights=_is_null(array), minlength=count)
         return [ColumnCount(int(one)) for one in nulls]
-    is_number = array.dtype != object
-    codes = code_numbers(array, profile) if is_number else code_texts(array.tolist(), profile)
-    table = count_codes(codes, groups, count).tolist()
-    return [ColumnCount(row[CODES], tuple(row[:CODES])) for row in table]
+    table, nulls = count_by_group(code_column(array, profile), groups, count)
+    rows = zip(nulls.tolist(), table.tolist(), strict=True)
+    return [ColumnCount(missing, tuple(codes)) for missing, codes in rows]
 
 
 def _is_null(array: Array) -> Array:

@@ -25,7 +25,10 @@ from doorstep.journal.summary import (
     LATENCY_BINS,
     MINUTE_S,
     Cell,
+    CellKey,
+    Counts,
     Summary,
+    add_counts,
     decode_summary,
     floor,
     latency_ms,
@@ -43,7 +46,7 @@ ANSWERED = (Kind.LIVE,)
 
 class CountRow(msgspec.Struct, frozen=True, kw_only=True):
     """Records of one bucket. failed: the assigned version did not do its job; errors: the caller
-    got an error; warned: with a warning."""
+    got an error; warned: with a warning. latency: histogram, for `summary.latency_ms`."""
 
     at: Instant
     version: int
@@ -54,6 +57,7 @@ class CountRow(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     errors: int
     warned: int
+    latency: Counts
 
 
 class LatencyRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,26 +201,27 @@ def counts(
     if bucket_s <= 0 or bucket_s % MINUTE_S:
         raise ValueError(f"{bucket_s} s is not a whole number of minutes")
     cache = cache or SummaryCache()
-    rows: dict[tuple[int, int, int, int, str], list[int]] = {}
+    rows: dict[CellKey, Cell] = {}
     for summary in cache.summaries(home, service, since, until):
         for cell in summary.cells:
-            sums = rows.setdefault((floor(cell.at, bucket_s), *cell.key[1:]), [0, 0, 0, 0])
-            for i, count in enumerate((cell.rows, cell.failed, cell.errors, cell.warned)):
-                sums[i] += count
-    return [
-        CountRow(
-            at=key[0],
-            version=key[1],
-            assigned=key[2],
-            kind=key[3],
-            segment=key[4],
-            rows=sums[0],
-            failed=sums[1],
-            errors=sums[2],
-            warned=sums[3],
-        )
-        for key, sums in sorted(rows.items())
-    ]
+            key = (floor(cell.at, bucket_s), *cell.key[1:])
+            rows[key] = add_counts(rows[key], cell) if key in rows else cell
+    return [_count_row(key, cell) for key, cell in sorted(rows.items())]
+
+
+def _count_row(key: CellKey, cell: Cell) -> CountRow:
+    return CountRow(
+        at=key[0],
+        version=cell.version,
+        assigned=cell.assigned,
+        kind=cell.kind,
+        segment=cell.segment,
+        rows=cell.rows,
+        failed=cell.failed,
+        errors=cell.errors,
+        warned=cell.warned,
+        latency=cell.latency,
+    )
 
 
 def latency(

@@ -113,8 +113,8 @@ class BlockWriter:
         self, layout_no: int, rows: Sequence[PredictionMeta], matrix: bytes | memoryview
     ) -> None:
         """Buffer one frame. matrix: float64 little-endian, rows x numbers of the layout, row by
-        row. Raises: ValueError if it does not fit; OverloadedError if nothing flushes; RefusedError
-        `journal-frame-too-big`. After an error the buffer is as it was."""
+        row. Raises: ValueError if it does not fit; OverloadedError `journal-buffer-full` if nothing
+        flushes, `journal-frame-too-big`. After an error the buffer is as it was."""
         buffer, count = self._buffer, len(rows)
         size = matrix.nbytes if type(matrix) is memoryview else len(matrix)
         if size != count * self._widths[layout_no - 1] or layout_no < 1:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from journal_samples import LAYOUT, OUTCOME, meta
 
-from doorstep.core.errors import InputError, RefusedError
+from doorstep.core.errors import InputError, OverloadedError
 from doorstep.core.record import PredictionMeta
 from doorstep.journal import block
 from doorstep.journal.block import BlockEnd, BlockHeader, FrameKind, Stop
@@ -106,7 +106,7 @@ def test_rows_that_do_not_fit_their_numbers_are_refused():
 
 def test_a_frame_over_the_limit_is_refused(monkeypatch):
     monkeypatch.setattr(block, "FRAME_BYTES_MAX", 100)
-    with pytest.raises(RefusedError, match="journal-frame-too-big"):
+    with pytest.raises(OverloadedError, match="journal-frame-too-big"):
         block.encode_frame(FrameKind.OUTCOME, bytes(101))
     assert block.encode_frame(FrameKind.OUTCOME, bytes(100))
 

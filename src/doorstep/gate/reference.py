@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -33,11 +34,11 @@ def _change(holdout: Table, field: Field, reference: ColumnProfile) -> ColumnCha
         return _number_change(holdout.column(field.name).as_numbers(), field, reference)
     codes = code_texts(holdout.column(field.name).as_texts(), reference)
     counts = count_codes(codes)
-    present = max(1, int(counts.sum()))
+    strange = _share_unseen(counts.tolist()) - _share_unseen(reference.counts)
     return ColumnChange(
         column=field.name,
         divergence=_finite(jensen_shannon(reference.counts, counts)),
-        unseen=float(counts[CODE_UNSEEN] / present) if reference.known else 0.0,
+        unseen=max(0.0, strange),
         missing_holdout=_share_missing(codes),
         missing_reference=_reference_missing(reference),
     )
@@ -63,6 +64,12 @@ def _number_change(
         range_min=field.range_min,
         range_max=field.range_max,
     )
+
+
+def _share_unseen(counts: Sequence[int]) -> float:
+    """Of the values that are there. Free text and personal fields have unseen values in training
+    too, because their profile does not keep them."""
+    return counts[CODE_UNSEEN] / max(1, sum(counts)) if counts else 0.0
 
 
 def _share_missing(codes: NDArray[np.uint8]) -> float:

@@ -17,6 +17,7 @@ from doorstep.formats.columns import Table
 from doorstep.formats.load import load_scorer, member_path, read_member
 from doorstep.formats.table import read_table
 from doorstep.gate.types import Candidate
+from doorstep.register.decide import form_of
 
 PROFILE = "reference/profile.json"
 BACKGROUND = "reference/background.parquet"
@@ -66,14 +67,9 @@ def load_subject(asked: Candidate) -> Subject:
     if not path.is_file():
         raise InputError("bad-manifest", f"there is no manifest.json in {folder}")
     manifest = decode_manifest(path.read_bytes(), asked.digest)
-    form = serving_form(manifest)
+    form = form_of(manifest)
     scorer = load_scorer(folder, manifest, form, trusted=asked.trusted)
     return Subject(asked.name, folder, manifest, form, scorer)
-
-
-def serving_form(manifest: Manifest) -> Form:
-    """ONNX where the bundle has it (it is there only if parity passed), else the native file."""
-    return "onnx" if manifest.onnx is not None else "native"
 
 
 def score_rows(scorer: Scorer, batch: Batch) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ class ColumnChange(msgspec.Struct, frozen=True, kw_only=True):
 
     shift_sd: earth mover's distance in reference standard deviations (numbers). ks: 0..1 (numbers).
     divergence: Jensen-Shannon, bits (categories). scale: hold-out median / reference median.
-    unseen: share of hold-out values that training never had (categories)."""
+    unseen: share of hold-out values that training never had, beyond its own (categories)."""
 
     column: str
     shift_sd: float | None = None

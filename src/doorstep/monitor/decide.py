@@ -1,0 +1,192 @@
+"""Is anything wrong with this service, since when, how sure, why, and what to do: pure.
+
+`evaluate(facts, now)` looks once. It opens, updates or closes findings; what it cannot judge for
+want of rows stays as it was, and is never taken for good news.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from doorstep.core.instant import SECOND_US, Instant
+from doorstep.core.record import Status
+from doorstep.gate.rules import is_upward
+from doorstep.gate.sentences import percent
+from doorstep.monitor.drift import observe_drift
+from doorstep.monitor.incidents import carry_on
+from doorstep.monitor.promises import promises
+from doorstep.monitor.types import (
+    MonitorFinding,
+    Observation,
+    PromiseNow,
+    ServiceFacts,
+    Severity,
+    TrafficWindow,
+)
+from doorstep.stats.intervals import proportion
+
+WARNED_SHARE_MAX = 0.01
+"""Contract ranges come from the training data; a percent outside them is new, a few are not."""
+WARNED_ROWS_MIN = 200
+OUTCOMES_AWAITED_MIN = 1000
+LATE_S = 120
+"""Windows close two minutes late, so that slow writers are in."""
+_WORDS = {
+    Status.FAILED: "the version raised an error",
+    Status.TIMED_OUT: "the version took too long",
+    Status.INVALID: "the version answered something that is not a number",
+    Status.DIED: "the process of the version died",
+    Status.UNAVAILABLE: "no process was there to answer",
+}
+
+
+def evaluate(facts: ServiceFacts, now: Instant) -> list[MonitorFinding]:
+    """The findings of the service that are open now, or that this look resolved; worst first."""
+    return carry_on(facts, _observe(facts), now)
+
+
+def latest_window(now: Instant, window_s: float, late_s: float = LATE_S) -> tuple[Instant, Instant]:
+    """[since, until) of the last whole window that is closed. Windows start at multiples of their
+    length, so that a window is looked at once and its error rate is what it is said to be."""
+    width = max(1, round(window_s * SECOND_US))
+    until = (now - round(late_s * SECOND_US)) // width * width
+    return until - width, until
+
+
+def _observe(facts: ServiceFacts) -> Iterator[Observation]:
+    if facts.version is None:
+        return
+    drift = observe_drift(facts)
+    yield from drift
+    drifted = tuple(one.subject for one in drift if one.is_bad)
+    for promise in promises(facts):
+        observed = _of_promise(facts, promise, drifted)
+        if observed is not None:
+            yield observed
+    yield from _of_data(facts)
+
+
+def _of_promise(
+    facts: ServiceFacts, promise: PromiseNow, drifted: tuple[str, ...]
+) -> Observation | None:
+    """Broken is bad. Clear only when the estimate itself keeps the promise: between the two, an
+    open finding stays and none is opened."""
+    window = facts.quality if promise.kind == "quality" else facts.traffic
+    if window is None or promise.state == "not-yet-known":
+        return None
+    is_bad = promise.state == "broken"
+    return Observation(
+        kind=promise.kind,
+        subject=promise.text,
+        is_bad=is_bad,
+        since=window.since,
+        until=window.until,
+        severity=_severity(promise) if is_bad else "info",
+        sentence=f"{promise.text} is broken: {promise.measured}",
+        cause=_cause(facts, promise, drifted),
+        next=_next(facts, promise),
+        numbers=promise.numbers,
+    )
+
+
+def _severity(promise: PromiseNow) -> Severity:
+    """Errors and lost quality are critical where even the best end of the interval is at twice the
+    allowed distance; a slow answer is a warning until it is twice as slow as promised."""
+    found, bound = promise.numbers["found"], float(promise.numbers["bound"])
+    is_up = is_upward(promise.numbers["operator"])
+    best = found["high"] if is_up else found["low"]
+    if best is None:
+        return "warning"
+    if promise.kind == "quality":
+        return "critical" if abs(best - bound) > 0.1 * max(abs(bound), 1e-9) else "warning"
+    if is_up:
+        return "critical" if 1 - best > 2 * (1 - bound) else "warning"
+    return "critical" if best > 2 * bound else "warning"
+
+
+def _cause(facts: ServiceFacts, promise: PromiseNow, drifted: tuple[str, ...]) -> str:
+    window = facts.quality if promise.kind == "quality" else facts.traffic
+    assert window is not None
+    if facts.served_since is not None and facts.served_since >= window.since:
+        return f"{facts.service}@{facts.version} became champion in this window"
+    if promise.kind == "errors" and facts.traffic is not None:
+        return _most_common(facts.traffic)
+    if promise.kind == "quality" and drifted:
+        return f"at the same time {', '.join(drifted[:3])} drifted"
+    if promise.kind == "quality":
+        return "the inputs look as before: what they mean may have changed"
+    return ""
+
+
+def _most_common(traffic: TrafficWindow) -> str:
+    """The most frequent way in which the assigned version did not do its job."""
+    failures = {status: traffic.statuses[status] for status in _WORDS if traffic.statuses[status:]}
+    worst = max(failures, key=lambda status: failures[status], default=None)
+    if worst is None or not failures[worst]:
+        return "requests that were refused before any version saw them"
+    return f"{_WORDS[worst]} ({failures[worst]:,} of {traffic.rows:,} requests)"
+
+
+def _next(facts: ServiceFacts, promise: PromiseNow) -> str:
+    if promise.kind == "quality":
+        return f"doorstep retrain {facts.service} --why"
+    if facts.version is not None and facts.version > 1:
+        return f"doorstep rollback {facts.service}"
+    return f"doorstep status {facts.service}"
+
+
+def _of_data(facts: ServiceFacts) -> Iterator[Observation]:
+    """What keeps us from knowing, and rows that are not what the contract says."""
+    if facts.traffic is not None and facts.had_traffic:
+        yield _of_silence(facts, facts.traffic)
+    quality = facts.quality
+    if facts.promised and quality is not None and quality.rows >= OUTCOMES_AWAITED_MIN:
+        yield Observation(
+            kind="data",
+            subject="outcomes",
+            is_bad=quality.labelled == 0,
+            since=quality.since,
+            until=quality.until,
+            sentence=f"no outcome has arrived for {quality.rows:,} predictions: "
+            "whether quality is as promised cannot be known",
+            cause="outcomes are not sent, or their keys do not match the predictions",
+            next=f"doorstep outcome {facts.service} FILE",
+            numbers={"rows": quality.rows, "labelled": quality.labelled},
+        )
+    if facts.drift is not None and facts.drift.rows >= WARNED_ROWS_MIN:
+        yield from _of_warnings(facts)
+
+
+def _of_silence(facts: ServiceFacts, traffic: TrafficWindow) -> Observation:
+    return Observation(
+        kind="data",
+        subject="traffic",
+        is_bad=traffic.rows == 0,
+        since=traffic.since,
+        until=traffic.until,
+        sentence="no data: no request has arrived",
+        cause="callers are quiet, or cannot reach the service",
+        next=f"doorstep status {facts.service}",
+        numbers={"rows": traffic.rows},
+    )
+
+
+def _of_warnings(facts: ServiceFacts) -> Iterator[Observation]:
+    window = facts.drift
+    assert window is not None
+    found = proportion(window.warned, window.rows)
+    is_bad = found.low > WARNED_SHARE_MAX
+    if is_bad or found.estimate <= WARNED_SHARE_MAX:
+        yield Observation(
+            kind="data",
+            subject="contract",
+            is_bad=is_bad,
+            since=window.since,
+            until=window.until,
+            severity="warning" if found.low > 5 * WARNED_SHARE_MAX else "info",
+            sentence=f"{percent(found.estimate)} of {window.rows:,} requests have values outside "
+            "what training had",
+            cause="new categories or numbers out of range; the drifted columns say which",
+            next=f"doorstep monitor {facts.service}",
+            numbers={"warned": window.warned, "rows": window.rows, "low": found.low},
+        )

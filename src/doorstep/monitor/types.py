@@ -1,0 +1,150 @@
+"""What a monitor is given, and what it answers. All times are instants, all counts add up."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from doorstep.core.condition import Condition
+from doorstep.core.ids import digest_of
+from doorstep.core.instant import Instant
+from doorstep.core.manifest import Profile
+from doorstep.gate.types import Estimate
+from doorstep.stats.distances import ColumnCounts
+
+Kind = Literal["drift", "quality", "errors", "latency", "data"]
+Severity = Literal["info", "warning", "critical"]
+State = Literal["open", "resolved"]
+SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
+
+
+class MonitorFinding(msgspec.Struct, frozen=True, kw_only=True):
+    """One incident of one subject, from when it was first seen until it was over.
+
+    since: start of the first window that showed it. judged_until: end of the last window that was
+    judged. looks_clear: judged windows in a row that showed nothing. severity: the worst so far.
+    alert: somebody is told.
+    """
+
+    id: str
+    service: str
+    kind: Kind
+    subject: str
+    severity: Severity
+    state: State
+    sentence: str
+    cause: str
+    next: str
+    since: Instant
+    updated_at: Instant
+    judged_until: Instant
+    resolved_at: Instant | None = None
+    looks_clear: int = 0
+    alert: bool = False
+    numbers: dict[str, Any] = {}
+
+    @property
+    def key(self) -> tuple[Kind, str]:
+        return (self.kind, self.subject)
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """What one look at one subject saw. is_bad False: judged, and nothing is wrong."""
+
+    kind: Kind
+    subject: str
+    is_bad: bool
+    since: Instant
+    until: Instant
+    severity: Severity = "info"
+    sentence: str = ""
+    cause: str = ""
+    next: str = ""
+    numbers: dict[str, Any] = {}
+
+    @property
+    def key(self) -> tuple[Kind, str]:
+        return (self.kind, self.subject)
+
+
+class DriftWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """Live predictions of one version in [since, until). columns: by the journal's column name
+    (`in.age`, `ctx.store`, `out.bad`). warned: rows with a contract warning."""
+
+    since: Instant
+    until: Instant
+    rows: int
+    columns: dict[str, ColumnCounts]
+    warned: int = 0
+
+
+class TrafficWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """All live rows of the service in [since, until). errors: the caller got an error. statuses:
+    by `core.record.Status`. latency: the histogram of `journal.summary`."""
+
+    since: Instant
+    until: Instant
+    rows: int
+    errors: int
+    statuses: tuple[int, ...]
+    latency: tuple[int, ...]
+
+
+class QualityWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """Predictions whose outcome may have arrived. rows: of the version in [since, until);
+    labelled: of those, with an outcome. metrics: name -> estimate on the labelled rows."""
+
+    since: Instant
+    until: Instant
+    rows: int
+    labelled: int
+    metrics: dict[str, Estimate]
+
+
+class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that `decide.evaluate` may know about one service.
+
+    version: the champion, None before the first release. positive: its positive label, "" if none.
+    drift, traffic, quality: None where there is nothing to look at. slo, promised: the conditions
+    of the service file. served_since: when this version became champion. had_traffic: the service
+    was ever asked. known: findings that are open, and those resolved not long ago.
+    """
+
+    service: str
+    version: int | None
+    positive: str = ""
+    reference: Profile | None = None
+    drift: DriftWindow | None = None
+    traffic: TrafficWindow | None = None
+    quality: QualityWindow | None = None
+    slo: tuple[Condition, ...] = ()
+    promised: tuple[Condition, ...] = ()
+    served_since: Instant | None = None
+    had_traffic: bool = False
+    alert_kinds: frozenset[str] = frozenset({"drift", "quality", "slo"})
+    known: tuple[MonitorFinding, ...] = ()
+
+
+PromiseState = Literal["kept", "broken", "not-yet-known"]
+
+
+class PromiseNow(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition of the service file and what it measures now. measured: words with the
+    interval; numbers: the same as data, enough to judge again."""
+
+    text: str
+    kind: Kind
+    state: PromiseState
+    measured: str
+    is_met: bool
+    numbers: dict[str, Any]
+
+
+def finding_id(service: str, kind: Kind, subject: str, since: Instant) -> str:
+    """The same incident has the same id wherever it is computed; 16 hexadecimal digits."""
+    return digest_of(f"{service}\n{kind}\n{subject}\n{since}".encode())[:16]
+
+
+def worse(one: Severity, other: Severity) -> Severity:
+    return max(one, other, key=SEVERITIES.index)

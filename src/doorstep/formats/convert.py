@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -65,17 +66,31 @@ def convert(
         return 'skl2onnx is not installed (pip install "doorstep[convert]")'
     inputs = _tensors(estimator, native, contract, style)
     classifies = hasattr(estimator, "classes_")
+    if classifies and not hasattr(estimator, "predict_proba"):
+        return f"{type(estimator).__name__} gives no probabilities"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = skl2onnx.convert_sklearn(
-                estimator,
+                _with_text_imputers(estimator, style.missing_text),
                 initial_types=[(tensor.name, _skl_type(tensor)) for tensor in inputs],
+                name="model",
                 options={"zipmap": False} if classifies else None,
             )
     except Exception as error:  # noqa: BLE001  a converter of any estimator raises anything
         return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['?'])[0][:160]}"
     return _finished(model, inputs, style, classifies=classifies)
+
+
+def _with_text_imputers(estimator: Any, missing_text: str) -> Any:
+    """A copy whose imputers of text look for `missing_text` instead of NaN or None, which the
+    converter does not know and ONNX texts cannot be. The estimator itself is not touched."""
+    found = copy.deepcopy(estimator)
+    for part in parts_of(found):
+        filled = getattr(part, "statistics_", None)
+        if filled is not None and getattr(filled, "dtype", None) == object:
+            part.missing_values = missing_text
+    return found
 
 
 def _finished(

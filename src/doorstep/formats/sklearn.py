@@ -235,6 +235,8 @@ def _number_series(values: NDArray[np.float64], dtype: str) -> Any:
         found = np.where(blank, 0, values).astype("int64").astype("datetime64[us]")
         found[blank] = np.datetime64("NaT")
         return found
+    if dtype == "category":
+        return _number_categories(values)
     if np.isnan(values).any():
         if dtype != "bool":
             return values
@@ -242,6 +244,15 @@ def _number_series(values: NDArray[np.float64], dtype: str) -> Any:
         mixed[np.isnan(values)] = np.nan
         return mixed
     return values.astype(dtype)
+
+
+def _number_categories(values: NDArray[np.float64]) -> Any:
+    import pandas
+
+    numbers = values.tolist()
+    make = int if all(value != value or value.is_integer() for value in numbers) else float
+    plain = [None if value != value else make(value) for value in numbers]
+    return pandas.Series(pandas.Categorical(plain))
 
 
 def _text_series(values: list[str | None], dtype: str) -> Any:

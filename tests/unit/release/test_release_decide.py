@@ -164,7 +164,9 @@ def test_the_deadline_is_inconclusive_and_does_what_was_declared(then, share):
     assert isinstance(decide(release, few, at(35_999)).outcome, Hold)
     found = decide(release, few, at(36_000))
     assert found.outcome == Inconclusive(then)
-    assert found.reason.startswith("no answer within 10 h: errors 0.0 % against 0.91 %, ratio at most")
+    assert found.reason.startswith(
+        "no answer within 10 h: errors 0.0 % against 0.91 %, ratio at most"
+    )
     after = apply(release, found)
     assert (after.state, after.share) == (State.INCONCLUSIVE, share)
     assert after.is_over is (then == "rollback")

@@ -1,7 +1,7 @@
 """What a release will need, said before it starts. Pure; a forecast, never a decision.
 
-It assumes an equal challenger: how long until each step can be left, and which first share the
-traffic can carry within the deadline.
+It assumes an equal challenger: how long until each step can be left, and whether that fits the
+deadline.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from doorstep.stats.planner import (
     one_sample_needed,
     share_requests_needed,
 )
-
-LADDER = (0.01, 0.05, 0.25, 0.5)
-MARGINS = (5.0, 3.0, 2.0, 1.5)
 
 
 class StepEstimate(msgspec.Struct, frozen=True):
@@ -56,27 +53,6 @@ def estimate(spec: ReleaseSpec, units_per_s: float, error_rate: float = 0.0) -> 
     total_s = shadow_s + done_s
     fits = total_s <= spec.deadline_s
     return Estimate(shadow_s, tuple(steps), total_s, fits, "" if fits else _why(spec, units_per_s))
-
-
-def auto_steps(
-    spec: ReleaseSpec, units_per_s: float, error_rate: float = 0.0
-) -> tuple[ReleaseSpec, Estimate]:
-    """`spec` with the gentlest of the standard ladders that fits the deadline.
-
-    None fits: the shortest ladder, with an estimate that says so.
-    """
-    dwell_s = spec.dwell_s[-1]
-    for start in range(len(LADDER)):
-        tried = msgspec.structs.replace(
-            spec,
-            steps=LADDER[start:],
-            margins=MARGINS[start:],
-            dwell_s=(dwell_s,) * (len(LADDER) - start),
-        )
-        found = estimate(tried, units_per_s, error_rate)
-        if found.fits:
-            break
-    return tried, found
 
 
 def _units_needed(spec: ReleaseSpec, at: int, error_rate: float, mine: float) -> float:

@@ -14,6 +14,7 @@ Only `Scorer.score` is asked for, so it works for any version in the form that s
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -167,7 +168,7 @@ class _Game:
         self._same = _same_as_background(self._numbers, self._texts, row, background)
         self.everyone = (1 << len(contract.inputs)) - 1
         self.scored_rows = 1
-        self._values[self._key(self.everyone)] = self._finite(score(row))[0]
+        self._values[self._key(self.everyone)] = float(self._finite(score(row))[0])
 
     def value(self, coalition: int) -> float:
         return self._values[self._key(coalition)]
@@ -213,7 +214,7 @@ def _same_as_background(numbers: list[int], texts: list[int], row: Batch, backgr
     for position, column in enumerate(numbers):
         own = row.numbers[0, position]
         others = background.numbers[:, position]
-        if np.isnan(own) and np.isnan(others).all() or (others == own).all():
+        if (np.isnan(own) and np.isnan(others).all()) or (others == own).all():
             same |= 1 << column
     for position, column in enumerate(texts):
         if all(value == row.texts[position][0] for value in background.texts[position]):
@@ -316,7 +317,7 @@ def row_values(contract: Contract, row: Batch) -> list[float | str | None]:
 
 def _near_tie(contributions: tuple[Contribution, ...]) -> bool:
     first = contributions[:5]
-    for one, other in zip(first, first[1:], strict=False):
+    for one, other in itertools.pairwise(first):
         gap = abs(one.contribution) - abs(other.contribution)
         if gap < 2.0 * math.hypot(one.error, other.error):
             return True

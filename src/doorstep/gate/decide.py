@@ -59,7 +59,7 @@ def decide(evidence: Evidence) -> Finding:
         check=evidence.check,
         verdict=verdict,
         reason=reason,
-        evidence=msgspec.to_builtins(evidence),
+        evidence=msgspec.json.decode(msgspec.json.encode(evidence)),
         next=following,
     )
 

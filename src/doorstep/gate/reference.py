@@ -16,6 +16,9 @@ from doorstep.gate.types import ColumnChange, Unseen
 from doorstep.stats.codes import CODE_UNSEEN, CODES, MISSING, code_numbers, code_texts, count_codes
 from doorstep.stats.distances import jensen_shannon, ks, wasserstein_sd
 
+SEEN_METRIC = "holdout_rows_in_training"
+"""What `register` counted on the machine that had both files, kept in the lineage."""
+
 
 def column_changes(
     holdout: Table, contract: Contract, profile: Profile
@@ -91,7 +94,7 @@ def find_seen(
     """Whether the version may have trained on the held-out rows.
 
     By the digest of the training data in the lineage; by rows where the training file is at hand;
-    else by the background sample, if it was drawn from training data.
+    by what `register` counted; else by the background sample, if it was drawn from training data.
     """
     digests = {one.digest for one in manifest.lineage.data if one.role == "train"}
     if table_digest(holdout) in digests:
@@ -101,6 +104,11 @@ def find_seen(
         mine, theirs = row_hashes(holdout, shared), row_hashes(train, shared)
         found = int(np.isin(mine, theirs).sum())
         return _unseen(holdout, "training data", found, train.rows, _twins(theirs))
+    if SEEN_METRIC in manifest.lineage.metrics:
+        found = min(holdout.rows, int(manifest.lineage.metrics[SEEN_METRIC]))
+        rows = sum(one.rows for one in manifest.lineage.data if one.role == "train")
+        twins = _twins(row_hashes(holdout, [name for name in names if name in holdout]))
+        return _unseen(holdout, "training data", found, rows, twins)
     if background is not None and digests and (shared := _common(holdout, background, names)):
         mine, theirs = row_hashes(holdout, shared), row_hashes(background, shared)
         found = int(np.isin(theirs, mine).sum())

@@ -1,0 +1,404 @@
+"""What each page needs: asked for by operation name, put side by side, nothing decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from doorstep.console import marks, timeline
+from doorstep.console.asking import Ask, Query, answer, attempt
+from doorstep.console.servicefile import annotate_file
+from doorstep.core.errors import InputError, NotFoundError, UsageError
+from doorstep.core.ids import parse_name, parse_prediction_id, parse_version
+from doorstep.core.instant import SECOND_US, Instant
+from doorstep.explain.surface import ExplainPrediction, Explanation
+from doorstep.gate.surface import GateRuns, ShowGates
+from doorstep.govern.surface import (
+    Events,
+    History,
+    Installation,
+    LedgerVerdict,
+    ListEvents,
+    ShowHistory,
+    ShowInstallation,
+    VerifyLedger,
+)
+from doorstep.journal.surface import (
+    CountTraffic,
+    ListPredictions,
+    Prediction,
+    Predictions,
+    ShowPrediction,
+    Traffic,
+)
+from doorstep.monitor.surface import (
+    Findings,
+    ListFindings,
+    MonitorView,
+    ServiceStatus,
+    ShowMonitor,
+    ShowStatus,
+    Statuses,
+)
+from doorstep.register.surface import (
+    ListVersions,
+    Service,
+    ShowService,
+    ShowVersion,
+    Version,
+    Versions,
+)
+from doorstep.release.surface import ListReleases, Release, Releases, ShowRelease
+
+COLUMNS_PER_PAGE = 40
+VERSIONS_WITH_GATES = 12
+PREDICTIONS_PER_PAGE = 50
+EVENTS_PER_PAGE = 50
+RANGES = {"1h": (60, 60), "6h": (360, 300), "24h": (1440, 900), "7d": (10_080, 7200)}
+"""Name of a time range -> (minutes, bucket_s): at most 100 bars or so, whatever the range."""
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """template: file in `templates`. title: of the window. section: which link of the top is now.
+    fragments: the blocks that may be fetched alone. found: what the template needs."""
+
+    template: str
+    title: str
+    section: str
+    fragments: tuple[str, ...]
+    found: dict[str, Any]
+
+
+PageMaker = Callable[[Ask, Query], Page]
+
+
+class Goto(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a search: the page where it is."""
+
+    path: str
+
+
+def overview(ask: Ask, query: Query) -> Page:
+    statuses = answer(ask, "service.status", ShowStatus(), Statuses).services
+    findings = answer(ask, "finding.list", ListFindings(), Findings).findings
+    wanted = query.text("q")
+    return Page(
+        template="overview.html",
+        title="Overview",
+        section="overview",
+        fragments=("attention", "services"),
+        found={
+            "statuses": tuple(one for one in statuses if wanted in one.service),
+            "total": len(statuses),
+            "findings": tuple(one for one in findings if one.severity != "info")[:8],
+            "waiting": tuple(
+                one for one in statuses if one.release_state in ("paused", "inconclusive")
+            ),
+            "wanted": wanted,
+        },
+    )
+
+
+def service(ask: Ask, query: Query) -> Page:
+    name = _service_name(query)
+    shown = answer(ask, "service.show", ShowService(service=name), Service)
+    status = _status(ask, name)
+    monitor, why_not = attempt(ask, "monitor.show", ShowMonitor(service=name), MonitorView)
+    releases = answer(ask, "release.list", ListReleases(service=name), Releases).releases
+    versions = answer(ask, "version.list", ListVersions(service=name), Versions).versions
+    versions = tuple(sorted(versions, key=lambda one: -one.number))
+    history = answer(ask, "service.history", ShowHistory(service=name), History)
+    found = {
+        "service": shown,
+        "status": status,
+        "monitor": monitor,
+        "monitor_error": why_not,
+        "releases": releases[:12],
+        "running": next((one for one in releases if one.ended_at is None), None),
+        "versions": versions,
+        "gates": _gates(ask, versions),
+        "history": history,
+        "file": annotate_file(shown.file, monitor.promises if monitor else ()),
+    }
+    found |= _chart(ask, query, found)
+    return Page(
+        template="service.html",
+        title=name,
+        section="overview",
+        fragments=("headline", "chartdata", "promises", "releases"),
+        found=found,
+    )
+
+
+def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
+    shown, monitor, status = found["service"], found["monitor"], found["status"]
+    chosen = query.text("range") if query.text("range") in RANGES else "1h"
+    minutes, bucket_s = RANGES[chosen]
+    asked = CountTraffic(service=shown.service, minutes=minutes, bucket_s=bucket_s)
+    traffic = answer(ask, "traffic.count", asked, Traffic)
+    asked_findings = ListFindings(service=shown.service, state="")
+    findings = answer(ask, "finding.list", asked_findings, Findings).findings
+    window = (traffic.since, traffic.until)
+    seen = timeline.marks_of(found["releases"], traffic.since)
+    lanes = timeline.lanes_of(findings, monitor.columns if monitor else (), window)
+    promise = status.promise_ms_p99 if status else None
+    return {
+        "range": chosen,
+        "ranges": tuple(RANGES),
+        "traffic": traffic,
+        "totals": _totals(traffic),
+        "marks": seen,
+        "lanes": lanes,
+        "figure": timeline.figure(traffic, seen, lanes, shown.champion, promise),
+        "open_findings": tuple(one for one in findings if one.state == "open"),
+    }
+
+
+def _totals(traffic: Traffic) -> tuple[dict[str, Any], ...]:
+    """Per version over the range: requests, errors, share, and the largest p99 of a bucket."""
+    sums: dict[int, dict[str, Any]] = {}
+    for one in traffic.buckets:
+        found = sums.setdefault(
+            one.version, {"version": one.version, "requests": 0, "errors": 0, "worst_ms": None}
+        )
+        found["requests"] += one.requests
+        found["errors"] += one.errors
+        if one.latency_ms_p99 is not None:
+            found["worst_ms"] = max(found["worst_ms"] or 0.0, one.latency_ms_p99)
+    whole = sum(one["requests"] for one in sums.values())
+    return tuple(
+        {
+            **one,
+            "name": timeline.version_name(traffic.service, one["version"]),
+            "share": one["requests"] / whole if whole else None,
+            "error_rate": one["errors"] / one["requests"] if one["requests"] else None,
+        }
+        for one in sorted(sums.values(), key=lambda one: -one["requests"])
+    )
+
+
+def _status(ask: Ask, name: str) -> ServiceStatus | None:
+    found = answer(ask, "service.status", ShowStatus(service=name), Statuses).services
+    return next(iter(found), None)
+
+
+def _gates(ask: Ask, versions: tuple[Version, ...]) -> dict[int, GateRuns]:
+    """Of the newest versions only: a page asks a bounded number of questions."""
+    found: dict[int, GateRuns] = {}
+    for one in versions[:VERSIONS_WITH_GATES]:
+        asked = ShowGates(version=f"{one.service}@{one.number}")
+        runs, _ = attempt(ask, "gate.show", asked, GateRuns)
+        if runs is not None and runs.runs:
+            found[one.number] = runs
+    return found
+
+
+def release(ask: Ask, query: Query) -> Page:
+    shown = answer(ask, "release.show", ShowRelease(release=query.path["release"]), Release)
+    thresholds = [one.tolerance for one in shown.guardrails] + [
+        one.margin for one in shown.guardrails
+    ]
+    ends = [end for one in shown.guardrails for end in (one.ratio_low, one.ratio_high)]
+    domain = marks.ratio_domain([*thresholds, *ends])
+    return Page(
+        template="release.html",
+        title=f"{shown.service}@{shown.challenger} release",
+        section="overview",
+        fragments=("headline", "guardrails", "decisions"),
+        found={
+            "release": shown,
+            "name": f"{shown.service}@{shown.challenger}",
+            "rulers": {one.name: _ruler(one, domain) for one in shown.guardrails},
+            "over": shown.ended_at is not None,
+            "stays": _stays(shown, query.now),
+        },
+    )
+
+
+def _ruler(guardrail: Any, domain: tuple[float, float]) -> marks.Ruler:
+    estimate = None
+    if guardrail.champion and guardrail.challenger is not None:
+        estimate = guardrail.challenger / guardrail.champion
+    return marks.ratio_ruler(
+        (guardrail.ratio_low, guardrail.ratio_high),
+        estimate,
+        (guardrail.tolerance, guardrail.margin),
+        domain,
+    )
+
+
+def _stays(shown: Release, now: Instant) -> tuple[float, ...]:
+    """Seconds spent in shadow, then in each step, then baking; as far as it got."""
+    decisions = sorted(shown.decisions, key=lambda one: one.sequence)
+    entered = [shown.started_at, *(one.at for one in decisions if one.action == "advance")]
+    left = [*entered[1:], shown.ended_at or now]
+    return tuple((end - start) / SECOND_US for start, end in zip(entered, left, strict=True))
+
+
+def version(ask: Ask, query: Query) -> Page:
+    name = _service_name(query)
+    number = f"{name}@{query.path['number']}"
+    shown = answer(ask, "version.show", ShowVersion(version=number), Version)
+    runs, why_not = attempt(ask, "gate.show", ShowGates(version=number), GateRuns)
+    history = answer(ask, "service.history", ShowHistory(service=name), History)
+    releases = answer(ask, "release.list", ListReleases(service=name), Releases).releases
+    return Page(
+        template="version.html",
+        title=number,
+        section="overview",
+        fragments=(),
+        found={
+            "version": shown,
+            "name": number,
+            "manifest": shown.manifest,
+            "runs": runs.runs if runs else (),
+            "gates_error": why_not,
+            "tenures": tuple(one for one in history.tenures if one.version == shown.number),
+            "live": history.live == shown.number,
+            "releases": tuple(one for one in releases if one.challenger == shown.number),
+        },
+    )
+
+
+def monitor(ask: Ask, query: Query) -> Page:
+    name = _service_name(query)
+    shown = answer(ask, "monitor.show", ShowMonitor(service=name), MonitorView)
+    order = sorted(shown.columns, key=lambda one: (not one.drifted, -(one.shift_sd or 0.0)))
+    start = min(query.number("from"), len(order))
+    return Page(
+        template="monitor.html",
+        title=f"{name} monitor",
+        section="overview",
+        fragments=("findings",),
+        found={
+            "service": name,
+            "monitor": shown,
+            "drifted": sum(one.drifted for one in order),
+            "columns": order[start : start + COLUMNS_PER_PAGE],
+            "start": start,
+            "next_start": start + COLUMNS_PER_PAGE,
+            "total": len(order),
+        },
+    )
+
+
+def predictions(ask: Ask, query: Query) -> Page:
+    name = _service_name(query)
+    answer(ask, "service.show", ShowService(service=name), Service)
+    asked = ListPredictions(
+        service=name,
+        limit=PREDICTIONS_PER_PAGE,
+        before=query.number("before"),
+        key=query.text("key"),
+        status=query.text("status", 20),
+    )
+    shown = answer(ask, "prediction.list", asked, Predictions).predictions
+    return Page(
+        template="predictions.html",
+        title=f"{name} predictions",
+        section="overview",
+        fragments=(),
+        found={
+            "service": name,
+            "predictions": shown,
+            "asked": asked,
+            "older": shown[-1].at if len(shown) == asked.limit else 0,
+        },
+    )
+
+
+def prediction(ask: Ask, query: Query) -> Page:
+    wanted = query.path["prediction"]
+    shown = answer(ask, "prediction.show", ShowPrediction(prediction=wanted), Prediction)
+    asked = ExplainPrediction(prediction=wanted)
+    explanation, why_not = attempt(ask, "prediction.explain", asked, Explanation)
+    amounts = [one.amount for one in explanation.contributions] if explanation else []
+    return Page(
+        template="prediction.html",
+        title=f"Prediction {wanted[:60]}",
+        section="overview",
+        fragments=(),
+        found={
+            "prediction": shown,
+            "explanation": explanation,
+            "explain_error": why_not,
+            "bars": marks.signed(amounts[:40]),
+        },
+    )
+
+
+def ledger(ask: Ask, query: Query) -> Page:
+    asked = ListEvents(
+        service=query.text("service"),
+        kind=query.text("kind", 60),
+        before=query.number("before"),
+        limit=EVENTS_PER_PAGE,
+    )
+    shown = answer(ask, "ledger.list", asked, Events)
+    verdict = None
+    if query.text("verify"):
+        verdict = answer(ask, "ledger.verify", VerifyLedger(), LedgerVerdict)
+    events = shown.events
+    more = len(events) == asked.limit and events[-1].sequence > 1
+    return Page(
+        template="ledger.html",
+        title="Ledger",
+        section="ledger",
+        fragments=(),
+        found={
+            "events": events,
+            "size": shown.size,
+            "asked": asked,
+            "verdict": verdict,
+            "older": events[-1].sequence if more else 0,
+        },
+    )
+
+
+def installation(ask: Ask, query: Query) -> Page:  # noqa: ARG001
+    shown = answer(ask, "installation.show", ShowInstallation(), Installation)
+    return Page(
+        template="installation.html",
+        title="Installation",
+        section="installation",
+        fragments=("nodes",),
+        found={"installation": shown, "troubled": sum(bool(one.problems) for one in shown.nodes)},
+    )
+
+
+def find(wanted: str) -> Goto:
+    """Where a search leads: `loans@3`, a prediction id, or services whose name holds the text."""
+    try:
+        name, number = parse_version(wanted)
+        return Goto(path=f"/services/{name}/versions/{number}")
+    except (UsageError, InputError):
+        pass
+    try:
+        request, row = parse_prediction_id(wanted)
+        return Goto(path=f"/predictions/{request}.{row}")
+    except InputError:
+        return Goto(path="/")
+
+
+def _service_name(query: Query) -> str:
+    """Raises: NotFoundError: what cannot be a name cannot be the name of a service."""
+    given = query.path["service"]
+    try:
+        return parse_name(given)
+    except InputError as error:
+        raise NotFoundError("no-such-service", error.message, "doorstep status") from None
+
+
+PAGES: tuple[tuple[str, PageMaker], ...] = (
+    ("/", overview),
+    ("/services/{service:str}", service),
+    ("/services/{service:str}/versions/{number:int}", version),
+    ("/services/{service:str}/monitor", monitor),
+    ("/services/{service:str}/predictions", predictions),
+    ("/releases/{release:str}", release),
+    ("/predictions/{prediction:str}", prediction),
+    ("/ledger", ledger),
+    ("/installation", installation),
+)

@@ -1,0 +1,75 @@
+"""Templates to HTML. Everything is escaped; there is no way around it but the macros' own markup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from doorstep.console import marks, words
+from doorstep.console.asking import Query
+from doorstep.console.pages import Page
+from doorstep.core.errors import DoorstepError
+
+_FILTERS = (
+    "ago",
+    "exact",
+    "iso",
+    "count",
+    "number",
+    "rate",
+    "odds",
+    "short",
+    "clip",
+    "size",
+    "plain",
+)
+_SCRIPT_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+
+
+class Renderer:
+    """One per set of routes. chrome: what every page shows (environment, asset addresses)."""
+
+    def __init__(self, chrome: Mapping[str, Any]) -> None:
+        self._env = Environment(
+            loader=PackageLoader("doorstep.console", "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self._env.filters |= {name: getattr(words, name) for name in _FILTERS}
+        self._env.filters |= {
+            "factor": words.ratio,
+            "shown": words.value,
+            "evidence": words.as_json,
+            "script_json": script_json,
+        }
+        self._env.globals |= {"draw": marks, "plural": words.plural, "span": words.span, **chrome}
+        # Blocks that are rendered alone do not run their file's imports, so macros are global.
+        self._env.globals["ui"] = self._env.get_template("ui.html").module
+
+    def page(self, page: Page, query: Query, fragment: str = "") -> str:
+        """The whole page, or only its block `fragment`, which must be one of `page.fragments`."""
+        template = self._env.get_template(page.template)
+        given = {**page.found, "page": page, "now": query.now, "csrf": query.csrf}
+        if fragment:
+            return "".join(template.blocks[fragment](template.new_context(given)))
+        return template.render(given)
+
+    def error(self, error: DoorstepError, status: int, now: int) -> str:
+        page = Page(template="error.html", title=error.message, section="", fragments=(), found={})
+        given = {"page": page, "now": now, "csrf": "", "error": error, "status": status}
+        return self._env.get_template("error.html").render(given)
+
+
+def script_json(given: Any) -> Markup:
+    """JSON that may stand in `<script type="application/json">`: nothing in it can end the script."""
+    text = msgspec.json.encode(given).decode()
+    for character, escape in _SCRIPT_ESCAPES.items():
+        text = text.replace(character, escape)
+    return Markup(text)  # noqa: S704  every character that HTML reads was escaped above

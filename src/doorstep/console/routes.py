@@ -1,0 +1,261 @@
+"""The console as Litestar routes: GET pages and fragments, POST forms, our own static files."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Callable, Mapping
+from importlib import metadata, resources, util
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from litestar import Request, Router, get, post
+from litestar.enums import RequestEncodingType
+from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import Body
+from litestar.response import File, Redirect, Response
+
+from doorstep.console.asking import Ask, Query, answer
+from doorstep.console.pages import PAGES, PageMaker, find
+from doorstep.console.render import Renderer
+from doorstep.core.errors import DoorstepError, ForbiddenError, NotFoundError, UsageError
+from doorstep.core.ids import digest_of
+from doorstep.core.instant import Clock, SystemClock
+from doorstep.release.surface import ChangeRelease, Release, Rollback
+
+FORM_BYTES_MAX = 16 * 1024
+REASON_MAX = 500
+CHANGES = ("pause", "resume", "promote")
+FormData = Annotated[dict[str, str], Body(media_type=RequestEncodingType.URL_ENCODED)]
+AnyRequest = Request[Any, Any, Any]
+
+STATUS = {
+    "usage": 400,
+    "sign-in": 401,
+    "forbidden": 403,
+    "not-found": 404,
+    "refused": 409,
+    "input": 422,
+    "overloaded": 429,
+    "missing-extra": 501,
+    "unreachable": 503,
+    "waited": 504,
+}
+
+# No inline script and no inline style anywhere: widths and colours are SVG attributes and classes.
+# Plotly keeps to it too: our stylesheet carries the id of its own and says `no-inline-styles`, and
+# the styles of its maps are taken to be there already (`_style_ids`). `data:` is our icon.
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+SECURITY_HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    # Not no-referrer: that makes browsers send `Origin: null` with our own forms.
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+PAGE_HEADERS = {**SECURITY_HEADERS, "cache-control": "no-store"}
+ASSET_HEADERS = {**SECURITY_HEADERS, "cache-control": "public, max-age=31536000, immutable"}
+_ASSETS = {"console.css": "text/css", "console.js": "text/javascript"}
+_PLOTLY = "plotly.min.js"
+_STYLE_ID = re.compile(r'document\.getElementById\("([0-9a-f]{64})"\)')
+
+
+def console_routes(
+    ask: Ask,
+    csrf_token: Callable[[AnyRequest], str],
+    *,
+    environment: str = "",
+    clock: Clock | None = None,
+) -> list[Router]:
+    """The console's routes, to be mounted at `/`.
+
+    ask: answers operations by name; it may block (handlers run in threads). csrf_token: the token
+    of the request's session; a form must bring the same one. environment: shown on every page.
+    """
+    files = _asset_files()
+    chrome = {
+        "environment": environment,
+        "assets": _asset_urls(files),
+        "plotly_style_ids": _style_ids(files[_PLOTLY]),
+        "reason_max": REASON_MAX,
+    }
+    console = _Console(ask, csrf_token, Renderer(chrome), clock or SystemClock())
+    handlers: list[HTTPRouteHandler] = [console.page(path, maker) for path, maker in PAGES]
+    handlers += [console.change(action) for action in CHANGES]
+    handlers += [console.rollback(), console.search(), _static(files)]
+    router = Router(
+        path="/",
+        route_handlers=handlers,
+        # Litestar copies routers deeply, and bound methods with all that they hold: functions it
+        # keeps as they are.
+        exception_handlers={
+            DoorstepError: lambda request, error: console.refuse(error),  # noqa: ARG005
+            HTTPException: lambda request, error: console.refuse_http(request, error),
+        },
+        request_max_body_size=FORM_BYTES_MAX,
+        include_in_schema=False,
+    )
+    return [router]
+
+
+class _Console:
+    def __init__(
+        self,
+        ask: Ask,
+        csrf_token: Callable[[AnyRequest], str],
+        renderer: Renderer,
+        clock: Clock,
+    ) -> None:
+        self._ask = ask
+        self._csrf_token = csrf_token
+        self._renderer = renderer
+        self._clock = clock
+
+    def page(self, path: str, maker: PageMaker) -> HTTPRouteHandler:
+        @get(path, sync_to_thread=True, name=f"console-{maker.__name__}")
+        def show(request: AnyRequest) -> Response[str]:
+            return self._show(request, maker)
+
+        return show
+
+    def _show(self, request: AnyRequest, maker: PageMaker) -> Response[str]:
+        query = Query(
+            path=dict(request.path_params),
+            given=dict(request.query_params.items()),
+            now=self._clock.now(),
+            csrf=self._csrf_token(request),
+        )
+        page = maker(self._ask, query)
+        fragment = query.text("fragment")
+        if fragment and fragment not in page.fragments:
+            raise NotFoundError("no-such-fragment", f"this page has no part {fragment[:60]!r}")
+        return _html(self._renderer.page(page, query, fragment), 200)
+
+    def change(self, action: str) -> HTTPRouteHandler:
+        @post(f"/releases/{{release:str}}/{action}", sync_to_thread=True, status_code=303)
+        def change(request: AnyRequest, data: FormData) -> Redirect:
+            why = self._reason(request, data)
+            asked = ChangeRelease(release=request.path_params["release"], why=why)
+            return _see(answer(self._ask, f"release.{action}", asked, Release))
+
+        return change
+
+    def rollback(self) -> HTTPRouteHandler:
+        @post("/services/{service:str}/rollback", sync_to_thread=True, status_code=303)
+        def rollback(request: AnyRequest, data: FormData) -> Redirect:
+            why = self._reason(request, data)
+            asked = Rollback(service=request.path_params["service"], why=why)
+            return _see(answer(self._ask, "service.rollback", asked, Release))
+
+        return rollback
+
+    def _reason(self, request: AnyRequest, data: Mapping[str, str]) -> str:
+        expected = self._csrf_token(request)
+        brought = data.get("csrf", "")
+        if not expected or not hmac.compare_digest(brought.encode(), expected.encode()):
+            raise ForbiddenError(
+                "bad-form-token",
+                "the form was not made by this session, so nothing was changed",
+                "reload the page and send the form again",
+            )
+        why = data.get("why", "").strip()
+        if not 0 < len(why) <= REASON_MAX:
+            raise UsageError(
+                "reason-missing",
+                f"the reason has {len(why)} characters; expected 1 to {REASON_MAX}: it is kept in "
+                "the ledger with the decision",
+                "go back and say why in a sentence",
+            )
+        return why
+
+    def search(self) -> HTTPRouteHandler:
+        @get("/find", sync_to_thread=False, name="console-find")
+        def search(request: AnyRequest) -> Redirect:
+            wanted = str(request.query_params.get("q", ""))[:200].strip()
+            path = find(wanted).path
+            where = f"/?q={quote(wanted)}" if path == "/" and wanted else path
+            return Redirect(where, status_code=303, headers=PAGE_HEADERS)
+
+        return search
+
+    def refuse(self, error: DoorstepError) -> Response[str]:
+        status = STATUS.get(error.kind, 500)
+        return _html(self._renderer.error(error, status, self._clock.now()), status)
+
+    def refuse_http(self, request: AnyRequest, error: HTTPException) -> Response[str]:
+        missing = error.status_code == 404
+        kind = NotFoundError if missing else UsageError
+        what = f"there is no page {request.url.path[:200]}" if missing else error.detail[:300]
+        shown = kind("not-found" if missing else "bad-request", what, "")
+        page = self._renderer.error(shown, error.status_code, self._clock.now())
+        return _html(page, error.status_code)
+
+
+def _html(text: str, status: int) -> Response[str]:
+    return Response(text, media_type="text/html", status_code=status, headers=PAGE_HEADERS)
+
+
+def _see(release: Release) -> Redirect:
+    where = f"/releases/{quote(release.id, safe='')}"
+    return Redirect(where, status_code=303, headers=PAGE_HEADERS)
+
+
+def _asset_files() -> dict[str, Path]:
+    own = Path(str(resources.files("doorstep.console"))) / "static"
+    return {**{name: own / name for name in _ASSETS}, _PLOTLY: _plotly_folder() / _PLOTLY}
+
+
+def _plotly_folder() -> Path:
+    """Where the installed plotly keeps its script; found without importing plotly."""
+    spec = util.find_spec("plotly")
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(places[0]) / "package_data" if places else Path("plotly-is-not-installed")
+
+
+def _style_ids(plotly: Path) -> tuple[str, ...]:
+    """Ids of style elements that Plotly would make when it loads, unless the page has them.
+
+    Our charts need none of them, and the content security policy would refuse them, loudly.
+    """
+    if not plotly.is_file():
+        return ()
+    return tuple(sorted(set(_STYLE_ID.findall(plotly.read_text(encoding="utf-8")))))
+
+
+def _asset_urls(files: Mapping[str, Path]) -> dict[str, str]:
+    """Addresses that change with the content, so that they may be cached for ever."""
+    urls = {
+        name: f"/static/{name}?v={digest_of(files[name].read_bytes())[:12]}" for name in _ASSETS
+    }
+    try:
+        version = metadata.version("plotly")
+    except metadata.PackageNotFoundError:
+        version = "none"
+    return {**urls, _PLOTLY: f"/static/{_PLOTLY}?v={version}"}
+
+
+def _static(files: Mapping[str, Path]) -> HTTPRouteHandler:
+    @get("/static/{name:str}", sync_to_thread=False, name="console-static")
+    def static(name: str) -> File:
+        path = files.get(name)
+        if path is None or not path.is_file():
+            raise NotFoundError("no-such-file", f"there is no file {name[:60]!r} here")
+        kind = _ASSETS.get(name, "text/javascript")
+        return File(path, media_type=kind, headers=ASSET_HEADERS, content_disposition_type="inline")
+
+    return static

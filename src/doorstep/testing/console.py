@@ -1,0 +1,505 @@
+"""A console with nothing behind it: every operation that a page asks, answered from made-up data.
+
+python -m doorstep.testing.console --port 7171 [--variant hostile|empty]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from doorstep.core.errors import NotFoundError, RefusedError
+from doorstep.core.ids import digest_of
+from doorstep.core.instant import Clock, Instant, SystemClock
+from doorstep.explain.surface import Contribution, Explanation
+from doorstep.gate.surface import GateRuns
+from doorstep.govern.surface import (
+    Events,
+    EventView,
+    History,
+    Installation,
+    LedgerVerdict,
+    NodeView,
+    Tenure,
+)
+from doorstep.journal.surface import Prediction, Predictions, Traffic
+from doorstep.monitor.surface import Findings, MonitorView, Statuses
+from doorstep.register.surface import Service, Services, Version, Versions
+from doorstep.release.surface import DecisionView, Release, Releases
+from doorstep.testing import console_data as data
+
+if TYPE_CHECKING:
+    from litestar import Litestar
+
+Variant = Literal["normal", "hostile", "empty"]
+VARIANTS: tuple[Variant, ...] = ("normal", "hostile", "empty")
+CSRF = "a-form-token-for-tests"
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}</script>"
+_LIVE = data.DAY * 15 - 153 * data.MINUTE
+_WORDS_WITH_MEANING = frozenset(
+    {"task", "type", "serialization", "family", "placement", "form", "role", "enforce", "unseen"}
+    | {"personal", "datatype"}
+)
+
+
+class FakeDoorstep:
+    """Answers like the control plane of a bank with one busy service, `loans`.
+
+    variant: `normal`; `hostile` (every free text is an attack, some numbers are not numbers);
+    `empty` (an installation with one service and nothing registered; `nothing` has not even that).
+    Releases can be paused, resumed, promoted and rolled back; `asked` remembers every question.
+    """
+
+    def __init__(self, variant: Variant = "normal", clock: Clock | None = None) -> None:
+        self._variant = variant
+        self._clock = clock or SystemClock()
+        self._begun = self._clock.now()
+        self._releases = {one.id: one for one in data.releases(self._begun)}
+        self.asked: list[tuple[str, Any]] = []
+
+    def ask(self, name: str, given: Any) -> msgspec.Struct:
+        """Raises: NotFoundError for names that nothing has, as the operations do."""
+        self.asked.append((name, given))
+        table = EMPTY if self._variant == "empty" else NORMAL
+        found = table[name](self, given)
+        return poison(found) if self._variant == "hostile" else found
+
+    @property
+    def now(self) -> Instant:
+        return self._clock.now()
+
+    @property
+    def begun(self) -> Instant:
+        return self._begun
+
+    def known(self, service: str) -> None:
+        names = ("loans", "fraud", "intents", "recommend", "triage")
+        if service not in names:
+            raise NotFoundError(
+                "no-such-service", f"no service is called {service!r}", "doorstep status"
+            )
+
+    def release(self, wanted: str) -> Release:
+        if wanted == "loans":
+            return self._releases[data.RELEASE_STEP]
+        if wanted not in self._releases:
+            raise NotFoundError(
+                "no-such-release", f"no release has the id {wanted!r}", "doorstep status"
+            )
+        return self._releases[wanted]
+
+    def releases(self) -> tuple[Release, ...]:
+        return tuple(self._releases.values())
+
+    def change(self, wanted: str, action: str, state: str, why: str) -> Release:
+        found = self.release(wanted)
+        if found.ended_at is not None:
+            raise RefusedError(
+                "release-over",
+                f"the release of loans@{found.challenger} is {found.state}; only a running one "
+                f"can be changed",
+                "doorstep release show loans",
+            )
+        decision = DecisionView(
+            sequence=len(found.decisions) + 1,
+            at=self.now,
+            action=action,
+            state=state,
+            reason=why,
+            by="you",
+        )
+        ended = self.now if state in ("done", "rolled-back") else None
+        changed = msgspec.structs.replace(
+            found,
+            state=state,
+            reason=why,
+            changed_at=self.now,
+            ended_at=ended,
+            decisions=(*found.decisions, decision),
+        )
+        self._releases[found.id] = changed
+        return changed
+
+
+Answer = Callable[[FakeDoorstep, Any], msgspec.Struct]
+
+
+def _service(fake: FakeDoorstep, name: str) -> Service:
+    fake.known(name)
+    return Service(
+        service=name,
+        revision=9,
+        purpose="Approve or refer consumer loan applications",
+        owner="credit-risk",
+        risk="high",
+        task="binary",
+        label="credit_risk",
+        champion=None if name == "triage" else 2,
+        last_champion=1 if name == "loans" else None,
+        file=data.FILE if name == "loans" else f"doorstep: 1\nservice: {name}\n",
+        created_at=fake.begun - 30 * data.DAY,
+    )
+
+
+def _statuses(fake: FakeDoorstep, given: Any) -> Statuses:
+    found = data.statuses(fake.now)
+    if given.service:
+        fake.known(given.service)
+        found = tuple(one for one in found if one.service == given.service)
+    return Statuses(services=found)
+
+
+def _versions(fake: FakeDoorstep, given: Any) -> Versions:
+    fake.known(given.service)
+    return Versions(versions=data.versions(fake.begun) if given.service == "loans" else ())
+
+
+def _version(fake: FakeDoorstep, given: Any) -> Version:
+    """Other services have versions by name only: each looks like one of `loans`."""
+    service, _, number = given.version.partition("@")
+    fake.known(service)
+    if int(number) > 12:
+        raise NotFoundError(
+            "no-such-version", f"there is no {given.version}", f"doorstep list {service}"
+        )
+    found = data.versions(fake.begun)[min(int(number), 4) - 1]
+    return msgspec.structs.replace(found, service=service, number=int(number))
+
+
+def _traffic(fake: FakeDoorstep, given: Any) -> Traffic:
+    now = fake.now
+    busy = given.service == "loans"
+    return Traffic(
+        service=given.service,
+        since=now - given.minutes * data.MINUTE,
+        until=now,
+        bucket_s=given.bucket_s,
+        buckets=data.buckets(now, given.minutes, given.bucket_s) if busy else (),
+    )
+
+
+def _monitor(fake: FakeDoorstep, given: Any) -> MonitorView:
+    fake.known(given.service)
+    busy = given.service == "loans"
+    opened = tuple(one for one in data.findings(fake.now) if one.state == "open")
+    return MonitorView(
+        service=given.service,
+        version=2 if busy else None,
+        window_s=3600,
+        since=fake.now - data.HOUR,
+        rows=50_812 if busy else 0,
+        columns=data.columns() if busy else (),
+        quality={"auc": (0.783, 0.761, 0.803), "f1": (0.64, 0.60, 0.68)} if busy else {},
+        labelled=0.412 if busy else 0.0,
+        labelled_rows=20_934 if busy else 0,
+        errors=0.0044 if busy else None,
+        latency_ms_p99=18.4 if busy else None,
+        promises=data.PROMISES if busy else (),
+        findings=opened if busy else (),
+    )
+
+
+def _findings(fake: FakeDoorstep, given: Any) -> Findings:
+    found = [
+        one
+        for one in data.findings(fake.now)
+        if given.service in ("", one.service) and given.state in ("", one.state)
+    ]
+    return Findings(findings=tuple(found))
+
+
+def _prediction(fake: FakeDoorstep, given: Any) -> Prediction:
+    for place in range(60):
+        found = data.prediction(fake.begun, place)
+        if found.id == given.prediction:
+            return found
+    raise NotFoundError(
+        "no-such-prediction",
+        f"no prediction has the id {given.prediction!r}",
+        "doorstep journal query loans",
+    )
+
+
+def _predictions(fake: FakeDoorstep, given: Any) -> Predictions:
+    fake.known(given.service)
+    found = [
+        one
+        for one in (data.prediction(fake.begun, place) for place in range(60))
+        if (not given.before or one.at < given.before)
+        and given.key in ("", one.key)
+        and given.status in ("", one.status)
+    ]
+    return Predictions(predictions=tuple(found[: given.limit]) if given.service == "loans" else ())
+
+
+def _explanation(fake: FakeDoorstep, given: Any) -> Explanation:
+    shown = _prediction(fake, given)
+    if not shown.scores:
+        raise RefusedError(
+            "nothing-to-explain",
+            "no version answered this request, so there is no score to explain",
+            "doorstep journal query loans",
+        )
+    amounts = (
+        ("income", 0.184, "income is low for this amount"),
+        ("duration", 0.121, "long duration"),
+        ("employment_years", 0.037, "years of employment are missing"),
+        ("housing", -0.052, "owns a home"),
+        ("age", -0.018, "age lowers the score a little"),
+        ("purpose", 0.004, ""),
+    )
+    return Explanation(
+        prediction=shown.id,
+        version=f"loans@{shown.answered_by or 2}",
+        of="bad",
+        answer=shown.answer,
+        score=0.241 + sum(amount for _, amount, _ in amounts),
+        base=0.241,
+        background_rows=200,
+        contributions=tuple(
+            Contribution(column=name, value=shown.inputs[name], amount=amount, words=words)
+            for name, amount, words in amounts
+        ),
+    )
+
+
+def _event_list(fake: FakeDoorstep) -> tuple[EventView, ...]:
+    told = [
+        ("service.applied", "mira", "loans", "mira applied revision 9 of the service file: slo"),
+        ("version.registered", "mira", "loans@4", "mira registered loans@4"),
+        ("gate.run", "mira", "loans@4", "Gates of loans@4 passed: 3 of 3"),
+        ("release.started", "mira", "loans@4", "mira started the release of loans@4"),
+    ]
+    told += [
+        (f"release.{one.action}", one.by, "loans@4", f"{one.action}: {one.reason}")
+        for one in fake.release(data.RELEASE_STEP).decisions
+    ]
+    older = [
+        ("monitor.found", "doorstep", "loans", f"Drift was found in column {name}")
+        for name in ("income", "purpose", "amount", "age") * 32
+    ]
+    rows = older + told
+    return tuple(
+        EventView(
+            sequence=place + 1,
+            at=fake.now - (len(rows) - place) * 11 * data.MINUTE,
+            kind=kind,
+            actor=actor,
+            object=subject,
+            sentence=sentence,
+            data={"version": subject, "reason": sentence},
+            leaf_hash=digest_of(f"{place}{sentence}".encode()),
+        )
+        for place, (kind, actor, subject, sentence) in enumerate(rows)
+    )[::-1]
+
+
+def _events(fake: FakeDoorstep, given: Any) -> Events:
+    everything = _event_list(fake)
+    found = [
+        one
+        for one in everything
+        if one.kind.startswith(given.kind)
+        and given.service in ("", one.object.partition("@")[0])
+        and (not given.before or one.sequence < given.before)
+    ]
+    return Events(events=tuple(found[: given.limit]), size=len(everything))
+
+
+def _ledger_verdict(fake: FakeDoorstep, given: Any) -> LedgerVerdict:  # noqa: ARG001
+    return LedgerVerdict(
+        intact=True,
+        size=138,
+        root=digest_of(b"root"),
+        checkpoint=digest_of(b"checkpoint"),
+        checkpoint_size=136,
+        key=digest_of(b"key"),
+        problems=(),
+    )
+
+
+def _history(fake: FakeDoorstep, given: Any) -> History:
+    busy = given.service == "loans"
+    second = Tenure(
+        version=2,
+        since=fake.begun - _LIVE,
+        until=None,
+        release=data.RELEASE_DONE,
+        because="every guardrail held over 61,204 requests",
+        by="doorstep",
+    )
+    first = Tenure(
+        version=1,
+        since=fake.begun - 29 * data.DAY,
+        until=second.since,
+        release="",
+        because="first version",
+        by="mira",
+    )
+    return History(
+        service=given.service,
+        at=fake.now,
+        live=2 if busy else None,
+        tenures=(second, first) if busy else (),
+        events=(),
+    )
+
+
+def _installation(fake: FakeDoorstep, given: Any) -> Installation:  # noqa: ARG001
+    empty = NodeView(
+        node="node-a",
+        live=True,
+        data_url="http://127.0.0.1:8080",
+        plan_number=118,
+        lease_held=True,
+        workers=4,
+        restarts=0,
+        loaded=("loans@1", "loans@2", "loans@4", "fraud@7"),
+        problems=(),
+    )
+    troubled = msgspec.structs.replace(
+        empty,
+        node="node-b",
+        plan_number=117,
+        data_url="http://127.0.0.1:8081",
+        restarts=2,
+        loaded=("loans@2",),
+        problems=("loans@4 could not be loaded: 212 MB are free, 380 MB needed",),
+    )
+    silent = msgspec.structs.replace(empty, node="node-c", live=False, workers=0, loaded=())
+    return Installation(
+        version="0.1.0",
+        environment="production",
+        home="/var/lib/doorstep",
+        database="sqlite, /var/lib/doorstep/doorstep.db",
+        console_url="http://127.0.0.1:7070",
+        data_url="http://127.0.0.1:8080",
+        plan_term=3,
+        plan_number=118,
+        ledger_size=138,
+        started_at=fake.begun - 9 * data.DAY,
+        nodes=(empty, troubled, silent),
+    )
+
+
+NORMAL: dict[str, Answer] = {
+    "service.list": lambda fake, given: Services(services=(_service(fake, "loans"),)),  # noqa: ARG005
+    "service.show": lambda fake, given: _service(fake, given.service),
+    "service.status": _statuses,
+    "service.history": _history,
+    "version.list": _versions,
+    "version.show": _version,
+    "gate.show": lambda fake, given: GateRuns(runs=(data.gate_run(given.version, fake.begun),)),
+    "release.show": lambda fake, given: fake.release(given.release),
+    "release.list": lambda fake, given: Releases(
+        releases=fake.releases() if given.service in ("", "loans") else ()
+    ),
+    "release.pause": lambda fake, given: fake.change(given.release, "pause", "paused", given.why),
+    "release.resume": lambda fake, given: fake.change(given.release, "resume", "step", given.why),
+    "release.promote": lambda fake, given: fake.change(given.release, "promote", "done", given.why),
+    "service.rollback": lambda fake, given: fake.change(
+        given.service, "rollback", "rolled-back", given.why
+    ),
+    "prediction.show": _prediction,
+    "prediction.list": _predictions,
+    "prediction.explain": _explanation,
+    "traffic.count": _traffic,
+    "monitor.show": _monitor,
+    "finding.list": _findings,
+    "ledger.list": _events,
+    "ledger.verify": _ledger_verdict,
+    "installation.show": _installation,
+}
+
+
+def _nothing_found(fake: FakeDoorstep, given: Any) -> msgspec.Struct:  # noqa: ARG001
+    raise NotFoundError(
+        "nothing-yet", "there is nothing of this yet", "doorstep register model.pkl"
+    )
+
+
+EMPTY: dict[str, Answer] = {
+    **dict.fromkeys(NORMAL, _nothing_found),
+    "service.list": lambda fake, given: Services(services=()),  # noqa: ARG005
+    "service.show": lambda fake, given: msgspec.structs.replace(
+        _service(fake, "triage"), service=given.service, file=""
+    ),
+    "service.status": lambda fake, given: Statuses(services=()),  # noqa: ARG005
+    "service.history": lambda fake, given: History(
+        service=given.service, at=fake.now, live=None, tenures=(), events=()
+    ),
+    "version.list": lambda fake, given: Versions(versions=()),  # noqa: ARG005
+    "version.show": lambda fake, given: _version(fake, given),
+    "gate.show": lambda fake, given: GateRuns(runs=()),  # noqa: ARG005
+    "release.list": lambda fake, given: Releases(releases=()),  # noqa: ARG005
+    "release.show": lambda fake, given: msgspec.structs.replace(  # noqa: ARG005
+        data.releases(fake.begun)[0], guardrails=(), decisions=(), champion=None, state="shadow"
+    ),
+    "prediction.list": lambda fake, given: Predictions(predictions=()),  # noqa: ARG005
+    "traffic.count": lambda fake, given: msgspec.structs.replace(_traffic(fake, given), buckets=()),
+    "monitor.show": lambda fake, given: _monitor(
+        fake, msgspec.structs.replace(given, service="triage")
+    ),
+    "finding.list": lambda fake, given: Findings(findings=()),  # noqa: ARG005
+    "ledger.list": lambda fake, given: Events(events=(), size=0),  # noqa: ARG005
+    "ledger.verify": _ledger_verdict,
+    "installation.show": lambda fake, given: msgspec.structs.replace(
+        _installation(fake, given), nodes=()
+    ),
+}
+
+
+def poison(found: Any, name: str = "") -> Any:
+    """`found` with every free text replaced by itself and an attack, and every third float by one
+    that is not a number; enumerations keep their meaning, so that templates go all their ways."""
+    if isinstance(found, Enum) or name in _WORDS_WITH_MEANING:
+        return found
+    if isinstance(found, str):
+        return found + HOSTILE if found else found
+    if isinstance(found, msgspec.Struct):
+        fields = msgspec.structs.fields(found)
+        named = {one.name: poison(getattr(found, one.name), one.name) for one in fields}
+        return type(found)(**named)
+    if isinstance(found, tuple):
+        return tuple(poison(one) for one in found)
+    if isinstance(found, list):
+        return [poison(one) for one in found]
+    if isinstance(found, dict):
+        return {poison(key): poison(value) for key, value in found.items()}
+    if isinstance(found, float) and hash(found) % 3 == 0:
+        return float("nan")
+    return found
+
+
+def make_app(fake: FakeDoorstep) -> Litestar:
+    """The console alone on a Litestar app, with a fixed form token."""
+    from litestar import Litestar
+
+    from doorstep.console.routes import console_routes
+
+    routes = console_routes(fake.ask, lambda request: CSRF, environment="production")  # noqa: ARG005
+    return Litestar(route_handlers=list(routes), openapi_config=None)
+
+
+def main() -> None:
+    import argparse
+
+    import uvicorn
+
+    parser = argparse.ArgumentParser(description="The console over made-up data.")
+    parser.add_argument("--port", type=int, default=7171)
+    parser.add_argument("--variant", choices=VARIANTS, default="normal")
+    chosen = parser.parse_args()
+    uvicorn.run(
+        make_app(FakeDoorstep(chosen.variant)),
+        host="127.0.0.1",
+        port=chosen.port,
+        log_level="warning",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,338 @@
+"""Evidence and counters of one process in one mmap file, so that they survive `kill -9`.
+
+The supervisor creates the file and may read it at any time; one process writes it and holds its
+lock while it lives. All words are unsigned 64-bit in native order:
+
+    header    magic, format, pid, slots used, services used
+    slots     key, counters, hashes of the units seen, hashes of the units that went bad
+    services  name, requests, errors, refused, latency histogram
+    flights   (slot + 1, unit hash) of what is in flight: booked as errors if the process dies
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from bisect import bisect_left
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from doorstep.core.report import UNITS_MAX, Arm
+
+MAGIC = 0x31534C4C45435344
+FORMAT = 1
+SLOTS_MAX = 128
+SERVICES_MAX = 64
+FLIGHTS_MAX = 4096
+_HEADER = 64
+_KEY = 32
+_COUNTERS = 16
+_SEEN = _KEY + _COUNTERS
+_BAD = _SEEN + UNITS_MAX
+_SLOT = _BAD + UNITS_MAX
+_SERVICES_AT = _HEADER + SLOTS_MAX * _SLOT
+_SERVICE_KEY = 16
+_SERVICE = 96
+_FLIGHTS_AT = _SERVICES_AT + SERVICES_MAX * _SERVICE
+_WORDS = _FLIGHTS_AT + 2 * FLIGHTS_MAX
+_PID, _SLOTS_USED, _SERVICES_USED = 2, 3, 4
+_REQUESTS, _OK, _BAD_COUNT, _IN_FLIGHT, _PLUS, _ZERO, _MINUS, _SEEN_COUNT, _BAD_UNITS = range(9)
+_S_REQUESTS, _S_ERRORS, _S_REFUSED, _S_SUM, _S_BUCKETS = (_SERVICE_KEY + at for at in range(5))
+
+BUCKETS = 64
+LATENCY_EDGES_US: tuple[int, ...] = tuple(round(50 * 1.25**at) for at in range(BUCKETS - 1))
+"""Upper edges of the latency histogram, 50 us to about 52 s; the last bucket is open."""
+
+
+class CellKey(NamedTuple):
+    release: str
+    epoch: int
+    segment: str
+    arm: Arm
+
+
+class CellCounts(msgspec.Struct):
+    """Counters of one cell; seen and bad_units are 64-bit hashes, first come, at most UNITS_MAX."""
+
+    requests: int = 0
+    ok: int = 0
+    bad: int = 0
+    in_flight: int = 0
+    plus: int = 0
+    zero: int = 0
+    minus: int = 0
+    seen: dict[int, None] = {}
+    bad_units: dict[int, None] = {}
+
+
+class ServiceCounts(msgspec.Struct):
+    """buckets: requests by latency, see LATENCY_EDGES_US. refused: the request was at fault."""
+
+    requests: int = 0
+    errors: int = 0
+    refused: int = 0
+    sum_us: int = 0
+    buckets: list[int] = msgspec.field(default_factory=lambda: [0] * BUCKETS)
+
+
+class Counts(msgspec.Struct):
+    """What one process counted, or several together."""
+
+    cells: dict[CellKey, CellCounts] = {}
+    services: dict[str, ServiceCounts] = {}
+
+    def add(self, other: Counts) -> None:
+        for key, cell in other.cells.items():
+            _add_cell(self.cells.setdefault(key, CellCounts()), cell)
+        for name, service in other.services.items():
+            _add_service(self.services.setdefault(name, ServiceCounts()), service)
+
+
+def create_cells(path: Path) -> None:
+    """An empty cell file (sparse). Raises: OSError."""
+    with path.open("wb") as file:
+        file.truncate(_WORDS * 8)
+        file.write(MAGIC.to_bytes(8, "little") + FORMAT.to_bytes(8, "little"))
+
+
+class CellWriter:
+    """The one writer of a cell file. Not thread-safe.
+
+    Raises: OSError; BlockingIOError if another process writes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR)
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._map = mmap.mmap(self._fd, _WORDS * 8)
+        self._words = memoryview(self._map).cast("Q")
+        self._words[_PID] = os.getpid()
+        self._slots: dict[CellKey, int] = {}
+        self._services: dict[str, int] = {}
+        self._seen: list[set[int]] = []
+        self._bad: list[set[int]] = []
+        self._free = list(range(FLIGHTS_MAX - 1, -1, -1))
+
+    def slot(self, key: CellKey) -> int | None:
+        """The number of a cell, made if it is new; None if the file is full."""
+        found = self._slots.get(key)
+        if found is not None:
+            return found
+        number = len(self._slots)
+        if number >= SLOTS_MAX:
+            return None
+        self._write_key(_HEADER + number * _SLOT, _KEY, msgspec.msgpack.encode(key))
+        self._slots[key] = number
+        self._seen.append(set())
+        self._bad.append(set())
+        self._words[_SLOTS_USED] = number + 1
+        return number
+
+    def begin(self, slot: int, units: Iterable[int]) -> list[int]:
+        """Mark a request in flight for its cell, with the units it is about. Answers what `end`
+        wants back."""
+        words, free, flights = self._words, self._free, []
+        for unit in units:
+            if free:
+                at = free.pop()
+                words[_FLIGHTS_AT + 2 * at + 1] = unit
+                words[_FLIGHTS_AT + 2 * at] = slot + 1
+                flights.append(at)
+        words[_HEADER + slot * _SLOT + _KEY + _IN_FLIGHT] += 1
+        return flights
+
+    def end(self, slot: int, units: Iterable[int], flights: list[int], ok: bool) -> None:
+        """The request of `begin` was answered; ok: by the version it was assigned to."""
+        words, at = self._words, _HEADER + slot * _SLOT + _KEY
+        words[at + _REQUESTS] += 1
+        words[at + (_OK if ok else _BAD_COUNT)] += 1
+        self._note(slot, units, _SEEN, _SEEN_COUNT, self._seen[slot])
+        if not ok:
+            self._note(slot, units, _BAD, _BAD_UNITS, self._bad[slot])
+        self.forget(slot, flights)
+
+    def forget(self, slot: int, flights: list[int]) -> None:
+        """The request of `begin` is over and is no evidence."""
+        words = self._words
+        for flight in flights:
+            words[_FLIGHTS_AT + 2 * flight] = 0
+            self._free.append(flight)
+        words[_HEADER + slot * _SLOT + _KEY + _IN_FLIGHT] -= 1
+
+    def pair(self, slot: int, plus: int, zero: int, minus: int) -> None:
+        """Shadow pairs: only the challenger erred, both did the same, only the champion erred."""
+        at = _HEADER + slot * _SLOT + _KEY
+        self._words[at + _PLUS] += plus
+        self._words[at + _ZERO] += zero
+        self._words[at + _MINUS] += minus
+
+    def note(self, slot: int, units: Iterable[int], ok: bool) -> None:
+        """Count one answered request that was never in flight here (shadow)."""
+        self._words[_HEADER + slot * _SLOT + _KEY + _IN_FLIGHT] += 1
+        self.end(slot, units, [], ok)
+
+    def count(self, service: str, latency_us: int, *, error: bool) -> None:
+        """One answered request of a service."""
+        at = self._service(service)
+        words = self._words
+        words[at + _S_REQUESTS] += 1
+        words[at + _S_SUM] += latency_us
+        words[at + _S_BUCKETS + bisect_left(LATENCY_EDGES_US, latency_us)] += 1
+        if error:
+            words[at + _S_ERRORS] += 1
+
+    def refuse(self, service: str) -> None:
+        """One request that was refused for what it held."""
+        self._words[self._service(service) + _S_REFUSED] += 1
+
+    def close(self) -> None:
+        self._words.release()
+        self._map.close()
+        os.close(self._fd)
+
+    def _note(
+        self, slot: int, units: Iterable[int], where: int, counter: int, known: set[int]
+    ) -> None:
+        if len(known) >= UNITS_MAX:
+            return
+        words, at = self._words, _HEADER + slot * _SLOT
+        for unit in units:
+            if unit not in known and len(known) < UNITS_MAX:
+                words[at + where + len(known)] = unit
+                known.add(unit)
+                words[at + _KEY + counter] = len(known)
+
+    def _service(self, name: str) -> int:
+        """Where a service's counters lie; the last place is shared by those who found no room."""
+        found = self._services.get(name)
+        if found is not None:
+            return found
+        number = len(self._services)
+        if number >= SERVICES_MAX:
+            return _SERVICES_AT + (SERVICES_MAX - 1) * _SERVICE
+        at = _SERVICES_AT + number * _SERVICE
+        text = name if number < SERVICES_MAX - 1 else "*"
+        self._write_key(at, _SERVICE_KEY, text.encode())
+        self._services[name] = at
+        self._words[_SERVICES_USED] = number + 1
+        return at
+
+    def _write_key(self, at: int, words: int, key: bytes) -> None:
+        if len(key) > words * 8 - 8:
+            raise ValueError(f"a key of {len(key)} bytes; at most {words * 8 - 8}")
+        self._map[at * 8 : at * 8 + 8] = len(key).to_bytes(8, "little")
+        self._map[at * 8 + 8 : at * 8 + 8 + len(key)] = key
+
+
+def read_cells(path: Path) -> Counts:
+    """What a cell file holds now. Raises: OSError, ValueError if it is not one."""
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        with memoryview(data) as raw, raw.cast("Q") as words:
+            if len(words) != _WORDS or words[0] != MAGIC or words[1] != FORMAT:
+                raise ValueError(f"{path.name} is not a cell file of format {FORMAT}")
+            return _read(data, words)
+    finally:
+        data.close()
+
+
+def read_dead(path: Path) -> Counts:
+    """As `read_cells`, of a process that died: what was in flight counts as errors of its arm."""
+    counts = read_cells(path)
+    keys = list(counts.cells)
+    for slot, unit in _flights(path):
+        if slot < len(keys):
+            cell = counts.cells[keys[slot]]
+            _keep(cell.seen, [unit])
+            _keep(cell.bad_units, [unit])
+    for cell in counts.cells.values():
+        cell.requests += cell.in_flight
+        cell.bad += cell.in_flight
+        cell.in_flight = 0
+    return counts
+
+
+def has_writer(path: Path) -> bool:
+    """Whether a live process holds the file's lock."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _read(data: mmap.mmap, words: memoryview) -> Counts:
+    counts = Counts(cells={}, services={})
+    for slot in range(min(words[_SLOTS_USED], SLOTS_MAX)):
+        at = _HEADER + slot * _SLOT
+        release, epoch, segment, arm = msgspec.msgpack.decode(_key(data, at))
+        counts.cells[CellKey(release, epoch, segment, arm)] = _read_cell(words, at)
+    for number in range(min(words[_SERVICES_USED], SERVICES_MAX)):
+        at = _SERVICES_AT + number * _SERVICE
+        counts.services[_key(data, at).decode()] = ServiceCounts(
+            requests=words[at + _S_REQUESTS],
+            errors=words[at + _S_ERRORS],
+            refused=words[at + _S_REFUSED],
+            sum_us=words[at + _S_SUM],
+            buckets=words[at + _S_BUCKETS : at + _S_BUCKETS + BUCKETS].tolist(),
+        )
+    return counts
+
+
+def _read_cell(words: memoryview, at: int) -> CellCounts:
+    numbers = words[at + _KEY : at + _KEY + 9].tolist()
+    seen = words[at + _SEEN : at + _SEEN + min(numbers[_SEEN_COUNT], UNITS_MAX)]
+    bad = words[at + _BAD : at + _BAD + min(numbers[_BAD_UNITS], UNITS_MAX)]
+    requests, ok, wrong, in_flight, plus, zero, minus = numbers[:7]
+    return CellCounts(
+        requests, ok, wrong, in_flight, plus, zero, minus,
+        dict.fromkeys(seen.tolist()), dict.fromkeys(bad.tolist()),
+    )  # fmt: skip
+
+
+def _key(data: mmap.mmap, at: int) -> bytes:
+    size = int.from_bytes(data[at * 8 : at * 8 + 8], "little")
+    return data[at * 8 + 8 : at * 8 + 8 + size]
+
+
+def _flights(path: Path) -> list[tuple[int, int]]:
+    with path.open("rb") as file:
+        file.seek(_FLIGHTS_AT * 8)
+        with memoryview(file.read(FLIGHTS_MAX * 16)) as raw, raw.cast("Q") as words:
+            found = words.tolist()
+    return [(found[at] - 1, found[at + 1]) for at in range(0, len(found), 2) if found[at]]
+
+
+def _add_cell(into: CellCounts, other: CellCounts) -> None:
+    into.requests += other.requests
+    into.ok += other.ok
+    into.bad += other.bad
+    into.in_flight += other.in_flight
+    into.plus += other.plus
+    into.zero += other.zero
+    into.minus += other.minus
+    _keep(into.seen, other.seen)
+    _keep(into.bad_units, other.bad_units)
+
+
+def _keep(into: dict[int, None], units: Iterable[int]) -> None:
+    for unit in units:
+        if len(into) >= UNITS_MAX:
+            return
+        into[unit] = None
+
+
+def _add_service(into: ServiceCounts, other: ServiceCounts) -> None:
+    into.requests += other.requests
+    into.errors += other.errors
+    into.refused += other.refused
+    into.sum_us += other.sum_us
+    into.buckets = [a + b for a, b in zip(into.buckets, other.buckets, strict=True)]

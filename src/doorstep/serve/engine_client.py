@@ -1,0 +1,137 @@
+"""A front worker's side of one engine: ask, wait with a limit, and never wait for the dead.
+
+Everything asked is answered exactly once through its callback: with scores, or with the status of
+why not. A connection that ends fails what is in flight as DIED; it is made again by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+import numpy as np
+
+from doorstep.core.record import Status
+from doorstep.formats.batch import Batch
+from doorstep.serve.limits import ENGINE_PENDING_MAX, ENGINE_RECONNECT_S, ENGINE_SWEEP_S
+from doorstep.serve.wire import Ask, Frames, Reply, encode_frame
+
+Answered = Callable[[Status, list[list[float]], str], None]
+
+
+class EngineClient(asyncio.Protocol):
+    """One connection to the engine at `socket`. Not thread-safe: lives in its loop."""
+
+    def __init__(self, socket: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.socket = socket
+        self._loop = loop
+        self._transport: asyncio.WriteTransport | None = None
+        self._frames = Frames()
+        self._decode = msgspec.msgpack.Decoder(Reply).decode
+        self._pending: dict[int, tuple[int, int, Answered]] = {}
+        self._last_id = 0
+        self._out: list[bytes] = []
+        self._sweeping = False
+        self._closed = False
+        self._pause_s = ENGINE_RECONNECT_S[0]
+
+    @property
+    def connected(self) -> bool:
+        return self._transport is not None
+
+    def start(self) -> None:
+        self._loop.create_task(self._connect())
+
+    def close(self) -> None:
+        """Hang up; what is in flight fails as UNAVAILABLE."""
+        self._closed = True
+        if self._transport is not None:
+            self._transport.close()
+        self._fail_all(Status.UNAVAILABLE)
+
+    def ask(self, batch: Batch, deadline_ns: int, answered: Answered) -> None:
+        """Have `batch` scored; `answered` is called later, or at once if that is impossible."""
+        if self._transport is None:
+            return answered(Status.UNAVAILABLE, [], "the engine is not there")
+        if len(self._pending) >= ENGINE_PENDING_MAX:
+            return answered(Status.UNAVAILABLE, [], f"{len(self._pending)} requests wait for it")
+        self._last_id += 1
+        ask = Ask(self._last_id, deadline_ns, batch.rows, batch.numbers.tobytes(), batch.texts)
+        try:
+            frame = encode_frame(ask)
+        except ValueError as error:
+            return answered(Status.FAILED, [], str(error))
+        self._pending[ask.id] = (deadline_ns, batch.rows, answered)
+        if not self._out:
+            self._loop.call_soon(self._send)
+        self._out.append(frame)
+        self._watch()
+        return None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)
+        self._frames = Frames()
+        self._pause_s = ENGINE_RECONNECT_S[0]
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._frames.feed(data):
+                self._take(self._decode(frame))
+        except (ValueError, msgspec.MsgspecError):
+            if self._transport is not None:
+                self._transport.abort()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._transport = None
+        self._out.clear()
+        self._fail_all(Status.DIED)
+        if not self._closed:
+            self._loop.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        while not self._closed and self._transport is None:
+            try:
+                await self._loop.create_unix_connection(lambda: self, self.socket)
+            except OSError:
+                await asyncio.sleep(self._pause_s)
+                self._pause_s = min(self._pause_s * 2, ENGINE_RECONNECT_S[1])
+
+    def _send(self) -> None:
+        if self._transport is not None and self._out:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
+
+    def _take(self, reply: Reply) -> None:
+        entry = self._pending.pop(reply.id, None)
+        if entry is None:
+            return None
+        _, rows, answered = entry
+        if reply.error:
+            return answered(Status.FAILED, [], reply.error)
+        if len(reply.scores) != rows * reply.columns * 8:
+            return answered(Status.INVALID, [], f"{len(reply.scores)} bytes for {rows} rows")
+        scores = np.frombuffer(reply.scores).reshape(rows, reply.columns)
+        return answered(Status.OK, scores.tolist(), "")
+
+    def _watch(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(ENGINE_SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = False
+        now = time.monotonic_ns()
+        late = [number for number, (deadline, _, _) in self._pending.items() if deadline <= now]
+        for number in late:
+            _, _, answered = self._pending.pop(number)
+            answered(Status.TIMED_OUT, [], "no answer in time")
+        if self._pending:
+            self._watch()
+
+    def _fail_all(self, status: Status) -> None:
+        pending, self._pending = self._pending, {}
+        for _, _, answered in pending.values():
+            answered(status, [], "the engine died" if status is Status.DIED else "shutting down")

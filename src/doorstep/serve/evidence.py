@@ -1,0 +1,196 @@
+"""All that this node's processes counted: live cell files, plus what the dead left behind.
+
+A dead process's file is added to `<state>/cells/base` and removed; the base names what it holds, so
+that a crash between the two counts nothing twice. It belongs to one boot of the machine.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import deque
+from pathlib import Path
+
+import msgspec
+
+from doorstep.core.ids import new_id
+from doorstep.core.report import Cell, ServiceReport
+from doorstep.kernel.files import write_atomic
+from doorstep.serve.cells import (
+    BUCKETS,
+    LATENCY_EDGES_US,
+    CellCounts,
+    CellKey,
+    Counts,
+    ServiceCounts,
+    has_writer,
+    read_cells,
+    read_dead,
+)
+
+BASE_FILE = "base"
+KEEP_S = 30.0
+"""Cells of a release that left the plan are still reported this long."""
+WINDOW_S = 60.0
+SNAPSHOT_S = 5.0
+KERNEL_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Base(msgspec.Struct, kw_only=True):
+    """boot: id under which the counters only grow. kernel: the machine's boot it belongs to."""
+
+    boot: str
+    kernel: str
+    folded: list[str] = []
+    cells: list[tuple[CellKey, CellCounts]] = []
+    services: dict[str, ServiceCounts] = {}
+
+
+class Evidence:
+    """Sums over cell files. Not thread-safe; reads files, so the caller chooses when."""
+
+    def __init__(self, state: Path) -> None:
+        self._folder = state / "cells"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._base = self._load_base()
+        self._counts = Counts()
+        self._recent: dict[str, float] = {}
+        self._history: deque[tuple[float, dict[str, list[int]]]] = deque()
+        self.remove_folded()
+
+    @property
+    def boot(self) -> str:
+        return self._base.boot
+
+    def collect(self, live: set[Path], releases: set[str]) -> None:
+        """Read every file; fold those of the dead. live: files of processes that we know to run.
+        releases: ids in the plan now."""
+        now = time.monotonic()
+        self._recent |= dict.fromkeys(releases, now)
+        self._recent = {k: v for k, v in self._recent.items() if now - v < KEEP_S}
+        total, dead = Counts(cells={}, services={}), []
+        for path in sorted(self._folder.glob("*.cells")):
+            try:
+                if path in live or has_writer(path):
+                    total.add(read_cells(path))
+                else:
+                    dead.append(path)
+            except (OSError, ValueError):
+                continue
+        if dead:
+            self._fold(dead)
+        total.add(Counts(cells=dict(self._base.cells), services=self._base.services))
+        self._counts = total
+        self._remember(now)
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Cells of the releases that are, or just were, in the plan."""
+        found = [(k, v) for k, v in self._counts.cells.items() if k.release in self._recent]
+        return tuple(_cell(key, counts) for key, counts in sorted(found, key=lambda one: one[0]))
+
+    def services(self) -> tuple[ServiceReport, ...]:
+        found = []
+        old = self._history[0][1] if self._history else {}
+        for name, counts in sorted(self._counts.services.items()):
+            before = old.get(name, [0] * BUCKETS)
+            recent = [a - b for a, b in zip(counts.buckets, before, strict=True)]
+            found.append(
+                ServiceReport(
+                    service=name,
+                    requests=counts.requests,
+                    errors=counts.errors,
+                    latency_ms_p50=quantile_ms(recent, 0.50),
+                    latency_ms_p99=quantile_ms(recent, 0.99),
+                )
+            )
+        return tuple(found)
+
+    @property
+    def totals(self) -> dict[str, ServiceCounts]:
+        return self._counts.services
+
+    def _remember(self, now: float) -> None:
+        if not self._history or now - self._history[-1][0] >= SNAPSHOT_S:
+            buckets = {name: one.buckets for name, one in self._counts.services.items()}
+            self._history.append((now, buckets))
+        while len(self._history) > 1 and now - self._history[0][0] > WINDOW_S:
+            self._history.popleft()
+
+    def _fold(self, dead: list[Path]) -> None:
+        base = Counts(cells=dict(self._base.cells), services=dict(self._base.services))
+        for path in dead:
+            try:
+                base.add(read_dead(path))
+            except (OSError, ValueError):
+                continue
+        if self._recent:
+            base.cells = {k: v for k, v in base.cells.items() if k.release in self._recent}
+        self._base = Base(
+            boot=self._base.boot,
+            kernel=self._base.kernel,
+            folded=[path.name for path in dead],
+            cells=list(base.cells.items()),
+            services=base.services,
+        )
+        self._save()
+        self.remove_folded()
+
+    def remove_folded(self) -> None:
+        for name in self._base.folded:
+            (self._folder / name).unlink(missing_ok=True)
+
+    def _load_base(self) -> Base:
+        kernel = _kernel_boot()
+        try:
+            found = msgspec.msgpack.decode((self._folder / BASE_FILE).read_bytes(), type=Base)
+            if found.kernel == kernel:
+                return found
+        except (OSError, msgspec.MsgspecError):
+            pass
+        for path in self._folder.glob("*.cells"):
+            if not has_writer(path):
+                path.unlink(missing_ok=True)
+        base = Base(boot=new_id().hex, kernel=kernel)
+        write_atomic(self._folder / BASE_FILE, msgspec.msgpack.encode(base))
+        return base
+
+    def _save(self) -> None:
+        write_atomic(self._folder / BASE_FILE, msgspec.msgpack.encode(self._base))
+
+
+def quantile_ms(buckets: list[int], share: float) -> float:
+    """Upper edge of the bucket that holds the quantile, in ms; 0 without requests. The edges rise
+    by a quarter, so the answer is at most a quarter too high."""
+    total, seen = sum(buckets), 0
+    for at, count in enumerate(buckets):
+        seen += count
+        if total and seen >= share * total:
+            return LATENCY_EDGES_US[min(at, len(LATENCY_EDGES_US) - 1)] / 1000
+    return 0.0
+
+
+def _cell(key: CellKey, counts: CellCounts) -> Cell:
+    return Cell(
+        release=key.release,
+        epoch=key.epoch,
+        segment=key.segment,
+        arm=key.arm,
+        requests=counts.requests,
+        ok=counts.ok,
+        bad=counts.bad,
+        in_flight=counts.in_flight,
+        seen=struct.pack(f"<{len(counts.seen)}Q", *counts.seen),
+        bad_units=struct.pack(f"<{len(counts.bad_units)}Q", *counts.bad_units),
+        plus=counts.plus,
+        zero=counts.zero,
+        minus=counts.minus,
+    )
+
+
+def _kernel_boot() -> str:
+    """Id of the machine's boot; one of our own where the system names none, so that counters which
+    a power cut may have set back are never taken for later ones."""
+    try:
+        return KERNEL_BOOT.read_text().strip()
+    except OSError:
+        return new_id().hex

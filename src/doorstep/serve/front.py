@@ -1,0 +1,288 @@
+"""A front worker: takes requests from the shared listening socket, answers, and writes the journal.
+
+    python -m doorstep.serve.front --listen FD --link FD --state DIR --cells FILE
+                                   --journal DIR --node NAME --boot ID --slot NAME
+
+It is told what to do over the link (`nodeplan.py`). When its supervisor dies it serves on without
+challengers, hands the listening socket to the next supervisor, and leaves once that one is up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import uvloop
+
+from doorstep.core.errors import DoorstepError
+from doorstep.journal.writer import BlockWriter
+from doorstep.serve.cells import CellKey, CellWriter
+from doorstep.serve.http import HttpConnection
+from doorstep.serve.limits import CONNECTIONS_MAX, DRAIN_S, ORPHAN_S, SWEEP_S
+from doorstep.serve.nodeplan import (
+    MESSAGE_CHARS_MAX,
+    SUPERVISOR_FILE,
+    Apply,
+    Drain,
+    Full,
+    Lease,
+    Lines,
+    NodePlan,
+    Order,
+    Refuses,
+    Serves,
+    Trouble,
+    Word,
+    encode_line,
+    plan_file,
+)
+from doorstep.serve.orphan import offer_listener
+from doorstep.serve.path import Path as PredictPath
+from doorstep.serve.record import Recorder
+from doorstep.serve.residents import Residents
+from doorstep.serve.site import Site
+
+BACKLOG = 2048
+JOURNAL_TICK_S = 1.0
+GC_THRESHOLD = 50_000
+
+
+class Link(asyncio.Protocol):
+    """The worker's end of the socket pair to its supervisor."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._lines = Lines()
+        self._transport: asyncio.WriteTransport | None = None
+        self._told: dict[str, str] = {}
+        self._decode = msgspec.json.Decoder(Order).decode
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        for line in self._lines.feed(data):
+            self._front.obey(self._decode(line))
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._transport = None
+        self._front.lose_supervisor()
+
+    def say(self, word: Word) -> None:
+        if self._transport is not None:
+            self._transport.write(encode_line(word))
+
+    def tell(self, topic: str, what: str) -> None:
+        """Report a problem once, and once that it is over."""
+        if self._told.get(topic, "") != what:
+            self._told[topic] = what
+            self.say(Trouble(topic, what[:MESSAGE_CHARS_MAX]))
+
+
+class Front:
+    """One worker's parts and its life: started, serving, draining, gone."""
+
+    def __init__(self, args: argparse.Namespace, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._state = Path(args.state)
+        self._listener = socket.socket(fileno=args.listen)
+        self._link_socket = socket.socket(fileno=args.link)
+        self.link = Link(self)
+        self._cells = CellWriter(Path(args.cells))
+        writer = BlockWriter(Path(args.journal), node=args.node, boot=args.boot, slot=args.slot)
+        self._recorder = Recorder(writer)
+        self._path = PredictPath(loop, self._recorder, self._cells, self.link)
+        self._site = Site(self._path, self._recorder, self._cells)
+        self._residents = Residents(loop, writer.declare, self._slot)
+        self._connections: set[HttpConnection] = set()
+        self._server: asyncio.Server | None = None
+        self._plan: NodePlan | None = None
+        self._lease_held = True
+        self._wanted = 0
+        self._applying: asyncio.Task[None] | None = None
+        self._finished = asyncio.Event()
+        self._drain_until_s = 0.0
+        self._full = False
+        self.now_s = time.monotonic()
+        self.draining = False
+        self.bodies_bytes = 0
+
+    # -- what a connection needs (http.Gate)
+
+    def opened(self, connection: HttpConnection) -> bool:
+        self._connections.add(connection)
+        if self.draining:
+            connection.deadline_s = self._drain_until_s
+        return len(self._connections) <= CONNECTIONS_MAX
+
+    def closed(self, connection: HttpConnection) -> None:
+        self._connections.discard(connection)
+        if self.draining and not self._connections:
+            self._finished.set()
+
+    # -- life
+
+    async def run(self) -> None:
+        """Serve until told to drain, or orphaned for good."""
+        await self._loop.create_connection(lambda: self.link, sock=self._link_socket)
+        ticks = [self._loop.create_task(self._sweep()), self._loop.create_task(self._roll_blocks())]
+        await self._finished.wait()
+        for task in ticks:
+            task.cancel()
+        self._recorder.writer.close()
+
+    def obey(self, order: Order) -> None:
+        match order:
+            case Apply(generation):
+                self._wanted = generation
+                if self._applying is None:
+                    self._applying = self._loop.create_task(self._apply())
+            case Lease(held):
+                self._set_lease(held)
+            case Drain(grace_s):
+                self.drain(grace_s)
+
+    def drain(self, grace_s: float) -> None:
+        """Accept nothing more; every answer from now on closes its connection; idle connections
+        get `grace_s` to send a last request."""
+        if self.draining:
+            return
+        self.draining = self._site.draining = True
+        self._drain_until_s = time.monotonic() + grace_s
+        if self._server is not None:
+            self._server.close()
+        for connection in self._connections:
+            if connection.idle:
+                connection.deadline_s = self._drain_until_s
+        if not self._connections:
+            self._loop.call_later(0.1, self._finish_if_empty)
+
+    def _finish_if_empty(self) -> None:
+        if not self._connections:
+            self._finished.set()
+
+    def lose_supervisor(self) -> None:
+        if not self.draining:
+            self._loop.create_task(self._live_orphaned())
+
+    async def _live_orphaned(self) -> None:
+        """Serve on; without anybody who watches, challengers get their lease's time and no more."""
+        plan = self._plan
+        lease_s = plan.lease_s if plan else 0.0
+        self._loop.call_later(lease_s, self._set_lease, False)
+        mine = _read_text(self._state / SUPERVISOR_FILE)
+        offer = self._loop.create_task(offer_listener(self._state, self._listener))
+        until = time.monotonic() + ORPHAN_S
+        while time.monotonic() < until and _read_text(self._state / SUPERVISOR_FILE) == mine:
+            await asyncio.sleep(SWEEP_S)
+        offer.cancel()
+        self.drain(DRAIN_S)
+
+    # -- plans
+
+    async def _apply(self) -> None:
+        """Load what the plan file holds until it is what was asked for last."""
+        done = -1
+        while done < self._wanted:
+            done = self._wanted
+            try:
+                plan = msgspec.json.decode(plan_file(self._state, done).read_bytes(), type=NodePlan)
+                await self._residents.load(plan)
+                self._swap(plan)
+            except (DoorstepError, OSError, msgspec.MsgspecError, ValueError) as error:
+                why = error.message if isinstance(error, DoorstepError) else str(error)
+                self.link.say(Refuses(done, why[:MESSAGE_CHARS_MAX]))
+            else:
+                self.link.say(Serves(plan.generation, plan.number))
+        self._applying = None
+
+    def _swap(self, plan: NodePlan) -> None:
+        loaded = self._plan is not None
+        self._site.swap(self._residents.services(plan, lease_held=self._lease_held))
+        self._plan = plan
+        self._residents.keep_only(plan)
+        if not loaded:
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(GC_THRESHOLD)
+        if self._server is None and not self.draining:
+            self._loop.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        self._server = await self._loop.create_server(
+            lambda: HttpConnection(self, self._site), sock=self._listener.dup(), backlog=BACKLOG
+        )
+        if self.draining:
+            self._server.close()
+
+    def _set_lease(self, held: bool) -> None:
+        if held == self._lease_held:
+            return
+        self._lease_held = held
+        if self._plan is not None:
+            self._site.swap(self._residents.services(self._plan, lease_held=held))
+
+    def _slot(self, key: CellKey) -> int | None:
+        found = self._cells.slot(key)
+        if found is None and not self._full:
+            self._full = True
+            self.link.say(Full())
+        return found
+
+    # -- clocks
+
+    async def _sweep(self) -> None:
+        """Move the coarse clock and end connections whose time is over."""
+        while True:
+            now = self.now_s = time.monotonic()
+            for connection in [one for one in self._connections if one.deadline_s <= now]:
+                connection.expire()
+            await asyncio.sleep(SWEEP_S / 5 if self.draining else SWEEP_S)
+
+    async def _roll_blocks(self) -> None:
+        """Close blocks that are old, also when nothing arrives."""
+        while True:
+            await asyncio.sleep(JOURNAL_TICK_S)
+            try:
+                self._recorder.flush()
+            except OSError as error:
+                self._recorder.drop()
+                self.link.tell("journal", f"the journal cannot be written ({error.strerror})")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="doorstep.serve.front")
+    parser.add_argument("--listen", type=int, required=True)
+    parser.add_argument("--link", type=int, required=True)
+    for name in ("state", "cells", "journal", "node", "boot", "slot"):
+        parser.add_argument(f"--{name}", required=True)
+    args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    front = Front(args, loop)
+    loop.add_signal_handler(signal.SIGTERM, front.drain, DRAIN_S)
+    loop.run_until_complete(front.run())
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""The supervisor's side of the front workers: one per slot, replaced without a dropped request."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from doorstep.serve.cells import create_cells
+from doorstep.serve.children import Child
+from doorstep.serve.nodeplan import (
+    Apply,
+    Drain,
+    Full,
+    Lease,
+    Lines,
+    Order,
+    Refuses,
+    Serves,
+    Trouble,
+    Word,
+    encode_line,
+)
+
+FRONT_MODULE = "doorstep.serve.front"
+
+
+class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What every front worker of a node is started with. run: id of this supervisor's life."""
+
+    state: Path
+    journal: Path
+    logs: Path
+    node: str
+    run: str
+
+
+class FrontWorker(asyncio.Protocol):
+    """One front process. served: generation and number of the plan it serves, -1 if none."""
+
+    def __init__(
+        self, child: Child, cells: Path, hear: Callable[[FrontWorker, Word], None]
+    ) -> None:
+        self.child = child
+        self.cells = cells
+        self.served = -1
+        self.number = -1
+        self.draining = False
+        self.troubles: dict[str, str] = {}
+        self._hear = hear
+        self._lines = Lines()
+        self._transport: asyncio.WriteTransport | None = None
+        self._unsent: list[Order] = []
+        self._decode = msgspec.json.Decoder(Word).decode
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)
+        for order in self._unsent:
+            self.order(order)
+
+    def data_received(self, data: bytes) -> None:
+        for line in self._lines.feed(data):
+            word = self._decode(line)
+            match word:
+                case Serves(generation, number):
+                    self.served, self.number = generation, number
+                    self.troubles.pop("plan", None)
+                case Refuses(_, why):
+                    self.troubles["plan"] = why
+                case Trouble(topic, what):
+                    self.troubles[topic] = what
+                case Full():
+                    pass
+            self._hear(self, word)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._transport = None
+
+    def order(self, order: Order) -> None:
+        if self._transport is not None:
+            self._transport.write(encode_line(order))
+        else:
+            self._unsent.append(order)
+
+    def drain(self, grace_s: float) -> None:
+        self.draining = True
+        self.order(Drain(grace_s))
+
+
+class FrontSlots:
+    """All front workers: one current per slot, and those that are leaving."""
+
+    def __init__(
+        self, count: int, listener: socket.socket, options: FrontOptions,
+        hear: Callable[[FrontWorker, Word], None],
+    ) -> None:  # fmt: skip
+        self._listener = listener
+        self._options = options
+        self._hear = hear
+        self._children = [Child(f"front-{at}", "front", (), options.logs) for at in range(count)]
+        self.current: list[FrontWorker | None] = [None] * count
+        self.leaving: list[FrontWorker] = []
+
+    @property
+    def live(self) -> list[FrontWorker]:
+        return [one for one in self.current if one is not None]
+
+    def keep(self, first: list[Order]) -> list[str]:
+        """Start what is not running, telling it `first`. Answers who died, as sentences."""
+        died = []
+        for at, worker in enumerate(self.current):
+            if worker is not None and not worker.child.running:
+                code = worker.child.reap()
+                died.append(f"{worker.child.slot} ended with code {code}")
+                self.current[at] = None
+            if self.current[at] is None:
+                self._start(at, first)
+        for worker in [one for one in self.leaving if not one.child.running]:
+            worker.child.reap()
+            self.leaving.remove(worker)
+        return died
+
+    def replace(self, at: int, first: list[Order]) -> tuple[FrontWorker | None, FrontWorker | None]:
+        """Start a second worker in a slot: (old, new). The old one goes on until `retire`."""
+        old = self.current[at]
+        if old is not None:
+            fresh = Child(old.child.slot, "front", (), self._options.logs)
+            fresh.starts = old.child.starts
+            self._children[at] = fresh
+            self.leaving.append(old)
+            self.current[at] = None
+        self._start(at, first)
+        return old, self.current[at]
+
+    def put_back(self, at: int, old: FrontWorker) -> None:
+        """The new worker of a slot failed: the old one is current again."""
+        failed, self.current[at] = self.current[at], old
+        self.leaving.remove(old)
+        old.child.starts = max(old.child.starts, failed.child.starts if failed else 0)
+        self._children[at] = old.child
+        if failed is not None:
+            failed.child.stop()
+
+    def tell_all(self, order: Apply | Lease) -> None:
+        for worker in self.live + self.leaving:
+            if not worker.draining:
+                worker.order(order)
+
+    def _start(self, at: int, first: list[Order]) -> None:
+        child, options = self._children[at], self._options
+        ours, theirs = socket.socketpair()
+        with theirs:
+            name = f"{child.slot}-{child.starts + 1}"
+            cells = options.state / "cells" / f"{options.run}-{name}.cells"
+            create_cells(cells)
+            argv = [
+                "-m", FRONT_MODULE, "--listen", str(self._listener.fileno()),
+                "--link", str(theirs.fileno()), "--state", str(options.state),
+                "--cells", str(cells), "--journal", str(options.journal),
+                "--node", options.node, "--boot", options.run, "--slot", name,
+            ]  # fmt: skip
+            started = child.keep((self._listener.fileno(), theirs.fileno()), argv)
+        if not started:
+            ours.close()
+            cells.unlink()
+            return
+        worker = FrontWorker(child, cells, self._hear)
+        for order in first:
+            worker.order(order)
+        self.current[at] = worker
+        loop = asyncio.get_running_loop()
+        ours.setblocking(False)
+        # Kept by the transport that the loop holds; a task that is done needs no name.
+        loop.create_task(_connect(loop, worker, ours))  # noqa: RUF006
+
+
+async def _connect(
+    loop: asyncio.AbstractEventLoop, worker: FrontWorker, ours: socket.socket
+) -> None:
+    await loop.create_connection(lambda: worker, sock=ours)

@@ -1,0 +1,124 @@
+"""The node's health port: /healthz, /readyz, /metrics. Small, and apart from the data port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from doorstep.serve.cells import LATENCY_EDGES_US
+from doorstep.serve.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+REQUEST_S = 5.0
+LINE_BYTES_MAX = 4096
+
+
+async def serve_health(supervisor: Supervisor, host: str, port: int) -> asyncio.Server:
+    """Listen. Raises: OSError if the port is in use."""
+
+    async def visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
+            line = await asyncio.wait_for(reader.readline(), REQUEST_S)
+            while (await asyncio.wait_for(reader.readline(), REQUEST_S)).strip():
+                continue
+            writer.write(answer(supervisor, line.decode("latin-1").split(" ")[1:2]))
+            await asyncio.wait_for(writer.drain(), REQUEST_S)
+        writer.close()
+
+    return await asyncio.start_server(visit, host, port, limit=LINE_BYTES_MAX)
+
+
+def answer(supervisor: Supervisor, path: list[str]) -> bytes:
+    """The whole HTTP answer for one path."""
+    match path:
+        case ["/healthz"]:
+            return _http(200, {"status": "alive"})
+        case ["/readyz"]:
+            fine = supervisor.ready
+            return _http(200 if fine else 503, {"status": "ready" if fine else "not ready"})
+        case ["/metrics"]:
+            return _http(200, metrics_text(supervisor), "text/plain; version=0.0.4")
+        case _:
+            return _http(404, {"error": "expected /healthz, /readyz or /metrics"})
+
+
+def metrics_text(supervisor: Supervisor) -> bytes:
+    """All metrics in Prometheus text form."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    class Collector:
+        def collect(self) -> Iterable[Metric]:
+            return _metrics(supervisor)
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector())
+    return generate_latest(registry)
+
+
+def _metrics(supervisor: Supervisor) -> list[Metric]:
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+
+    requests = CounterMetricFamily(
+        "doorstep_requests", "Answered requests, failed ones too", labels=["service"]
+    )
+    errors = CounterMetricFamily(
+        "doorstep_errors", "Requests that no version answered", labels=["service"]
+    )
+    refused = CounterMetricFamily(
+        "doorstep_refused", "Requests refused for what they held", labels=["service"]
+    )
+    latency = HistogramMetricFamily(
+        "doorstep_latency_seconds", "From a request's last byte to its answer", labels=["service"]
+    )
+    for name, counts in supervisor.evidence.totals.items():
+        requests.add_metric([name], counts.requests)
+        errors.add_metric([name], counts.errors)
+        refused.add_metric([name], counts.refused)
+        latency.add_metric([name], _cumulative(counts.buckets), counts.sum_us / 1e6)
+    gauges = _gauges(supervisor)
+    starts = GaugeMetricFamily("doorstep_starts", "Starts of a slot", labels=["slot", "kind"])
+    memory = GaugeMetricFamily("doorstep_rss_bytes", "Memory of a slot", labels=["slot", "kind"])
+    for worker in supervisor.report.workers if supervisor.report else ():
+        starts.add_metric([worker.slot, worker.kind], worker.starts)
+        memory.add_metric([worker.slot, worker.kind], worker.rss_mb * 1e6)
+    families = [
+        GaugeMetricFamily(name, about, value=value) for name, (about, value) in gauges.items()
+    ]
+    return [requests, errors, refused, latency, starts, memory, *families]
+
+
+def _gauges(supervisor: Supervisor) -> dict[str, tuple[str, float]]:
+    report = supervisor.report
+    return {
+        "doorstep_plan_number": (
+            "The plan that every front worker serves", report.plan_number if report else 0
+        ),
+        "doorstep_lease_held": ("1 while challengers may serve", float(supervisor.lease_held)),
+        "doorstep_problems": ("Problems in the report", len(report.problems) if report else 0),
+        "doorstep_ready": ("1 while a front worker serves a plan", float(supervisor.ready)),
+    }  # fmt: skip
+
+
+def _cumulative(buckets: list[int]) -> list[tuple[str, float]]:
+    found, total = [], 0
+    for at, count in enumerate(buckets):
+        total += count
+        edge = f"{LATENCY_EDGES_US[at] / 1e6:g}" if at < len(LATENCY_EDGES_US) else "+Inf"
+        found.append((edge, float(total)))
+    return found
+
+
+def _http(status: int, body: object, kind: str = "application/json") -> bytes:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    reason = {200: "OK", 404: "Not Found", 503: "Service Unavailable"}[status]
+    head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: {kind}\r\ncontent-length: {len(data)}\r\n"
+    return f"{head}connection: close\r\n\r\n".encode() + data

@@ -1,0 +1,166 @@
+"""The native JSON protocol: rows in, answers out, under /v1/services."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from doorstep.core.errors import InputError
+from doorstep.core.ids import parse_prediction_id
+from doorstep.core.instant import Instant, parse_instant
+from doorstep.core.record import OutcomeRecord
+from doorstep.serve.call import CONSTANT, Call, Part
+from doorstep.serve.fields import read_id
+from doorstep.serve.limits import INT_MAX, OUTCOMES_MAX
+from doorstep.serve.service import Service
+
+LABEL_CHARS_MAX = 1000
+
+
+class Prediction(msgspec.Struct, omit_defaults=True, gc=False):
+    """One row's answer. version: only where it is not the answer's own. warnings: of the row."""
+
+    id: str
+    answer: str | float | None
+    warnings: tuple[str, ...]
+    probabilities: dict[str, float] | None = None
+    value: float | None = None
+    version: int | None = None
+
+
+class Answer(msgspec.Struct, gc=False):
+    """version: who answered the first row; 0 is a declared constant. fallback: who stood in."""
+
+    service: str
+    version: int
+    request_id: str
+    predictions: list[Prediction]
+    fallback: str | None
+
+
+class Refusal(msgspec.Struct, omit_defaults=True):
+    code: str
+    message: str
+    hint: str = ""
+    request_id: str = ""
+
+
+class OutcomeGiven(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """at: ISO 8601 or microseconds UTC; None is now."""
+
+    prediction: str = ""
+    key: str | int = ""
+    label: str | bool | int | None = None
+    value: float | None = None
+    at: str | int | None = None
+
+
+class OutcomesGiven(msgspec.Struct, forbid_unknown_fields=True):
+    outcomes: list[OutcomeGiven]
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_outcomes = msgspec.json.Decoder(OutcomesGiven).decode
+
+
+class NativeCodec:
+    def answer(self, call: Call) -> bytes:
+        first = call.parts[0].answered
+        if call.parsed.count > 1:
+            first = call.by_row()[0][0].answered
+        predictions = [
+            _prediction(call, part, at, row, first) for row, (part, at) in enumerate(call.by_row())
+        ]
+        return _encode(Answer(call.service.name, first, call.id, predictions, call.fallback))
+
+    def refusal(self, code: str, message: str, hint: str, request: str) -> bytes:
+        return _encode({"error": Refusal(code, message, hint, request)})
+
+
+def _prediction(call: Call, part: Part, at: int, row: int, first: int) -> Prediction:
+    warnings = call.parsed.warnings[row] if call.parsed.warnings else ()
+    name = f"{call.id}.{row}"
+    if part.answered == CONSTANT or part.scores is None:
+        found = Prediction(name, part.constant, warnings)
+    else:
+        version = part.call.service.versions[part.answered]
+        scores = part.scores[at]
+        if version.labels:
+            found = Prediction(
+                name,
+                version.answer(scores),
+                warnings,
+                dict(zip(version.labels, scores, strict=True)),
+            )
+        else:
+            found = Prediction(name, scores[0], warnings, None, scores[0])
+    if part.answered != first:
+        found.version = part.answered
+    return found
+
+
+def describe_service(service: Service) -> dict[str, Any]:
+    """What GET /v1/services/{service} says: versions, and the contract a caller must keep to."""
+    plan = service.plan
+    return {
+        "service": service.name,
+        "ready": service.ready,
+        "champion": plan.champion,
+        "challenger": plan.release.challenger if plan.release else None,
+        "versions": sorted(service.versions),
+        "rows_max": plan.rows_max,
+        "timeout_ms": plan.timeout_ms,
+        "contract": plan.contract,
+    }
+
+
+def read_outcomes(body: bytes, service: str, now: Instant) -> list[OutcomeRecord]:
+    """The outcomes of a body: `{"outcomes": [{"prediction" or "key", "label" or "value", "at"}]}`.
+
+    Raises: InputError (`bad-outcomes`), naming the first that is wrong; then none is taken.
+    """
+    try:
+        given = _decode_outcomes(body).outcomes
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError("bad-outcomes", f"the outcomes cannot be read: {error}") from None
+    if not 0 < len(given) <= OUTCOMES_MAX:
+        raise InputError(
+            "bad-outcomes", f"the request has {len(given)} outcomes; expected 1 to {OUTCOMES_MAX}"
+        )
+    return [_outcome(one, service, now, at) for at, one in enumerate(given)]
+
+
+def _outcome(given: OutcomeGiven, service: str, now: Instant, number: int) -> OutcomeRecord:
+    where = f"outcome {number}"
+    try:
+        if given.prediction:
+            parse_prediction_id(given.prediction)
+        label = given.label
+        if isinstance(label, bool | int):
+            label = str(label).lower()
+        if label is not None and len(label) > LABEL_CHARS_MAX:
+            raise ValueError(f"a label of {len(label)} characters; at most {LABEL_CHARS_MAX}")
+        return OutcomeRecord(
+            service=service,
+            at=_instant(given.at, now),
+            received_at=now,
+            prediction=given.prediction,
+            key="" if given.key == "" else read_id(given.key, "key", where) or "",
+            label=label,
+            value=given.value,
+        )
+    except InputError as error:
+        raise InputError("bad-outcomes", f"{where}: {error.message}") from None
+    except ValueError as error:
+        raise InputError("bad-outcomes", f"{where}: {error}") from None
+
+
+def _instant(found: str | int | None, now: Instant) -> Instant:
+    if found is None:
+        return now
+    if isinstance(found, str):
+        return parse_instant(found)
+    if not 0 <= found <= INT_MAX:
+        raise ValueError(f"'at' is {found}; expected microseconds since 1970")
+    return found

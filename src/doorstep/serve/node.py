@@ -1,0 +1,93 @@
+"""Start a node.
+
+    python -m doorstep.serve.node --home DIR --state DIR [--host H] [--port P] [--health-port Q]
+                                  [--workers N] [--node NAME] [--no-compactor]
+
+Says where it listens with one line of JSON on standard output. SIGTERM or SIGINT: drain and exit 0.
+SIGHUP: replace the front workers one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from doorstep.core.errors import DoorstepError
+from doorstep.core.ids import NAME_LENGTH_MAX, parse_name
+from doorstep.serve.health import serve_health
+from doorstep.serve.supervisor import NodeOptions, Supervisor
+
+WORKERS_MAX = 256
+
+
+def default_node() -> str:
+    """The machine's name as a node name."""
+    text = re.sub(r"[^a-z0-9]+", "-", socket.gethostname().lower())[:NAME_LENGTH_MAX].strip("-")
+    return text or "node"
+
+
+async def run(options: NodeOptions) -> None:
+    """Serve until SIGTERM. Raises: RefusedError (`port-in-use`, `state-in-use`)."""
+    supervisor = Supervisor(options)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, supervisor.stop)
+    loop.add_signal_handler(signal.SIGINT, supervisor.stop)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.roll)
+    health = await serve_health(supervisor, options.host, options.health_port)
+    port = health.sockets[0].getsockname()[1]
+    said = {
+        "data_url": supervisor.data_url,
+        "health_url": f"http://{options.host}:{port}",
+        "node": options.node,
+    }
+    print(json.dumps(said), flush=True)
+    await supervisor.run()
+    health.close()
+
+
+def parse_options(argv: list[str] | None = None) -> NodeOptions:
+    parser = argparse.ArgumentParser(prog="doorstep.serve.node")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--node", default=default_node())
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--health-port", type=int, default=8081)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--no-compactor", action="store_true")
+    args = parser.parse_args(argv)
+    if not 1 <= args.workers <= WORKERS_MAX:
+        parser.error(f"--workers is {args.workers}; expected 1 to {WORKERS_MAX}")
+    return NodeOptions(
+        home=args.home.resolve(),
+        state=args.state.resolve(),
+        node=parse_name(args.node, "node"),
+        host=args.host,
+        port=args.port,
+        health_port=args.health_port,
+        workers=args.workers,
+        compactor=not args.no_compactor,
+    )
+
+
+def main() -> None:
+    try:
+        asyncio.run(run(parse_options()))
+    except DoorstepError as error:
+        print(error, file=sys.stderr)
+        if error.hint:
+            print(f"\nhint: {error.hint}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"the node cannot start: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

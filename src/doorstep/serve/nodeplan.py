@@ -1,0 +1,109 @@
+"""What the supervisor gives its workers: the plan with every digest resolved to a local path.
+
+    <state>/plan-<generation>.json   NodePlan, for the workers
+    <state>/plan.json                the last one that every worker served: what a restart begins
+                                     with, and what the shadow scorer reads
+
+Between supervisor and worker goes one line of JSON per message on a Unix socket pair.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from doorstep.core.plan import ServicePlan, VersionPlan
+
+FORMAT = 1
+LINE_BYTES_MAX = 64 * 1024
+PLAN_FILE = "plan.json"
+SUPERVISOR_FILE = "supervisor"
+LISTENER_SOCKET = "listener.sock"
+MESSAGE_CHARS_MAX = 1000
+
+
+class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """generation: rises with every change on this node. bundles: folder of bundles by digest.
+    engines: engine key -> Unix socket of a warm engine."""
+
+    format: int
+    generation: int
+    term: int
+    number: int
+    environment: str
+    bundles: str
+    lease_s: float
+    services: tuple[ServicePlan, ...]
+    engines: dict[str, str]
+
+
+class Apply(msgspec.Struct, frozen=True, tag="apply"):
+    """Load the plan file of this generation."""
+
+    generation: int
+
+
+class Lease(msgspec.Struct, frozen=True, tag="lease"):
+    """held False: give the challenger's share to the champion until it is True again."""
+
+    held: bool
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """Accept nothing more, finish what is there, exit."""
+
+    grace_s: float
+
+
+class Serves(msgspec.Struct, frozen=True, tag="serves"):
+    generation: int
+    number: int
+
+
+class Refuses(msgspec.Struct, frozen=True, tag="refuses"):
+    """The plan could not be loaded; the last good one serves on."""
+
+    generation: int
+    why: str
+
+
+class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
+    """A problem by topic; an empty `what` says that it is over."""
+
+    topic: str
+    what: str
+
+
+class Full(msgspec.Struct, frozen=True, tag="full"):
+    """The cell file has no room for another release; replace this worker."""
+
+
+Order = Apply | Lease | Drain
+Word = Serves | Refuses | Trouble | Full
+
+
+def plan_file(state: Path, generation: int) -> Path:
+    return state / f"plan-{generation}.json"
+
+
+def engine_key(version: VersionPlan) -> str:
+    """Names the engine of a version: same bundle, form and trust, same engine."""
+    return f"{version.bundle[:24]}-{version.form}{'-trusted' if version.trusted else ''}"
+
+
+def encode_line(message: Order | Word) -> bytes:
+    return msgspec.json.encode(message) + b"\n"
+
+
+class Lines:
+    """Cuts a byte stream into messages. Raises: ValueError on a line that is too long."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LINE_BYTES_MAX:
+            raise ValueError(f"a message of more than {LINE_BYTES_MAX} bytes")
+        return lines

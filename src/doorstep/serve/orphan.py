@@ -1,0 +1,80 @@
+"""The listening socket outlives its supervisor: workers hand it to the next one.
+
+An orphaned worker listens on `<state>/listener.sock` (first come; 0600) and passes the descriptor
+to whoever connects, so that no connection that waits to be accepted is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+from doorstep.serve.nodeplan import LISTENER_SOCKET
+
+PATH_BYTES_MAX = 100
+TAKE_TIMEOUT_S = 2.0
+RETRY_S = 0.5
+
+
+def short_folder(state: Path) -> Path:
+    """A folder for Unix sockets: `state`, or one with a short name that it points to, because the
+    path of a Unix socket is limited to about 100 bytes."""
+    if len(os.fsencode(state)) <= PATH_BYTES_MAX - 40:
+        return state
+    pointer = state / "sockets"
+    if pointer.is_symlink() and pointer.is_dir():
+        return Path(os.readlink(pointer))
+    made = Path(tempfile.mkdtemp(prefix="doorstep-"))
+    pointer.unlink(missing_ok=True)
+    pointer.symlink_to(made)
+    return made
+
+
+async def offer_listener(state: Path, listener: socket.socket) -> None:
+    """Hand `listener` to whoever asks, until cancelled."""
+    loop = asyncio.get_running_loop()
+    path = short_folder(state) / LISTENER_SOCKET
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    server.setblocking(False)
+    try:
+        while True:
+            try:
+                _bind(server, path)
+                break
+            except OSError:
+                await asyncio.sleep(RETRY_S)
+        while True:
+            peer, _ = await loop.sock_accept(server)
+            with peer:
+                peer.setblocking(True)
+                socket.send_fds(peer, [b"listener"], [listener.fileno()])
+    finally:
+        server.close()
+
+
+def take_listener(state: Path) -> socket.socket | None:
+    """The listening socket of a supervisor that died here, from one of its workers; None if there
+    is none."""
+    path = short_folder(state) / LISTENER_SOCKET
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(TAKE_TIMEOUT_S)
+        try:
+            client.connect(str(path))
+            _, found, _, _ = socket.recv_fds(client, 64, 1)
+        except OSError:
+            return None
+        finally:
+            path.unlink(missing_ok=True)
+    return socket.socket(fileno=found[0]) if found else None
+
+
+def _bind(server: socket.socket, path: Path) -> None:
+    old = os.umask(0o177)
+    try:
+        server.bind(str(path))
+    finally:
+        os.umask(old)
+    server.listen(4)

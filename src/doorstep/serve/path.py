@@ -1,0 +1,317 @@
+"""The one way from rows to answers, whatever protocol brought them.
+
+    arrived -> assigned (per row) -> scored together, by version -> fallback where one failed
+            -> journal, one write for all that is done -> counted -> answered
+
+Everything that arrived in one turn of the event loop is scored together; nothing waits for more.
+An answer's bytes are written only after its records were handed to the operating system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+import numpy as np
+
+from doorstep.core.errors import OverloadedError
+from doorstep.core.ids import hash_unit
+from doorstep.core.plan import REST
+from doorstep.core.record import Status
+from doorstep.serve.call import CONSTANT, Call, Part
+from doorstep.serve.cells import CellWriter
+from doorstep.serve.limits import ENGINE_BATCH_ROWS_MAX, IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX
+from doorstep.serve.record import Recorder
+from doorstep.serve.version import Version
+
+ERROR_CHARS_MAX = 200
+_STATUS_CODES = {
+    Status.TIMED_OUT: (504, "timed-out", "the model did not answer in time"),
+    Status.DIED: (503, "unavailable", "the model's process ended while it had the request"),
+    Status.UNAVAILABLE: (503, "unavailable", "no version of the service can answer now"),
+}
+_FAILED = (500, "model-failed", "the model could not answer this request")
+_RETRY = b"retry-after: 1\r\n"
+
+
+class Troubles(Protocol):
+    """Hears what is wrong in this process, by topic; an empty sentence: it is over."""
+
+    def tell(self, topic: str, what: str) -> None: ...
+
+
+class Path:
+    """Not thread-safe: everything happens in the loop of one front worker."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        recorder: Recorder,
+        cells: CellWriter,
+        troubles: Troubles,
+    ) -> None:
+        self._loop = loop
+        self._recorder = recorder
+        self._cells = cells
+        self._troubles = troubles
+        self._arrived: list[Call] = []
+        self._done: list[Call] = []
+        self._scheduled = False
+        self.in_flight = 0
+        self.rows_in_flight = 0
+
+    def has_room(self, rows: int) -> bool:
+        """Whether one more request may come in; otherwise it is refused early."""
+        return (
+            self.in_flight < IN_FLIGHT_MAX and self.rows_in_flight + rows <= IN_FLIGHT_ROWS_MAX
+        ) or not self.in_flight
+
+    def submit(self, call: Call) -> None:
+        """Take a call; its exchange is answered in a later turn of the loop."""
+        self.in_flight += 1
+        self.rows_in_flight += call.parsed.count
+        call.began_ns = time.monotonic_ns()
+        self._arrived.append(call)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        arrived, self._arrived = self._arrived, []
+        at = time.time_ns() // 1000
+        batches: dict[Version | None, list[Part]] = {}
+        for call in arrived:
+            call.at = at
+            for part in self._assign(call):
+                batches.setdefault(part.version, []).append(part)
+        while batches:
+            batches = self._score(batches)
+        if self._done:
+            self._commit()
+
+    def _assign(self, call: Call) -> list[Part]:
+        service, parsed = call.service, call.parsed
+        if call.pinned is not None:
+            parts = [Part(call, None, call.pinned, call.pinned.number, REST, False)]
+            parts[0].step = len(service.fallback)
+        elif service.release is None and parsed.segments is None:
+            champion = service.champion
+            number = champion.number if champion else 0
+            parts = [Part(call, None, champion, number, REST, False)]
+        else:
+            parts = _cut(call)
+            self._mark(call, parts)
+        call.parts = parts
+        call.open = len(parts)
+        return parts
+
+    def _mark(self, call: Call, parts: list[Part]) -> None:
+        """Mark the parts in flight in their evidence cells."""
+        service = call.service
+        release = service.release
+        if release is None or call.at < release.warm_until:
+            return
+        units = call.parsed.units
+        for part in parts:
+            part.cell = service.cell(part.segment, part.challenger)
+            if part.cell is None:
+                continue
+            rows = part.rows if part.rows is not None else range(call.parsed.count)
+            texts = {(units[at] if units else "") or call.id for at in rows}
+            part.units = [hash_unit("unit", text) for text in texts]
+            part.flights = self._cells.begin(part.cell, part.units)
+
+    def _score(self, batches: dict[Version | None, list[Part]]) -> dict[Version | None, list[Part]]:
+        """Have every batch scored. Answers the batches of those who fall back at once."""
+        again: dict[Version | None, list[Part]] = {}
+        for version, parts in batches.items():
+            if version is None:
+                for part in parts:
+                    self._settle(part, Status.UNAVAILABLE, [], "no such version here", again)
+            elif version.scorer is not None:
+                for chunk in _chunks(parts):
+                    self._score_inline(version, chunk, again)
+            else:
+                for part in parts:
+                    self._ask(version, part, again)
+        return again
+
+    def _score_inline(
+        self, version: Version, parts: list[Part], again: dict[Version | None, list[Part]]
+    ) -> None:
+        assert version.scorer is not None
+        try:
+            scores = version.scorer.score(_batch(version, parts)).tolist()
+        except Exception as error:  # noqa: BLE001  whatever a model raises
+            if len(parts) > 1:
+                for part in parts:
+                    self._score_inline(version, [part], again)
+                return
+            said = f"{type(error).__name__}: {error}"
+            self._settle(parts[0], Status.FAILED, [], said, again)
+            return
+        at = 0
+        for part in parts:
+            count = part.count
+            self._settle(part, Status.OK, scores[at : at + count], "", again)
+            at += count
+
+    def _ask(self, version: Version, part: Part, again: dict[Version | None, list[Part]]) -> None:
+        assert version.engine is not None
+        sent = False
+
+        def answered(status: Status, scores: list[list[float]], error: str) -> None:
+            if not sent:
+                return self._settle(part, status, scores, error, again)
+            later: dict[Version | None, list[Part]] = {}
+            self._settle(part, status, scores, error, later)
+            while later:
+                later = self._score(later)
+            if self._done:
+                self._schedule()
+            return None
+
+        version.engine.ask(_batch(version, [part]), _deadline_ns(part), answered)
+        sent = True
+
+    def _settle(
+        self, part: Part, status: Status, scores: list[list[float]], error: str,
+        again: dict[Version | None, list[Part]],
+    ) -> None:  # fmt: skip
+        """One version has answered this part, or failed; then the next of the chain has its turn."""
+        version = part.version
+        if status is Status.OK and version is not None:
+            if version.is_valid(scores, part.count):
+                part.answered, part.scores = version.number, scores
+                return self._finish(part)
+            status, error = Status.INVALID, "the scores are not finite numbers of the right shape"
+        if part.tried is None:
+            part.status, part.error, part.tried = status, error[:ERROR_CHARS_MAX], set()
+        part.tried.add(version.number if version else part.assigned)
+        part.step, found = part.call.service.next_version(part.step, part.tried)
+        if isinstance(found, Version):
+            part.version = found
+            again.setdefault(found, []).append(part)
+            return None
+        if found is not None:
+            part.answered, part.constant = CONSTANT, found
+        return self._finish(part)
+
+    def _finish(self, part: Part) -> None:
+        call = part.call
+        call.open -= 1
+        if not call.open:
+            self._done.append(call)
+
+    def _commit(self) -> None:
+        """Write what is done to the journal, count it, and answer it."""
+        done, self._done = self._done, []
+        now = time.monotonic_ns()
+        try:
+            for call in done:
+                self._recorder.add(call, (now - call.began_ns) // 1000)
+            self._recorder.flush()
+        except (OSError, OverloadedError) as error:
+            self._recorder.drop()
+            self._refuse(done, error)
+        else:
+            self._troubles.tell("journal", "")
+            for call in done:
+                self._answer(call)
+        for call in done:
+            self._count(call, now)
+
+    def _answer(self, call: Call) -> None:
+        failed = call.failed
+        if failed is None:
+            headers = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {call.versions}\r\n"
+            call.exchange.respond(200, call.codec.answer(call), headers.encode())
+            return
+        status, code, message = _STATUS_CODES.get(failed.status, _FAILED)
+        body = call.codec.refusal(code, message, "", call.id)
+        headers = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {failed.assigned}\r\n"
+        call.exchange.respond(status, body, headers.encode() + (_RETRY if status == 503 else b""))
+
+    def _refuse(self, done: list[Call], error: Exception) -> None:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        self._troubles.tell(
+            "journal", f"the journal cannot be written ({reason}): requests are refused with 503"
+        )
+        for call in done:
+            body = call.codec.refusal(
+                "journal-unavailable", "the answer could not be recorded", "try again", call.id
+            )
+            headers = f"doorstep-request-id: {call.id}\r\n".encode()
+            call.exchange.respond(503, body, headers + _RETRY)
+
+    def _count(self, call: Call, now: int) -> None:
+        self.in_flight -= 1
+        self.rows_in_flight -= call.parsed.count
+        error = False
+        for part in call.parts:
+            error = error or part.answered < 0
+            if part.cell is not None and part.flights is not None:
+                ok = part.status is Status.OK
+                self._cells.end(part.cell, part.units, part.flights, ok)
+        self._cells.count(call.service.name, (now - call.began_ns) // 1000, error=error)
+
+
+def _cut(call: Call) -> list[Part]:
+    """The parts of a call: its rows by assigned version and segment, in the order of the rows."""
+    service, parsed = call.service, call.parsed
+    groups: dict[tuple[str, bool], list[int]] = {}
+    for at in range(parsed.count):
+        segment = parsed.segments[at] if parsed.segments else REST
+        unit = (parsed.units[at] if parsed.units else "") or call.id
+        groups.setdefault((segment, service.challenges(unit, segment)), []).append(at)
+    parts = []
+    for (segment, challenger), rows in groups.items():
+        number = service.plan.champion or 0
+        if challenger and service.release is not None:
+            number = service.release.challenger
+        version = service.versions.get(number)
+        everything = len(groups) == 1
+        part = Part(call, None if everything else rows, version, number, segment, challenger)
+        part.share = service.share(segment)
+        parts.append(part)
+    return parts
+
+
+def _batch(version: Version, parts: list[Part]) -> Any:
+    texts = parts[0].texts() if len(parts) == 1 else [row for one in parts for row in one.texts()]
+    data = parts[0].numbers() if len(parts) == 1 else b"".join([one.numbers() for one in parts])
+    numbers = np.frombuffer(data).reshape(len(texts), parts[0].call.service.reader.width)
+    return version.columns.batch(numbers, texts)
+
+
+def _chunks(parts: list[Part]) -> list[list[Part]]:
+    """Batches of a bounded number of rows, so that one turn's memory is bounded."""
+    if len(parts) == 1:
+        return [parts]
+    chunks: list[list[Part]] = [[]]
+    rows = 0
+    for part in parts:
+        if chunks[-1] and rows + part.count > ENGINE_BATCH_ROWS_MAX:
+            chunks.append([])
+            rows = 0
+        chunks[-1].append(part)
+        rows += part.count
+    return chunks
+
+
+def _deadline_ns(part: Part) -> int:
+    """When this attempt must be over. While somebody can still answer instead, an attempt gets
+    half of what is left of the request's time, so that the other has the rest."""
+    service = part.call.service
+    last = part.call.began_ns + service.timeout_ns
+    tried = {*(part.tried or ()), part.version.number if part.version else 0}
+    _, other = service.next_version(part.step, tried)
+    if not isinstance(other, Version):
+        return last
+    now = time.monotonic_ns()
+    return now + max(last - now, 0) // 2

@@ -1,0 +1,90 @@
+"""What the journal keeps of a call: one record per row, in the service's layout."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from doorstep.core.record import PredictionMeta
+from doorstep.journal.writer import BlockWriter
+from doorstep.serve.call import CONSTANT, NOBODY, Call, Part
+from doorstep.serve.mask import NAN_BYTES, Texts
+from doorstep.serve.version import Version
+
+
+class Recorder:
+    """Collects the records of a turn and writes them with one flush."""
+
+    def __init__(self, writer: BlockWriter) -> None:
+        self.writer = writer
+        self._rows: dict[int, tuple[list[PredictionMeta], list[bytes]]] = {}
+        self._packs: dict[int, Callable[..., bytes]] = {}
+
+    def add(self, call: Call, latency_us: int) -> None:
+        """One record per row. When a part of the call has no answer the caller gets none, so none
+        of its records names a version that answered."""
+        failed = len(call.parts) > 1 and call.failed is not None
+        for part in call.parts:
+            self._add_part(call, part, latency_us, NOBODY if failed else part.answered)
+
+    def flush(self) -> None:
+        """Hand everything to the operating system. Raises: OSError, OverloadedError."""
+        rows, self._rows = self._rows, {}
+        for layout, (metas, pieces) in rows.items():
+            self.writer.predictions(layout, metas, b"".join(pieces))
+        self.writer.flush()
+
+    def drop(self) -> None:
+        """Forget what was collected."""
+        self._rows = {}
+        self.writer.take()
+
+    def _add_part(self, call: Call, part: Part, latency_us: int, answered: int) -> None:
+        service, parsed = call.service, call.parsed
+        version = service.versions.get(part.answered)
+        outputs = version.outputs if version else service.default_outputs
+        metas, pieces = self._rows.setdefault(service.layout(outputs), ([], []))
+        answers = _answers(part, version)
+        scores = self._scores(part, len(outputs))
+        mask = service.mask(call.id)
+        size = service.reader.width * 8
+        release = "" if call.pinned else service.release_id
+        for at in range(part.count):
+            row = at if part.rows is None else part.rows[at]
+            inputs = parsed.numbers
+            if parsed.count > 1:
+                inputs = inputs[row * size : row * size + size]
+            texts: Texts = parsed.texts[row]
+            if mask is not None:
+                inputs, texts = mask(inputs, texts)
+            pieces.append(inputs)
+            pieces.append(scores[at])
+            metas.append(
+                PredictionMeta(
+                    call.request, row, call.at, answered, part.assigned, int(part.status),
+                    service.kind, release, service.epoch if release else 0, part.share, part.segment,
+                    parsed.keys[row] if parsed.keys else "",
+                    (parsed.units[row] if parsed.units else "") or call.id,
+                    latency_us,
+                    parsed.warnings[row] if parsed.warnings else (),
+                    (*texts, answers[at]),
+                    part.error,
+                )
+            )  # fmt: skip
+
+    def _scores(self, part: Part, width: int) -> list[bytes]:
+        if part.scores is None:
+            return [NAN_BYTES * width] * part.count
+        pack = self._packs.get(width)
+        if pack is None:
+            pack = self._packs[width] = struct.Struct(f"{width}d").pack
+        return [pack(*row) for row in part.scores]
+
+
+def _answers(part: Part, version: Version | None) -> list[str | None]:
+    """The text of `out.answer`; a regression's answer is its score."""
+    if part.answered == CONSTANT:
+        return [str(part.constant)] * part.count
+    if part.scores is None or version is None or not version.labels:
+        return [None] * part.count
+    return [str(version.answer(row)) for row in part.scores]

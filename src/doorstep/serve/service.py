@@ -1,0 +1,108 @@
+"""A service as a front worker holds it: its plan, its resident versions, and whose turn it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from doorstep.core.plan import REST, FallbackStep, ReleasePlan, ServicePlan, is_challengers
+from doorstep.core.record import Kind, Layout, layout_of
+from doorstep.serve.cells import CellKey
+from doorstep.serve.limits import FALLBACKS_MAX
+from doorstep.serve.mask import mask_of
+from doorstep.serve.rows import RowReader
+from doorstep.serve.version import Version
+
+
+class Service:
+    """Immutable once made; a plan that changes makes a new one and swaps the pointer.
+
+    declare: gives a layout's number in this process's journal. slot: gives a cell's number, or
+    None where there is no room. challenger: None when its share was given back (the lease).
+    """
+
+    def __init__(
+        self,
+        plan: ServicePlan,
+        versions: dict[int, Version],
+        *,
+        lease_held: bool,
+        declare: Callable[[Layout], int],
+        slot: Callable[[CellKey], int | None],
+        reader: RowReader | None = None,
+    ) -> None:
+        self.plan = plan
+        self.name = plan.service
+        self.versions = versions
+        self.champion = None if plan.champion is None else versions[plan.champion]
+        self.reader = reader or RowReader(plan)
+        row, context = self.reader.row, self.reader.context
+        self.mask = mask_of(plan, row.numbers + context.numbers, row.texts + context.texts)
+        self.timeout_ns = plan.timeout_ms * 1_000_000
+        self.fallback: tuple[FallbackStep, ...] = plan.fallback[:FALLBACKS_MAX]
+        self.release = plan.release
+        self.watched = lease_held
+        self.release_id = plan.release.id if plan.release else ""
+        self.epoch = plan.release.epoch if plan.release else 0
+        rehearsal = plan.release is not None and plan.release.rehearsal
+        self.kind = int(Kind.REHEARSAL if rehearsal else Kind.LIVE)
+        self._slot = slot
+        self._slots: dict[tuple[str, bool], int | None] = {}
+        self._layouts: dict[tuple[str, ...], int] = {}
+        self._declare = declare
+        known = self.champion or next(iter(versions.values()), None)
+        self.default_outputs = known.outputs if known else ("value",)
+        for version in versions.values():
+            self.layout(version.outputs)
+
+    def layout(self, outputs: tuple[str, ...]) -> int:
+        number = self._layouts.get(outputs)
+        if number is None:
+            layout = layout_of(self.name, self.plan.contract, outputs)
+            number = self._layouts[outputs] = self._declare(layout)
+        return number
+
+    def challenges(self, unit: str, segment: str) -> bool:
+        """Whether this unit's requests are the challenger's."""
+        release = self.release
+        if release is None or not self.watched:
+            return False
+        share = release.shares.get(segment, 0.0)
+        return share > 0.0 and is_challengers(release.id, unit, share)
+
+    def share(self, segment: str) -> float:
+        if self.release is None or not self.watched:
+            return 0.0
+        return self.release.shares.get(segment, 0.0)
+
+    def cell(self, segment: str, challenger: bool) -> int | None:
+        """The slot of the evidence cell; None if this is no evidence."""
+        release = self.release
+        if release is None or not self.watched:
+            return None
+        key = (segment, challenger)
+        if key not in self._slots:
+            self._slots[key] = self._slot(_cell_key(release, segment, challenger))
+        return self._slots[key]
+
+    def next_version(self, step: int, tried: set[int]) -> tuple[int, Version | str | float | None]:
+        """The first step of the fallback chain, from `step` on, that has not been tried: the
+        position after it, and a version, a constant, or None at the end."""
+        for at in range(step, len(self.fallback)):
+            one = self.fallback[at]
+            if one.kind == "answer":
+                return at + 1, "" if one.answer is None else one.answer
+            version = self.versions.get(one.version) if one.version else self.champion
+            if version is not None and version.number not in tried:
+                return at + 1, version
+        return len(self.fallback), None
+
+    @property
+    def ready(self) -> bool:
+        """Whether somebody can answer: a champion, or a challenger that has everybody."""
+        if self.champion is not None:
+            return self.champion.engine is None or self.champion.engine.connected
+        return self.release is not None and self.share(REST) > 0
+
+
+def _cell_key(release: ReleasePlan, segment: str, challenger: bool) -> CellKey:
+    return CellKey(release.id, release.epoch, segment, "challenger" if challenger else "champion")

@@ -1,0 +1,457 @@
+"""The supervisor of a node: owns the listening socket, brings plans to its workers, keeps children
+alive, sums the evidence and writes the node's report. It never handles a request.
+
+Reconciling: what the home asks for is `wanted`; it becomes `current` only when every bundle was
+verified and every engine is warm. A newer plan replaces `wanted` at any time, so a rollback does
+not wait for a slow load. What cannot be loaded is reported, and the last good plan serves on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from pathlib import Path
+
+import msgspec
+
+from doorstep.core.errors import DoorstepError, InputError, RefusedError
+from doorstep.core.ids import new_id
+from doorstep.core.report import FORMAT as REPORT_FORMAT
+from doorstep.core.report import NodeReport, WorkerReport
+from doorstep.kernel.files import write_atomic
+from doorstep.serve import nodeplan
+from doorstep.serve.bundles import verify_bundle
+from doorstep.serve.children import Child
+from doorstep.serve.engines import Engines
+from doorstep.serve.evidence import Evidence
+from doorstep.serve.feed import PlanFeed, Published
+from doorstep.serve.fronts import FrontOptions, FrontSlots, FrontWorker
+from doorstep.serve.limits import (
+    DRAIN_S,
+    POLL_S,
+    PROBLEMS_MAX,
+    REPORT_IDLE_S,
+    REPORT_S,
+    RETRY_S,
+    WORKER_START_S,
+)
+from doorstep.serve.nodeplan import Apply, Full, Lease, NodePlan, Order, Word
+from doorstep.serve.orphan import take_listener
+
+TICK_S = 0.05
+BACKLOG = 2048
+PLAN_MODE = 0o600
+STOP_EXTRA_S = 5.0
+
+
+class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a node was started. port 0: any free one."""
+
+    home: Path
+    state: Path
+    node: str
+    host: str = "127.0.0.1"
+    port: int = 8080
+    health_port: int = 8081
+    workers: int = 1
+    compactor: bool = True
+
+
+class Supervisor:
+    """One node. Everything happens in one event loop, but verifying bundles (a thread)."""
+
+    def __init__(self, options: NodeOptions) -> None:
+        self.options = options
+        self._lock = lock_state(options.state)
+        self.run_id = new_id().hex
+        logs = options.state / "log"
+        logs.mkdir(exist_ok=True)
+        (options.home / "nodes").mkdir(parents=True, exist_ok=True)
+        self._listener = take_listener_at(options)
+        host, port = self._listener.getsockname()[:2]
+        self.data_url = f"http://{host}:{port}"
+        self.feed = PlanFeed(options.home, options.state)
+        self.evidence = Evidence(options.state)
+        self.engines = Engines(options.home / "bundles", options.state, logs)
+        fronts = FrontOptions(
+            state=options.state, journal=options.home / "journal", logs=logs,
+            node=options.node, run=self.run_id,
+        )  # fmt: skip
+        self.fronts = FrontSlots(options.workers, self._listener, fronts, self._hear)
+        self._extras = {one.slot: one for one in self._make_extras(logs)}
+        self.current: NodePlan | None = None
+        self._good = -1
+        self._wanted: Published | None = None
+        self._verified: set[str] = set()
+        self._verifying: asyncio.Task[None] | None = None
+        self._retry_s = 0.0
+        self._problems: dict[str, str] = {}
+        self.lease_held = True
+        self._sequence = self._last_sequence()
+        self._reported: bytes = b""
+        self._reported_s = 0.0
+        self._rolling: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self.report: NodeReport | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether some front worker serves a plan."""
+        return any(one.served >= 0 and one.child.running for one in self.fronts.live)
+
+    # -- life
+
+    async def run(self) -> None:
+        """Serve until `stop`. Then drain and return."""
+        self._load_last_good()
+        polled_s = 0.0
+        announced = False
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            if now - polled_s >= POLL_S:
+                polled_s = now
+                self._poll()
+            self._reconcile()
+            self._keep_children()
+            self._watch_lease()
+            if not announced and self.ready:
+                announced = True
+                (self.options.state / nodeplan.SUPERVISOR_FILE).write_text(self.run_id)
+            self._write_report()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), TICK_S)
+        await self._shut_down()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def roll(self) -> None:
+        """Replace every front worker by a new one, one after the other, dropping nothing."""
+        if self._rolling is None or self._rolling.done():
+            self._rolling = asyncio.get_running_loop().create_task(self._roll())
+
+    async def _roll(self) -> None:
+        for at in range(len(self.fronts.current)):
+            old, new = self.fronts.replace(at, self._first_orders())
+            until = time.monotonic() + WORKER_START_S
+            while new is not None and new.served < 0 and self.current is not None:
+                if time.monotonic() > until or not new.child.running:
+                    break
+                await asyncio.sleep(TICK_S)
+            if old is None:
+                continue
+            if new is not None and (new.served >= 0 or self.current is None):
+                old.drain(DRAIN_S)
+            else:
+                self._problems["roll"] = f"a new {old.child.slot} did not start; the old one stays"
+                self.fronts.put_back(at, old)
+                return
+        self._problems.pop("roll", None)
+
+    async def _shut_down(self) -> None:
+        """Rolling drain, then the engines, then a last report."""
+        for worker in self.fronts.live:
+            worker.drain(DRAIN_S)
+        self._listener.close()
+        until = time.monotonic() + DRAIN_S + STOP_EXTRA_S
+        everybody = self.fronts.live + self.fronts.leaving
+        while any(one.child.running for one in everybody) and time.monotonic() < until:
+            await asyncio.sleep(TICK_S)
+        for worker in everybody:
+            worker.child.stop(0.5)
+        for child in self._extras.values():
+            child.stop()
+        self.engines.stop()
+        self._write_report(last=True)
+
+    # -- plans
+
+    def _poll(self) -> None:
+        if self._retry_s and time.monotonic() >= self._retry_s:
+            self._retry_s = 0.0
+            self.feed.reread()
+        try:
+            published = self.feed.poll()
+        except DoorstepError as error:
+            self._problems["plan"] = error.message
+            return
+        except OSError as error:
+            self._problems["plan"] = f"the home cannot be read: {error.strerror}"
+            return
+        if published is not None:
+            self._wanted = published
+        if self._wanted is None:
+            self._problems.pop("plan", None)
+
+    def _reconcile(self) -> None:
+        """Bring `wanted` one step nearer; when everything of it is there, publish it."""
+        wanted = self._wanted
+        if wanted is None:
+            return
+        digests = {one.bundle for service in wanted.services for one in service.versions}
+        missing = digests - self._verified
+        if missing:
+            if self._verifying is None or self._verifying.done():
+                loop = asyncio.get_running_loop()
+                self._verifying = loop.create_task(self._verify(wanted, missing))
+            return
+        sockets = self.engines.want(wanted.services)
+        if self.engines.all_warm(sockets):
+            self._publish(wanted, sockets)
+            self._wanted = None
+            self._problems.pop("plan", None)
+
+    async def _verify(self, wanted: Published, digests: set[str]) -> None:
+        for digest in sorted(digests):
+            try:
+                await asyncio.to_thread(verify_bundle, self.options.home / "bundles", digest)
+            except InputError as error:
+                self._problems["plan"] = (
+                    f"plan {wanted.root.number} cannot be loaded: bundle {digest[:12]}: "
+                    f"{error.message}"
+                )
+                if self._wanted is wanted:
+                    self._wanted = None
+                    self._retry_s = time.monotonic() + RETRY_S
+                return
+            self._verified.add(digest)
+
+    def _publish(self, wanted: Published, sockets: dict[str, str]) -> None:
+        plan = NodePlan(
+            format=nodeplan.FORMAT,
+            generation=self.current.generation + 1 if self.current else 1,
+            term=wanted.root.term,
+            number=wanted.root.number,
+            environment=wanted.root.environment,
+            bundles=str(self.options.home / "bundles"),
+            lease_s=wanted.root.challenger_lease_s,
+            services=wanted.services,
+            engines=sockets,
+        )
+        self._write_plan(nodeplan.plan_file(self.options.state, plan.generation), plan)
+        previous, self.current = self.current, plan
+        if previous is not None and previous.generation not in (self._good, plan.generation):
+            nodeplan.plan_file(self.options.state, previous.generation).unlink(missing_ok=True)
+        self.fronts.tell_all(Apply(plan.generation))
+
+    def _load_last_good(self) -> None:
+        """Begin with the plan that this node served last, whatever the home says now."""
+        for path in self.options.state.glob("plan-*.json"):
+            path.unlink()
+        try:
+            data = (self.options.state / nodeplan.PLAN_FILE).read_bytes()
+            plan = msgspec.json.decode(data, type=NodePlan)
+        except (OSError, msgspec.MsgspecError):
+            return
+        sockets = self.engines.want(plan.services)
+        plan = msgspec.structs.replace(plan, generation=1, engines=sockets)
+        self._write_plan(nodeplan.plan_file(self.options.state, 1), plan)
+        self.current, self._good = plan, 1
+
+    def _write_plan(self, path: Path, plan: NodePlan) -> None:
+        write_atomic(path, msgspec.json.encode(plan), PLAN_MODE)
+
+    def _first_orders(self) -> list[Order]:
+        """What a new worker is told: the last plan known to be good, then the current one."""
+        orders: list[Order] = [Lease(self.lease_held)]
+        if self._good >= 0:
+            orders.append(Apply(self._good))
+        if self.current is not None and self.current.generation != self._good:
+            orders.append(Apply(self.current.generation))
+        return orders
+
+    def _note_good(self) -> None:
+        """Once every worker serves the current plan it is what a restart begins with."""
+        plan, live = self.current, self.fronts.live
+        if plan is None or plan.generation == self._good or not live:
+            return
+        if all(one.served == plan.generation for one in live):
+            old, self._good = self._good, plan.generation
+            self._write_plan(self.options.state / nodeplan.PLAN_FILE, plan)
+            if old >= 0:
+                nodeplan.plan_file(self.options.state, old).unlink(missing_ok=True)
+
+    def _hear(self, worker: FrontWorker, word: Word) -> None:
+        if isinstance(word, Full):
+            self.roll()
+
+    def _watch_lease(self) -> None:
+        """Give the challengers' share back when nobody renews, until somebody does."""
+        if self.current is None:
+            return
+        held = time.monotonic() - self.feed.renewed_s <= self.current.lease_s
+        if held != self.lease_held:
+            self.lease_held = held
+            self.fronts.tell_all(Lease(held))
+
+    # -- children
+
+    def _make_extras(self, logs: Path) -> list[Child]:
+        options = self.options
+        common = ["--home", str(options.home), "--node", options.node]
+        shadow = ["-m", "doorstep.serve.shadow", *common, "--state", str(options.state)]
+        extras = [Child("shadow", "shadow", shadow, logs)]
+        if options.compactor:
+            argv = ["-m", "doorstep.journal.compactor", *common]
+            extras.append(Child("compactor", "compactor", argv, logs))
+        return extras
+
+    def _keep_children(self) -> None:
+        plan = self.current
+        needed = set(plan.engines) if plan else set()
+        if self._wanted is not None:
+            needed |= set(self.engines.want(self._wanted.services))
+        self.engines.keep(needed)
+        for died in self.fronts.keep(self._first_orders()):
+            self._problems["front"] = died
+        if self.ready and all(one.child.running and one.served >= 0 for one in self.fronts.live):
+            self._problems.pop("front", None)
+        self._note_good()
+        for slot, child in self._extras.items():
+            self._keep_extra(slot, child)
+
+    def _keep_extra(self, slot: str, child: Child) -> None:
+        if slot == "shadow" and not self._has_shadow():
+            child.stop()
+            return
+        child.keep()
+        if child.process is None and child.starts > 1:
+            self._problems[slot] = f"the {slot} ended {child.starts} times: {child.last_words()}"
+        elif child.running:
+            self._problems.pop(slot, None)
+
+    def _has_shadow(self) -> bool:
+        plan = self.current
+        services = plan.services if plan else ()
+        return any(one.release is not None and one.release.state == "shadow" for one in services)
+
+    # -- the report
+
+    def _write_report(self, *, last: bool = False) -> None:
+        now = time.monotonic()
+        if not last and now - self._reported_s < REPORT_S:
+            return
+        plan = self.current
+        releases = {one.release.id for one in plan.services if one.release} if plan else set()
+        live = {one.cells for one in self.fronts.live + self.fronts.leaving if one.child.running}
+        self.evidence.collect(live, releases)
+        report = self._compose()
+        bare = msgspec.json.encode(
+            msgspec.structs.replace(report, sequence=0, at=0, workers=_without_rss(report.workers))
+        )
+        if not last and bare == self._reported and now - self._reported_s < REPORT_IDLE_S:
+            return
+        self._sequence += 1
+        self._reported, self._reported_s = bare, now
+        self.report = msgspec.structs.replace(report, sequence=self._sequence)
+        path = self.options.home / "nodes" / f"{self.options.node}.json"
+        try:
+            replace_file(path, msgspec.json.encode(self.report))
+        except OSError as error:
+            self._problems["report"] = f"the report cannot be written: {error.strerror}"
+        else:
+            self._problems.pop("report", None)
+
+    def _compose(self) -> NodeReport:
+        plan, fronts = self.current, self.fronts.live
+        workers = [one.child.report(max(one.number, 0)) for one in fronts + self.fronts.leaving]
+        number = plan.number if plan else 0
+        others = [slot.child for slot in self.engines.slots.values()] + list(self._extras.values())
+        workers += [child.report(number) for child in others if child.running]
+        served = min((one.number for one in fronts), default=-1)
+        versions = [
+            (s.service, v.number) for s in (plan.services if plan else ()) for v in s.versions
+        ]
+        return NodeReport(
+            format=REPORT_FORMAT,
+            node=self.options.node,
+            boot=self.evidence.boot,
+            sequence=self._sequence,
+            at=time.time_ns() // 1000,
+            plan_term=plan.term if plan else 0,
+            plan_number=max(served, 0),
+            lease_held=self.lease_held,
+            data_url=self.data_url,
+            workers=tuple(workers),
+            loaded=tuple(f"{service}@{number}" for service, number in sorted(versions)),
+            problems=tuple(self._sentences()[:PROBLEMS_MAX]),
+            services=self.evidence.services(),
+            cells=self.evidence.cells(),
+        )
+
+    def _sentences(self) -> list[str]:
+        found = list(self._problems.values()) + self.engines.problems
+        for worker in self.fronts.live:
+            found += [f"{worker.child.slot}: {what}" for what in worker.troubles.values() if what]
+        return list(dict.fromkeys(found))
+
+    def _last_sequence(self) -> int:
+        """Where the report of this boot's last supervisor stopped."""
+        path = self.options.home / "nodes" / f"{self.options.node}.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=NodeReport).sequence
+        except (OSError, msgspec.MsgspecError):
+            return 0
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Atomic, but not forced to disk: after a power cut there is a new report anyway."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def lock_state(state: Path) -> int:
+    """Take the state folder for this process. Raises: RefusedError (`state-in-use`)."""
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise RefusedError(
+            "state-in-use",
+            f"another node runs with the state folder {state}",
+            "stop it, or give this one its own --state",
+        ) from None
+    return fd
+
+
+def take_listener_at(options: NodeOptions) -> socket.socket:
+    """The listening socket: from the workers of a supervisor that died here, else a new one.
+
+    Raises: RefusedError (`port-in-use`).
+    """
+    found = take_listener(options.state)
+    if found is not None:
+        host, port = found.getsockname()[:2]
+        if host == options.host and port == (options.port or port):
+            return found
+        found.close()
+    return open_listener(options.host, options.port)
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise RefusedError(
+            "port-in-use",
+            f"{host}:{port} cannot be listened on: {error.strerror}",
+            "stop what uses it, or choose another with --port",
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+def _without_rss(workers: tuple[WorkerReport, ...]) -> tuple[WorkerReport, ...]:
+    return tuple(msgspec.structs.replace(one, rss_mb=0.0) for one in workers)

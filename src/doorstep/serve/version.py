@@ -1,0 +1,143 @@
+"""A version that is resident in a front worker: how its rows are cut, and how scores read.
+
+The batch that a service collects has the columns of the service's contract. A version reads the
+columns of its own; when they are the same, nothing is copied.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from doorstep.core.contract import Contract
+from doorstep.core.errors import InputError
+from doorstep.core.manifest import Manifest, decode_manifest
+from doorstep.core.plan import VersionPlan
+from doorstep.formats.batch import Batch, Scorer
+from doorstep.formats.load import load_scorer, score_columns
+from doorstep.serve.engine_client import EngineClient
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where a version's columns are among the service's. None: all of them, in order; -1: the
+    service does not have it, it is missing."""
+
+    numbers: tuple[int, ...] | None
+    texts: tuple[int, ...] | None
+
+    def batch(self, numbers: NDArray[np.float64], texts: list[tuple[Any, ...]]) -> Batch:
+        """numbers: [rows, service columns]; texts: per row. Answers the version's own batch."""
+        rows = len(texts)
+        if self.numbers is not None:
+            padded = np.hstack([numbers, np.full((rows, 1), np.nan)])
+            numbers = padded[:, self.numbers]
+        if self.texts is None:
+            return Batch(numbers, [list(column) for column in zip(*texts, strict=True)])
+        return Batch(
+            numbers, [[row[at] if at >= 0 else None for row in texts] for at in self.texts]
+        )
+
+
+class Version:
+    """number: of the service. outputs: names of the score columns. positive: the column that
+    `threshold` is about, for a binary task; None takes the largest score."""
+
+    def __init__(
+        self,
+        plan: VersionPlan,
+        manifest: Manifest,
+        columns: Columns,
+        scorer: Scorer | None,
+        engine: EngineClient | None,
+    ) -> None:
+        self.number = plan.number
+        self.text = str(plan.number)
+        self.manifest = manifest
+        self.labels = manifest.labels
+        self.outputs = manifest.labels or ("value",)
+        self.width = score_columns(manifest)
+        self.columns = columns
+        self.scorer = scorer
+        self.engine = engine
+        binary = manifest.task == "binary"
+        self._positive = manifest.labels.index(manifest.positive) if binary else None
+        self._threshold = manifest.threshold
+
+    def answer(self, scores: list[float]) -> str | float:
+        """The label, or the value of a regression. Ties take the first label."""
+        if self._positive is not None:
+            over = scores[self._positive] >= self._threshold
+            return self.labels[self._positive if over else 1 - self._positive]
+        if self.labels:
+            return self.labels[scores.index(max(scores))]
+        return scores[0]
+
+    def is_valid(self, scores: list[list[float]], rows: int) -> bool:
+        """Whether these are finite numbers of the right shape."""
+        if len(scores) != rows:
+            return False
+        width = self.width
+        return all(len(row) == width and all(map(math.isfinite, row)) for row in scores)
+
+
+def read_manifest(bundles: Path, digest: str) -> Manifest:
+    """The manifest of a bundle. Raises: InputError (`bundle-missing`, `bad-manifest`)."""
+    path = bundles / digest / "manifest.json"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            "bundle-missing", f"bundle {digest[:12]} cannot be read: {error.strerror}"
+        ) from None
+    return decode_manifest(data, digest)
+
+
+def load_inline(bundles: Path, plan: VersionPlan, manifest: Manifest) -> Scorer:
+    """The scorer of a version, warm. Raises: InputError, RefusedError."""
+    scorer = load_scorer(bundles / plan.bundle, manifest, plan.form, trusted=plan.trusted)
+    warm_up(scorer, manifest.contract)
+    return scorer
+
+
+def warm_up(scorer: Scorer, contract: Contract) -> None:
+    """Score one made-up row, so that the first caller does not pay for what is made lazily."""
+    numbers = np.zeros((1, len(contract.numbers)))
+    texts: list[list[str | None]] = [
+        [field.values[0] if field.values else "a"] for field in contract.texts
+    ]
+    try:
+        scorer.score(Batch(numbers, texts))
+    except Exception:  # noqa: BLE001  the model may refuse a made-up row; real rows will tell
+        return
+
+
+def columns_of(service: Contract, own: Contract) -> Columns:
+    """Raises: InputError (`contract-mismatch`) if the version requires what the service has not."""
+    fields = (*service.inputs, *service.context)
+    number_names = [one.name for one in service.numbers]
+    number_names += [one.name for one in service.context if one.is_number]
+    text_names = [one.name for one in fields if not one.is_number]
+    for field in own.inputs:
+        known = number_names if field.is_number else text_names
+        if field.required and field.name not in known:
+            raise InputError(
+                "contract-mismatch",
+                f"the version reads {field.name!r} ({field.type}), which the contract of the "
+                "service has not",
+                "add it to the contract, or release another version",
+            )
+    numbers = _positions([one.name for one in own.numbers], number_names)
+    texts = _positions([one.name for one in own.texts], text_names)
+    return Columns(numbers, texts)
+
+
+def _positions(own: list[str], known: list[str]) -> tuple[int, ...] | None:
+    if own == known:
+        return None
+    return tuple(known.index(name) if name in known else -1 for name in own)

@@ -160,6 +160,8 @@ def _champion(evidence: ChampionEvidence) -> Answer:
         return verdict, said + say.most_changed(evidence.changed), ""
     if verdict is Verdict.INCONCLUSIVE:
         said += _why_not_settled(evidence)
+    elif evidence.tolerance is not None:
+        said += f"; a loss of {say.measured(evidence.tolerance)} is ruled out"
     return _unless_seen(verdict, said, evidence.unseen)
 
 
@@ -264,7 +266,7 @@ def _plain(evidence: UnseenEvidence | SchemaEvidence | SizeEvidence) -> Answer:
             return Verdict.FAIL, "; ".join(evidence.breaks[:3]) + tail, ""
         case SizeEvidence():
             has_met = meets(evidence.bytes, evidence.operator, evidence.bound_bytes)
-            size = Quantity(round(evidence.bytes / 1e6, 2) * 1e6, "bytes")
+            size = Quantity(float(f"{evidence.bytes:.3g}"), "bytes")
             limit = Quantity(evidence.bound_bytes, "bytes")
             reason = f"{size}" if has_met else f"{size} is {say.missed(evidence.operator)} {limit}"
             return (Verdict.PASS if has_met else Verdict.FAIL), reason, ""
@@ -303,10 +305,9 @@ def _agreement(evidence: AgreementEvidence) -> Answer:
     if evidence.difference is None:
         return Verdict.INCONCLUSIVE, f"no row could be {asked}", ""
     has_met = evidence.difference <= evidence.tolerance
-    reason = (
-        f"{evidence.rows:,} rows {asked} agree within {evidence.difference:.2g} "
-        f"(allowed {evidence.tolerance:g})"
-        if has_met
-        else f"rows {asked} differ by {evidence.difference:.2g}, allowed {evidence.tolerance:g}"
-    )
+    size = f"{evidence.difference:.2g}, allowed {evidence.tolerance:g}"
+    reason = f"rows {asked} differ by {size}"
+    if has_met:
+        agree = f"agree within {size}" if evidence.difference else "agree exactly"
+        reason = f"{evidence.rows:,} rows {asked} {agree}"
     return (Verdict.PASS if has_met else Verdict.FAIL), reason, ""

@@ -106,7 +106,7 @@ def quality_evidence(measured: Measured, conditions: list[Condition]) -> Iterato
     assert default is not None
     if not conditions:
         bound = round(trivial(default, measured.mine), 4)
-        order: Order = ">=" if default.more_is_better else "<="
+        order: Order = ">" if default.more_is_better else "<"
         yield _against_number(measured, default, order, bound, f"{default.name} {order} {bound:g}")
     for one in conditions:
         yield _one_condition(measured, one)

@@ -213,6 +213,7 @@ def test_size_has_two_sides() -> None:
     assert one(50_000_000).verdict is Verdict.PASS
     assert one(50_000_001).verdict is Verdict.FAIL
     assert one(51_300_000).reason == "51.3 MB is above 50 MB"
+    assert one(812).reason == "812 B"
 
 
 def test_small_groups_are_named_and_not_passed() -> None:

@@ -202,8 +202,10 @@ def _arrays(found: dict[str, Any], count: int) -> OutcomeArrays:
 def _texts(found: dict[str, Any], name: str, kept: slice) -> Array:
     if name not in found:
         return np.empty(0, dtype=object)
-    made: Array = np.ma.filled(np.ma.asarray(found[name]).astype(object), None)[kept]
-    return made
+    column = np.ma.asarray(found[name])
+    made: Array = np.array(column.data, dtype=object)
+    made[np.ma.getmaskarray(column)] = None
+    return made[kept]
 
 
 def _integers(found: dict[str, Any], name: str, kept: slice) -> NDArray[np.int64]:

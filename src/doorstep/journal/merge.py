@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 HOUR_S, DAY_S = 3600, 86400
-SETTLED_S = 600
-"""An hour or a day is merged this long after its end, when late blocks have come in."""
+SETTLED_S = {"hour": 600, "day": 2 * DAY_S}
+"""How long after its end a span is merged: an hour when late blocks have come in, a day when
+nobody looks at its minutes any more (a daily summary has hours)."""
 MERGE_BYTES_MAX = 256 * 1024 * 1024
 MERGE_FILES_MAX = 2000
 REPLACED_KEPT_S = 900
@@ -64,7 +65,7 @@ def _groups(files: Iterable[ListedFile], level: Level, now: Instant) -> Iterator
     groups: dict[tuple[str, str, str, Instant], list[ListedFile]] = {}
     for one in sorted(files, key=lambda file: (file.first, file.path)):
         start = floor(one.first, width_s)
-        if now >= start + (width_s + SETTLED_S) * SECOND_US:
+        if now >= start + (width_s + SETTLED_S[level]) * SECOND_US:
             groups.setdefault((one.service, one.holds, one.layout, start), []).append(one)
     for (*_, start), members in groups.items():
         for chosen in _split(members):

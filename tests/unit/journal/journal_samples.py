@@ -31,3 +31,19 @@ def meta(row: int = 0, **changes: object) -> PredictionMeta:
         "texts": ("car", "yes"),
     }
     return PredictionMeta(**(fields | changes))
+
+
+class VirtualClock:
+    """Time that stands still until a test moves it."""
+
+    def __init__(self, now: int = 1_700_000_000_000_000) -> None:
+        self.at = now
+
+    def now(self) -> int:
+        return self.at
+
+    def monotonic_s(self) -> float:
+        return self.at / 1e6
+
+    def move(self, seconds: float) -> None:
+        self.at += int(seconds * 1e6)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from journal_samples import LAYOUT, OUTCOME, meta
+from journal_samples import LAYOUT, OUTCOME, VirtualClock, meta
 
 from doorstep.core.errors import OverloadedError, RefusedError
 from doorstep.journal import block, writer
@@ -16,22 +16,9 @@ from doorstep.journal.writer import BlockWriter
 MATRIX = struct.pack("<2d", 1, 2)
 
 
-class TestClock:
-    __test__ = False
-
-    def __init__(self):
-        self.seconds = 0.0
-
-    def now(self):
-        return int(self.seconds * 1e6)
-
-    def monotonic_s(self):
-        return self.seconds
-
-
 @pytest.fixture
 def clock():
-    return TestClock()
+    return VirtualClock()
 
 
 @pytest.fixture
@@ -89,10 +76,10 @@ def test_a_block_rolls_by_age_even_when_idle_and_the_next_declares_its_layouts_a
     number = one.declare(LAYOUT)
     one.predictions(number, [meta()], MATRIX)
     one.flush()
-    clock.seconds = 59.9
+    clock.move(59.9)
     one.flush()
     assert files(tmp_path) == ["b1-front-0-00000001.open"]
-    clock.seconds = 60.0
+    clock.move(0.1)
     one.flush()
     assert files(tmp_path) == ["b1-front-0-00000001.block"]
     one.predictions(number, [meta()], MATRIX)

@@ -1,0 +1,362 @@
+"""What the journal answers is the same before, during and after compaction."""
+
+import struct
+from uuid import UUID
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from doorstep.core.errors import InputError
+from doorstep.core.ids import digest_of, new_id
+from doorstep.core.manifest import ColumnProfile, Profile
+from doorstep.core.record import Column, Kind, Layout, OutcomeRecord, PredictionMeta, Status
+from doorstep.journal.compactor import Compactor
+from doorstep.journal.outcomes import Predicted, join
+from doorstep.journal.profiles import PlanProfiles
+from doorstep.journal.query import Question, ask, outcomes_joined, prediction, predictions
+from doorstep.journal.rows import Filters
+from doorstep.journal.windows import SummaryCache, column_codes, counts, errors, latency
+from doorstep.journal.writer import BlockWriter
+
+LAYOUT = Layout(
+    format=1,
+    service="loans",
+    numbers=(Column("in.age", "int"), Column("out.yes", "float")),
+    texts=(Column("in.purpose", "category"), Column("out.answer", "text")),
+)
+WIDER = Layout(
+    format=1,
+    service="loans",
+    numbers=(*LAYOUT.numbers, Column("out.no", "float")),
+    texts=LAYOUT.texts,
+)
+PROFILE = Profile(
+    format=1,
+    rows=10,
+    columns=(ColumnProfile(name="age", type="int", edges=(18.0,), counts=(1,) * 32, nulls=0),),
+)
+AT = 1_700_000_040_000_000
+MINUTE = 60_000_000
+
+
+def profiles(service, version):
+    return PROFILE
+
+
+def meta(request=None, **changes):
+    fields = {
+        "request": request or new_id().bytes, "row": 0, "at": AT, "version": 1, "assigned": 1,
+        "status": 0, "kind": 0, "release": "", "epoch": 0, "share": 0.0, "segment": "",
+        "key": "", "unit": "", "latency_us": 900, "warnings": (), "texts": ("car", "yes"),
+    }  # fmt: skip
+    return PredictionMeta(**(fields | changes))
+
+
+class Journal:
+    """A node with one writer; `add` flushes, `compact` closes and compacts."""
+
+    def __init__(self, home):
+        self.home = home
+        self.boots = 0
+        self.writer = None
+
+    def add(self, *rows, layout=LAYOUT, numbers=(30.0, 0.5)):
+        if self.writer is None:
+            self.boots += 1
+            self.writer = BlockWriter(
+                self.home / "journal", node="n1", boot=f"b{self.boots}", slot="front-0"
+            )
+        number = self.writer.declare(layout)
+        packed = struct.pack(f"<{len(numbers)}d", *numbers)
+        self.writer.predictions(number, rows, packed * len(rows))
+        self.writer.flush()
+
+    def tell(self, **fields):
+        self.writer.outcome(OutcomeRecord(service="loans", received_at=AT + 9 * MINUTE, **fields))
+        self.writer.flush()
+
+    def compact(self):
+        self.close()
+        with Compactor(self.home, "n1", profiles) as compactor:
+            compactor.run_once()
+
+    def close(self):
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+
+
+@pytest.fixture
+def journal(tmp_path):
+    made = Journal(tmp_path)
+    yield made
+    made.close()
+
+
+def id_of(row):
+    return f"{UUID(bytes=row.request)}.{row.row}"
+
+
+def test_a_prediction_reads_the_same_from_an_open_block_and_from_a_file(journal):
+    row = meta(warnings=("unseen:purpose",), key="k1", texts=(None, "yes"))
+    shadow = meta(row.request, kind=1, version=2, assigned=2, at=AT + 5)
+    journal.add(row, numbers=(float("nan"), 0.25))
+    journal.add(shadow)
+    before = prediction(journal.home, id_of(row))
+    journal.compact()
+    after = prediction(journal.home, id_of(row))
+    assert len(after.pop("leaf_hash")) == len(after["shadows"][0].pop("leaf_hash")) == 64
+    assert before.pop("leaf_hash") is before["shadows"][0].pop("leaf_hash") is None
+    assert before == after
+    assert after["in.age"] is after["in.purpose"] is None
+    assert (after["out.yes"], after["out.answer"]) == (0.25, "yes")
+    assert after["warnings"] == ["unseen:purpose"]
+    assert after["shadows"][0]["version"] == 2
+
+
+def test_a_shadow_record_that_is_listed_later_is_found_with_its_prediction(journal):
+    row = meta()
+    journal.add(row)
+    journal.compact()
+    journal.add(meta(row.request, kind=1, version=2))
+    found = prediction(journal.home, id_of(row))
+    assert (found["version"], found["shadows"][0]["version"]) == (1, 2)
+
+
+def test_an_unknown_prediction_is_none_and_a_malformed_id_is_refused(journal):
+    journal.add(meta())
+    journal.compact()
+    assert prediction(journal.home, str(new_id())) is None
+    with pytest.raises(InputError, match="bad-prediction-id"):
+        prediction(journal.home, "x")
+
+
+def test_pages_give_every_record_once_newest_first(journal):
+    rows = [meta(at=AT + i // 3) for i in range(30)]
+    for part in range(3):
+        journal.add(*rows[part * 10 : part * 10 + 10])
+        if part < 2:
+            journal.compact()
+    pages, before = [], None
+    while page := predictions(journal.home, "loans", 7, before):
+        pages += page
+        before = (page[-1]["at"], page[-1]["id"])
+    expected = sorted(((row.at, id_of(row)) for row in rows), reverse=True)
+    assert [(row["at"], row["id"]) for row in pages] == expected
+
+
+def test_filters_mean_the_same_in_open_blocks_and_in_files(journal):
+    rows = [
+        meta(version=2, segment="north", key="k1"),
+        meta(status=Status.TIMED_OUT, error="timed-out", warnings=("range:age",)),
+        meta(kind=Kind.SHADOW),
+        meta(kind=Kind.REHEARSAL, at=AT + 5),
+    ]
+    journal.add(*rows)
+    asked = [
+        Filters(),
+        Filters(version=2),
+        Filters(segment="north", key="k1"),
+        Filters(key="k2"),
+        Filters(status=2, has_error=True),
+        Filters(has_warning=False, kinds=(0, 1, 2)),
+        Filters(since=AT + 1),
+    ]
+
+    def answers():
+        return [[row["id"] for row in predictions(journal.home, "loans", 9, None, one)]
+                for one in asked]  # fmt: skip
+
+    before = answers()
+    journal.compact()
+    assert answers() == before
+    assert [len(one) for one in before] == [3, 1, 1, 0, 1, 3, 1]
+
+
+def test_limits_are_checked(journal):
+    for limit in (0, 1001):
+        with pytest.raises(InputError, match="bad-limit"):
+            predictions(journal.home, "loans", limit)
+    assert predictions(journal.home, "loans", 1000) == []
+
+
+def everything(home, cache=None):
+    window = (home, "loans", AT, AT + 10 * MINUTE)
+    found = column_codes(*window, cache=cache)
+    return (
+        counts(*window, cache=cache),
+        counts(*window, 300, cache=cache),
+        latency(*window, cache=cache),
+        errors(*window, cache=cache),
+        [(cell.key, cell.columns) for cell in found.cells],
+        found.outcomes,
+    )
+
+
+def test_windows_are_the_same_before_and_after_compaction_and_with_a_cache(journal):
+    cache = SummaryCache(profiles)
+    assert everything(journal.home, cache)[0] == []
+    journal.add(meta(), meta(version=2, assigned=2, at=AT + MINUTE, latency_us=5000))
+    first = everything(journal.home, cache)
+    assert first == everything(journal.home, SummaryCache(profiles))
+    journal.add(meta(assigned=2, status=1, at=AT + 2 * MINUTE), layout=WIDER, numbers=(1, 2, 3))
+    journal.add(meta(at=AT - MINUTE), meta(at=AT + 10 * MINUTE))
+    journal.tell(at=AT, key="k1", value=1.0)
+    before = everything(journal.home, cache)
+    assert before == everything(journal.home, SummaryCache(profiles))
+    journal.compact()
+    assert everything(journal.home, cache) == before
+    assert everything(journal.home, SummaryCache(profiles)) == before
+    rows, wide, latencies, failures, _, outcomes = before
+    assert [row.rows for row in rows] == [1, 1, 1]
+    assert sum(row.rows for row in wide) == 3
+    assert all(row.at % (5 * MINUTE) == 0 for row in wide)
+    assert [(one.version, one.rows) for one in latencies] == [(1, 2), (2, 1)]
+    assert [(one.assigned, one.status, one.rows) for one in failures] == [(2, 1, 1)]
+    assert outcomes == {AT: 1}
+
+
+def test_a_bucket_is_whole_minutes(journal):
+    for bucket_s in (0, 59, 90):
+        with pytest.raises(ValueError, match="whole number of minutes"):
+            counts(journal.home, "loans", 0, 1, bucket_s)
+
+
+def test_outcomes_are_joined_across_files_layouts_and_open_blocks(journal):
+    one, two = meta(key="k1"), meta(key="k1", at=AT + 10, version=2)
+    journal.add(one, numbers=(30.0, 0.1))
+    journal.tell(at=AT + 5, key="k1", label="no")
+    journal.compact()
+    journal.add(two, layout=WIDER, numbers=(30.0, 0.2, 0.8))
+    journal.add(meta(two.request, kind=1, version=3, at=AT + 11), numbers=(30.0, 0.9))
+    journal.tell(at=AT + 20, prediction=str(UUID(bytes=two.request)), value=7.0)
+    for _ in range(2):
+        found = outcomes_joined(journal.home, "loans", AT, AT + MINUTE)
+        assert found.id.tolist() == [id_of(one), id_of(two)]
+        assert found.label.tolist() == ["no", None]
+        assert found.version.tolist() == [1, 2]
+        assert found.answer.tolist() == ["yes", "yes"]
+        np.testing.assert_equal(found.value, [np.nan, 7.0])
+        np.testing.assert_equal(found.scores, {"yes": np.array([0.1, 0.2]),
+                                               "no": np.array([np.nan, 0.8])})  # fmt: skip
+        shadow = outcomes_joined(journal.home, "loans", AT, AT + MINUTE, kinds=[Kind.SHADOW])
+        assert (shadow.version.tolist(), shadow.value.tolist()) == ([3], [7.0])
+        assert outcomes_joined(journal.home, "loans", AT + 1, AT + MINUTE).rows == 1
+        assert outcomes_joined(journal.home, "loans", AT, AT + 10).rows == 1
+        journal.compact()
+
+
+def test_no_records_and_no_outcomes_are_empty_arrays(journal):
+    assert outcomes_joined(journal.home, "loans", 0, AT).rows == 0
+    journal.add(meta())
+    assert outcomes_joined(journal.home, "loans", 0, AT * 2).rows == 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.sampled_from(["a", "b", ""]), st.sampled_from(list(Kind))),
+        min_size=1,
+        max_size=8,
+    ),
+    st.lists(
+        st.tuples(
+            st.integers(0, 12),
+            st.integers(0, 5),
+            st.sampled_from(["a", "b", ""]),
+            st.integers(0, 7),
+            st.sampled_from([0.5, 1.0]),
+        ),
+        min_size=1,
+        max_size=10,
+    ),
+    st.sampled_from([(Kind.LIVE,), (Kind.REHEARSAL,), (Kind.LIVE, Kind.REHEARSAL)]),
+)
+def test_duckdb_joins_as_the_pure_decision_does(tmp_path_factory, made, told, kinds):
+    journal = Journal(tmp_path_factory.mktemp("join"))
+    rows = [meta(at=AT + at, key=key, kind=int(kind)) for at, key, kind in made]
+    journal.add(*rows)
+    outcomes = [
+        OutcomeRecord(
+            service="loans",
+            at=AT + at,
+            received_at=AT + received,
+            value=value,
+            key=key,
+            prediction="" if key else id_of(rows[named % len(rows)]),
+        )
+        for at, received, key, named, value in told
+    ]
+    for one in outcomes:
+        journal.writer.outcome(one)
+    journal.writer.flush()
+    found = outcomes_joined(journal.home, "loans", AT, AT + MINUTE, kinds)
+    journal.close()
+    predicted = [Predicted(id_of(row), row.at, row.key, row.kind) for row in rows]
+    expected = join(predicted, outcomes, kinds).winning
+    assert {about: one.value for about, one in expected.items()} == dict(
+        zip(found.id.tolist(), found.value.tolist(), strict=True)
+    )
+
+
+def test_a_child_answers_as_the_functions_do(journal):
+    row = meta(key="k1")
+    journal.add(row)
+    journal.tell(at=AT + 5, key="k1", label="no")
+    home = str(journal.home)
+    one = ask(Question(what="prediction", home=home, id=id_of(row)))
+    assert one == prediction(journal.home, id_of(row))
+    rows = ask(Question(what="predictions", home=home, service="loans", limit=3))
+    assert rows == predictions(journal.home, "loans", 3)
+    question = Question(
+        what="outcomes_joined", home=home, service="loans", since=AT, until=AT + MINUTE
+    )
+    assert ask(question).label.tolist() == ["no"]
+    with pytest.raises(InputError, match="bad-question"):
+        ask(Question(what="everything", home=home))
+
+
+def test_profiles_come_from_the_plan_and_the_bundle(tmp_path):
+    import msgspec
+
+    from doorstep.core.contract import Contract
+    from doorstep.core.plan import PlanPointer, PlanRoot, ServicePlan, VersionPlan
+
+    home, bundle = tmp_path, "a" * 64
+    found = PlanProfiles(home)
+    assert found("loans", 1) is None
+    (home / "plan").mkdir()
+
+    def publish(document):
+        data = msgspec.json.encode(document)
+        (home / "plan" / f"{digest_of(data)}.json").write_bytes(data)
+        return digest_of(data)
+
+    version = VersionPlan(number=1, bundle=bundle, form="onnx", placement="inline")
+    plan = ServicePlan(
+        format=1,
+        service="loans",
+        contract=Contract(inputs=()),
+        versions=(version,),
+        champion=1,
+    )
+    root = PlanRoot(
+        format=1,
+        environment="test",
+        term=1,
+        number=1,
+        made_at=0,
+        services={"loans": publish(plan)},
+    )
+    pointer = PlanPointer(format=1, term=1, number=1, root=publish(root), renewal=0)
+    (home / "plan" / "current").write_bytes(msgspec.json.encode(pointer))
+    assert found("loans", 1) is None
+    (home / "bundles" / bundle / "reference").mkdir(parents=True)
+    path = home / "bundles" / bundle / "reference" / "profile.json"
+    path.write_bytes(msgspec.json.encode(PROFILE))
+    assert found("loans", 1) == PROFILE
+    (home / "plan" / "current").unlink()
+    assert found("loans", 1) == PROFILE
+    assert found("loans", 2) is None

@@ -1,0 +1,193 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from journal_samples import LAYOUT, meta
+
+from doorstep.core.errors import InputError
+from doorstep.core.manifest import ColumnProfile, Profile
+from doorstep.core.merkle import grow, hash_leaf, root_of
+from doorstep.core.record import OutcomeRecord
+from doorstep.journal.columns import Batch
+from doorstep.journal.contents import root_of_leaves
+from doorstep.journal.summary import (
+    LATENCY_BINS,
+    Cell,
+    ColumnCount,
+    ScoreSum,
+    Summary,
+    coarsen,
+    decode_summary,
+    encode_summary,
+    latency_ms,
+    merge,
+    merge_all,
+    window,
+)
+from doorstep.journal.tally import no_profiles, tally, tally_outcomes
+
+MINUTE = 60_000_000
+AT = 1_700_000_040_000_000
+PROFILE = Profile(
+    format=1,
+    rows=10,
+    columns=(
+        ColumnProfile(name="age", type="int", edges=(18.0, 30.0), counts=(1,) * 32, nulls=0),
+        ColumnProfile(
+            name="purpose",
+            type="category",
+            categories=("car",),
+            known=("car", "boat"),
+            counts=(1,) * 32,
+            nulls=0,
+        ),
+    ),
+    scores=(ColumnProfile(name="yes", type="float", edges=(0.5,), counts=(1,) * 32, nulls=0),),
+)
+
+
+def batch(rows, numbers) -> Batch:
+    matrix = np.array(numbers, dtype=float).reshape(len(rows), 2)
+    return Batch(LAYOUT, rows, matrix, list(range(len(rows))), [b""] * len(rows))
+
+
+counts = st.integers(0, 10**6)
+histogram = st.one_of(st.just(()), st.lists(counts, min_size=32, max_size=32).map(tuple))
+cells = st.builds(
+    Cell,
+    at=st.integers(0, 3).map(lambda n: n * MINUTE),
+    version=st.integers(0, 1),
+    assigned=st.just(1),
+    kind=st.integers(0, 1),
+    segment=st.sampled_from(["", "north"]),
+    rows=counts,
+    statuses=st.lists(counts, min_size=6, max_size=6).map(tuple),
+    errors=counts,
+    warned=counts,
+    latency=st.lists(counts, min_size=LATENCY_BINS, max_size=LATENCY_BINS).map(tuple),
+    columns=st.dictionaries(
+        st.sampled_from(["in.a", "in.b"]), st.builds(ColumnCount, counts, histogram)
+    ),
+    scores=st.dictionaries(
+        st.sampled_from(["out.yes", "out.no"]),
+        st.builds(ScoreSum, counts, st.integers(-(10**30), 10**30), st.integers(0, 10**30)),
+    ),
+)
+summaries = st.builds(
+    lambda cells, outcomes, bucket: coarsen(
+        merge(Summary(service="loans", cells=tuple(cells), outcomes=outcomes), EMPTY), bucket
+    ),
+    st.lists(cells, max_size=4),
+    st.dictionaries(st.integers(0, 3).map(lambda n: n * MINUTE), counts),
+    st.sampled_from([60, 120]),
+)
+EMPTY = Summary(service="loans")
+
+
+@settings(max_examples=50, deadline=None)
+@given(summaries, summaries, summaries)
+def test_merging_is_associative_and_commutative_and_survives_its_file(one, two, three):
+    assert merge(one, two) == merge(two, one)
+    assert merge(merge(one, two), three) == merge(one, merge(two, three))
+    assert merge(one, EMPTY) == one
+    assert decode_summary(encode_summary(one)) == one
+
+
+def test_summaries_of_different_services_do_not_merge():
+    with pytest.raises(ValueError, match="do not merge"):
+        merge(EMPTY, Summary(service="fraud"))
+
+
+def test_a_newer_summary_is_refused():
+    with pytest.raises(InputError, match="format 2"):
+        decode_summary(b'{"format": 2, "service": "loans"}')
+    with pytest.raises(InputError, match="bad-summary"):
+        decode_summary(b'{"service": 1}')
+
+
+def test_buckets_only_become_wider_by_whole_multiples():
+    with pytest.raises(ValueError, match="not a multiple"):
+        coarsen(EMPTY, 90)
+
+
+def test_a_batch_is_counted_by_minute_version_kind_and_segment():
+    rows = [
+        meta(0, at=AT),
+        meta(1, at=AT + 5, warnings=()),
+        meta(2, at=AT + MINUTE, version=1, status=2, error="timed-out"),
+        meta(3, at=AT, kind=1, segment="north", latency_us=0),
+    ]
+    found = tally(batch(rows, [17, 0.2, 18, 0.7, 40, np.nan, np.nan, 0.5]), lambda *_: PROFILE)
+    assert [cell.key for cell in found.cells] == [
+        (AT, 2, 2, 0, ""),
+        (AT, 2, 2, 1, "north"),
+        (AT + MINUTE, 1, 2, 0, ""),
+    ]
+    first, shadow, later = found.cells
+    assert (first.rows, first.failed, first.errors, first.warned) == (2, 0, 0, 1)
+    assert (later.rows, later.failed, later.errors) == (1, 1, 1)
+    assert first.columns["in.age"].codes[:3] == (1, 1, 0)
+    assert first.columns["in.purpose"].codes[0] == 2
+    assert shadow.columns["in.age"] == ColumnCount(1, (0,) * 32)
+    assert first.scores["out.yes"].mean == pytest.approx(0.45)
+    assert first.columns["out.yes"].codes[:2] == (1, 1)
+    assert math.isnan(later.scores["out.yes"].mean)
+    assert sum(shadow.latency) == shadow.latency[0] == 1
+
+
+def test_without_a_profile_only_missing_values_are_counted():
+    found = tally(batch([meta(0), meta(1, texts=(None, "no"))], [1, 2, np.nan, 4]), no_profiles)
+    assert found.cells[0].columns == {
+        "in.age": ColumnCount(1),
+        "in.purpose": ColumnCount(1),
+        "out.yes": ColumnCount(0),
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.floats(-10, 10)), min_size=1, max_size=12), st.data()
+)
+def test_counting_in_two_parts_is_counting_at_once_but_for_rounding_of_scores(rows, data):
+    cut = data.draw(st.integers(1, len(rows)))
+    metas = [meta(i, version=version, assigned=1) for i, (version, _) in enumerate(rows)]
+    numbers = [[value, value] for _, value in rows]
+
+    def without_scores(summary: Summary):
+        return [(cell.key, cell.rows, cell.columns, cell.latency) for cell in summary.cells]
+
+    whole = tally(batch(metas, numbers), lambda *_: PROFILE)
+    parts = [tally(batch(metas[:cut], numbers[:cut]), lambda *_: PROFILE)]
+    if cut < len(rows):
+        parts.append(tally(batch(metas[cut:], numbers[cut:]), lambda *_: PROFILE))
+    both = merge_all("loans", parts)
+    assert without_scores(both) == without_scores(whole)
+    for one, other in zip(both.cells, whole.cells, strict=True):
+        assert one.scores["out.yes"].mean == pytest.approx(other.scores["out.yes"].mean, abs=1e-5)
+
+
+def test_a_window_takes_its_start_and_not_its_end():
+    outcomes = [OutcomeRecord(service="loans", at=at, received_at=9, key="k", value=1.0)
+                for at in (AT, AT + MINUTE, AT + 2 * MINUTE)]  # fmt: skip
+    summary = tally_outcomes("loans", outcomes)
+    assert window(summary, AT, AT + 2 * MINUTE).outcomes == {AT: 1, AT + MINUTE: 1}
+
+
+@pytest.mark.parametrize("us", [1, 2, 100, 812, 10**6, 60 * 10**6])
+def test_a_latency_quantile_is_at_most_19_percent_too_high(us):
+    rows = [meta(0, latency_us=us)]
+    (cell,) = tally(batch(rows, [1, 1]), no_profiles).cells
+    for q in (0.0, 0.5, 1.0):
+        assert us / 1000 <= latency_ms(cell.latency, q) <= us / 1000 * 1.1893
+    assert math.isnan(latency_ms((0,) * LATENCY_BINS, 0.5))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 7, 8, 9, 31, 64, 100])
+def test_the_record_root_is_the_root_of_rfc_6962(count):
+    leaves = [hash_leaf(bytes([i])) for i in range(count)]
+    frontier = ()
+    for size, leaf in enumerate(leaves):
+        frontier, _ = grow(frontier, size, leaf)
+    assert root_of_leaves(leaves) == root_of(frontier)

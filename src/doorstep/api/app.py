@@ -8,7 +8,7 @@ session; a test walks all routes and asserts it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -19,7 +19,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.middleware import DefineMiddleware
 from litestar.response import Redirect
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 
 from doorstep.api.openapi import openapi, path_of
 from doorstep.api.sessions import COOKIE, Sessions
@@ -48,6 +48,7 @@ class Control(Protocol):
     """What the HTTP layer needs of the control plane."""
 
     operations: Mapping[str, Operation]
+    addresses: Mapping[str, str]
     version: str
 
     def ask(self, name: str, asked: msgspec.Struct, *, by: str) -> msgspec.Struct: ...
@@ -63,7 +64,7 @@ def build_app(
     control: Control,
     sessions: Sessions,
     hosts: frozenset[str],
-    pages: Callable[[], list[HTTPRouteHandler]],
+    pages: Sequence[ControllerRouterHandler],
 ) -> Litestar:
     """hosts: the Host header values that are answered (a page of another site that resolves its
     name to this machine is not). pages: the console's handlers."""
@@ -71,9 +72,10 @@ def build_app(
     routes += [
         _upload_route(control, sessions),
         _export_route(control, sessions),
+        _invite_route(control, sessions),
         _openapi_route(control),
         *_open_routes(control, sessions),
-        *pages(),
+        *pages,
     ]
     return Litestar(
         route_handlers=routes,
@@ -160,6 +162,15 @@ def _export_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
         return Response(found, media_type="application/x-ndjson")
 
     return export_ledger
+
+
+def _invite_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
+    @post("/api/v1/session/invite", status_code=200)
+    async def invite(request: Request[Any, Any, Any]) -> dict[str, str]:
+        sessions.require_token(request.headers.get("authorization"))
+        return {"url": f"{control.addresses['console']}/sign-in?code={sessions.invite()}"}
+
+    return invite
 
 
 def _openapi_route(control: Control) -> HTTPRouteHandler:

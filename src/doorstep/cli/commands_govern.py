@@ -71,8 +71,7 @@ def show(
     with connect(url, home) as client:
         found = client.events(service, kind, limit)
     rows = [
-        (str(one.sequence), when(one.at), one.actor, one.kind, one.sentence)
-        for one in found.events
+        (str(one.sequence), when(one.at), one.actor, one.kind, one.sentence) for one in found.events
     ]
     head = ("seq", "at", "who", "kind", "what")
     emit(found, lambda: table(head, rows, right=(0,)), as_json=json)

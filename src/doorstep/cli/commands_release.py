@@ -43,8 +43,7 @@ def gate(version: Version, json: Json = False, url: Url = None, home: Home = Non
 def gate_text(run: GateRun) -> str:
     """The table that `doorstep gate` prints."""
     rows = [
-        (MARKS[one.verdict.value], one.verdict.value, one.check, one.reason)
-        for one in run.findings
+        (MARKS[one.verdict.value], one.verdict.value, one.check, one.reason) for one in run.findings
     ]
     against = f" against {run.champion}" if run.champion else ""
     lines = [table(("", "verdict", "gate", "what was found"), rows), ""]
@@ -134,7 +133,15 @@ def release_text(release: Release) -> str:
 
 
 def guardrail_table(guardrails: tuple[GuardrailView, ...]) -> str:
-    head = ("guardrail", "champion", "challenger", "ratio 95 %", "rolled back at", "advances at", "")
+    head = (
+        "guardrail",
+        "champion",
+        "challenger",
+        "ratio 95 %",
+        "rolled back at",
+        "advances at",
+        "",
+    )
     rows = [
         (
             one.name,

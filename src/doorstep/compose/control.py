@@ -13,7 +13,7 @@ import msgspec
 from doorstep.core.errors import NotFoundError
 from doorstep.core.instant import Clock
 from doorstep.core.operation import Operation
-from doorstep.kernel.app import UPLOADS, App
+from doorstep.kernel.app import UPLOADS, App, Kept
 from doorstep.kernel.db import Database
 from doorstep.kernel.event import DOORSTEP, Actor
 from doorstep.kernel.home import Home
@@ -43,7 +43,8 @@ class ControlPlane:
         self.nodes = NodeWatch(home.nodes, clock)
         self.term = 0
         self.changed = threading.Event()
-        self._addresses = addresses
+        self.addresses = addresses
+        self._kept = Kept()
         self._trust_folder = trust_folder
         self._started_at = clock.now()
         (home.path / UPLOADS).mkdir(exist_ok=True)
@@ -55,9 +56,10 @@ class ControlPlane:
             home=self.home,
             clock=self.clock,
             actor=actor,
-            addresses=self._addresses,
+            addresses=self.addresses,
             trust_folder=self._trust_folder,
             nodes=self.nodes,
+            kept=self._kept,
             started_at=self._started_at,
             leader_term=self.term,
         )

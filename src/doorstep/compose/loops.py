@@ -12,22 +12,11 @@ from pathlib import Path
 import msgspec
 
 from doorstep.compose.control import ControlPlane
-from doorstep.core.errors import DoorstepError
-from doorstep.core.ids import new_id
 from doorstep.core.plan import PlanPointer
 from doorstep.govern.operations import signer_of
 from doorstep.kernel.checkpoints import is_due, read_checkpoint, sign_checkpoint
 from doorstep.kernel.keys import SigningKey, load_signing_key
-from doorstep.kernel.leases import (
-    Lease,
-    Sighting,
-    free_lease,
-    is_free,
-    read_lease,
-    renew_lease,
-    see,
-    take_lease,
-)
+from doorstep.kernel.leadership import Leadership
 from doorstep.kernel.ledger import read_head
 from doorstep.release.actions import running_releases, tick_release, would_act
 from doorstep.release.collect import Keeper, collect
@@ -42,54 +31,10 @@ KEEP_EVERY_S = 1.0
 _log = logging.getLogger("doorstep.loops")
 
 
-class Leader:
-    """Holds, renews and loses the leader lease. alone: nobody else can be running on this database
-    (SQLite, and the home's lock is ours), so a dead holder need not be waited for."""
-
-    def __init__(self, control: ControlPlane, *, alone: bool) -> None:
-        self._control = control
-        self._alone = alone
-        self._owner = new_id().hex
-        self._lease: Lease | None = None
-        self._sighting: Sighting | None = None
-        self._renewed_s = 0.0
-
-    def hold(self) -> bool:
-        """Whether this process leads now."""
-        now_s = self._control.clock.monotonic_s()
-        try:
-            if self._lease is None:
-                self._take(now_s)
-            elif now_s - self._renewed_s >= LEASE_EVERY_S:
-                with self._control.database.transaction() as unit:
-                    self._lease = renew_lease(unit.connection, self._lease)
-                self._renewed_s = now_s
-        except DoorstepError as error:
-            if error.code in ("not-leader", "lease-taken"):
-                self._lease = None
-            _log.warning("%s", error)
-        self._control.term = self._lease.term if self._lease else 0
-        return self._lease is not None
-
-    def _take(self, now_s: float) -> None:
-        with self._control.database.transaction() as unit:
-            found = read_lease(unit.connection)
-            self._sighting = see(self._sighting, found, now_s)
-            if self._alone or is_free(self._sighting, now_s):
-                self._lease = take_lease(unit.connection, self._owner, found)
-                self._renewed_s = now_s
-
-    def give_back(self) -> None:
-        if self._lease is not None:
-            with self._control.database.transaction() as unit:
-                free_lease(unit.connection, self._lease)
-            self._lease, self._control.term = None, 0
-
-
 class Quick:
     """Nodes, releases, plan: a fifth of a second between two looks."""
 
-    def __init__(self, control: ControlPlane, leader: Leader) -> None:
+    def __init__(self, control: ControlPlane, leader: Leadership) -> None:
         self._control = control
         self._leader = leader
         self._keeper = Keeper()
@@ -97,15 +42,22 @@ class Quick:
         self._renewal = _renewal_in(control.home.plan / "current")
         self._published = (0, 0)
         self._planned_size = -1
-        self._kept_s = self._renewed_s = 0.0
+        self._kept_s = self._renewed_s = self._led_s = 0.0
 
     def tick(self) -> None:
         self._control.nodes.look()
-        if not self._leader.hold():
+        self._lead()
+        if self._control.term == 0:
             return
         self._plan()
         self._releases()
         self._publish()
+
+    def _lead(self) -> None:
+        now_s = self._control.clock.monotonic_s()
+        if self._control.term == 0 or now_s - self._led_s >= LEASE_EVERY_S:
+            self._control.term = self._leader.tick() or 0
+            self._led_s = now_s
 
     def _plan(self) -> None:
         """A new plan when anything changed: each change of domain state grows the ledger."""
@@ -149,9 +101,9 @@ class Quick:
 class Slow:
     """Checkpoints, and whatever else `tasks` names: each in turn, errors noted, none fatal."""
 
-    def __init__(self, control: ControlPlane, tasks: list[Callable[[], None]]) -> None:
+    def __init__(self, control: ControlPlane, tasks: list[Callable[[], object]]) -> None:
         self._control = control
-        self._tasks = [self._checkpoint, *tasks]
+        self._tasks: list[Callable[[], object]] = [self._checkpoint, *tasks]
 
     def tick(self) -> None:
         if self._control.term == 0:

@@ -25,7 +25,7 @@ from doorstep.core.instant import SystemClock
 from doorstep.kernel.db import Database
 from doorstep.kernel.home import Home, open_home
 from doorstep.kernel.home_lock import HomeLock
-from doorstep.kernel.keys import create_keys, load_token
+from doorstep.kernel.keys import create_keys
 from doorstep.kernel.server import Announcement, announce, withdraw
 from doorstep.kernel.settings import LOOPBACK, Port, Settings
 from doorstep.kernel.trust import trust_folder
@@ -44,7 +44,6 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     workers: int = 2
     monitor_every_s: float = 15.0
-    compact_every_s: float = 10.0
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,16 +117,18 @@ def _run(
     # The node binds its own ports; ours were held to know that they are free.
     ports["data"].close()
     ports["health"].close()
+    # Not before the home is known to be ours: HTTP and the pages take a second to import.
     from doorstep.compose.serving import Serving
 
     database = Database(database_url, SystemClock())
+    trust = trust_folder(os.environ, sys.platform)
     node = Node(options, home, numbers["data"], numbers["health"])
-    serving = Serving(home, database, addresses, trust_folder(os.environ, sys.platform), options)
+    serving = Serving(home, database, addresses, trust, options.monitor_every_s)
     try:
         serving.prepare()
         node.start()
         serving.start(ports["control"])
-        _wait_ready(serving, node)
+        _wait_ready(serving.is_ready, node)
         announce(
             home,
             Announcement(
@@ -155,12 +156,9 @@ def _run(
         database.close()
 
 
-def _wait_ready(serving: object, node: Node) -> None:
-    from doorstep.compose.serving import Serving
-
-    assert isinstance(serving, Serving)
+def _wait_ready(is_ready: Callable[[], bool], node: Node) -> None:
     deadline = time.monotonic() + READY_S
-    while not serving.is_ready():
+    while not is_ready():
         node.revive()
         if time.monotonic() > deadline:
             raise WaitedError(
@@ -188,7 +186,6 @@ class Node:
             *(sys.executable, "-m", "doorstep.serve.node", "--home", str(home.path)),
             *("--host", LOOPBACK, "--port", str(port), "--health-port", str(health_port)),
             *("--workers", str(options.workers), "--state", str(state), "--node", "local"),
-            *("--compact-every", str(options.compact_every_s)),
         ]
         self._log = home.run / "node.log"
         self._process: subprocess.Popen[bytes] | None = None

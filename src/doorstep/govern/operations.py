@@ -33,7 +33,7 @@ from doorstep.register.store import get_service
 from doorstep.release import store as releases
 
 LEDGER_KEY = "ledger.key"
-LEDGER_MEMORY = "ledger.signed"
+LEDGER_MEMORY = "ledger.note"
 HISTORY_EVENTS = 200
 
 

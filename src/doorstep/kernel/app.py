@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from doorstep.core.instant import Clock, Instant
 from doorstep.kernel.blobs import Blobs
@@ -14,6 +16,23 @@ from doorstep.kernel.home import Home
 from doorstep.kernel.nodes import NodeWatch
 
 UPLOADS = "uploads"
+KeptT = TypeVar("KeptT")
+
+
+class Kept:
+    """What rooms keep in memory between two asks: caches of what never changes. One of a type."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._things: dict[type[Any], Any] = {}
+
+    def get(self, kind: type[KeptT], make: Callable[[], KeptT]) -> KeptT:
+        """The one thing of this type, made when first asked for."""
+        with self._lock:
+            if kind not in self._things:
+                self._things[kind] = make()
+            found: KeptT = self._things[kind]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +48,7 @@ class App:
     addresses: Mapping[str, str]
     trust_folder: Path
     nodes: NodeWatch
+    kept: Kept
     started_at: Instant = 0
     leader_term: int = 0
 

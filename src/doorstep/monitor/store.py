@@ -1,12 +1,16 @@
-"""The table of findings. Only this room writes it."""
+"""The table of findings. Only this room writes it.
+
+Its numbers are measured anew at every look, which is no event; that a finding is opened, escalated
+or resolved is one, appended in the transaction that saves it (`loop`).
+"""
 
 from __future__ import annotations
 
 import msgspec
 from sqlalchemy import Boolean, Column, Connection, LargeBinary, Table, Text, insert, select, update
 
-from doorstep.kernel.schema import At, metadata
-from doorstep.monitor.surface import MonitorFindingView
+from doorstep.kernel.schema import OPERATIONAL, At, metadata
+from doorstep.monitor.types import MonitorFinding
 
 FINDINGS_MAX = 500
 
@@ -22,12 +26,13 @@ findings = Table(
     Column("since", At, nullable=False),
     Column("updated_at", At, nullable=False),
     Column("document", LargeBinary, nullable=False),
+    info=dict(OPERATIONAL),
 )
 
 
 def list_findings(
     connection: Connection, service: str = "", state: str = ""
-) -> list[MonitorFindingView]:
+) -> list[MonitorFinding]:
     """Newest first, at most `FINDINGS_MAX`. "" is any."""
     asked = select(findings.c.document).order_by(findings.c.since.desc(), findings.c.id.desc())
     if service:
@@ -35,10 +40,10 @@ def list_findings(
     if state:
         asked = asked.where(findings.c.state == state)
     found = connection.scalars(asked.limit(FINDINGS_MAX))
-    return [msgspec.json.decode(document, type=MonitorFindingView) for document in found]
+    return [msgspec.json.decode(document, type=MonitorFinding) for document in found]
 
 
-def save_finding(connection: Connection, finding: MonitorFindingView) -> bool:
+def save_finding(connection: Connection, finding: MonitorFinding) -> bool:
     """Add or replace it by id. Whether it is new."""
     values = {
         "service": finding.service,

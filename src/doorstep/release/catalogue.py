@@ -1,4 +1,4 @@
-"""Operations of services, versions and gates: here, because they say what serves and what passed."""
+"""Operations of services, versions and gates, which say what serves and what passed."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from doorstep.core.errors import RefusedError
+from doorstep.core.plan import REST
 from doorstep.core.servicefile import ServiceFile
 from doorstep.core.servicefile_running import STEP_SHARES
 from doorstep.release.types import Guardrail, ReleaseSpec
@@ -50,6 +51,7 @@ def spec_of(file: ServiceFile, requests_per_s: float) -> ReleaseSpec:
         holdback=asked.holdback,
         deadline_s=asked.deadline.after_s,
         deadline_then=asked.deadline.then,
+        segments=(REST, *(wave.name for wave in asked.waves)),
     )
 
 

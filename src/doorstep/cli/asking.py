@@ -1,0 +1,138 @@
+"""Rows of a file as requests, and outcomes of a file as records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from doorstep.client import error_from
+from doorstep.core.contract import Contract
+from doorstep.core.errors import InputError, NotFoundError, UnreachableError
+from doorstep.core.servicefile import parse_service_file
+from doorstep.formats.columns import Table
+from doorstep.formats.table import read_table
+from doorstep.journal.surface import OutcomeGiven
+from doorstep.register.surface import Service
+
+ROWS_A_REQUEST = 200
+TIMEOUT_S = 30.0
+Row = dict[str, Any]
+
+
+def rows_of(source: str, contract: Contract, limit: int) -> tuple[list[Row], list[Row]]:
+    """(rows, context of each row) of a file, or of JSON: one object, or a list of them.
+
+    Columns that the contract does not name are left out: a file of data has its label too.
+    Raises: InputError (`not-json`, `no-rows`), and what reading the file raises.
+    """
+    if source.lstrip().startswith(("{", "[")):
+        found = _from_json(source)
+    else:
+        found = _from_file(Path(source), contract, limit)
+    if not found:
+        raise InputError("no-rows", f"{source[:60]} has no rows")
+    inputs = {one.name for one in contract.inputs}
+    context = {one.name for one in contract.context}
+    rows = [{k: v for k, v in row.items() if k in inputs} for row in found[:limit]]
+    contexts = [{k: v for k, v in row.items() if k in context} for row in found[:limit]]
+    return rows, contexts
+
+
+def _from_json(text: str) -> list[Row]:
+    try:
+        found = msgspec.json.decode(text, type=Row | list[Row])
+    except msgspec.DecodeError as error:
+        raise InputError(
+            "not-json", f"the rows are not JSON objects: {error}", "expected {...} or [{...}, ...]"
+        ) from None
+    return [found] if isinstance(found, dict) else found
+
+
+def _from_file(path: Path, contract: Contract, limit: int) -> list[Row]:
+    if not path.exists():
+        raise NotFoundError("no-file", f"there is no file {path}", "name a CSV or Parquet file")
+    texts = [one.name for one in (*contract.inputs, *contract.context) if not one.is_number]
+    return list(records(read_table(path, rows_max=limit, texts=texts)))
+
+
+def records(table: Table) -> Iterator[Row]:
+    """The rows of a table as JSON values; missing ones are None."""
+    columns = {name: [_plain(one) for one in table.column(name)] for name in table.names}
+    for index in range(table.rows):
+        yield {name: values[index] for name, values in columns.items()}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def ask_service(
+    data_url: str, service: str, asked: tuple[list[Row], list[Row]]
+) -> list[dict[str, Any]]:
+    """The answers, one for each request of at most `ROWS_A_REQUEST` rows. Raises: DoorstepError."""
+    rows, contexts = asked
+    answers = []
+    with httpx.Client(base_url=data_url, timeout=TIMEOUT_S, trust_env=False) as http:
+        for start in range(0, len(rows), ROWS_A_REQUEST):
+            body: dict[str, Any] = {"rows": rows[start : start + ROWS_A_REQUEST]}
+            if any(contexts):
+                body["context"] = contexts[start : start + ROWS_A_REQUEST]
+            answers.append(_ask(http, service, body))
+    return answers
+
+
+def _ask(http: httpx.Client, service: str, body: dict[str, Any]) -> dict[str, Any]:
+    try:
+        response = http.post(
+            f"/v1/services/{service}/predict",
+            content=msgspec.json.encode(body),
+            headers={"Content-Type": "application/json"},
+        )
+    except httpx.HTTPError as error:
+        raise UnreachableError(
+            "no-answer",
+            f"{http.base_url} does not answer: {type(error).__name__}",
+            "doorstep status",
+        ) from None
+    if response.status_code >= 400:
+        raise error_from(response.status_code, response.content)
+    found: dict[str, Any] = msgspec.json.decode(response.content)
+    return found
+
+
+def outcomes_of(path: Path, service: Service, column: str, key: str) -> list[OutcomeGiven]:
+    """Outcomes in a file. column: "" is the label; key: "" is `prediction`, else `ids.key`.
+
+    Raises: NotFoundError (`no-column`), and what reading the file raises.
+    """
+    file = parse_service_file(service.file)
+    table = read_table(path)
+    value = column or file.model.label
+    by = key or ("prediction" if "prediction" in table.names else file.ids.key)
+    for wanted in (value, by):
+        if wanted not in table.names:
+            raise NotFoundError(
+                "no-column",
+                f"{path} has no column {wanted or 'prediction'!r}; it has "
+                f"{', '.join(table.names[:12])}",
+                "name it with --column or --key",
+            )
+    return [_outcome(row, value, by) for row in records(table) if row[value] is not None]
+
+
+def _outcome(row: Row, value: str, by: str) -> OutcomeGiven:
+    found = row[value]
+    is_number = isinstance(found, float) and not isinstance(found, bool)
+    named = {"prediction": str(row[by])} if by == "prediction" else {"key": str(row[by])}
+    if is_number:
+        return OutcomeGiven(**named, value=float(found))
+    return OutcomeGiven(**named, label=str(found))

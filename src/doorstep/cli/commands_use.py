@@ -1,0 +1,253 @@
+"""Use and watch: predict, outcome, prediction, explain, monitor, alerts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from doorstep.cli.options import Home, Json, Url, connect
+from doorstep.cli.output import done, emit, note, percent, progress, table, when
+
+if TYPE_CHECKING:
+    from doorstep.explain.surface import Explanation
+    from doorstep.journal.surface import Prediction
+    from doorstep.monitor.surface import MonitorView
+
+Service = Annotated[str, typer.Argument(help="The service.")]
+PredictionId = Annotated[str, typer.Argument(help="REQUEST-ID.ROW, as the answer gave it.")]
+OUTCOMES_A_CALL = 1000
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("predict")(predict)
+    app.command("outcome")(outcome)
+    journal = typer.Typer(no_args_is_help=True, help="Look into the predictions that were made.")
+    journal.command("list")(list_predictions)
+    journal.command("show")(show_prediction)
+    app.add_typer(journal, name="journal")
+    app.command("explain")(explain)
+    app.command("monitor")(monitor)
+    app.command("alerts")(alerts)
+
+
+def predict(
+    service: Service,
+    source: Annotated[str, typer.Argument(help="A CSV, Parquet or JSON file, or JSON itself.")],
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Only the first rows.")] = 1000,
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Ask a service for predictions of the rows of a file, or of JSON on the command line."""
+    from doorstep.cli.asking import ask_service, rows_of
+
+    with connect(url, home) as client:
+        data_url = client.installation().data_url
+        contract = client.version(f"{service}@{_answering(client.service(service), client)}")
+        fields = contract.manifest.contract
+    with progress() as shown:
+        shown.stage(f"asking {data_url}")
+        answers = ask_service(data_url, service, rows_of(source, fields, rows))
+    found = [one for answer in answers for one in answer["predictions"]]
+
+    def text() -> str:
+        lines = [(one["id"], _said(one), ", ".join(one.get("warnings", ()))) for one in found]
+        version = answers[0]["version"] if answers else "–"
+        head = ("prediction", "answer", "warnings")
+        return f"{service}@{version}\n{table(head, lines)}"
+
+    emit(answers if len(answers) != 1 else answers[0], text, as_json=json)
+
+
+def _answering(service: Any, client: Any) -> int:
+    """The version whose contract rows are read by: the champion, or the first being released."""
+    if service.champion is not None:
+        return int(service.champion)
+    releases = client.releases(service.service)
+    if releases:
+        return int(releases[0].challenger)
+    from doorstep.core.errors import RefusedError
+
+    raise RefusedError(
+        "nothing-released",
+        f"no version of {service.service} was released yet",
+        f"doorstep release start {service.service}@1",
+    )
+
+
+def _said(one: dict[str, Any]) -> str:
+    if "value" in one:
+        return f"{one['value']:.6g}"
+    chances = one.get("probabilities") or {}
+    answer = str(one.get("answer"))
+    chance = chances.get(answer)
+    return answer if chance is None else f"{answer} ({percent(chance)})"
+
+
+def outcome(
+    service: Service,
+    file: Annotated[Path, typer.Argument(help="CSV or Parquet: prediction or key, and outcome.")],
+    column: Annotated[
+        str, typer.Option("--column", help="What became true; default: the label.")
+    ] = "",
+    key: Annotated[
+        str, typer.Option("--key", help="The key column; default: prediction, else ids.key.")
+    ] = "",
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Tell a service what became true, by prediction id or by key."""
+    from doorstep.cli.asking import outcomes_of
+
+    with connect(url, home) as client:
+        given = outcomes_of(file, client.service(service), column, key)
+        with progress(len(given), "outcomes") as shown:
+            for start in range(0, len(given), OUTCOMES_A_CALL):
+                client.record_outcomes(service, given[start : start + OUTCOMES_A_CALL])
+                shown.count(min(len(given), start + OUTCOMES_A_CALL))
+    done(
+        f"{len(given):,} outcomes recorded for {service}; they join their predictions by themselves"
+    )
+    emit({"recorded": len(given)}, f"{len(given)}", as_json=json)
+
+
+def list_predictions(
+    service: Service,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 20,
+    key: Annotated[str, typer.Option("--key", help="Only of this key.")] = "",
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """List the newest predictions of a service."""
+    with connect(url, home) as client:
+        found = client.predictions(service, limit, key)
+    rows = [
+        (one.id, when(one.at), _who(one), str(one.answer), str(one.outcome or "–"), one.status)
+        for one in found
+    ]
+    head = ("prediction", "at", "answered by", "answer", "outcome", "status")
+    emit(found, lambda: table(head, rows) if rows else "no predictions yet", as_json=json)
+
+
+def _who(one: Prediction) -> str:
+    who = "nobody" if one.answered_by is None else f"@{one.answered_by}"
+    return who if one.answered_by == one.assigned else f"{who} for @{one.assigned}"
+
+
+def show_prediction(
+    prediction: PredictionId, json: Json = False, url: Url = None, home: Home = None
+) -> None:
+    """Show one prediction: input, answer, version, outcome."""
+    with connect(url, home) as client:
+        found = client.prediction(prediction)
+
+    def text() -> str:
+        values = [*found.inputs.items(), *((f"{k} (context)", v) for k, v in found.context.items())]
+        lines = [
+            f"{found.service}, {when(found.at)}: {found.answer} by {_who(found)} "
+            f"({found.status}, {found.latency_ms:.2f} ms)",
+            f"outcome: {found.outcome if found.outcome is not None else 'not yet known'}",
+            *(f"warning: {one}" for one in found.warnings),
+            "",
+            table(("field", "value"), [(name, str(value)) for name, value in values]),
+        ]
+        return "\n".join(lines)
+
+    emit(found, text, as_json=json)
+
+
+def explain(
+    prediction: PredictionId, json: Json = False, url: Url = None, home: Home = None
+) -> None:
+    """Say why a prediction is what it is: what each value added to the score."""
+    with connect(url, home) as client, progress() as shown:
+        shown.stage("explaining")
+        found = client.explain(prediction)
+    emit(found, lambda: explanation_text(found), as_json=json)
+
+
+def explanation_text(found: Explanation) -> str:
+    largest = max((abs(one.amount) for one in found.contributions), default=0.0) or 1.0
+    rows = [
+        (one.column, str(one.value), f"{one.amount:+.4f}", _signed_bar(one.amount / largest))
+        for one in found.contributions
+    ]
+    reasons = [one.words for one in found.contributions[:4] if one.amount]
+    of = f"score of {found.of!r}" if found.of else "value"
+    return "\n".join(
+        (
+            f"{found.version} answered {found.answer}: {of} {found.score:.4f} = "
+            f"{found.base:.4f} on average of {found.background_rows} reference rows "
+            f"{found.score - found.base:+.4f}",
+            *(f"  {one}" for one in reasons),
+            "",
+            table(("column", "value", "adds", ""), rows, right=(2,)),
+        )
+    )
+
+
+def _signed_bar(share: float, width: int = 12) -> str:
+    filled = round(abs(share) * width)
+    bar = "█" * filled
+    return f"{bar:>{width}}│" if share < 0 else f"{'':>{width}}│{bar}"
+
+
+def monitor(service: Service, json: Json = False, url: Url = None, home: Home = None) -> None:
+    """Show what is measured of a service now: drift, quality, errors, latency, promises."""
+    with connect(url, home) as client:
+        found = client.monitor(service)
+    emit(found, lambda: monitor_text(found), as_json=json)
+
+
+def monitor_text(found: MonitorView) -> str:
+    rows = [
+        (
+            "!" if one.drifted else "",
+            one.column,
+            "–" if one.shift_sd is None else f"{one.shift_sd:.2f}",
+            "–" if one.psi is None else f"{one.psi:.3f}",
+            percent(one.nulls_now),
+            "–" if one.p is None else f"{one.p:.2g}",
+        )
+        for one in found.columns
+    ]
+    quality = [
+        f"{name} {value:.3f} [{low:.3f}, {high:.3f}]"
+        for name, (value, low, high) in found.quality.items()
+    ]
+    lines = [
+        f"{found.service}@{found.version}: {found.rows:,} rows since {when(found.since)}; "
+        f"outcomes of {percent(found.labelled, 0)} ({found.labelled_rows:,} rows)",
+        f"quality: {', '.join(quality) or 'not yet known: no outcomes'}",
+        f"errors {percent(found.errors, 2)} · p99 "
+        + ("–" if found.latency_ms_p99 is None else f"{found.latency_ms_p99:.1f} ms"),
+        "",
+        table(("", "column", "shift sd", "psi", "missing", "p"), rows, right=(2, 3, 4, 5)),
+    ]
+    lines += [f"{one.state:14}  {one.text}  ({one.measured})" for one in found.promises]
+    lines += [f"! {one.sentence}" for one in found.findings]
+    return "\n".join(lines)
+
+
+def alerts(
+    service: Annotated[str, typer.Argument(help="Only of this service.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="Resolved ones too.")] = False,
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """List the open findings, worst first."""
+    with connect(url, home) as client:
+        found = client.findings(service, "" if every else "open").findings
+    rows = [
+        (one.severity, one.service, one.kind, when(one.since), one.state, one.sentence)
+        for one in found
+    ]
+    if not rows:
+        note("nothing is open")
+    head = ("severity", "service", "kind", "since", "state", "finding")
+    emit(found, lambda: table(head, rows), as_json=json)

@@ -1,0 +1,125 @@
+"""The control plane's threads: HTTP and the two loops, started and stopped together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+from litestar import Litestar, Request
+
+from doorstep.api.app import build_app
+from doorstep.api.sessions import COOKIE, Sessions
+from doorstep.compose.control import ControlPlane
+from doorstep.compose.loops import QUICK_S, SLOW_S, Loop, Quick, Slow
+from doorstep.console.routes import console_routes
+from doorstep.core.ids import new_id
+from doorstep.core.instant import SystemClock
+from doorstep.journal.ledgering import record_closed
+from doorstep.kernel.db import Database
+from doorstep.kernel.home import Home
+from doorstep.kernel.keys import load_token
+from doorstep.kernel.leadership import Leadership
+from doorstep.kernel.settings import LOOPBACK
+from doorstep.migrations.upgrade import upgrade
+from doorstep.monitor.loop import Monitors
+from doorstep.operations import table
+
+STOP_S = 5
+HOSTS = frozenset({LOOPBACK, "localhost", "[::1]"})
+
+
+class _Server(uvicorn.Server):
+    """uvicorn in a thread: the process's signals belong to `up`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Serving:
+    """Everything of the control plane that runs. `prepare`, `start`, then `stop`."""
+
+    def __init__(
+        self,
+        home: Home,
+        database: Database,
+        addresses: dict[str, str],
+        trust: Path,
+        monitor_every_s: float,
+    ) -> None:
+        clock = SystemClock()
+        self.control = ControlPlane(home, database, clock, table(), addresses, trust)
+        self._sessions = Sessions(load_token(home.keys), clock)
+        self._monitor_every_s = monitor_every_s
+        self._loops: list[Loop] = []
+        owner = f"{socket.gethostname()}-{os.getpid()}-{new_id().hex}"
+        # The home's lock is ours: with the database in it, nobody else can be leading.
+        self._leader = Leadership(database, clock, owner, alone=database.kind == "sqlite")
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def prepare(self) -> None:
+        """Bring the database to this release's schema. Raises: RefusedError
+        (`database-too-new`)."""
+        upgrade(self.control.database)
+
+    def start(self, bound: socket.socket) -> None:
+        """Answer on the bound socket, and begin to look."""
+        quick = Quick(self.control, self._leader)
+        monitors = Monitors(self.control.app, self._monitor_every_s)
+        slow = Slow(self.control, [lambda: record_closed(self.control.app())])
+        self._loops = [
+            Loop("quick", quick.tick, QUICK_S, self.control.changed),
+            Loop("slow", slow.tick, SLOW_S, threading.Event()),
+            Loop("monitors", monitors.tick, SLOW_S, threading.Event()),
+        ]
+        for loop in self._loops:
+            loop.start()
+        config = uvicorn.Config(
+            self._app(),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=STOP_S,
+        )
+        self._server = _Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [bound]}, name="http", daemon=True
+        )
+        self._thread.start()
+
+    def _app(self) -> Litestar:
+        def ask(name: str, asked: Any) -> msgspec.Struct:
+            return self.control.ask(name, asked, by="console")
+
+        def session_csrf(request: Request[Any, Any, Any]) -> str:
+            # Every page of the console asks for its form token, so this is also its guard.
+            return self._sessions.csrf(self._sessions.require_session(request.cookies.get(COOKIE)))
+
+        pages = console_routes(ask, session_csrf, environment=self.control.home.environment)
+        return build_app(self.control, self._sessions, HOSTS, pages)
+
+    def is_ready(self) -> bool:
+        started = self._server is not None and self._server.started
+        return started and self.control.is_ready()
+
+    def invite(self) -> str:
+        return self._sessions.invite()
+
+    def stop(self) -> None:
+        """Stop answering, stop the loops, give the lease back."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(STOP_S + 2)
+        for loop in self._loops:
+            loop.stop()
+        with contextlib.suppress(Exception):
+            self._leader.step_down()

@@ -1,0 +1,265 @@
+"""Operations of predictions, outcomes and traffic."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from doorstep.core.errors import InputError, NotFoundError
+from doorstep.core.ids import new_id, parse_prediction_id
+from doorstep.core.instant import SECOND_US, Instant
+from doorstep.core.operation import operation
+from doorstep.core.record import Kind, OutcomeRecord, Status
+from doorstep.journal import query
+from doorstep.journal.profiles import PlanProfiles
+from doorstep.journal.rows import Filters
+from doorstep.journal.summary import latency_ms
+from doorstep.journal.surface import (
+    OUTCOMES_MAX,
+    PREDICTIONS_MAX,
+    CountTraffic,
+    ListPredictions,
+    OutcomeGiven,
+    OutcomesRecorded,
+    Prediction,
+    Predictions,
+    RecordOutcomes,
+    ShowPrediction,
+    Traffic,
+    TrafficBucket,
+)
+from doorstep.journal.windows import CountRow, SummaryCache, counts
+from doorstep.journal.writer import BlockWriter
+from doorstep.kernel.app import App
+from doorstep.register.store import get_service
+
+CONTROL_NODE = "control"
+TRAFFIC_MINUTES_MAX = 60 * 24 * 31
+JOIN_WINDOW_US = 400 * 86_400 * SECOND_US
+
+
+class Windows:
+    """Summaries that were read, shared by the threads of this process, one at a time."""
+
+    def __init__(self, home: Path) -> None:
+        self.lock = threading.Lock()
+        self.cache = SummaryCache(PlanProfiles(home))
+
+
+class OutcomeWriter:
+    """The control plane's own block: outcomes that were told to it."""
+
+    def __init__(self, journal: Path) -> None:
+        self._lock = threading.Lock()
+        boot = new_id().hex[:12]
+        self._writer = BlockWriter(journal / CONTROL_NODE, node=CONTROL_NODE, boot=boot, slot="api")
+
+    def write(self, records: Iterable[OutcomeRecord]) -> int:
+        """How many were handed to the operating system."""
+        with self._lock:
+            written = 0
+            for record in records:
+                self._writer.outcome(record)
+                written += 1
+            self._writer.flush()
+        return written
+
+
+def windows_of(app: App) -> Windows:
+    return app.kept.get(Windows, lambda: Windows(app.home.path))
+
+
+@operation("prediction.show", permission="prediction:read", effect="read")
+def show_prediction(app: App, asked: ShowPrediction) -> Prediction:
+    """Show one prediction: input, answer, version, outcome."""
+    return prediction_view(app, find_row(app, asked.prediction))
+
+
+def find_row(app: App, prediction: str) -> dict[str, Any]:
+    """The record with this id. Raises: NotFoundError (`no-prediction`), InputError."""
+    parse_prediction_id(prediction)
+    found = query.ask(query.Question(what="prediction", home=str(app.home.path), id=prediction))
+    if found is None:
+        raise NotFoundError(
+            "no-prediction",
+            f"there is no prediction {prediction}",
+            "doorstep journal list SERVICE",
+        )
+    row: dict[str, Any] = found
+    return row
+
+
+@operation("prediction.list", permission="prediction:read", effect="read")
+def list_predictions(app: App, asked: ListPredictions) -> Predictions:
+    """List the newest predictions of a service."""
+    if not 1 <= asked.limit <= PREDICTIONS_MAX:
+        raise InputError("bad-limit", f"limit is {asked.limit}; expected 1 to {PREDICTIONS_MAX}")
+    with app.database.reading() as connection:
+        get_service(connection, asked.service)
+    rows = query.ask(
+        query.Question(
+            what="predictions",
+            home=str(app.home.path),
+            service=asked.service,
+            limit=asked.limit,
+            before=(asked.before, "") if asked.before else None,
+            filters=Filters(key=asked.key or None, status=_status(asked.status)),
+        )
+    )
+    return Predictions(predictions=tuple(prediction_view(app, row, joined=False) for row in rows))
+
+
+def _status(name: str) -> int | None:
+    """Raises: InputError (`bad-status`)."""
+    if not name:
+        return None
+    names = {one.name.lower().replace("_", "-"): int(one) for one in Status}
+    if name not in names:
+        raise InputError(
+            "bad-status", f"{name!r} is not a status; expected one of {', '.join(names)}"
+        )
+    return names[name]
+
+
+def prediction_view(app: App, row: dict[str, Any], *, joined: bool = True) -> Prediction:
+    """One record in words. joined: whether its outcome is looked for."""
+    outcome, outcome_at = _outcome(app, row) if joined else (None, None)
+    answer = row.get("out.answer")
+    scores = {
+        name.removeprefix("out."): value
+        for name, value in row.items()
+        if name.startswith("out.") and name != "out.answer" and value is not None
+    }
+    return Prediction(
+        id=row["id"],
+        service=row["service"],
+        at=row["at"],
+        assigned=row["assigned"],
+        answered_by=row["version"] if row["version"] > 0 else None,
+        status=Status(row["status"]).name.lower().replace("_", "-"),
+        kind=Kind(row["kind"]).name.lower(),
+        release=row["release"],
+        segment=row["segment"],
+        key=row["key"],
+        latency_ms=row["latency_us"] / 1000,
+        warnings=tuple(row["warnings"] or ()),
+        error=row["error"],
+        inputs=_prefixed(row, "in."),
+        context=_prefixed(row, "ctx."),
+        answer=answer if answer is not None else next(iter(scores.values()), None),
+        scores=scores,
+        outcome=outcome,
+        outcome_at=outcome_at,
+    )
+
+
+def _prefixed(row: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {
+        name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)
+    }
+
+
+def _outcome(app: App, row: dict[str, Any]) -> tuple[str | float | None, Instant | None]:
+    arrays = query.ask(
+        query.Question(
+            what="outcomes_joined",
+            home=str(app.home.path),
+            service=row["service"],
+            since=row["at"],
+            until=row["at"] + 1,
+            kinds=(int(Kind.LIVE), int(Kind.REHEARSAL)),
+        )
+    )
+    for index, found in enumerate(arrays.id):
+        if found == row["id"]:
+            label = arrays.label[index]
+            value = label if label is not None else float(arrays.value[index])
+            return value, int(arrays.outcome_at[index])
+    return None, None
+
+
+@operation("outcome.record", permission="outcome:write", effect="read")
+def record_outcomes(app: App, asked: RecordOutcomes) -> OutcomesRecorded:
+    """Record what became true, by prediction id or by key."""
+    if len(asked.outcomes) > OUTCOMES_MAX:
+        raise InputError(
+            "too-many", f"{len(asked.outcomes)} outcomes; at most {OUTCOMES_MAX} at a time"
+        )
+    with app.database.reading() as connection:
+        get_service(connection, asked.service)
+    now = app.clock.now()
+    records = [_record(asked.service, one, now, index) for index, one in enumerate(asked.outcomes)]
+    writer = app.kept.get(OutcomeWriter, lambda: OutcomeWriter(app.home.journal))
+    return OutcomesRecorded(recorded=writer.write(records))
+
+
+def _record(service: str, given: OutcomeGiven, now: Instant, index: int) -> OutcomeRecord:
+    try:
+        return OutcomeRecord(
+            service=service,
+            at=given.at or now,
+            received_at=now,
+            prediction=given.prediction,
+            key=given.key,
+            label=given.label,
+            value=given.value,
+        )
+    except ValueError as error:
+        raise InputError("bad-outcome", f"outcome {index}: {error}") from None
+
+
+@operation("traffic.count", permission="prediction:read", effect="read")
+def count_traffic(app: App, asked: CountTraffic) -> Traffic:
+    """Count requests, errors and latency by version over time."""
+    if not 1 <= asked.minutes <= TRAFFIC_MINUTES_MAX or asked.bucket_s % 60 or asked.bucket_s < 60:
+        raise InputError(
+            "bad-window",
+            f"{asked.minutes} minutes in buckets of {asked.bucket_s} s; expected 1 to "
+            f"{TRAFFIC_MINUTES_MAX} minutes, buckets of whole minutes",
+        )
+    until = app.clock.now()
+    since = until - asked.minutes * 60 * SECOND_US
+    rows = count_rows(app, asked.service, since, until, asked.bucket_s)
+    return Traffic(
+        service=asked.service,
+        since=since,
+        until=until,
+        bucket_s=asked.bucket_s,
+        buckets=tuple(_bucket(group) for group in _by_version(rows)),
+    )
+
+
+def count_rows(
+    app: App, service: str, since: Instant, until: Instant, bucket_s: int
+) -> list[CountRow]:
+    """Counts of what callers got (no shadow records)."""
+    windows = windows_of(app)
+    with windows.lock:
+        found = counts(app.home.path, service, since, until, bucket_s, cache=windows.cache)
+    return [row for row in found if row.kind != Kind.SHADOW]
+
+
+def _by_version(rows: Iterable[CountRow]) -> list[list[CountRow]]:
+    groups: dict[tuple[Instant, int], list[CountRow]] = {}
+    for row in rows:
+        groups.setdefault((row.at, row.version), []).append(row)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _bucket(rows: list[CountRow]) -> TrafficBucket:
+    histogram = tuple(sum(bins) for bins in zip(*(row.latency for row in rows), strict=True))
+    return TrafficBucket(
+        at=rows[0].at,
+        version=rows[0].version,
+        requests=sum(row.rows for row in rows),
+        errors=sum(row.errors for row in rows),
+        latency_ms_p50=_finite(latency_ms(histogram, 0.5)),
+        latency_ms_p99=_finite(latency_ms(histogram, 0.99)),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,157 @@
+"""The facts that a look at a service needs: read here, judged in `decide`."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from doorstep.core.instant import SECOND_US, Instant
+from doorstep.core.manifest import Manifest, Profile, decode_part
+from doorstep.core.record import Kind
+from doorstep.core.servicefile import ServiceFile
+from doorstep.gate.metrics import Labelled, labelled_of
+from doorstep.journal import query
+from doorstep.journal.joined import OutcomeArrays
+from doorstep.journal.operations import windows_of
+from doorstep.journal.summary import Summary
+from doorstep.journal.windows import column_codes
+from doorstep.kernel.app import App
+from doorstep.monitor.decide import LATE_S, latest_window
+from doorstep.monitor.facts import drift_window, quality_window, traffic_window
+from doorstep.monitor.types import MonitorFinding, QualityWindow, ServiceFacts
+from doorstep.register import store as versions
+from doorstep.register.views import read_manifest
+from doorstep.release import store as releases
+from doorstep.release.planning import parsed_file
+
+QUALITY_WINDOW_S = 7 * 86_400.0
+TRAFFIC_WINDOW_S = 3_600.0
+LATE_OF_WINDOW = 1 / 12
+"""Short windows are closed after a twelfth of their length, long ones after two minutes."""
+
+
+class Watched(msgspec.Struct, frozen=True, kw_only=True):
+    """One service that has a champion: what is known before the journal is asked."""
+
+    file: ServiceFile
+    version: versions.VersionRow
+    manifest: Manifest
+    profile: Profile | None
+    served_since: Instant
+
+
+class QualityKept:
+    """Joined outcomes per service, asked again only when more outcomes have arrived."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, int], tuple[int, QualityWindow]] = {}
+
+    def get(self, key: tuple[str, int], outcomes: int) -> QualityWindow | None:
+        counted, window = self._found.get(key, (-1, None))
+        return window if counted == outcomes else None
+
+    def put(self, key: tuple[str, int], outcomes: int, window: QualityWindow) -> None:
+        self._found[key] = (outcomes, window)
+
+
+def watched(app: App, service: str) -> Watched | None:
+    """None for a service without a champion. Raises: NotFoundError (`no-service`)."""
+    with app.database.reading() as connection:
+        row = versions.get_service(connection, service)
+        tenures = releases.list_tenures(connection, service)
+        running = releases.find_running(connection, service)
+        number, since = None, row.created_at
+        if tenures and tenures[0].until is None:
+            number, since = tenures[0].version, tenures[0].since
+        elif running is not None and running.release.is_first:
+            number, since = running.release.challenger, running.release.started_at
+        if number is None:
+            return None
+        version = versions.get_version(connection, service, number)
+    path = app.home.bundles / version.digest / "reference" / "profile.json"
+    profile = decode_part(path.read_bytes(), Profile, "profile") if path.is_file() else None
+    return Watched(
+        file=parsed_file(row.file, app.home.environment),
+        version=version,
+        manifest=read_manifest(app, version.digest),
+        profile=profile,
+        served_since=since,
+    )
+
+
+def gather(
+    app: App, seen: Watched, now: Instant, known: tuple[MonitorFinding, ...] = ()
+) -> ServiceFacts:
+    """Everything that `decide.evaluate` may know about this service at `now`."""
+    service, number = seen.version.service, seen.version.number
+    drift_s = seen.file.monitor.drift.window_s
+    late_s = min(LATE_S, drift_s * LATE_OF_WINDOW)
+    since, until = latest_window(now, drift_s, late_s)
+    # A champion is compared from the moment it serves, not with what another was asked before.
+    summary = _summary(app, service, since, until)
+    recent_since = now - round(min(TRAFFIC_WINDOW_S, max(drift_s, 60.0)) * SECOND_US)
+    recent = _summary(app, service, recent_since, now)
+    told = {kind for alert in seen.file.alert for kind in alert.when}
+    return ServiceFacts(
+        service=service,
+        version=number,
+        positive=seen.manifest.positive,
+        reference=seen.profile,
+        drift=drift_window(summary, number, since, until),
+        traffic=traffic_window(recent, recent_since, now),
+        quality=quality_of(app, seen, now),
+        slo=seen.file.monitor.slo,
+        promised=seen.file.monitor.quality,
+        served_since=seen.served_since,
+        had_traffic=bool(recent.cells),
+        alert_kinds=frozenset(told),
+        known=known,
+    )
+
+
+def _summary(app: App, service: str, since: Instant, until: Instant) -> Summary:
+    windows = windows_of(app)
+    with windows.lock:
+        return column_codes(app.home.path, service, since, until, cache=windows.cache)
+
+
+def quality_of(app: App, seen: Watched, now: Instant) -> QualityWindow | None:
+    """Quality of the champion's live predictions of the last week, as far as outcomes are known."""
+    service, number = seen.version.service, seen.version.number
+    since = max(seen.served_since, now - round(QUALITY_WINDOW_S * SECOND_US))
+    week = _summary(app, service, since, now)
+    outcomes = sum(week.outcomes.values())
+    rows = sum(one.rows for one in week.cells if one.version == number and one.kind == Kind.LIVE)
+    if not rows:
+        return None
+    kept = app.kept.get(QualityKept, QualityKept)
+    found = kept.get((service, number), outcomes)
+    if found is None:
+        arrays = _joined(app, service, since, now) if outcomes else None
+        labelled = _labelled(seen.manifest, arrays, number)
+        found = quality_window(labelled, seen.manifest.task, rows, since, now)
+        kept.put((service, number), outcomes, found)
+    return msgspec.structs.replace(found, rows=rows, until=now)
+
+
+def _joined(app: App, service: str, since: Instant, until: Instant) -> OutcomeArrays:
+    question = query.Question(
+        what="outcomes_joined", home=str(app.home.path), service=service, since=since, until=until
+    )
+    arrays: OutcomeArrays = query.ask(question)
+    return arrays
+
+
+def _labelled(manifest: Manifest, arrays: OutcomeArrays | None, number: int) -> Labelled:
+    """Rows of this version whose outcome and scores are known, in the manifest's columns."""
+    names = manifest.labels or ("value",)
+    if arrays is None or not set(names) <= set(arrays.scores):
+        return labelled_of(manifest, np.empty(0), np.empty((0, len(names))))
+    scores = np.column_stack([arrays.scores[name] for name in names])
+    if manifest.labels:
+        known = {label: float(index) for index, label in enumerate(manifest.labels)}
+        truth = np.array([known.get(str(label), np.nan) for label in arrays.label])
+    else:
+        truth = np.asarray(arrays.value, dtype=np.float64)
+    mine = (arrays.version == number) & np.isfinite(truth) & np.isfinite(scores).all(axis=1)
+    return labelled_of(manifest, truth[mine], scores[mine])

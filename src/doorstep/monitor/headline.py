@@ -1,0 +1,73 @@
+"""A service in one sentence made from facts, and in one word. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from doorstep.core.instant import SECOND_US, Instant
+from doorstep.monitor.types import MonitorFinding
+from doorstep.release.store import TenureRow
+from doorstep.release.types import Release
+from doorstep.release.wording import percent, say_time
+
+
+def state_of(
+    champion: int | None, release: Release | None, findings: Sequence[MonitorFinding]
+) -> str:
+    """waiting, releasing, healthy, watch or broken; see `surface.ServiceStatus`."""
+    if champion is None and release is None:
+        return "waiting"
+    severities = {one.severity for one in findings}
+    if "critical" in severities:
+        return "broken"
+    if "warning" in severities:
+        return "watch"
+    return "releasing" if release is not None else "healthy"
+
+
+def headline(
+    service: str,
+    champion: int | None,
+    tenures: Sequence[TenureRow],
+    release: Release | None,
+    findings: Sequence[MonitorFinding],
+    now: Instant,
+) -> str:
+    """Who serves since when; what is being released; what is wrong."""
+    parts = [_who(service, champion, tenures, release, now)]
+    if release is not None and not release.is_first:
+        parts.append(_releasing(service, release))
+    drifted = [one.subject for one in findings if one.kind == "drift" and one.severity != "info"]
+    if drifted:
+        more = f" and {len(drifted) - 3} more" if len(drifted) > 3 else ""
+        parts.append(f"{', '.join(drifted[:3])}{more} drifted")
+    parts += [one.sentence for one in findings if one.kind != "drift" and one.severity != "info"]
+    return "; ".join(parts)
+
+
+def _who(
+    service: str,
+    champion: int | None,
+    tenures: Sequence[TenureRow],
+    release: Release | None,
+    now: Instant,
+) -> str:
+    if champion is not None and tenures:
+        share = 1.0 - (release.share if release is not None else 0.0)
+        what = "all traffic" if share >= 1.0 else f"{percent(share)} of the traffic"
+        since = say_time((now - tenures[0].since) / SECOND_US)
+        return f"{service}@{champion} has served {what} for {since}"
+    if release is not None:
+        return f"{service}@{release.challenger}, the first version, serves all traffic, watched"
+    return "nothing has been released yet"
+
+
+def _releasing(service: str, release: Release) -> str:
+    name = f"{service}@{release.challenger}"
+    match release.state.value:
+        case "shadow":
+            return f"{name} scores in the shadow"
+        case "paused" | "inconclusive":
+            return f"the release of {name} is {release.state.value} at {percent(release.share)}"
+        case _:
+            return f"{name} takes {percent(release.share)}"

@@ -1,0 +1,87 @@
+"""The monitors' own clock: each service in turn; what a look finds is stored and ledgered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from doorstep.core.errors import DoorstepError
+from doorstep.core.instant import Instant
+from doorstep.kernel.app import App
+from doorstep.kernel.event import Object
+from doorstep.monitor import store
+from doorstep.monitor.decide import evaluate
+from doorstep.monitor.gather import gather, watched
+from doorstep.monitor.types import MonitorFinding
+from doorstep.register.store import list_services
+
+_log = logging.getLogger("doorstep.monitor")
+
+
+class Monitors:
+    """Looks at every service each `every_s`; only where this process leads."""
+
+    def __init__(self, app: Callable[[], App], every_s: float) -> None:
+        self._app = app
+        self._every_s = every_s
+        self._looked_s = float("-inf")
+
+    def tick(self) -> None:
+        app = self._app()
+        now_s = app.clock.monotonic_s()
+        if app.leader_term == 0 or now_s - self._looked_s < self._every_s:
+            return
+        self._looked_s = now_s
+        with app.database.reading() as connection:
+            names = [row.name for row in list_services(connection)]
+        for name in names:
+            try:
+                look(app, name, app.clock.now())
+            except DoorstepError as error:
+                # One service that cannot be looked at must not blind the others.
+                _log.warning("%s: %s", name, error)
+
+
+def look(app: App, service: str, now: Instant) -> list[MonitorFinding]:
+    """Judge one service once; store and ledger what changed. Returns the findings that changed."""
+    seen = watched(app, service)
+    if seen is None:
+        return []
+    with app.database.reading() as connection:
+        known = store.list_findings(connection, service)
+    found = evaluate(gather(app, seen, now, tuple(known)), now)
+    before = {one.id: one for one in known}
+    changed = [one for one in found if before.get(one.id) != one]
+    if changed:
+        _save(app, changed, before)
+    return changed
+
+
+def _save(app: App, changed: list[MonitorFinding], before: dict[str, MonitorFinding]) -> None:
+    with app.database.transaction() as unit:
+        unit.require_leader(app.leader_term)
+        for one in changed:
+            store.save_finding(unit.connection, one)
+            kind = _kind_of(before.get(one.id), one)
+            if kind:
+                unit.record(
+                    kind,
+                    Object("finding", one.id),
+                    {
+                        "service": one.service,
+                        "kind": one.kind,
+                        "subject": one.subject,
+                        "severity": one.severity,
+                        "sentence": one.sentence,
+                        "alert": one.alert,
+                    },
+                )
+
+
+def _kind_of(before: MonitorFinding | None, after: MonitorFinding) -> str:
+    """ "" where only numbers moved: those are the finding's row, not a change of state."""
+    if before is None or (before.state == "resolved" and after.state == "open"):
+        return "finding.opened"
+    if before.state == "open" and after.state == "resolved":
+        return "finding.resolved"
+    return "finding.escalated" if before.severity != after.severity else ""

@@ -1,0 +1,181 @@
+"""Operations of monitors, findings and the status of services."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from doorstep.core.condition import Condition, Quantity
+from doorstep.core.instant import SECOND_US, Instant
+from doorstep.core.operation import operation
+from doorstep.journal.operations import count_rows
+from doorstep.journal.summary import latency_ms
+from doorstep.journal.windows import CountRow
+from doorstep.kernel.app import App
+from doorstep.monitor import store
+from doorstep.monitor.gather import gather, quality_of, watched
+from doorstep.monitor.headline import headline, state_of
+from doorstep.monitor.promises import promises
+from doorstep.monitor.surface import (
+    Findings,
+    ListFindings,
+    MonitorView,
+    ServiceStatus,
+    ShowMonitor,
+    ShowStatus,
+    Statuses,
+)
+from doorstep.monitor.types import SEVERITIES, MonitorFinding, QualityWindow, ServiceFacts
+from doorstep.monitor.views import finding_view, monitor_view
+from doorstep.register.store import ServiceRow, get_service, list_services
+from doorstep.release import store as releases
+
+MINUTES_SHOWN = 60
+ORDER = ("broken", "watch", "releasing", "healthy", "waiting")
+
+
+@operation("finding.list", permission="finding:read", effect="read")
+def list_findings(app: App, asked: ListFindings) -> Findings:
+    """List findings, worst first."""
+    with app.database.reading() as connection:
+        found = store.list_findings(connection, asked.service, asked.state)
+    return Findings(findings=tuple(finding_view(one) for one in _worst_first(found)))
+
+
+def _worst_first(found: Iterable[MonitorFinding]) -> list[MonitorFinding]:
+    return sorted(
+        found, key=lambda one: (one.state != "open", -SEVERITIES.index(one.severity), -one.since)
+    )
+
+
+@operation("monitor.show", permission="finding:read", effect="read")
+def show_monitor(app: App, asked: ShowMonitor) -> MonitorView:
+    """Show what is measured of a service now: drift, quality, errors, latency, promises."""
+    now = app.clock.now()
+    seen = watched(app, asked.service)
+    with app.database.reading() as connection:
+        known = store.list_findings(connection, asked.service, "open")
+    shown = tuple(finding_view(one) for one in _worst_first(known))
+    if seen is None:
+        return _nothing_yet(asked.service, now)
+    return monitor_view(gather(app, seen, now), shown)
+
+
+def _nothing_yet(service: str, now: Instant) -> MonitorView:
+    return MonitorView(
+        service=service,
+        version=None,
+        window_s=0.0,
+        since=now,
+        rows=0,
+        columns=(),
+        quality={},
+        labelled=0.0,
+        labelled_rows=0,
+        errors=None,
+        latency_ms_p99=None,
+        promises=(),
+        findings=(),
+    )
+
+
+@operation("service.status", permission="service:read", effect="read")
+def show_status(app: App, asked: ShowStatus) -> Statuses:
+    """Show services at a glance, worst first."""
+    with app.database.reading() as connection:
+        rows = (
+            [get_service(connection, asked.service)] if asked.service else list_services(connection)
+        )
+    found = [_status(app, row, app.clock.now()) for row in rows]
+    return Statuses(services=tuple(sorted(found, key=lambda one: ORDER.index(one.state))))
+
+
+def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
+    with app.database.reading() as connection:
+        champion = releases.champions(connection).get(row.name)
+        tenures = releases.list_tenures(connection, row.name)
+        running = releases.find_running(connection, row.name)
+        findings = store.list_findings(connection, row.name, "open")
+    since = now - MINUTES_SHOWN * 60 * SECOND_US
+    counted = count_rows(app, row.name, since, now, 60)
+    seen = watched(app, row.name)
+    quality = quality_of(app, seen, now) if seen else None
+    release = running.release if running else None
+    requests, errors = _per_minute(counted, now)
+    state = state_of(champion, release, findings)
+    promised = _promised_ms(seen.file.monitor.slo if seen else ())
+    first_quality = _first_quality(seen.file.monitor.quality if seen else (), quality)
+    return ServiceStatus(
+        service=row.name,
+        state=state,
+        headline=headline(row.name, champion, tenures, release, findings, now),
+        champion=champion,
+        challenger=release.challenger if release else None,
+        share=release.share if release else 0.0,
+        release_state=release.state.value if release else "",
+        requests=requests,
+        errors=errors,
+        error_rate=sum(errors) / sum(requests) if sum(requests) else None,
+        latency_ms_p99=_p99(counted),
+        promise_ms_p99=promised,
+        quality=first_quality,
+        labelled=quality.labelled / quality.rows if quality and quality.rows else 0.0,
+        drifted=tuple(one.subject for one in findings if one.kind == "drift"),
+        objective=_objective(app, row.name, seen is not None, quality),
+        findings_open=len(findings),
+    )
+
+
+def _per_minute(rows: list[CountRow], now: Instant) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    newest = now // (60 * SECOND_US)
+    requests, errors = [0] * MINUTES_SHOWN, [0] * MINUTES_SHOWN
+    for row in rows:
+        index = MINUTES_SHOWN - 1 - (newest - row.at // (60 * SECOND_US))
+        if 0 <= index < MINUTES_SHOWN:
+            requests[index] += row.rows
+            errors[index] += row.errors
+    return tuple(requests), tuple(errors)
+
+
+def _p99(rows: list[CountRow]) -> float | None:
+    if not rows:
+        return None
+    histogram = tuple(sum(bins) for bins in zip(*(row.latency for row in rows), strict=True))
+    return latency_ms(histogram, 0.99) if sum(histogram) else None
+
+
+def _promised_ms(slo: tuple[Condition, ...]) -> float | None:
+    bounds = [one.right for one in slo if one.left == "p99"]
+    return next((float(one.value) for one in bounds if isinstance(one, Quantity)), None)
+
+
+def _first_quality(
+    promised: tuple[Condition, ...], window: QualityWindow | None
+) -> tuple[str, float, float, float] | None:
+    if window is None or not window.labelled:
+        return None
+    names = [*(one.left for one in promised), "auc", "r2", "accuracy"]
+    for name in names:
+        found = window.metrics.get(name)
+        if found and found.value is not None and found.low is not None and found.high is not None:
+            return name, found.value, found.low, found.high
+    return None
+
+
+def _objective(app: App, service: str, is_watched: bool, quality: QualityWindow | None) -> str:
+    """Of all promised quality: broken if any is, kept if all are."""
+    if not is_watched:
+        return "none"
+    seen = watched(app, service)
+    if seen is None or not seen.file.monitor.quality:
+        return "none"
+    facts = ServiceFacts(
+        service=service,
+        version=seen.version.number,
+        positive=seen.manifest.positive,
+        quality=quality,
+        promised=seen.file.monitor.quality,
+    )
+    states = {one.state for one in promises(facts) if one.kind == "quality"}
+    if "broken" in states:
+        return "broken"
+    return "kept" if states == {"kept"} else "not-yet-known"

@@ -43,6 +43,9 @@ from doorstep.gate.types import (
 
 TOLERANCE_SHARE = 0.05
 """The largest loss of a metric in [0, 1] that the default comparison may leave open."""
+NEGLIGIBLE_SHARE = 0.002
+"""With many rows any difference is certain; a loss this small is not a reason to refuse."""
+NEGLIGIBLE_RELATIVE = 0.005
 TOLERANCE_RELATIVE = 0.1
 """The same for errors in the unit of the truth, of the champion's error."""
 
@@ -158,9 +161,11 @@ def _default_champion(measured: Measured, metric: Metric) -> Evidence:
     found = _against_champion(measured, metric, order, 0.0, check)
     if not isinstance(found, ChampionEvidence) or found.of_champion.value is None:
         return found
-    relative = TOLERANCE_RELATIVE * abs(found.of_champion.value)
-    tolerance = TOLERANCE_SHARE if metric.is_share else relative
-    return msgspec.structs.replace(found, tolerance=tolerance)
+    size = abs(found.of_champion.value)
+    slack = NEGLIGIBLE_SHARE if metric.is_share else NEGLIGIBLE_RELATIVE * size
+    tolerance = TOLERANCE_SHARE if metric.is_share else TOLERANCE_RELATIVE * size
+    signed = -slack if metric.more_is_better else slack
+    return msgspec.structs.replace(found, slack=signed, tolerance=tolerance)
 
 
 def _against_champion(

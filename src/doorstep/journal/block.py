@@ -89,46 +89,36 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     end: int
 
 
-def begin_frame(buffer: bytearray) -> int:
-    """Leave room for the fields of a frame; what is appended next is its head. -> its start."""
-    start = len(buffer)
-    buffer += bytes(FRAME_HEADER_BYTES)
-    return start
-
-
-def end_frame(
+def append_frame(
     buffer: bytearray,
-    start: int,
     kind: int,
-    layout: int = 0,
-    rows: int = 0,
+    layout: int,
+    rows: int,
+    head: bytes,
     matrix: bytes | memoryview = b"",
 ) -> None:
-    """Append the matrix and fill in the fields of the frame that began at `start`.
+    """Append one frame.
 
-    Raises: OverloadedError (`journal-frame-too-big`); the buffer then has to be cut back.
+    Raises: OverloadedError (`journal-frame-too-big`); the buffer is then as it was.
     """
-    head_bytes = len(buffer) - start - FRAME_HEADER_BYTES
-    buffer += matrix
-    matrix_bytes = len(buffer) - start - FRAME_HEADER_BYTES - head_bytes
-    if head_bytes + matrix_bytes > FRAME_BYTES_MAX:
+    matrix_bytes = matrix.nbytes if type(matrix) is memoryview else len(matrix)
+    if len(head) + matrix_bytes > FRAME_BYTES_MAX:
         raise OverloadedError(
             "journal-frame-too-big",
-            f"one frame has {head_bytes + matrix_bytes} bytes; at most {FRAME_BYTES_MAX}",
+            f"one frame has {len(head) + matrix_bytes} bytes; at most {FRAME_BYTES_MAX}",
         )
-    PREFIX.pack_into(buffer, start, MAGIC, kind, 0, layout, rows, head_bytes, matrix_bytes)
-    with memoryview(buffer) as view:
-        check = crc32(view[start : start + PREFIX.size])
-        check = crc32(view[start + FRAME_HEADER_BYTES :], check)
-    CRC.pack_into(buffer, start + PREFIX.size, check)
+    prefix = PREFIX.pack(MAGIC, kind, 0, layout, rows, len(head), matrix_bytes)
+    check = crc32(matrix, crc32(head, crc32(prefix)))
+    buffer += prefix
+    buffer += CRC.pack(check)
+    buffer += head
+    buffer += matrix
 
 
 def encode_frame(kind: FrameKind, head: bytes, *, layout: int = 0, rows: int = 0) -> bytes:
     """One frame without a matrix."""
     buffer = bytearray()
-    start = begin_frame(buffer)
-    buffer += head
-    end_frame(buffer, start, kind, layout, rows)
+    append_frame(buffer, kind, layout, rows, head)
     return bytes(buffer)
 
 
@@ -153,9 +143,8 @@ def encode_predictions(
 ) -> bytes:
     """What `BlockWriter.predictions` buffers, for tests and tools."""
     buffer = bytearray()
-    start = begin_frame(buffer)
-    buffer += msgspec.msgpack.encode(rows)
-    end_frame(buffer, start, FrameKind.PREDICTIONS, layout, len(rows), matrix)
+    head = msgspec.msgpack.encode(rows)
+    append_frame(buffer, FrameKind.PREDICTIONS, layout, len(rows), head, matrix)
     return bytes(buffer)
 
 

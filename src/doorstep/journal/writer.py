@@ -23,7 +23,13 @@ from doorstep.core.ids import parse_name
 from doorstep.core.instant import Clock, SystemClock
 from doorstep.core.record import Layout, OutcomeRecord, PredictionMeta
 from doorstep.journal import block
-from doorstep.journal.block import NUMBER_BYTES, BlockEnd, BlockHeader, FrameKind
+from doorstep.journal.block import (
+    NUMBER_BYTES,
+    BlockEnd,
+    BlockHeader,
+    FrameKind,
+    append_frame,
+)
 
 BLOCK_BYTES_MAX = 64 * 1024 * 1024
 BLOCK_AGE_S_MAX = 60.0
@@ -38,7 +44,7 @@ class Taken(msgspec.Struct, frozen=True):
     """Frames that left the buffer and wait to be written, with what they hold."""
 
     data: bytearray
-    layouts: frozenset[int]
+    layouts: set[int]
     frames: int
     rows: int
     outcomes: int
@@ -84,7 +90,7 @@ class BlockWriter:
         self._sequence = int(os.pread(self._lock_fd, 20, 0) or b"0")
         self._layouts: list[Layout] = []
         self._widths: list[int] = []
-        self._encode_into = msgspec.msgpack.Encoder().encode_into
+        self._encode = msgspec.msgpack.Encoder().encode
         self._block: _OpenBlock | None = None
         self._clear()
 
@@ -123,13 +129,7 @@ class BlockWriter:
             raise OverloadedError(
                 "journal-buffer-full", f"{len(buffer)} bytes wait to be written to the journal"
             )
-        start = block.begin_frame(buffer)
-        try:
-            self._encode_into(rows, buffer, -1)
-            block.end_frame(buffer, start, _PREDICTIONS, layout_no, count, matrix)
-        except BaseException:
-            del buffer[start:]  # half a frame would hide everything behind it
-            raise
+        append_frame(buffer, _PREDICTIONS, layout_no, count, self._encode(rows), matrix)
         self._used.add(layout_no)
         self._frames += 1
         self._rows += count
@@ -146,7 +146,7 @@ class BlockWriter:
 
     def take(self) -> Taken:
         """Everything buffered; the buffer is then empty."""
-        taken = Taken(self._buffer, frozenset(self._used), self._frames, self._rows, self._outcomes)
+        taken = Taken(self._buffer, self._used, self._frames, self._rows, self._outcomes)
         self._clear()
         return taken
 
@@ -203,12 +203,15 @@ class BlockWriter:
         return self._block
 
     def _append(self, current: _OpenBlock, taken: Taken) -> None:
-        missing = sorted(taken.layouts - current.declared)
-        frames = [block.encode_layout(number, self._layouts[number - 1]) for number in missing]
-        data = b"".join((*frames, taken.data)) if frames else taken.data
+        data, frames = taken.data, taken.frames
+        if not taken.layouts <= current.declared:
+            missing = sorted(taken.layouts - current.declared)
+            frames += len(missing)
+            said = (block.encode_layout(number, self._layouts[number - 1]) for number in missing)
+            data = bytearray().join((*said, data))
         self._write_whole(current, data)
-        current.declared.update(missing)
-        current.frames += taken.frames + len(frames)
+        current.declared |= taken.layouts
+        current.frames += frames
         current.rows += taken.rows
         current.outcomes += taken.outcomes
 

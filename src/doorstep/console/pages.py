@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from doorstep.console import marks, timeline
+from doorstep.console import marks, story, timeline, words
 from doorstep.console.asking import Ask, Query, answer, attempt
 from doorstep.console.servicefile import annotate_file
 from doorstep.core.errors import InputError, NotFoundError, UsageError
@@ -134,15 +134,16 @@ def service(ask: Ask, query: Query) -> Page:
 
 def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
     shown, monitor, status = found["service"], found["monitor"], found["status"]
+    name = _service_name(query)
     chosen = query.text("range") if query.text("range") in RANGES else "1h"
     minutes, bucket_s = RANGES[chosen]
-    asked = CountTraffic(service=shown.service, minutes=minutes, bucket_s=bucket_s)
+    asked = CountTraffic(service=name, minutes=minutes, bucket_s=bucket_s)
     traffic = answer(ask, "traffic.count", asked, Traffic)
-    asked_findings = ListFindings(service=shown.service, state="")
+    asked_findings = ListFindings(service=name, state="")
     findings = answer(ask, "finding.list", asked_findings, Findings).findings
     window = (traffic.since, traffic.until)
-    seen = timeline.marks_of(found["releases"], traffic.since)
-    lanes = timeline.lanes_of(findings, monitor.columns if monitor else (), window)
+    seen = story.marks_of(found["releases"], traffic.since)
+    lanes = story.lanes_of(findings, monitor.columns if monitor else (), window)
     promise = status.promise_ms_p99 if status else None
     return {
         "range": chosen,
@@ -325,6 +326,7 @@ def prediction(ask: Ask, query: Query) -> Page:
             "explanation": explanation,
             "explain_error": why_not,
             "bars": marks.signed(amounts[:40]),
+            "decimals": words.decimals(amounts),
         },
     )
 

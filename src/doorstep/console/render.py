@@ -1,4 +1,4 @@
-"""Templates to HTML. Everything is escaped; there is no way around it but the macros' own markup."""
+"""Templates to HTML. Everything is escaped; the only markup not escaped is the macros' own."""
 
 from __future__ import annotations
 
@@ -15,17 +15,8 @@ from doorstep.console.pages import Page
 from doorstep.core.errors import DoorstepError
 
 _FILTERS = (
-    "ago",
-    "exact",
-    "iso",
-    "count",
-    "number",
-    "rate",
-    "odds",
-    "short",
-    "clip",
-    "size",
-    "plain",
+    *("ago", "exact", "iso", "count", "number", "fixed", "plain"),
+    *("rate", "odds", "short", "clip", "size"),
 )
 _SCRIPT_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
@@ -68,7 +59,7 @@ class Renderer:
 
 
 def script_json(given: Any) -> Markup:
-    """JSON that may stand in `<script type="application/json">`: nothing in it can end the script."""
+    """JSON for `<script type="application/json">`: nothing in it can end the script."""
     text = msgspec.json.encode(given).decode()
     for character, escape in _SCRIPT_ESCAPES.items():
         text = text.replace(character, escape)

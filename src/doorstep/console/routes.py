@@ -101,16 +101,34 @@ def console_routes(
     router = Router(
         path="/",
         route_handlers=handlers,
-        # Litestar copies routers deeply, and bound methods with all that they hold: functions it
-        # keeps as they are.
-        exception_handlers={
-            DoorstepError: lambda request, error: console.refuse(error),  # noqa: ARG005
-            HTTPException: lambda request, error: console.refuse_http(request, error),
-        },
+        exception_handlers=_refusals(console),
         request_max_body_size=FORM_BYTES_MAX,
         include_in_schema=False,
     )
     return [router]
+
+
+def console_refusals(
+    environment: str = "", clock: Clock | None = None
+) -> dict[int | type[Exception], Callable[[AnyRequest, Any], Response[Any]]]:
+    """Exception handlers that answer with a page, for addresses that no route of ours has."""
+    chrome = {"environment": environment, "assets": _asset_urls(_asset_files())}
+    nobody = _Console(_ask_nothing, lambda _: "", Renderer(chrome), clock or SystemClock())
+    return _refusals(nobody)
+
+
+def _ask_nothing(name: str, given: Any) -> Any:  # noqa: ARG001
+    raise NotFoundError("no-such-operation", f"{name} cannot be asked from an error page")
+
+
+def _refusals(
+    console: _Console,
+) -> dict[int | type[Exception], Callable[[AnyRequest, Any], Response[Any]]]:
+    # Litestar copies routers deeply, and a bound method with all that it holds: functions it keeps.
+    return {
+        DoorstepError: lambda request, error: console.refuse(error),  # noqa: ARG005
+        HTTPException: lambda request, error: console.refuse_http(request, error),
+    }
 
 
 class _Console:

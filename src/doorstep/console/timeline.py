@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
-
+from doorstep.console.story import Lane, Mark
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.journal.surface import Traffic, TrafficBucket
-from doorstep.monitor.surface import ColumnDrift, MonitorFindingView
-from doorstep.release.surface import Release
 
-LANES_MAX = 10
-MARKS_MAX = 60
 LABEL_MAX = 24
 _ROWS = {"marks": (0.93, 1.0), "traffic": (0.62, 0.90), "errors": (0.46, 0.56)}
 _LATENCY_AND_DRIFT = {"latency": (0.27, 0.40), "drift": (0.0, 0.20)}
+_LANE_TEXT_SHARE = 0.06
+"""A lane narrower than this part of the axis has no room for its words; hovering shows them."""
 _SYMBOLS = {
     "start": "triangle-right",
     "advance": "line-ns-open",
@@ -31,86 +28,6 @@ _SYMBOLS = {
     "resume": "line-ns-open",
     "inconclusive": "diamond-open",
 }
-_WORDS = {
-    "start": "starts",
-    "rollback": "rolled back",
-    "finish": "done",
-    "promote": "promoted",
-    "inconclusive": "inconclusive",
-    "advance": "advanced",
-    "pause": "paused",
-    "resume": "resumed",
-}
-
-
-class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a release did. action: as in DecisionView, or `start`."""
-
-    at: Instant
-    action: str
-    text: str
-    reason: str
-
-
-class Lane(msgspec.Struct, frozen=True, kw_only=True):
-    """One stretch of time in which a column was known to differ from its reference."""
-
-    column: str
-    since: Instant
-    until: Instant
-    shift_sd: float | None
-    sentence: str
-
-
-def marks_of(releases: Iterable[Release], since: Instant) -> tuple[Mark, ...]:
-    """What the releases did after `since`, oldest first; holds and evaluations are left out."""
-    marks: list[Mark] = []
-    for release in releases:
-        name = f"{release.service}@{release.challenger}"
-        start = Mark(at=release.started_at, action="start", text=f"{name} starts", reason="")
-        marks.append(start)
-        marks += [
-            Mark(at=one.at, action=one.action, text=_mark_text(name, one.action), reason=one.reason)
-            for one in release.decisions
-            if one.action in _SYMBOLS
-        ]
-    seen = sorted((mark for mark in marks if mark.at >= since), key=lambda mark: mark.at)
-    return tuple(seen[-MARKS_MAX:])
-
-
-def _mark_text(name: str, action: str) -> str:
-    return f"{name} {_WORDS[action]}"
-
-
-def lanes_of(
-    findings: Iterable[MonitorFindingView],
-    columns: Iterable[ColumnDrift],
-    window: tuple[Instant, Instant],
-) -> tuple[Lane, ...]:
-    """Drift findings that touch the window, the largest shift first, at most LANES_MAX columns."""
-    shifts = {one.column: one.shift_sd for one in columns}
-    lanes = [
-        Lane(
-            column=one.subject,
-            since=max(one.since, window[0]),
-            until=min(one.resolved_at or window[1], window[1]),
-            shift_sd=_shift(one, shifts.get(one.subject)),
-            sentence=one.sentence,
-        )
-        for one in findings
-        if one.kind.startswith("drift") and one.since < window[1]
-    ]
-    touching = [lane for lane in lanes if lane.until > window[0]]
-    order = sorted(touching, key=lambda lane: -(lane.shift_sd or 0.0))
-    kept = tuple(dict.fromkeys(lane.column for lane in order))[:LANES_MAX]
-    return tuple(lane for lane in order if lane.column in kept)
-
-
-def _shift(finding: MonitorFindingView, measured: float | None) -> float | None:
-    stored = finding.numbers.get("shift_sd")
-    if finding.resolved_at is None and measured is not None:
-        return measured
-    return float(stored) if isinstance(stored, (int, float)) else None
 
 
 def figure(
@@ -131,7 +48,7 @@ def figure(
     data.append(_error_bars(slots, by_version.values(), traffic.bucket_s * 1000))
     data += [_latency_line(traffic, slots, number, by_version, colours) for number in order]
     if lanes:
-        data.append(_drift_bars(lanes))
+        data.append(_drift_bars(lanes, (traffic.until - traffic.since) * _LANE_TEXT_SHARE))
     if marks:
         data.append(_mark_points(marks))
     return {"data": data, "layout": _layout(traffic, marks, lanes, promise_ms_p99)}
@@ -240,7 +157,7 @@ def _latency_line(
     }
 
 
-def _drift_bars(lanes: Sequence[Lane]) -> dict[str, Any]:
+def _drift_bars(lanes: Sequence[Lane], room: float) -> dict[str, Any]:
     return {
         "type": "bar",
         "orientation": "h",
@@ -249,7 +166,9 @@ def _drift_bars(lanes: Sequence[Lane]) -> dict[str, Any]:
         "x": [max(1, _ms(lane.until) - _ms(lane.since)) for lane in lanes],
         "y": [_escape(lane.column[:LABEL_MAX]) for lane in lanes],
         "marker": {"color": [_heat(lane.shift_sd) for lane in lanes], "line": {"width": 0}},
-        "text": [_shift_text(lane.shift_sd) for lane in lanes],
+        "text": [_shift_text(lane, room) for lane in lanes],
+        "constraintext": "none",
+        "textangle": 0,
         "textposition": "inside",
         "insidetextanchor": "end",
         "textfont": {"color": "$ink", "size": 11},
@@ -261,13 +180,14 @@ def _drift_bars(lanes: Sequence[Lane]) -> dict[str, Any]:
 
 
 def _heat(shift_sd: float | None) -> str:
-    """Three tones: under 0.2, under 0.5, and from 0.5 standard deviations (small, medium, large)."""
+    """Three tones: a small shift is under 0.2 standard deviations, a large one from 0.5 on."""
     size = shift_sd or 0.0
     return "$heat-1" if size < 0.2 else "$heat-2" if size < 0.5 else "$heat-3"
 
 
-def _shift_text(shift_sd: float | None) -> str:
-    return f"{shift_sd:.2f} sd" if shift_sd is not None else ""
+def _shift_text(lane: Lane, room: float) -> str:
+    wide = lane.until - lane.since >= room
+    return f"{lane.shift_sd:.2f} sd" if lane.shift_sd is not None and wide else ""
 
 
 def _mark_points(marks: Sequence[Mark]) -> dict[str, Any]:
@@ -301,7 +221,7 @@ def _layout(
     lane_names = list(dict.fromkeys(_escape(lane.column[:LABEL_MAX]) for lane in reversed(lanes)))
     return {
         "height": 500,
-        "margin": {"l": 96, "r": 12, "t": 20, "b": 28},
+        "margin": {"l": 96, "r": 12, "t": 24, "b": 32},
         "barmode": "stack",
         "bargap": 0,
         "showlegend": False,
@@ -313,11 +233,12 @@ def _layout(
             "gridcolor": "$line",
             "showgrid": True,
             "zeroline": False,
-            "anchor": "y5",
+            "anchor": "free",
+            "position": 0,
             "hoverformat": "%a %d %b %H:%M UTC",
         },
         "yaxis": {**quiet, "domain": rows["marks"], "visible": False, "range": [-1, 1]},
-        "yaxis2": {**scale, "domain": rows["traffic"]},
+        "yaxis2": {**scale, "domain": rows["traffic"], "tickformat": ",.2~f"},
         "yaxis3": {**scale, "domain": rows["errors"], "ticksuffix": " %", "nticks": 3},
         "yaxis4": {**scale, "domain": rows["latency"], "ticksuffix": " ms", "nticks": 3},
         "yaxis5": {
@@ -410,11 +331,11 @@ def _mark_labels(marks: Sequence[Mark], traffic: Traffic) -> list[dict[str, Any]
                 {
                     "showarrow": False,
                     "x": _ms(mark.at),
-                    "y": 0.965,
+                    "y": 1.0,
                     "yref": "paper",
-                    "yanchor": "middle",
+                    "yanchor": "bottom",
                     "xanchor": "right" if near_end else "left",
-                    "xshift": -7 if near_end else 7,
+                    "xshift": 5 if near_end else -5,
                     "text": _escape(mark.text),
                     "font": {"color": "$bad" if mark.action == "rollback" else "$ink"},
                 }

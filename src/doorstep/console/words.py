@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -80,6 +81,17 @@ def number(value: float | None, digits: int = 3) -> str:
     if size >= 15 or size < -6:
         return f"{value:.{digits - 1}e}"
     return f"{value:,.{max(0, digits - 1 - size)}f}"
+
+
+def fixed(value: float | None, decimals: int) -> str:
+    """As many decimals in every row of a column."""
+    return f"{value:,.{decimals}f}" if value is not None and math.isfinite(value) else NO_DATA
+
+
+def decimals(values: Iterable[float]) -> int:
+    """How many decimals give the largest of `values` three digits or so: 0 to 8."""
+    top = max((abs(one) for one in values if math.isfinite(one)), default=0.0)
+    return min(8, max(0, 2 - math.floor(math.log10(top)))) if top > 0 else 0
 
 
 def plain(value: float | None) -> str:

@@ -30,6 +30,7 @@ from doorstep.monitor.surface import Findings, MonitorView, Statuses
 from doorstep.register.surface import Service, Services, Version, Versions
 from doorstep.release.surface import DecisionView, Release, Releases
 from doorstep.testing import console_data as data
+from doorstep.testing import console_releases as told
 
 if TYPE_CHECKING:
     from litestar import Litestar
@@ -38,7 +39,7 @@ Variant = Literal["normal", "hostile", "empty"]
 VARIANTS: tuple[Variant, ...] = ("normal", "hostile", "empty")
 CSRF = "a-form-token-for-tests"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}</script>"
-_LIVE = data.DAY * 15 - 153 * data.MINUTE
+_LIVE = told.DAY * 15 - 153 * told.MINUTE
 _WORDS_WITH_MEANING = frozenset(
     {"task", "type", "serialization", "family", "placement", "form", "role", "enforce", "unseen"}
     | {"personal", "datatype"}
@@ -57,7 +58,7 @@ class FakeDoorstep:
         self._variant = variant
         self._clock = clock or SystemClock()
         self._begun = self._clock.now()
-        self._releases = {one.id: one for one in data.releases(self._begun)}
+        self._releases = {one.id: one for one in told.releases(self._begun)}
         self.asked: list[tuple[str, Any]] = []
 
     def ask(self, name: str, given: Any) -> msgspec.Struct:
@@ -84,7 +85,7 @@ class FakeDoorstep:
 
     def release(self, wanted: str) -> Release:
         if wanted == "loans":
-            return self._releases[data.RELEASE_STEP]
+            return self._releases[told.RELEASE_STEP]
         if wanted not in self._releases:
             raise NotFoundError(
                 "no-such-release", f"no release has the id {wanted!r}", "doorstep status"
@@ -140,7 +141,7 @@ def _service(fake: FakeDoorstep, name: str) -> Service:
         champion=None if name == "triage" else 2,
         last_champion=1 if name == "loans" else None,
         file=data.FILE if name == "loans" else f"doorstep: 1\nservice: {name}\n",
-        created_at=fake.begun - 30 * data.DAY,
+        created_at=fake.begun - 30 * told.DAY,
     )
 
 
@@ -174,7 +175,7 @@ def _traffic(fake: FakeDoorstep, given: Any) -> Traffic:
     busy = given.service == "loans"
     return Traffic(
         service=given.service,
-        since=now - given.minutes * data.MINUTE,
+        since=now - given.minutes * told.MINUTE,
         until=now,
         bucket_s=given.bucket_s,
         buckets=data.buckets(now, given.minutes, given.bucket_s) if busy else (),
@@ -189,7 +190,7 @@ def _monitor(fake: FakeDoorstep, given: Any) -> MonitorView:
         service=given.service,
         version=2 if busy else None,
         window_s=3600,
-        since=fake.now - data.HOUR,
+        since=fake.now - told.HOUR,
         rows=50_812 if busy else 0,
         columns=data.columns() if busy else (),
         quality={"auc": (0.783, 0.761, 0.803), "f1": (0.64, 0.60, 0.68)} if busy else {},
@@ -243,49 +244,47 @@ def _explanation(fake: FakeDoorstep, given: Any) -> Explanation:
             "no version answered this request, so there is no score to explain",
             "doorstep journal query loans",
         )
-    amounts = (
-        ("income", 0.184, "income is low for this amount"),
-        ("duration", 0.121, "long duration"),
-        ("employment_years", 0.037, "years of employment are missing"),
-        ("housing", -0.052, "owns a home"),
-        ("age", -0.018, "age lowers the score a little"),
-        ("purpose", 0.004, ""),
-    )
+    base = 0.241
+    pattern = {"income": 184, "duration": 121, "employment_years": 37, "purpose": 4}
+    pattern |= {"housing": -52, "age": -18}
+    scale = (shown.scores["bad"] - base) / sum(pattern.values())
     return Explanation(
         prediction=shown.id,
         version=f"loans@{shown.answered_by or 2}",
         of="bad",
         answer=shown.answer,
-        score=0.241 + sum(amount for _, amount, _ in amounts),
-        base=0.241,
+        score=shown.scores["bad"],
+        base=base,
         background_rows=200,
-        contributions=tuple(
-            Contribution(column=name, value=shown.inputs[name], amount=amount, words=words)
-            for name, amount, words in amounts
-        ),
+        contributions=tuple(_contribution(shown, name, pattern[name] * scale) for name in pattern),
     )
 
 
+def _contribution(shown: Prediction, name: str, amount: float) -> Contribution:
+    words = f"{name} {'raises' if amount > 0 else 'lowers'} the score of bad"
+    return Contribution(column=name, value=shown.inputs[name], amount=amount, words=words)
+
+
 def _event_list(fake: FakeDoorstep) -> tuple[EventView, ...]:
-    told = [
+    newer = [
         ("service.applied", "mira", "loans", "mira applied revision 9 of the service file: slo"),
         ("version.registered", "mira", "loans@4", "mira registered loans@4"),
         ("gate.run", "mira", "loans@4", "Gates of loans@4 passed: 3 of 3"),
         ("release.started", "mira", "loans@4", "mira started the release of loans@4"),
     ]
-    told += [
+    newer += [
         (f"release.{one.action}", one.by, "loans@4", f"{one.action}: {one.reason}")
-        for one in fake.release(data.RELEASE_STEP).decisions
+        for one in fake.release(told.RELEASE_STEP).decisions
     ]
     older = [
         ("monitor.found", "doorstep", "loans", f"Drift was found in column {name}")
         for name in ("income", "purpose", "amount", "age") * 32
     ]
-    rows = older + told
+    rows = older + newer
     return tuple(
         EventView(
             sequence=place + 1,
-            at=fake.now - (len(rows) - place) * 11 * data.MINUTE,
+            at=fake.now - (len(rows) - place) * 11 * told.MINUTE,
             kind=kind,
             actor=actor,
             object=subject,
@@ -327,13 +326,13 @@ def _history(fake: FakeDoorstep, given: Any) -> History:
         version=2,
         since=fake.begun - _LIVE,
         until=None,
-        release=data.RELEASE_DONE,
+        release=told.RELEASE_DONE,
         because="every guardrail held over 61,204 requests",
         by="doorstep",
     )
     first = Tenure(
         version=1,
-        since=fake.begun - 29 * data.DAY,
+        since=fake.begun - 29 * told.DAY,
         until=second.since,
         release="",
         because="first version",
@@ -380,7 +379,7 @@ def _installation(fake: FakeDoorstep, given: Any) -> Installation:  # noqa: ARG0
         plan_term=3,
         plan_number=118,
         ledger_size=138,
-        started_at=fake.begun - 9 * data.DAY,
+        started_at=fake.begun - 9 * told.DAY,
         nodes=(empty, troubled, silent),
     )
 
@@ -436,7 +435,7 @@ EMPTY: dict[str, Answer] = {
     "gate.show": lambda fake, given: GateRuns(runs=()),  # noqa: ARG005
     "release.list": lambda fake, given: Releases(releases=()),  # noqa: ARG005
     "release.show": lambda fake, given: msgspec.structs.replace(  # noqa: ARG005
-        data.releases(fake.begun)[0], guardrails=(), decisions=(), champion=None, state="shadow"
+        told.releases(fake.begun)[0], guardrails=(), decisions=(), champion=None, state="shadow"
     ),
     "prediction.list": lambda fake, given: Predictions(predictions=()),  # noqa: ARG005
     "traffic.count": lambda fake, given: msgspec.structs.replace(_traffic(fake, given), buckets=()),

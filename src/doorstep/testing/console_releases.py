@@ -1,0 +1,206 @@
+"""Three releases of the console's fake bank: one on its way, one rolled back, one done."""
+
+from __future__ import annotations
+
+import math
+
+from doorstep.core.instant import SECOND_US, Instant
+from doorstep.release.surface import DecisionView, GuardrailView, Release
+
+MINUTE = 60 * SECOND_US
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+
+def guardrails(progress: float) -> tuple[GuardrailView, ...]:
+    """Evidence grows with `progress` 0..1; quality waits for outcomes."""
+    need = math.log(20)
+    against = math.log(60)
+
+    def one(name: str, rates: tuple[float, float], spread: float, up: float) -> GuardrailView:
+        centre = math.log(rates[1] / rates[0])
+        wide = spread / math.sqrt(0.15 + progress)
+        return GuardrailView(
+            name=name,
+            champion=rates[0],
+            challenger=rates[1],
+            ratio_low=math.exp(centre - wide),
+            ratio_high=math.exp(centre + wide),
+            log_e_rollback=up * progress,
+            log_e_rollback_threshold=against,
+            log_e_advance=need * progress * (1.25 if name == "errors" else 0.8),
+            log_e_advance_threshold=need,
+            tolerance=1.1,
+            margin=3.0,
+            missing="" if name == "errors" and progress > 0.8 else "about 1,900 more requests",
+        )
+
+    quality = GuardrailView(
+        name="quality",
+        champion=None,
+        challenger=None,
+        ratio_low=None,
+        ratio_high=None,
+        log_e_rollback=0.0,
+        log_e_rollback_threshold=against,
+        log_e_advance=0.0,
+        log_e_advance_threshold=need,
+        tolerance=1.1,
+        margin=2.0,
+        missing="outcomes of 240 requests; none has arrived",
+    )
+    return (
+        one("errors", (0.0041, 0.0036), 0.62, 0.2),
+        one("latency", (0.0100, 0.0124), 0.34, 1.6),
+        quality,
+    )
+
+
+RELEASE_STEP = "rel-0197c9d4-3f2a-7b1c-9000-8a6f11d20c44"
+RELEASE_BACK = "rel-0197a1b4-1c2d-7e3f-9000-5b6c7d8e9f01"
+RELEASE_DONE = "rel-01979f00-77aa-7b2c-9000-13579bdf0246"
+
+
+def releases(now: Instant) -> tuple[Release, ...]:
+    """Newest first: one in its second step, one rolled back, one finished."""
+    return (_stepping(now), _rolled_back(now), _finished(now))
+
+
+def _decision(sequence: int, at: Instant, action: str, state: str, reason: str) -> DecisionView:
+    person = action in ("pause", "resume", "promote")
+    progress = min(1.0, sequence / 9)
+    return DecisionView(
+        sequence=sequence,
+        at=at,
+        action=action,
+        state=state,
+        reason=reason,
+        by="mira" if person else "doorstep",
+        guardrails=guardrails(progress),
+        evidence={"cells": [{"arm": "challenger", "requests": 310 * sequence, "bad": sequence}]},
+    )
+
+
+def _stepping(now: Instant) -> Release:
+    start = now - 47 * MINUTE
+    story = (
+        (5, "advance", "shadow", "shadow: 1,000 pairs, 0 more errors than the champion"),
+        (14, "hold", "step", "errors have evidence 6 to 1, 20 to 1 needed"),
+        (20, "pause", "paused", "waiting for the data team to confirm the new income source"),
+        (26, "resume", "step", "confirmed by the data team"),
+        (31, "advance", "step", "every guardrail may advance at margin 5×"),
+        (44, "hold", "step", "latency has evidence 11 to 1, 20 to 1 needed"),
+    )
+    return Release(
+        id=RELEASE_STEP,
+        service="loans",
+        challenger=4,
+        champion=2,
+        state="step",
+        step=2,
+        share=0.05,
+        shares=(0.01, 0.05, 0.25, 0.5),
+        rehearsal=False,
+        started_at=start,
+        changed_at=start + 31 * MINUTE,
+        ended_at=None,
+        reason="Holds at 5 %: latency needs about 1,900 more requests, quality waits for outcomes.",
+        by="mira",
+        requests_champion=41_277,
+        requests_challenger=1_284,
+        guardrails=guardrails(0.86),
+        decisions=tuple(
+            _decision(place + 1, start + minute * MINUTE, action, state, reason)
+            for place, (minute, action, state, reason) in enumerate(story)
+        ),
+        settled=True,
+        silent=(),
+        plan_number=118,
+    )
+
+
+def _rolled_back(now: Instant) -> Release:
+    start = now - 6 * DAY
+    reason = (
+        "Rolled back: errors 4.1 % against 0.4 % (evidence 2,900 to 1). Clients saw 0 failures."
+    )
+    bad = GuardrailView(
+        name="errors",
+        champion=0.004,
+        challenger=0.041,
+        ratio_low=4.6,
+        ratio_high=24.0,
+        log_e_rollback=math.log(2900),
+        log_e_rollback_threshold=math.log(60),
+        log_e_advance=0.0,
+        log_e_advance_threshold=math.log(20),
+        tolerance=1.1,
+        margin=5.0,
+        missing="",
+    )
+    decisions = (
+        _decision(1, start + 5 * MINUTE, "advance", "step", "shadow: 1,000 pairs agree"),
+        _decision(2, start + 11 * MINUTE, "rollback", "rolled-back", reason),
+    )
+    return Release(
+        id=RELEASE_BACK,
+        service="loans",
+        challenger=3,
+        champion=2,
+        state="rolled-back",
+        step=1,
+        share=0.0,
+        shares=(0.01, 0.05, 0.25, 0.5),
+        rehearsal=False,
+        started_at=start,
+        changed_at=start + 11 * MINUTE,
+        ended_at=start + 11 * MINUTE,
+        reason=reason,
+        by="jonas",
+        requests_champion=9_902,
+        requests_challenger=1_121,
+        guardrails=(bad, *guardrails(0.5)[1:2]),
+        decisions=decisions,
+        settled=True,
+        silent=("node-b",),
+        plan_number=97,
+    )
+
+
+def _finished(now: Instant) -> Release:
+    start = now - 15 * DAY
+    decisions = tuple(
+        _decision(place + 1, start + minutes * MINUTE, action, "step", reason)
+        for place, (minutes, action, reason) in enumerate(
+            (
+                (6, "advance", "shadow: 1,000 pairs agree"),
+                (18, "advance", "every guardrail may advance"),
+                (55, "advance", "every guardrail may advance"),
+                (92, "advance", "every guardrail may advance; bakes at 95 %"),
+                (153, "finish", "baked for 60 minutes without a finding"),
+            )
+        )
+    )
+    return Release(
+        id=RELEASE_DONE,
+        service="loans",
+        challenger=2,
+        champion=1,
+        state="done",
+        step=4,
+        share=1.0,
+        shares=(0.01, 0.05, 0.25, 0.5),
+        rehearsal=False,
+        started_at=start,
+        changed_at=start + 153 * MINUTE,
+        ended_at=start + 153 * MINUTE,
+        reason="Done: loans@2 serves all traffic; every guardrail held over 61,204 requests.",
+        by="mira",
+        requests_champion=61_204,
+        requests_challenger=58_931,
+        guardrails=guardrails(1.0),
+        decisions=decisions,
+        settled=True,
+        silent=(),
+        plan_number=71,
+    )

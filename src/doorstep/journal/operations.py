@@ -55,7 +55,7 @@ class OutcomeWriter:
     def __init__(self, journal: Path) -> None:
         self._lock = threading.Lock()
         boot = new_id().hex[:12]
-        self._writer = BlockWriter(journal / CONTROL_NODE, node=CONTROL_NODE, boot=boot, slot="api")
+        self._writer = BlockWriter(journal, node=CONTROL_NODE, boot=boot, slot="api")
 
     def write(self, records: Iterable[OutcomeRecord]) -> int:
         """How many were handed to the operating system."""

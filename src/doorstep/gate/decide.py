@@ -140,7 +140,8 @@ def _why_open(verdict: Verdict, found: Estimate, order: Order, bound: float, row
         return ": it cannot be measured on these rows"
     needed = rows_needed(found, order, bound, rows)
     more = f"; about {needed:,} rows would settle it" if needed else ""
-    return f" is {say.missed(order)} {say.measured(bound)}, but its interval is not{more}"
+    side = "no better than" if found.value == bound else say.missed(order)
+    return f" is {side} {say.measured(bound)}, but its interval is not{more}"
 
 
 def _champion(evidence: ChampionEvidence) -> Answer:

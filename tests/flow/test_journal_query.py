@@ -1,6 +1,7 @@
 """What the journal answers is the same before, during and after compaction."""
 
 import struct
+from pathlib import Path
 from uuid import UUID
 
 import numpy as np
@@ -360,3 +361,13 @@ def test_profiles_come_from_the_plan_and_the_bundle(tmp_path):
     (home / "plan" / "current").unlink()
     assert found("loans", 1) == PROFILE
     assert found("loans", 2) is None
+
+
+def test_the_documented_way_to_read_the_files_works(journal, capsys):
+    journal.add(meta(), meta(at=AT + MINUTE))
+    journal.compact()
+    page = (Path(__file__).parents[2] / "docs" / "concepts" / "journal.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    folder = str(journal.home / "journal" / "n1")
+    exec(code.replace("HOME/journal/NODE", folder), {})
+    assert "mean_score" in capsys.readouterr().out

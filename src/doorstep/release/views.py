@@ -55,11 +55,7 @@ def _reason(release: Inner, newest: Decision) -> str:
 
 
 def _requests(evidence: Evidence, arm: str) -> int:
-    return sum(cell.requests for cell in evidence.cells if cell.arm == arm) + (
-        sum(cell.plus + cell.zero + cell.minus for cell in evidence.cells)
-        if arm == "challenger"
-        else 0
-    )
+    return sum(cell.requests for cell in evidence.cells if cell.arm == arm)
 
 
 def _guardrails(

@@ -29,7 +29,7 @@ def propose_onnx(
     """The first conversion on which every row agrees, or none and the reason why."""
     reasons: list[str] = []
     nearest: Parity | None = None
-    for style in styles_for(draft.native, draft.contract):
+    for style in styles_for(estimator, draft.native):
         found = convert(estimator, draft.native, draft.contract, style)
         if isinstance(found, str):
             reasons.append(found)

@@ -232,7 +232,7 @@ def _labels_of(column: Column, present: Mapping[str, int], task: str) -> tuple[s
                 f"the label column {column.name!r} has {len(present):,} different values; at most "
                 f"{CLASSES_MAX:,} classes",
             )
-        return tuple(sorted(present))
+        return tuple(sorted(present, key=int if column.kind == "int" else str))
     return ()
 
 

@@ -90,7 +90,8 @@ class Evidence:
 
     def services(self) -> tuple[ServiceReport, ...]:
         found = []
-        old = self._history[0][1] if self._history else {}
+        since, old = self._history[0] if self._history else (time.monotonic(), {})
+        passed_s = max(time.monotonic() - since, 1.0)
         for name, counts in sorted(self._counts.services.items()):
             before = old.get(name, [0] * BUCKETS)
             recent = [a - b for a, b in zip(counts.buckets, before, strict=True)]
@@ -101,6 +102,7 @@ class Evidence:
                     errors=counts.errors,
                     latency_ms_p50=quantile_ms(recent, 0.50),
                     latency_ms_p99=quantile_ms(recent, 0.99),
+                    requests_per_s=round(sum(recent) / passed_s, 1),
                 )
             )
         return tuple(found)

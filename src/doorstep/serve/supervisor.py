@@ -39,7 +39,7 @@ from doorstep.serve.limits import (
     RETRY_S,
     WORKER_START_S,
 )
-from doorstep.serve.nodeplan import Apply, Full, Lease, NodePlan, Order, Word
+from doorstep.serve.nodeplan import Apply, Full, Lease, NodePlan, Order, Refuses, Serves, Word
 from doorstep.serve.orphan import take_listener
 
 TICK_S = 0.05
@@ -275,9 +275,12 @@ class Supervisor:
             if old >= 0:
                 nodeplan.plan_file(self.options.state, old).unlink(missing_ok=True)
 
-    def _hear(self, worker: FrontWorker, word: Word) -> None:
-        if isinstance(word, Full):
-            self.roll()
+    def _hear(self, _worker: FrontWorker, word: Word) -> None:
+        match word:
+            case Full():
+                self.roll()
+            case Serves() | Refuses():
+                self._reported_s = 0.0  # what the control plane waits for is told at once
 
     def _watch_lease(self) -> None:
         """Give the challengers' share back when nobody renews, until somebody does."""

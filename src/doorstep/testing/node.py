@@ -12,10 +12,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from uuid import UUID
 
 import msgspec
 
+from doorstep.core.record import OutcomeRecord, PredictionMeta
 from doorstep.core.report import NodeReport
+from doorstep.journal.reader import Group, list_blocks, read_block
 
 WAIT_S = 60.0
 POLL_S = 0.02
@@ -84,6 +87,21 @@ class RunningNode:
 
     def wait_plan(self, number: int) -> NodeReport:
         return self.wait(lambda report: report.plan_number == number, f"plan {number}")
+
+    def journaled(self) -> list[tuple[str, PredictionMeta]]:
+        """Every prediction in this node's blocks, by prediction id, as often as it is there."""
+        found = []
+        for path in list_blocks(self.home / "journal" / self.node).values():
+            for part in read_block(path.read_bytes()).parts():
+                if isinstance(part, Group):
+                    found += [(f"{UUID(bytes=one.request)}.{one.row}", one) for one in part.rows]
+        return found
+
+    def outcomes(self) -> list[OutcomeRecord]:
+        """Every outcome in this node's blocks."""
+        blocks = list_blocks(self.home / "journal" / self.node).values()
+        parts = [part for path in blocks for part in read_block(path.read_bytes()).parts()]
+        return [part for part in parts if isinstance(part, OutcomeRecord)]
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None

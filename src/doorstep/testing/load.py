@@ -1,0 +1,153 @@
+"""Load for a data port: keep-alive connections that count what happened to every request.
+
+A request that was written whole and got no answer is `dropped`; one refused or reset before it was
+written is retried on a new connection and is none. Answered prediction ids are remembered, so that
+they can be looked for in the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+ANSWER_S = 20.0
+CONNECT_S = 20.0
+CONNECT_PAUSE_S = 0.02
+HEAD_BYTES_MAX = 64 * 1024
+BodyOf = Callable[[int], bytes]
+
+
+@dataclass
+class Tally:
+    """statuses: answers by HTTP status. dropped: requests without an answer. answered: prediction
+    ids of answers with status 200, with the version that the answer named."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    dropped: int = 0
+    refused_connections: int = 0
+    retried: int = 0
+    gave_up: int = 0
+    answered: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> int:
+        return sum(self.statuses.values())
+
+
+class Load:
+    """`connections` clients that send one request after the other until `stop`.
+
+    retry: a request that was dropped, or answered 502 to 504, is sent again, up to ten times; only
+    if that does not help it counts in `gave_up`.
+    """
+
+    def __init__(
+        self, url: str, path: str, body_of: BodyOf, *, connections: int = 8, retry: bool = False
+    ) -> None:
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        self._address = (host, int(port))
+        self._path = path
+        self._body_of = body_of
+        self._connections = connections
+        self._retry = retry
+        self._stopping = asyncio.Event()
+        self._number = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self.tally = Tally()
+
+    async def __aenter__(self) -> Load:
+        self._tasks = [asyncio.create_task(self._client()) for _ in range(self._connections)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> Tally:
+        """Let every client finish the request that it has sent."""
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+        return self.tally
+
+    async def wait_answers(self, more: int) -> None:
+        """Until that many further answers have come. Raises: TimeoutError."""
+        goal = self.tally.answers + more
+        async with asyncio.timeout(60):
+            while self.tally.answers < goal:
+                await asyncio.sleep(0.01)
+
+    async def _client(self) -> None:
+        link: _Connection | None = None
+        while not self._stopping.is_set():
+            self._number += 1
+            request = _request(self._path, self._body_of(self._number))
+            for _ in range(10 if self._retry else 1):
+                link = link or await self._connect()
+                answer = await link.exchange(request)
+                if answer is None or answer[2]:
+                    await link.close()
+                    link = None
+                if not self._note(answer):
+                    break
+                self.tally.retried += 1
+                await asyncio.sleep(0.1)
+            else:
+                self.tally.gave_up += int(self._retry)
+        if link is not None:
+            await link.close()
+
+    def _note(self, answer: tuple[int, bytes, bool] | None) -> bool:
+        """Count an answer. Whether the request should be sent again."""
+        if answer is None:
+            self.tally.dropped += 1
+            return self._retry
+        status, body, _ = answer
+        self.tally.statuses[status] += 1
+        if status == 200:
+            found = json.loads(body)
+            for one in found.get("predictions", ()):
+                self.tally.answered[one["id"]] = one.get("version", found["version"])
+        return self._retry and status in (502, 503, 504)
+
+    async def _connect(self) -> _Connection:
+        async with asyncio.timeout(CONNECT_S):
+            while True:
+                try:
+                    reader, writer = await asyncio.open_connection(*self._address)
+                except OSError:
+                    self.tally.refused_connections += 1
+                    await asyncio.sleep(CONNECT_PAUSE_S)
+                else:
+                    return _Connection(reader, writer)
+
+
+class _Connection:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def exchange(self, request: bytes) -> tuple[int, bytes, bool] | None:
+        """(status, body, whether the server closes), None if no answer came."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                self._writer.write(request)
+                head = await self._reader.readuntil(b"\r\n\r\n")
+                lines = head.decode("latin-1").lower().split("\r\n")
+                sizes = [one for one in lines if one.startswith("content-length:")]
+                body = await self._reader.readexactly(int(sizes[0].partition(":")[2]))
+        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+            return None
+        return int(lines[0].split(" ")[1]), body, "connection: close" in lines
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+
+def _request(path: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body

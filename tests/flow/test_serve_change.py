@@ -1,0 +1,272 @@
+"""Plans, rolls and stops under load: no request is dropped, and a bad plan changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from doorstep.core.plan import ReleasePlan
+from doorstep.core.record import Status
+from doorstep.core.report import NodeReport
+from doorstep.testing.home import TestHome
+from doorstep.testing.load import Load, Tally
+from doorstep.testing.node import RunningNode
+
+PATH = "/v1/services/loans/predict"
+
+
+def body_of(number: int) -> bytes:
+    return json.dumps({"x0": number % 7, "x1": 0.5, "x2": -1}).encode()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> TestHome:
+    return TestHome(tmp_path / "home")
+
+
+@pytest.fixture
+def node(home: TestHome, tmp_path: Path) -> Iterator[RunningNode]:
+    with RunningNode(home.path, tmp_path / "state", workers=2) as running:
+        yield running
+
+
+def release(share: float) -> ReleasePlan:
+    return ReleasePlan(id="r1", challenger=2, state="step", epoch=1, shares={"": share})
+
+
+def predict(node: RunningNode, row: dict[str, object]) -> tuple[int, dict[str, object]]:
+    request = urllib.request.Request(node.data_url + PATH, data=json.dumps(row).encode())
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+def test_changes_of_shares_a_roll_and_a_promotion_under_load_fail_no_request(
+    home: TestHome, node: RunningNode
+) -> None:
+    contract = home.contract(3)
+    bundles = {1: home.bundle(contract), 2: home.bundle(contract, seed=2)}
+    home.publish(home.service("loans", {1: bundles[1]}))
+    node.wait_plan(1)
+
+    async def story() -> Tally:
+        async with Load(node.data_url, PATH, body_of, connections=8) as load:
+            await load.wait_answers(200)
+            for share in (0.01, 0.25, 0.5, 1.0):
+                number = home.publish(home.service("loans", bundles, release=release(share)))
+                await asyncio.to_thread(node.wait_plan, number)
+                await load.wait_answers(200)
+            first = await asyncio.to_thread(node.wait_plan, number)
+            node.signal(signal.SIGHUP)
+            await asyncio.to_thread(node.wait, lambda report: all_replaced(first, report))
+            number = home.publish(home.service("loans", bundles, champion=2))
+            await asyncio.to_thread(node.wait_plan, number)
+            await load.wait_answers(200)
+            return await load.stop()
+
+    tally = asyncio.run(story())
+    assert tally.dropped == 0
+    assert tally.refused_connections == 0
+    assert set(tally.statuses) == {200}
+    assert {1, 2} == set(tally.answered.values())
+    times = Counter(name for name, _ in node.journaled())
+    assert all(times[name] == 1 for name in tally.answered)
+
+
+def all_replaced(before: NodeReport, now: NodeReport) -> bool:
+    """Whether every front worker is another than before, and nobody is leaving."""
+    old = {one.pid for one in before.workers}
+    fronts = [one for one in now.workers if one.kind == "front"]
+    return len(fronts) == 2 and not old & {one.pid for one in fronts}
+
+
+def test_a_term_signal_under_load_finishes_what_was_sent_and_exits_zero(
+    home: TestHome, node: RunningNode
+) -> None:
+    home.publish(home.service("loans", {1: home.bundle(home.contract(3))}))
+    node.wait_plan(1)
+
+    async def story() -> tuple[Tally, int]:
+        load = Load(node.data_url, PATH, body_of, connections=8)
+        async with load:
+            await load.wait_answers(300)
+            load._stopping.set()
+            code = await asyncio.to_thread(node.stop)
+        return load.tally, code
+
+    tally, code = asyncio.run(story())
+    assert code == 0
+    assert tally.dropped == 0
+    assert set(tally.statuses) == {200}
+
+
+def test_a_challenger_that_nobody_renews_loses_its_share_until_somebody_does(
+    home: TestHome, node: RunningNode
+) -> None:
+    contract = home.contract(3)
+    bundles = {1: home.bundle(contract), 2: home.bundle(contract, seed=2)}
+    home.publish(home.service("loans", bundles, release=release(1.0)), lease_s=1.0)
+    node.wait_plan(1)
+    node.wait(lambda report: not report.lease_held, "lease lost")
+    assert predict(node, {"x0": 1, "x1": 1, "x2": 1})[1]["version"] == 1
+    home.renew()
+    node.wait(lambda report: report.lease_held, "lease held")
+    assert predict(node, {"x0": 1, "x1": 1, "x2": 1})[1]["version"] == 2
+
+
+def corrupt_document(home: TestHome, plan: object) -> str:
+    number = home.publish(plan)
+    root = json.loads((home.path / "plan" / "current").read_bytes())["root"]
+    (home.path / "plan" / f"{root}.json").write_bytes(b'{"format": 1}')
+    assert number == 2
+    return "another content"
+
+
+def lower_number(home: TestHome, plan: object) -> str:
+    home.publish(plan, number=0)
+    return "older than plan 1"
+
+
+def wrong_signature(home: TestHome, plan: object) -> str:
+    home.publish(plan)
+    pointer = home._pointer
+    home.write_pointer(msgspec.structs.replace(pointer, number=pointer.number + 1))
+    return "does not verify"
+
+
+def other_key(home: TestHome, plan: object) -> str:
+    other = TestHome(home.path)
+    other.publish(plan, number=7)
+    return "this node trusts"
+
+
+def unsigned(home: TestHome, plan: object) -> str:
+    home.publish(plan)
+    home.write_pointer(msgspec.structs.replace(home._pointer, signature="", key=""))
+    return "is not signed"
+
+
+def not_a_pointer(home: TestHome, plan: object) -> str:
+    (home.path / "plan" / "current").write_bytes(b"\x00garbage")
+    return "cannot be read"
+
+
+def corrupt_bundle(home: TestHome, plan: object) -> str:
+    digest = home.bundle(home.contract(3), seed=9)
+    path = home.model_path(digest)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    home.publish(home.service("loans", {3: digest}))
+    return "the manifest says"
+
+
+def missing_bundle(home: TestHome, plan: object) -> str:
+    home.publish(msgspec.structs.replace(plan, versions=(
+        msgspec.structs.replace(plan.versions[0], bundle="0" * 64),
+    )))  # fmt: skip
+    return "cannot be read"
+
+
+def test_a_plan_that_cannot_be_loaded_leaves_the_last_good_one_serving_and_is_reported(
+    home: TestHome, node: RunningNode
+) -> None:
+    contract = home.contract(3)
+    good = home.service("loans", {1: home.bundle(contract)})
+    bad = home.service("loans", {2: home.bundle(contract, seed=2)})
+    home.publish(good)
+    node.wait_plan(1)
+    for spoil in (
+        corrupt_document, lower_number, wrong_signature, other_key, unsigned, not_a_pointer,
+        corrupt_bundle, missing_bundle,
+    ):  # fmt: skip
+        expected = spoil(home, bad)
+        report = node.wait(
+            lambda found, expected=expected: any(expected in said for said in found.problems),
+            f"{spoil.__name__}: {expected}",
+        )
+        assert report.plan_number == 1
+        assert predict(node, {"x0": 1, "x1": 1, "x2": 1})[1]["version"] == 1
+    home.publish(good, number=50)
+    node.wait(lambda found: found.plan_number == 50 and not found.problems, "mended")
+
+
+def test_a_node_that_starts_while_the_home_is_spoilt_serves_what_it_served_last(
+    home: TestHome, tmp_path: Path
+) -> None:
+    home.publish(home.service("loans", {1: home.bundle(home.contract(3))}))
+    node = RunningNode(home.path, tmp_path / "state")
+    with node:
+        node.wait_plan(1)
+    (home.path / "plan" / "current").write_bytes(b"garbage")
+    with node:
+        node.wait(lambda report: report.plan_number == 1 and bool(report.problems))
+        assert predict(node, {"x0": 1, "x1": 1, "x2": 1})[0] == 200
+
+
+def test_a_second_node_on_one_state_folder_is_refused(home: TestHome, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    with RunningNode(home.path, tmp_path / "state"):
+        command = [sys.executable, "-m", "doorstep.serve.node", "--no-compactor", "--port", "0"]
+        command += ["--health-port", "0", "--home", str(home.path)]
+        found = subprocess.run(
+            [*command, "--state", str(tmp_path / "state")], capture_output=True, text=True
+        )
+    assert found.returncode == 1
+    assert "state-in-use" in found.stderr
+
+
+@pytest.mark.parametrize("placement", ["inline", "engine"])
+@pytest.mark.parametrize(
+    ("behaviour", "status"), [("nan", Status.INVALID), ("raises", Status.FAILED)]
+)
+def test_where_the_challenger_fails_the_champion_answers_and_it_counts_against_the_challenger(
+    home: TestHome, node: RunningNode, behaviour: str, status: Status, placement: str
+) -> None:
+    contract = home.contract(3)
+    bundles = {1: home.bundle(contract), 2: home.bundle(contract, seed=2, behaviour=behaviour)}
+    home.publish(home.service("loans", bundles, placement=placement, release=release(1.0)))
+    node.wait_plan(1)
+    code, answer = predict(node, {"x0": 1, "x1": 1, "x2": 1})
+    assert (code, answer["version"], answer["fallback"]) == (200, 2, None)
+    code, answer = predict(node, {"x0": -1, "x1": 1, "x2": 1})
+    assert (code, answer["version"], answer["fallback"]) == (200, 1, "champion")
+    report = node.wait(lambda found: sum(cell.requests for cell in found.cells) == 2)
+    (cell,) = report.cells
+    assert (cell.arm, cell.ok, cell.bad) == ("challenger", 1, 1)
+    record = {meta.version: meta for _, meta in node.journaled()}[1]
+    assert (record.assigned, record.status) == (2, status)
+
+
+def test_a_failing_champion_gives_an_opaque_500_or_the_declared_answer(
+    home: TestHome, node: RunningNode
+) -> None:
+    from doorstep.core.plan import FallbackStep
+
+    digest = home.bundle(home.contract(3), behaviour="raises")
+    home.publish(home.service("loans", {1: digest}))
+    node.wait_plan(1)
+    code, answer = predict(node, {"x0": -1, "x1": 1, "x2": 1})
+    assert code == 500
+    assert answer["error"]["code"] == "model-failed"
+    assert "Gather" not in json.dumps(answer)
+    refer = (FallbackStep(kind="version"), FallbackStep(kind="answer", answer="refer"))
+    home.publish(home.service("loans", {1: digest}, fallback=refer))
+    node.wait_plan(2)
+    code, answer = predict(node, {"x0": -1, "x1": 1, "x2": 1})
+    assert (code, answer["version"], answer["fallback"]) == (200, 0, "answer")
+    assert answer["predictions"][0]["answer"] == "refer"
+    versions = sorted(meta.version for _, meta in node.journaled())
+    assert versions == [-1, 0]

@@ -31,14 +31,12 @@ def run_gates(
 ) -> GateRun:
     """Measure, decide, store. champion: what it is compared with, None for a first version.
 
-    The findings of `register` are part of the verdict: what was seen on the caller's machine (rows
-    of the hold-out in the training data, say) is not forgotten here.
     Raises: RefusedError (`child-died`, `child-timed-out`), InputError.
     """
     started_at, started_s = app.clock.now(), app.clock.monotonic_s()
     request = gate_request(app, version, champion, parse_service_file(file), promised)
     answer = run_child("doorstep.gate.child", msgspec.json.encode(request), timeout_s=TIMEOUT_S)
-    findings = (*version.findings, *msgspec.json.decode(answer, type=tuple[Finding, ...]))
+    findings = msgspec.json.decode(answer, type=tuple[Finding, ...])
     run = GateRun(
         id=new_id().hex,
         version=version.name,

@@ -96,9 +96,9 @@ class Shadow:
         cells.parent.mkdir(parents=True, exist_ok=True)
         create_cells(cells)
         self._cells = CellWriter(cells)
-        journal = home / "journal" / node
+        journal = home / "journal"
         self._writer = BlockWriter(journal, node=node, boot=boot, slot=SLOT)
-        self._tail = Tail(journal, skip_slots=(SLOT,))
+        self._tail = Tail(journal / node, skip_slots=(SLOT,))
         self._dropped = 0
 
     def tick(self) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -197,3 +200,22 @@ def test_a_link_in_a_bundle_never_leads_outside(tmp_path: Path) -> None:
     (tmp_path / "bundle/model").symlink_to(tmp_path)
     with pytest.raises(InputError, match="outside the bundle"):
         member_path(tmp_path / "bundle", "model/secret")
+
+
+def test_loading_an_onnx_version_loads_no_heavy_library(tmp_path: Path) -> None:
+    manifest = bundle(tmp_path, linear_model().SerializeToString())
+    (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    program = (
+        "import sys, msgspec, pathlib\n"
+        "from doorstep.core.manifest import Manifest\n"
+        "from doorstep.formats.load import load_scorer\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "manifest = msgspec.json.decode((folder / 'manifest.json').read_bytes(), type=Manifest)\n"
+        "load_scorer(folder, manifest, 'onnx', trusted=False)\n"
+        "heavy = {'pandas', 'sklearn', 'duckdb', 'onnx', 'scipy', 'sqlalchemy'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

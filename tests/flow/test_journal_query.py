@@ -219,9 +219,9 @@ def test_windows_are_the_same_before_and_after_compaction_and_with_a_cache(journ
     assert outcomes == {AT: 1}
 
 
-def test_a_bucket_is_whole_minutes(journal):
-    for bucket_s in (0, 59, 90):
-        with pytest.raises(ValueError, match="whole number of minutes"):
+def test_a_window_is_whole_buckets(journal):
+    for bucket_s in (0, 59, 95):
+        with pytest.raises(ValueError, match="whole number of buckets"):
             counts(journal.home, "loans", 0, 1, bucket_s)
 
 

@@ -28,7 +28,7 @@ from doorstep.journal.index import (
     read_entries,
     rewrite,
 )
-from doorstep.journal.summary import coarsen, decode_summary, floor, merge_all
+from doorstep.journal.summary import MINUTE_S, coarsen, decode_summary, floor, merge_all
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -109,8 +109,7 @@ def carry_out(
     )
     summaries = [decode_summary((folder / file.summary).read_bytes()) for file in merge.files]
     summary = merge_all(one.service, summaries)
-    if merge.level == "day":
-        summary = coarsen(summary, HOUR_S)
+    summary = coarsen(summary, HOUR_S if merge.level == "day" else MINUTE_S)
     source = duck.parquet_of(folder / file.path for file in merge.files)
     made = write_file(con, folder, plan, source, summary)
     reached("merge-write")

@@ -15,7 +15,7 @@ from doorstep.core.operation import operation
 from doorstep.core.record import Kind, OutcomeRecord, Status
 from doorstep.journal import query
 from doorstep.journal.profiles import PlanProfiles
-from doorstep.journal.rows import Filters
+from doorstep.journal.rows import VISIBLE, Filters
 from doorstep.journal.summary import latency_ms
 from doorstep.journal.surface import (
     OUTCOMES_MAX,
@@ -106,7 +106,9 @@ def list_predictions(app: App, asked: ListPredictions) -> Predictions:
             service=asked.service,
             limit=asked.limit,
             before=(asked.before, "") if asked.before else None,
-            filters=Filters(key=asked.key or None, status=_status(asked.status)),
+            filters=Filters(
+                kinds=_kinds(asked.kind), key=asked.key or None, status=_status(asked.status)
+            ),
         )
     )
     return Predictions(predictions=tuple(prediction_view(app, row, joined=False) for row in rows))
@@ -122,6 +124,16 @@ def _status(name: str) -> int | None:
             "bad-status", f"{name!r} is not a status; expected one of {', '.join(names)}"
         )
     return names[name]
+
+
+def _kinds(name: str) -> tuple[int, ...]:
+    """Raises: InputError (`bad-kind`)."""
+    if not name:
+        return VISIBLE
+    names = {one.name.lower(): int(one) for one in Kind}
+    if name not in names:
+        raise InputError("bad-kind", f"{name!r} is not a kind; expected one of {', '.join(names)}")
+    return (names[name],)
 
 
 def prediction_view(app: App, row: dict[str, Any], *, joined: bool = True) -> Prediction:

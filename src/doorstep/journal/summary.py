@@ -17,6 +17,8 @@ from doorstep.core.instant import SECOND_US, Instant
 
 FORMAT = 1
 FORMATS_READ = (0, 1)
+BUCKET_S = 10
+"""The finest window that counts can answer: ten seconds, minutes after an hourly merge."""
 MINUTE_S = 60
 STATUSES = 6
 LATENCY_BINS = 104
@@ -51,7 +53,8 @@ class ScoreSum(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """Records of one minute (or hour, after a merge), version, kind and segment.
+    """Records of one bucket (ten seconds; after a merge a minute or an hour), version, kind and
+    segment.
 
     at: the start, a multiple of the summary's bucket. version: who answered; assigned: whose turn
     it was. statuses: rows by `core.record.Status`. errors: rows where the caller got an error.
@@ -86,7 +89,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int = FORMAT
     service: str
-    bucket_s: int = MINUTE_S
+    bucket_s: int = BUCKET_S
     cells: tuple[Cell, ...] = ()
     outcomes: dict[int, int] = {}
 

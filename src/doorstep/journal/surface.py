@@ -42,13 +42,15 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListPredictions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """before: only those answered before it; 0 is now. key: "" for any. status: "" for any."""
+    """before: only those answered before it; 0 is now. key: "" for any. status: "" for any. kind:
+    "" for what callers saw (live, rehearsal), or one of live, rehearsal, shadow."""
 
     service: str
     limit: int = 50
     before: Instant = 0
     key: str = ""
     status: str = ""
+    kind: str = ""
 
 
 class Predictions(msgspec.Struct, frozen=True, kw_only=True):

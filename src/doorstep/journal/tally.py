@@ -12,8 +12,8 @@ from doorstep.core.record import OutcomeRecord, PredictionMeta
 from doorstep.journal.codes import code_column, count_by_group
 from doorstep.journal.columns import Array, Batch, Columns, integers, value_columns
 from doorstep.journal.summary import (
+    BUCKET_S,
     LATENCY_BINS,
-    MINUTE_S,
     SCORE_MAX,
     SCORE_UNIT,
     STATUSES,
@@ -37,8 +37,8 @@ def no_profiles(_service: str, _version: int) -> Profile | None:
 
 
 def tally(batch: Batch, profiles: Profiles) -> Summary:
-    """The batch as a summary in minutes. Codes are against the profile of the version that
-    answered, or of the assigned one if none did."""
+    """The batch as a summary in the finest buckets. Codes are against the profile of the version
+    that answered, or of the assigned one if none did."""
     keys, groups = _group(batch.rows)
     counts = _count_rows(batch.rows, groups, len(keys))
     columns = _count_columns(batch, keys, groups, profiles)
@@ -65,12 +65,12 @@ def tally(batch: Batch, profiles: Profiles) -> Summary:
 
 
 def tally_outcomes(service: str, outcomes: Sequence[OutcomeRecord]) -> Summary:
-    """How many outcomes became true in each minute."""
-    minutes: dict[int, int] = {}
+    """How many outcomes became true in each bucket."""
+    buckets: dict[int, int] = {}
     for one in outcomes:
-        at = floor(one.at, MINUTE_S)
-        minutes[at] = minutes.get(at, 0) + 1
-    return Summary(service=service, outcomes=dict(sorted(minutes.items())))
+        at = floor(one.at, BUCKET_S)
+        buckets[at] = buckets.get(at, 0) + 1
+    return Summary(service=service, outcomes=dict(sorted(buckets.items())))
 
 
 def _group(rows: Sequence[PredictionMeta]) -> tuple[list[CellKey], Groups]:
@@ -78,7 +78,7 @@ def _group(rows: Sequence[PredictionMeta]) -> tuple[list[CellKey], Groups]:
     numbers: dict[CellKey, int] = {}
     found = (
         numbers.setdefault(
-            (floor(row.at, MINUTE_S), row.version, row.assigned, row.kind, row.segment),
+            (floor(row.at, BUCKET_S), row.version, row.assigned, row.kind, row.segment),
             len(numbers),
         )
         for row in rows

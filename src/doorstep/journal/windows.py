@@ -1,7 +1,7 @@
 """Counts of a window of time, from summaries and open blocks: no rows are read, nor DuckDB.
 
-A window is whole buckets: minutes, and whole hours in what was merged into daily files. `since` is
-taken down to the start of its minute.
+A window is whole buckets: ten seconds, minutes in what was merged by the hour, hours in daily
+files. `since` is taken down to the start of its bucket.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from doorstep.journal.index import ListedFile
 from doorstep.journal.reader import Group, part_of
 from doorstep.journal.snapshot import NodeSnapshot, TailBlock, list_nodes, take_snapshot
 from doorstep.journal.summary import (
+    BUCKET_S,
     LATENCY_BINS,
-    MINUTE_S,
     Cell,
     CellKey,
     Counts,
@@ -99,7 +99,7 @@ class SummaryCache:
         self, home: Path, service: str, since: Instant, until: Instant
     ) -> Iterator[Summary]:
         """Everything known of a service in the buckets of [since, until), in parts."""
-        since = floor(since, MINUTE_S)
+        since = floor(since, BUCKET_S)
         for folder in list_nodes(home):
             node = folder.name
             offsets = {stem: one.offset for (of, stem), one in self._tails.items() if of == node}
@@ -192,14 +192,14 @@ def counts(
     service: str,
     since: Instant,
     until: Instant,
-    bucket_s: int = MINUTE_S,
+    bucket_s: int = BUCKET_S,
     *,
     cache: SummaryCache | None = None,
 ) -> list[CountRow]:
     """Rows by bucket, version, assigned version, kind and segment, ordered so; buckets without
     rows are absent. bucket_s: a multiple of 60. Raises: ValueError otherwise."""
-    if bucket_s <= 0 or bucket_s % MINUTE_S:
-        raise ValueError(f"{bucket_s} s is not a whole number of minutes")
+    if bucket_s <= 0 or bucket_s % BUCKET_S:
+        raise ValueError(f"{bucket_s} s is not a whole number of buckets of {BUCKET_S} s")
     cache = cache or SummaryCache()
     rows: dict[CellKey, Cell] = {}
     for summary in cache.summaries(home, service, since, until):

@@ -14,7 +14,7 @@ from doorstep.client import error_from
 from doorstep.core.contract import Contract
 from doorstep.core.errors import InputError, NotFoundError, UnreachableError
 from doorstep.core.servicefile import parse_service_file
-from doorstep.formats.columns import Table
+from doorstep.formats.columns import Column, Table, value_text
 from doorstep.formats.table import read_table
 from doorstep.journal.surface import OutcomeGiven
 from doorstep.register.surface import Service
@@ -62,17 +62,19 @@ def _from_file(path: Path, contract: Contract, limit: int) -> list[Row]:
 
 def records(table: Table) -> Iterator[Row]:
     """The rows of a table as JSON values; missing ones are None."""
-    columns = {name: [_plain(one) for one in table.column(name)] for name in table.names}
+    columns = {one.name: _values(one) for one in table.columns}
     for index in range(table.rows):
         yield {name: values[index] for name, values in columns.items()}
 
 
-def _plain(value: Any) -> Any:
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def _values(column: Column) -> list[Any]:
+    pairs = zip(column.values.tolist(), column.missing.tolist(), strict=True)
+    return [None if missing or _is_odd(value) else value for value, missing in pairs]
+
+
+def _is_odd(value: Any) -> bool:
+    """Infinity has no place in JSON."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def ask_service(
@@ -126,13 +128,13 @@ def outcomes_of(path: Path, service: Service, column: str, key: str) -> list[Out
                 f"{', '.join(table.names[:12])}",
                 "name it with --column or --key",
             )
-    return [_outcome(row, value, by) for row in records(table) if row[value] is not None]
+    is_value = service.task in ("regression", "ranking")
+    return [_outcome(row, value, by, is_value) for row in records(table) if row[value] is not None]
 
 
-def _outcome(row: Row, value: str, by: str) -> OutcomeGiven:
+def _outcome(row: Row, value: str, by: str, is_value: bool) -> OutcomeGiven:
     found = row[value]
-    is_number = isinstance(found, float) and not isinstance(found, bool)
-    named = {"prediction": str(row[by])} if by == "prediction" else {"key": str(row[by])}
-    if is_number:
-        return OutcomeGiven(**named, value=float(found))
-    return OutcomeGiven(**named, label=str(found))
+    prediction, key = (str(row[by]), "") if by == "prediction" else ("", str(row[by]))
+    if is_value and isinstance(found, int | float):
+        return OutcomeGiven(prediction=prediction, key=key, value=float(found))
+    return OutcomeGiven(prediction=prediction, key=key, label=value_text(found))

@@ -13,13 +13,15 @@ from types import TracebackType
 from doorstep.core.errors import RefusedError
 from doorstep.kernel.home import Home
 
+LOCK_FILE = "up.lock"
+
 
 class HomeLock:
     """Held from `__enter__` to `__exit__`. Raises: RefusedError (`home-in-use`) on entering."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._path: Path = home.run / "up.lock"
+        self._path: Path = home.run / LOCK_FILE
         self._descriptor = -1
 
     def __enter__(self) -> HomeLock:
@@ -53,3 +55,22 @@ class HomeLock:
             "expected one `doorstep up` for each home",
             "doorstep down, or choose another --home",
         )
+
+
+def holder_of(home: Path) -> int | None:
+    """The process that holds the lock of the home at `home`; None if nobody does."""
+    try:
+        descriptor = os.open(home / "run" / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        written = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+        # An ended holder leaves an empty file, so the lock itself is hardly ever tried in vain.
+        if not written.isdecimal():
+            return None
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(written)
+    finally:
+        os.close(descriptor)
+    return None

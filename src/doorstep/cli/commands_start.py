@@ -1,0 +1,232 @@
+"""Start: init, check, doctor, up, down, console."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from doorstep.cli.options import Home, Json, Url, connect
+from doorstep.cli.output import done, emit, fail, note, progress, table, warn
+
+if TYPE_CHECKING:
+    from doorstep.cli.drafting import Asked, Drafted
+    from doorstep.compose.up import Ready
+
+Number = Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes any free port.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (init, check, doctor, up, down, console):
+        app.command(command.__name__)(command)
+
+
+def init(
+    model: Annotated[str, typer.Argument(help="skops, pickle, joblib, ONNX, or file.py:function.")],
+    train: Annotated[Path, typer.Option("--train", help="CSV or Parquet it was trained on.")],
+    label: Annotated[str, typer.Option("--label", help="The column that it predicts.")],
+    holdout: Annotated[
+        Path | None, typer.Option("--holdout", help="Rows that it has never seen.")
+    ] = None,
+    service: Annotated[str, typer.Option("--service", help="Default: from the folder.")] = "",
+    positive: Annotated[
+        str, typer.Option("--positive", help="The label that it is all about.")
+    ] = "",
+    out: Annotated[Path, typer.Option("--out", help="The service file.")] = Path("doorstep.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    json: Json = False,
+) -> None:
+    """Write the service file of a model. It is read from the model and all of its data."""
+    from doorstep.cli.drafting import Asked, check_files, draft_service, write_split
+    from doorstep.core.errors import RefusedError
+
+    asked = Asked(model, train, label, out, holdout, service, positive, force)
+    check_files(asked)
+    try:
+        with progress() as shown:
+            shown.stage(f"looking at {model} and {train}")
+            found = draft_service(asked)
+    except RefusedError as error:
+        if error.code != "untrusted-model" or json:
+            raise
+        fail(error.message.replace(": doorstep trust", ":  doorstep trust"))
+        raise typer.Exit(1) from None
+    if found.split is not None:
+        write_split(found.split, found.files, force=force)
+    out.write_text(found.text, encoding="utf-8")
+    _say_drafted(found, asked)
+    if json:
+        emit(_drafted_values(found, asked), "", as_json=True)
+
+
+def _say_drafted(found: Drafted, asked: Asked) -> None:
+    from doorstep.cli.saying import say
+
+    parts = [("✓", f"{found.kind}, {found.columns} columns")]
+    if found.personal:
+        parts.append(("!", f"{_look(found.personal, 'personal')}: set to pseudonymise"))
+    if found.protected:
+        parts.append(("!", f"{_look(found.protected, 'protected')}: marked, for fairness"))
+    say([*parts, ("✓", f"wrote {asked.out} ({found.lines} lines)")])
+    if found.split is not None:
+        train, holdout = found.files
+        warn(
+            f"one file was given, so a split was made: {found.split.rule} ({holdout.name}). The "
+            f"model may have seen them: train it again on {train.name}, then name that under "
+            "data.train; until then its quality is inconclusive"
+        )
+    for one in found.notes:
+        note(f"  {one}")
+    note(f"next: doorstep up -d, then doorstep register {asked.model}")
+
+
+def _look(names: tuple[str, ...], how: str) -> str:
+    count = "1 column looks" if len(names) == 1 else f"{len(names)} columns look"
+    return f"{count} {how} ({', '.join(names)})"
+
+
+def _drafted_values(found: Drafted, asked: Asked) -> dict[str, Any]:
+    return {
+        "file": str(asked.out),
+        "lines": found.lines,
+        "service": found.draft.service,
+        "task": found.draft.task,
+        "labels": found.labels,
+        "positive": found.draft.positive,
+        "inputs": list(found.draft.inputs),
+        "context": list(found.draft.context),
+        "key": found.draft.key,
+        "personal": found.personal,
+        "protected": found.protected,
+        "split": "" if found.split is None else found.split.rule,
+        "notes": found.notes,
+    }
+
+
+def check(
+    file: Annotated[Path, typer.Argument(help="The service file.")] = Path("doorstep.yaml"),
+    explained: Annotated[
+        bool, typer.Option("--explain", help="Every key with its value and the reason.")
+    ] = False,
+    environment: Annotated[
+        str | None, typer.Option("--environment", help="With its differences.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check a service file. Every problem is named with its line and column."""
+    from doorstep.cli.checking import check_file
+
+    found = check_file(file, environment)
+    if found.problems:
+        fail(f"{file} has {_count(len(found.problems), 'problem')}")
+    for sentence in (one.sentence for one in found.thin):
+        warn(sentence)
+    for one in found.advice:
+        warn(f"{one.path} {one.sentence}")
+    if not found.problems:
+        done(f"{file}: {found.service}, no problems")
+    lines = [f"{file}:{one.line}:{one.column}: {one.text}" for one in found.problems]
+    if explained:
+        rows = [(one.path, one.value, one.source, one.why) for one in found.explained]
+        lines.append(table(("key", "value", "from", "why"), rows))
+    shown = found if explained else found.without_explained()
+    if lines or json:
+        emit(shown, "\n".join(lines), as_json=json)
+    raise typer.Exit(1 if found.problems else 0)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def doctor(json: Json = False, home: Home = None) -> None:
+    """Say what is installed, missing, running or wrong here."""
+    from doorstep.cli.doctoring import MARK, examine, verdict_of
+
+    found = examine(home)
+    rows = [(MARK[one.state], one.subject, one.text) for one in found]
+
+    def text() -> str:
+        hints = [f"next: {one.next}" for one in found if one.next]
+        return "\n".join([table(("", "what", "found"), rows), *hints])
+
+    emit(found, text, as_json=json)
+    raise typer.Exit(verdict_of(found))
+
+
+def up(
+    detach: Annotated[bool, typer.Option("-d", "--detach", help="Start it and return.")] = False,
+    home: Home = None,
+    database: Annotated[
+        str | None, typer.Option("--database", help="URL; default: SQLite in the home.")
+    ] = None,
+    data_port: Number = None,
+    health_port: Number = None,
+    control_port: Number = None,
+    environment: Annotated[
+        str | None, typer.Option("--environment", help="The name of a new home.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64)] = 2,
+    json: Json = False,
+) -> None:
+    """Run Doorstep over a home. Stop it with Ctrl-C or `doorstep down`."""
+    import os
+
+    from doorstep.kernel.settings import Flags, read_settings
+
+    flags = Flags(
+        home=home,
+        database=database,
+        environment=environment,
+        data_port=data_port,
+        health_port=health_port,
+        control_port=control_port,
+    )
+    settings = read_settings(flags, os.environ, Path.cwd())
+    if detach:
+        from doorstep.cli.running import start_detached
+
+        with progress() as shown:
+            shown.stage("starting")
+            ready = start_detached(settings, workers)
+        _say_ready(ready, as_json=json)
+        return
+    from doorstep.compose.up import UpOptions
+    from doorstep.compose.up import up as run
+
+    run(
+        UpOptions(settings=settings, workers=workers),
+        lambda ready: _say_ready(ready, as_json=json),
+    )
+
+
+def _say_ready(ready: Ready, *, as_json: bool) -> None:
+    if as_json:
+        # One line, so that whoever started this process can tell it from what is said elsewhere.
+        import msgspec
+
+        print(msgspec.json.encode(ready).decode(), flush=True)
+        return
+    done(f"console {ready.console_url}   predict {ready.data_url}")
+    note(f"  sign in once with {ready.invite}")
+
+
+def down(home: Home = None, json: Json = False) -> None:
+    """Stop what runs over a home. What is under way is answered first."""
+    from doorstep.cli.running import home_folder, stop
+
+    folder = home_folder(home)
+    with progress() as shown:
+        shown.stage("stopping")
+        pid = stop(folder)
+    done(f"stopped (process {pid})" if pid else f"nothing is running in {folder}")
+    if json:
+        emit({"stopped": pid}, "", as_json=True)
+
+
+def console(json: Json = False, url: Url = None, home: Home = None) -> None:
+    """Print a link that signs a browser in. It works once."""
+    with connect(url, home) as client:
+        link = client.invite()
+    emit({"url": link}, link, as_json=json)

@@ -1,0 +1,174 @@
+"""`doorstep up` as a process of its own: started, waited for, found again and stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from doorstep.compose.up import Ready
+from doorstep.core.errors import DoorstepError, RefusedError, WaitedError
+from doorstep.kernel.home import open_home, resolve_home
+from doorstep.kernel.home_lock import holder_of
+from doorstep.kernel.server import read_announcement
+from doorstep.kernel.settings import Port, Settings
+
+START_S_MAX = 90.0
+"""`up` itself gives up after 60 s and says why; this only bounds one that cannot even do that."""
+STOP_S_MAX = 40.0
+POLL_S = 0.05
+OUTPUT = "up.out"
+OUTPUT_BYTES_MAX = 256 * 1024
+
+
+def home_folder(home: str | None) -> Path:
+    return resolve_home(home, os.environ, Path.cwd())
+
+
+def start_detached(settings: Settings, workers: int) -> Ready:
+    """Start `doorstep up` in a session of its own and wait until it answers.
+
+    Raises: RefusedError (`already-running`), WaitedError (`not-ready`), and, if it ends at once,
+    the very error that it ended with.
+    """
+    refuse_second(settings.home)
+    home = open_home(
+        settings.home,
+        create=True,
+        environment=settings.environment,
+        holds_database=not settings.database_url,
+    )
+    output = home.run / OUTPUT
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        child = subprocess.Popen(
+            command_of(settings, workers),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            env=_environment(settings),
+        )
+    return _wait_ready(child, output)
+
+
+def refuse_second(home: Path) -> None:
+    """Raises: RefusedError (`already-running`) if an `up` runs over this home."""
+    pid = holder_of(home)
+    if pid is None:
+        return
+    announced = read_announcement(home)
+    where = f" at {announced.url}" if announced else ""
+    raise RefusedError(
+        "already-running",
+        f"Doorstep is running over {home} already{where} (process {pid})",
+        "doorstep console opens it; doorstep down stops it",
+    )
+
+
+def command_of(settings: Settings, workers: int) -> list[str]:
+    """The command line that runs `up` in the foreground with these settings."""
+    ports = (
+        ("data", settings.ports.data),
+        ("health", settings.ports.health),
+        ("control", settings.ports.control),
+    )
+    return [
+        *(sys.executable, "-P", "-m", "doorstep.cli.main", "up", "--json"),
+        *("--home", str(settings.home), "--environment", settings.environment),
+        *("--workers", str(workers)),
+        *(word for name, port in ports for word in _port_words(name, port)),
+    ]
+
+
+def _port_words(name: str, port: Port) -> Iterator[str]:
+    if port.named:
+        yield f"--{name}-port"
+        yield str(port.number)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The database's URL may hold a password, and a command line can be read by everybody."""
+    if not settings.database_url:
+        return dict(os.environ)
+    return {**os.environ, "DOORSTEP_DATABASE": settings.database_url}
+
+
+def _wait_ready(child: subprocess.Popen[bytes], output: Path) -> Ready:
+    deadline = time.monotonic() + START_S_MAX
+    while time.monotonic() < deadline:
+        ended = child.poll()
+        lines = _lines(output)
+        if (ready := find_ready(lines)) is not None:
+            return ready
+        if ended is not None:
+            raise find_error(lines) or RefusedError(
+                "up-ended",
+                f"it ended with code {ended} and said: {' '.join(lines[-3:]) or 'nothing'}",
+                f"look into {output}",
+            )
+        time.sleep(POLL_S)
+    child.terminate()
+    raise WaitedError(
+        "not-ready", f"nothing answered within {START_S_MAX:g} s", f"look into {output}"
+    )
+
+
+def _lines(output: Path) -> list[str]:
+    with output.open("rb") as file:
+        return file.read(OUTPUT_BYTES_MAX).decode(errors="replace").splitlines()
+
+
+def find_ready(lines: list[str]) -> Ready | None:
+    """What `up --json` says once everything answers, among everything that it said."""
+    for line in lines:
+        if line.startswith('{"console_url"'):
+            try:
+                return msgspec.json.decode(line, type=Ready)
+            except msgspec.DecodeError:
+                return None  # Half a line: it is still being written.
+    return None
+
+
+def find_error(lines: list[str]) -> DoorstepError | None:
+    """The error that `--json` printed as the last thing."""
+    from doorstep.client import error_from
+
+    for line in reversed(lines):
+        if line.startswith('{"error"'):
+            return error_from(400, line.encode())
+    return None
+
+
+def stop(home: Path) -> int | None:
+    """Ask the `up` over this home to end, and wait until it has. None if there is none.
+
+    Raises: WaitedError (`still-running`), RefusedError (`not-yours`).
+    """
+    pid = holder_of(home)
+    if pid is None:
+        return None
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        raise RefusedError(
+            "not-yours", f"process {pid} runs over {home} and belongs to somebody else"
+        ) from None
+    deadline = time.monotonic() + STOP_S_MAX
+    while holder_of(home) == pid:
+        if time.monotonic() > deadline:
+            raise WaitedError(
+                "still-running",
+                f"process {pid} was asked to end {STOP_S_MAX:g} s ago and has not",
+                f"look into {home / 'run' / 'up.log'}, or end it: kill -9 {pid}",
+            )
+        time.sleep(POLL_S)
+    return pid

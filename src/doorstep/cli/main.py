@@ -18,6 +18,7 @@ from doorstep.cli import (
     commands_start,
     commands_use,
     commands_version,
+    demo,
 )
 from doorstep.core.errors import DoorstepError
 
@@ -50,6 +51,7 @@ def build() -> typer.Typer:
     )
     app.callback()(_common)
     for commands in (
+        demo,
         commands_start,
         commands_version,
         commands_release,

@@ -1,0 +1,292 @@
+"""The demo's clients: real requests over HTTP, drawn from real rows, at a bounded rate.
+
+What is sent is seeded; every application and every applicant is a new one. Nothing is retried: an
+answer that is not 200 is a failed request and is counted as one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+CONNECTIONS = 8
+TIMEOUT_S = 5.0
+BEHIND_S_MAX = 0.25
+"""Requests that could not be sent in time are left out, not sent in a burst afterwards."""
+IDLE_S = 0.02
+RECENT_MAX = 500
+ANSWER_BYTES_MAX = 1024 * 1024
+Row = dict[str, Any]
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One application as a client knows it. outcome: what became of the loan, known later."""
+
+    row: Row
+    context: Row
+    outcome: str
+
+
+class Mix(msgspec.Struct, frozen=True, kw_only=True):
+    """What the traffic is drawn from. changed: these values replace a row's own, in `share` of the
+    requests."""
+
+    cases: tuple[Case, ...]
+    changed: Row = {}
+    share: float = 0.0
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """One request, ready to be sent. key: the application's; is_changed: whether `changed` is in
+    it, so that its row is not one of the data's any more."""
+
+    key: str
+    body: bytes
+    outcome: str
+    is_changed: bool
+
+
+class PredictionSeen(msgspec.Struct):
+    id: str
+    answer: str | float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class AnswerSeen(msgspec.Struct):
+    """The part of an answer that the demo looks at."""
+
+    version: int
+    predictions: tuple[PredictionSeen, ...]
+    fallback: str | None = None
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of what clients saw. fallbacks: answered by the champion because the challenger had
+    failed. warned: answers with a warning of the contract. first_failure: in words."""
+
+    answered: int = 0
+    failed: int = 0
+    fallbacks: int = 0
+    warned: int = 0
+    versions: dict[int, int] = {}
+    first_failure: str = ""
+
+    def since(self, before: Tally) -> Tally:
+        """What was counted after `before`."""
+        versions = {
+            number: count - before.versions.get(number, 0)
+            for number, count in self.versions.items()
+            if count > before.versions.get(number, 0)
+        }
+        return Tally(
+            answered=self.answered - before.answered,
+            failed=self.failed - before.failed,
+            fallbacks=self.fallbacks - before.fallbacks,
+            warned=self.warned - before.warned,
+            versions=versions,
+            first_failure=self.first_failure if self.failed > before.failed else "",
+        )
+
+
+def cases_of(rows: Sequence[Row], label: str, context: Sequence[str]) -> tuple[Case, ...]:
+    """Rows of a file, divided into what the model is given, what goes beside it, and the truth."""
+    apart = {label, *context}
+    return tuple(
+        Case(
+            {name: value for name, value in row.items() if name not in apart},
+            {name: row[name] for name in context},
+            str(row[label]),
+        )
+        for row in rows
+    )
+
+
+def larger_half(cases: Sequence[Case], columns: Sequence[str]) -> tuple[Case, ...]:
+    """The cases that are at or above the middle in every one of `columns`: no value is changed."""
+    middles = {name: sorted(case.row[name] for case in cases)[len(cases) // 2] for name in columns}
+    return tuple(
+        case for case in cases if all(case.row[name] >= low for name, low in middles.items())
+    )
+
+
+def draw(mix: Mix, source: random.Random, number: int) -> Asked:
+    """The request with this number: a case drawn at random, as a new application of a new
+    applicant. The same source and numbers give the same requests."""
+    case = mix.cases[source.randrange(len(mix.cases))]
+    is_changed = source.random() < mix.share
+    key = f"A{number:07d}"
+    row = {**case.row, **(mix.changed if is_changed else {})}
+    row |= {"application_id": key, "applicant": f"P{number:07d}"}
+    body = msgspec.json.encode({"rows": [row], "context": case.context})
+    return Asked(key, body, case.outcome, is_changed)
+
+
+class Traffic:
+    """Clients in a thread of their own. `start`, then `send` as often as you like, then `stop`."""
+
+    def __init__(self, data_url: str, service: str, seed: int) -> None:
+        address = urlsplit(data_url)
+        self._host, self._port = str(address.hostname), int(address.port or 80)
+        self._head = (
+            f"POST /v1/services/{service}/predict HTTP/1.1\r\nHost: {address.netloc}\r\n"
+            "Content-Type: application/json\r\nContent-Length: "
+        ).encode()
+        self._source = random.Random(seed)  # noqa: S311  reproducible, not secret
+        self._lock = threading.Lock()
+        self._plan: tuple[Mix, float] | None = None
+        self._number = 0
+        self._next_s = 0.0
+        self._tally = Tally()
+        self._awaited: dict[str, str] = {}
+        self._recent: list[tuple[str, AnswerSeen]] = []
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping = True
+        if self._thread.is_alive():
+            self._thread.join(TIMEOUT_S + 1.0)
+
+    def send(self, mix: Mix, rate_s: float) -> None:
+        """From now on send `rate_s` requests a second, drawn from `mix`."""
+        with self._lock:
+            self._plan, self._next_s = (mix, rate_s), time.monotonic()
+
+    def pause(self) -> None:
+        """Send no more; what is under way is still answered."""
+        with self._lock:
+            self._plan = None
+
+    def tally(self) -> Tally:
+        with self._lock:
+            return self._tally
+
+    def take_outcomes(self) -> dict[str, str]:
+        """Key -> what became true, of every answered application not taken before."""
+        with self._lock:
+            found, self._awaited = self._awaited, {}
+            return found
+
+    def recent(self) -> list[tuple[str, AnswerSeen]]:
+        """(key, answer) of the latest answers, oldest first."""
+        with self._lock:
+            return list(self._recent)
+
+    def _run(self) -> None:
+        asyncio.run(self._clients())
+
+    async def _clients(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CONNECTIONS):
+                group.create_task(self._client())
+
+    async def _client(self) -> None:
+        connection: Connection | None = None
+        while not self._stopping:
+            asked, wait_s = self._turn()
+            await asyncio.sleep(wait_s)
+            if asked is None:
+                continue
+            try:
+                connection = connection or await Connection.open(self._host, self._port)
+                status, body = await connection.ask(self._head, asked.body)
+            except (OSError, EOFError, ValueError, TimeoutError) as error:
+                connection = connection.close() if connection else None
+                self._count_failure(f"{type(error).__name__}: {error}")
+            else:
+                self._count(asked, status, body)
+        if connection:
+            connection.close()
+
+    def _turn(self) -> tuple[Asked | None, float]:
+        """The next request and the seconds until it is due; None while nothing is to be sent."""
+        with self._lock:
+            if self._plan is None:
+                return None, IDLE_S
+            mix, rate_s = self._plan
+            now_s = time.monotonic()
+            due_s = max(self._next_s, now_s - BEHIND_S_MAX)
+            self._next_s = due_s + 1.0 / rate_s
+            self._number += 1
+            return draw(mix, self._source, self._number), max(0.0, due_s - now_s)
+
+    def _count_failure(self, what: str) -> None:
+        with self._lock:
+            before = self._tally
+            self._tally = msgspec.structs.replace(
+                before, failed=before.failed + 1, first_failure=before.first_failure or what
+            )
+
+    def _count(self, asked: Asked, status: int, body: bytes) -> None:
+        try:
+            answer = msgspec.json.decode(body, type=AnswerSeen) if status == 200 else None
+        except msgspec.MsgspecError:
+            answer = None
+        if answer is None:
+            self._count_failure(f"{status}: {body[:200].decode(errors='replace')}")
+            return
+        with self._lock:
+            self._tally = count_answer(self._tally, answer)
+            self._recent = [*self._recent[-RECENT_MAX + 1 :], (asked.key, answer)]
+            if not asked.is_changed:
+                self._awaited[asked.key] = asked.outcome
+
+
+def count_answer(before: Tally, answer: AnswerSeen) -> Tally:
+    """The tally with one more answer."""
+    versions = {**before.versions, answer.version: before.versions.get(answer.version, 0) + 1}
+    warned = any(one.warnings for one in answer.predictions)
+    return msgspec.structs.replace(
+        before,
+        answered=before.answered + 1,
+        fallbacks=before.fallbacks + (answer.fallback is not None),
+        warned=before.warned + warned,
+        versions=versions,
+    )
+
+
+class Connection:
+    """One kept-alive connection: a request, then its answer."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, host: str, port: int) -> Connection:
+        async with asyncio.timeout(TIMEOUT_S):
+            return cls(*await asyncio.open_connection(host, port))
+
+    async def ask(self, head: bytes, body: bytes) -> tuple[int, bytes]:
+        """(status, body). Raises: OSError, EOFError, ValueError (not HTTP), TimeoutError."""
+        self._writer.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        async with asyncio.timeout(TIMEOUT_S):
+            try:
+                answered = await self._reader.readuntil(b"\r\n\r\n")
+            except asyncio.LimitOverrunError as error:
+                raise ValueError(str(error)) from None
+            status, size = parse_head(answered)
+            return status, await self._reader.readexactly(size)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def parse_head(head: bytes) -> tuple[int, int]:
+    """(status, size of the body in bytes). Raises: ValueError."""
+    first, *lines = head.decode("latin-1").split("\r\n")
+    fields = dict(line.lower().split(":", 1) for line in lines if ":" in line)
+    status, size = int(first.split(" ", 2)[1]), int(fields["content-length"])
+    if not first.startswith("HTTP/1.1 ") or not 0 <= size <= ANSWER_BYTES_MAX:
+        raise ValueError(f"not an answer: {first[:80]!r}")
+    return status, size

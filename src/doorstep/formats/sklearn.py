@@ -337,3 +337,27 @@ def category_columns(estimator: Any) -> tuple[str, ...]:
             if mask is not None and names is not None:
                 return tuple(str(name) for name in names[np.asarray(mask)[: len(names)]])
     return ()
+
+
+def numeric_categories(estimator: Any) -> dict[str, str]:
+    """Column -> `int64` or `float64`, of the columns whose encoder learned numbers. A category that
+    is text here (`007`, or by the contract) must reach such an encoder as the number it was."""
+    found: dict[str, str] = {}
+    for part in parts_of(estimator):
+        for _, step, columns in getattr(part, "transformers_", []):
+            if isinstance(columns, str) or not hasattr(columns, "__len__"):
+                continue
+            for encoder in parts_of(step):
+                categories = getattr(encoder, "categories_", None) or []
+                if len(categories) == len(columns):
+                    found |= _numeric(columns, categories)
+    return found
+
+
+def _numeric(columns: Any, categories: Any) -> dict[str, str]:
+    kinds = [np.asarray(one).dtype.kind for one in categories]
+    return {
+        str(column): "float64" if kind == "f" else "int64"
+        for column, kind in zip(columns, kinds, strict=True)
+        if isinstance(column, str) and kind in "iuf"
+    }

@@ -42,6 +42,8 @@ _TIME = (
     "^[0-9]{4}-[0-9]{2}-[0-9]{2}"
     "([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,9})?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?$"
 )
+_SHAPES = {"int": _INT, "float": _FLOAT, "bool": _BOOL, "time": _TIME}
+SHAPE_ROWS = 2000
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT"), "int"),
     **dict.fromkeys(("UTINYINT", "USMALLINT", "UINTEGER"), "int"),
@@ -221,45 +223,53 @@ def _csv_kinds(connection: Any, names: list[str], texts: Collection[str]) -> lis
     kinds: list[Kind] = ["text"] * len(names)
     if not wanted:
         return kinds
-    counts = connection.execute(
-        f"SELECT {', '.join(_shape_counts(at) for at in wanted)} FROM t"
-    ).fetchone()
-    for place, at in enumerate(wanted):
-        kinds[at] = _kind_of(counts[place])
+    # What a few rows rule out is not asked of all rows; what they allow is decided by all.
+    few = _shape_counts(
+        connection, f"(FROM t LIMIT {SHAPE_ROWS})", [(at, tuple(_SHAPES)) for at in wanted]
+    )
+    possible = [
+        (at, tuple(kind for kind in _SHAPES if counts[kind] == counts["present"]))
+        for at, counts in zip(wanted, few, strict=True)
+    ]
+    everything = _shape_counts(connection, "t", possible)
+    for (at, _), counts in zip(possible, everything, strict=True):
+        kinds[at] = _kind_of(counts)
     return kinds
 
 
-def _shape_counts(at: int) -> str:
-    """Counts over the present values of one column: present, int, float, bool, time."""
-    value = f"trim(c{at})"
-    present = f"c{at} IS NOT NULL AND {value} NOT IN {_missing_list()}"
-    tests = [
-        present,
-        f"{present} AND regexp_matches({value}, '{_INT}')",
-        f"{present} AND regexp_matches({value}, '{_FLOAT}')",
-        f"{present} AND regexp_matches({value}, '{_BOOL}')",
-        f"{present} AND regexp_matches({value}, '{_TIME}') "
-        f"AND TRY_CAST({value} AS TIMESTAMPTZ) IS NOT NULL",
+def _shape_counts(
+    connection: Any, source: str, asked: list[tuple[int, tuple[str, ...]]]
+) -> list[dict[str, int]]:
+    """Per column: how many values are present, and how many of them have each shape asked for."""
+    selected = []
+    for at, shapes in asked:
+        present = f"c{at} IS NOT NULL AND trim(c{at}) NOT IN {_missing_list()}"
+        tests = [present, *(f"{present} AND {_shape_test(at, shape)}" for shape in shapes)]
+        counts = ", ".join(f"count(*) FILTER (WHERE {test})" for test in tests)
+        selected.append(f"[{counts}]")
+    found = connection.execute(f"SELECT {', '.join(selected)} FROM {source}").fetchone()
+    return [
+        dict(zip(("present", *shapes), counts, strict=True))
+        for (_, shapes), counts in zip(asked, found, strict=True)
     ]
-    return "[" + ", ".join(f"count(*) FILTER (WHERE {test})" for test in tests) + "]"
+
+
+def _shape_test(at: int, shape: str) -> str:
+    value = f"trim(c{at})"
+    test = f"regexp_matches({value}, '{_SHAPES[shape]}')"
+    return f"{test} AND TRY_CAST({value} AS TIMESTAMPTZ) IS NOT NULL" if shape == "time" else test
 
 
 def _missing_list() -> str:
     return "(" + ", ".join(f"'{text}'" for text in MISSING_TEXTS) + ")"
 
 
-def _kind_of(counts: list[int]) -> Kind:
-    """Present, int, float, bool, time -> the narrowest kind that every present value has."""
-    present, ints, floats, bools, times = counts
-    if present == 0:
+def _kind_of(counts: dict[str, int]) -> Kind:
+    """The narrowest kind that every present value has; of none, float, as pandas reads it."""
+    if counts["present"] == 0:
         return "float"
-    if ints == present:
-        return "int"
-    if floats == present:
-        return "float"
-    if bools == present:
-        return "bool"
-    return "time" if times == present else "text"
+    narrow: tuple[Kind, ...] = ("int", "float", "bool", "time")
+    return next((kind for kind in narrow if counts.get(kind) == counts["present"]), "text")
 
 
 def _stored_kinds(connection: Any, path: Path) -> list[Kind]:

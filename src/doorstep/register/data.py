@@ -64,6 +64,8 @@ def read_data(spec: BuildSpec, texts: tuple[str, ...] = ()) -> Data:
     that the model may have seen those rows. Raises: InputError (`no-data`)."""
     kept = {name for name in texts if spec.inputs[name].get("type") in ("category", "text")}
     train = None if spec.train is None else read_table(spec.train, texts=kept)
+    if train is not None:
+        kept |= {one.name for one in train.columns if one.kind == "text"}
     holdout = None if spec.holdout is None else read_table(spec.holdout, texts=kept)
     if train is not None and holdout is not None:
         return _both(train, holdout)

@@ -264,14 +264,16 @@ def native_form(opened: Opened, table: Table, contract: Contract) -> NativeForm:
 
 
 def _dtypes(opened: Opened, table: Table, columns: tuple[str, ...]) -> tuple[str, ...]:
-    from doorstep.formats.sklearn import category_columns, keeps_none
+    from doorstep.formats.sklearn import category_columns, keeps_none, numeric_categories
 
     categories = category_columns(opened.model)
     texts = "object" if keeps_none(opened.model) else ""
+    numeric = numeric_categories(opened.model)
     found = []
     for name in columns:
         column = table.column(name)
         whole = "int64" if column.missing_rows == 0 else "float64"
-        kinds = {"int": whole, "bool": "bool", "time": "datetime64[us]", "text": texts}
+        as_text = numeric.get(name, texts)
+        kinds = {"int": whole, "bool": "bool", "time": "datetime64[us]", "text": as_text}
         found.append("category" if name in categories else kinds.get(column.kind, ""))
     return tuple(found)

@@ -95,7 +95,7 @@ def test_a_file_that_is_no_model_is_refused(data: bytes) -> None:
     assert caught.value.code == "bad-model"
 
 
-@settings(max_examples=150)
+@settings(deadline=None, max_examples=150)
 @given(st.binary(min_size=1, max_size=120))
 def test_recognising_any_bytes_gives_an_answer_or_an_error_of_ours(data: bytes) -> None:
     with contextlib.suppress(DoorstepError):

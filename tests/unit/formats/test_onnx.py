@@ -126,7 +126,7 @@ def test_a_truncated_model_is_refused() -> None:
             OnnxScorer(data[:size], form_of("age", "amount"), CONTRACT, scores=1)
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=200))
 def test_reading_any_bytes_gives_facts_or_an_error_of_ours(data: bytes) -> None:
     try:

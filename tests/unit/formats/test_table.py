@@ -185,7 +185,9 @@ def tables(draw: st.DrawFn) -> Table:
     return Table(tuple(made), rows)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(tables())
 def test_writing_and_reading_back_changes_nothing(tmp_path: Path, table: Table) -> None:
     first, second = tmp_path / "a.parquet", tmp_path / "b.parquet"

@@ -474,3 +474,26 @@ def test_the_reason_names_the_nearest_conversion(loans: Loans) -> None:
     proposal = propose_onnx(model, draft, native, [group], Decision(0, 0.5, True))
     assert proposal.converted is None
     assert "answer differently" in proposal.finding.reason
+
+
+def test_numbers_that_are_categories_here_reach_the_model_as_it_learned_them(loans: Loans) -> None:
+    for path, seed in ((loans.train, 1), (loans.holdout, 2)):
+        frame = make_rows(300, seed)
+        codes = np.where(frame.purpose == "car", "007", "12")
+        frame.assign(zip=codes if seed == 1 else "12", branch=frame.age % 3).to_csv(
+            path, index=False
+        )
+    rows = loans.rows()
+    assert rows["zip"].dtype == "int64"
+    encoder = OneHotEncoder(handle_unknown="ignore")
+    model = make_pipeline(
+        ColumnTransformer([("c", encoder, ["zip", "branch"])]), LogisticRegression()
+    ).fit(rows[["zip", "branch"]], rows["status"])
+    built = build(loans, loans.save(model), inputs={"branch": {"type": "category"}})
+    manifest = built.manifest
+    assert [one.type for one in manifest.contract.inputs] == ["category", "category"]
+    assert manifest.contract.inputs[0].values == ("12", "007")
+    assert manifest.native.dtypes == ("int64", "int64")
+    scorer = load_scorer(built.folder, manifest, "native", trusted=True)
+    scores = scorer.score(to_batch(read_table(loans.train, texts={"branch"}), manifest.contract))
+    np.testing.assert_allclose(scores, model.predict_proba(rows[["zip", "branch"]]))

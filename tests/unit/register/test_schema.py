@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorstep.core.contract import Contract, Field
@@ -78,6 +78,7 @@ def test_a_contract_that_the_model_or_the_data_contradicts_is_refused() -> None:
 NUMBER = st.floats(-1e12, 1e12, allow_nan=False)
 
 
+@settings(deadline=None)
 @given(NUMBER, NUMBER, st.booleans())
 def test_nothing_observed_lies_outside_its_range(one: float, two: float, whole: bool) -> None:
     low, high = min(one, two), max(one, two)
@@ -175,6 +176,7 @@ def test_protected_names_are_words_not_parts_of_words() -> None:
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=30, max_size=80)
 
 
+@settings(deadline=None)
 @given(ROWS, st.randoms())
 def test_a_split_shares_no_row_and_does_not_depend_on_order(rows: list, random: object) -> None:
     def held(cells: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -212,6 +214,7 @@ def test_rows_in_both_files_are_counted_by_content() -> None:
     assert overlap(train, table(c=("int", [1]))) == 0
 
 
+@settings(deadline=None)
 @given(ROWS, st.integers(1, 40), st.randoms())
 def test_a_sample_is_the_same_rows_in_any_order(rows: list, count: int, random: object) -> None:
     def sampled(cells: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -29,6 +29,7 @@ def profile(categories: tuple[str, ...], known: tuple[str, ...] = ()) -> ColumnP
     )
 
 
+@settings(deadline=None)
 @given(NUMBERS)
 def test_every_number_has_a_code_and_every_missing_one_has_none(values: np.ndarray) -> None:
     edges = quantile_edges(values)
@@ -39,6 +40,7 @@ def test_every_number_has_a_code_and_every_missing_one_has_none(values: np.ndarr
     assert count_codes(codes).sum() == (~np.isnan(values)).sum()
 
 
+@settings(deadline=None)
 @given(NUMBERS)
 def test_a_larger_number_never_has_a_smaller_code(values: np.ndarray) -> None:
     present = np.sort(values[~np.isnan(values)])

@@ -28,8 +28,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 from sklearn.svm import LinearSVC
+from small_loans import NUMBERS, Loans, columns, make_rows
 
-from conftest import NUMBERS, Loans, columns, make_rows
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.ids import digest_of
 from doorstep.core.manifest import Profile, decode_manifest, decode_part
@@ -43,6 +43,14 @@ from doorstep.register.parity import Decision, Group, check_parity, rows_agree
 from doorstep.register.speed import measure_speed, placement_for
 
 ORDINAL = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+
+
+@pytest.fixture
+def loans(tmp_path: Path) -> Loans:
+    train, holdout = tmp_path / "train.csv", tmp_path / "holdout.csv"
+    make_rows(600, 1).to_csv(train, index=False)
+    make_rows(200, 2).to_csv(holdout, index=False)
+    return Loans(tmp_path, train, holdout)
 
 
 def logistic() -> Any:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
@@ -61,11 +60,3 @@ def make_rows(count: int, seed: int) -> pd.DataFrame:
     frame.loc[rng.random(count) < 0.1, "debt"] = np.nan
     frame.loc[rng.random(count) < 0.1, "purpose"] = None
     return frame
-
-
-@pytest.fixture
-def loans(tmp_path: Path) -> Loans:
-    train, holdout = tmp_path / "train.csv", tmp_path / "holdout.csv"
-    make_rows(600, 1).to_csv(train, index=False)
-    make_rows(200, 2).to_csv(holdout, index=False)
-    return Loans(tmp_path, train, holdout)

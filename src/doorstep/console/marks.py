@@ -14,6 +14,7 @@ from doorstep.console.words import is_known, ratio
 
 RATIO_FLOOR = 0.05
 RATIO_CEILING = 20.0
+METRIC_LABEL_WIDTH = 44
 _RATIO_TICKS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -51,6 +52,20 @@ class Ruler(msgspec.Struct, frozen=True, kw_only=True):
     estimate: float | None
     tolerance: Tick
     margin: Tick
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric with its interval on a straight axis from `start` to `end`, which stand for `ends`.
+    bound: where the promise stands, None if there is none."""
+
+    width: int
+    start: float
+    end: float
+    ends: tuple[float, float]
+    estimate: float
+    low: float
+    high: float
+    bound: float | None
 
 
 class Steps(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,7 +158,7 @@ def ratio_ruler(
 ) -> Ruler:
     """thresholds: (tolerance, margin), as factors of the champion. domain: of `ratio_domain`."""
     low, high = interval
-    known = low is not None and high is not None
+    known = is_known(low) and is_known(high)
     tolerance, margin = thresholds
     return Ruler(
         width=width,
@@ -170,14 +185,30 @@ def _place(value: float | None, domain: tuple[float, float], width: int) -> floa
     return round(6 + share * (width - 12), 1)
 
 
-def line_ruler(values: Sequence[float], domain: tuple[float, float], width: int) -> list[float]:
-    """Places of `values` on a straight axis; those outside stand at its ends."""
-    low, high = domain
-    if not high > low:
-        return [width / 2 for _ in values]
-    return [
-        round(3 + min(1.0, max(0.0, (one - low) / (high - low))) * (width - 6), 1) for one in values
-    ]
+def metric_ruler(
+    estimate: tuple[float, float, float], bound: float | None, width: int = 320
+) -> Metric | None:
+    """estimate: (value, low, high). bound: what is promised. The axis holds all of them with air,
+    stays inside 0..1 if they do, and carries its ends; None if the interval is not known."""
+    if not all(math.isfinite(one) for one in estimate):
+        return None
+    held = [*estimate, *([bound] if bound is not None and math.isfinite(bound) else [])]
+    air = (max(held) - min(held)) * 0.4 or 0.05
+    low, high = min(held) - air, max(held) + air
+    if min(held) >= 0 and max(held) <= 1:
+        low, high = max(0.0, low), min(1.0, high)
+    start, end = METRIC_LABEL_WIDTH, width - METRIC_LABEL_WIDTH
+    places = [round(start + (one - low) / (high - low) * (end - start), 1) for one in held]
+    return Metric(
+        width=width,
+        start=start,
+        end=end,
+        ends=(low, high),
+        estimate=places[0],
+        low=places[1],
+        high=places[2],
+        bound=places[3] if len(places) > 3 else None,
+    )
 
 
 def signed(amounts: Sequence[float], width: int = 260) -> tuple[float, tuple[Bar, ...]]:

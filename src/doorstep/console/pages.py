@@ -9,10 +9,10 @@ import msgspec
 
 from doorstep.console import marks, story, timeline, words
 from doorstep.console.asking import Ask, Query, answer, attempt
+from doorstep.console.measures import metrics_of, ruler_of, stays_of, totals_of
 from doorstep.console.servicefile import annotate_file
 from doorstep.core.errors import InputError, NotFoundError, UsageError
 from doorstep.core.ids import parse_name, parse_prediction_id, parse_version
-from doorstep.core.instant import SECOND_US, Instant
 from doorstep.explain.surface import ExplainPrediction, Explanation
 from doorstep.gate.surface import GateRuns, ShowGates
 from doorstep.govern.surface import (
@@ -149,35 +149,12 @@ def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
         "range": chosen,
         "ranges": tuple(RANGES),
         "traffic": traffic,
-        "totals": _totals(traffic),
+        "totals": totals_of(traffic),
         "marks": seen,
         "lanes": lanes,
         "figure": timeline.figure(traffic, seen, lanes, shown.champion, promise),
         "open_findings": tuple(one for one in findings if one.state == "open"),
     }
-
-
-def _totals(traffic: Traffic) -> tuple[dict[str, Any], ...]:
-    """Per version over the range: requests, errors, share, and the largest p99 of a bucket."""
-    sums: dict[int, dict[str, Any]] = {}
-    for one in traffic.buckets:
-        found = sums.setdefault(
-            one.version, {"version": one.version, "requests": 0, "errors": 0, "worst_ms": None}
-        )
-        found["requests"] += one.requests
-        found["errors"] += one.errors
-        if one.latency_ms_p99 is not None:
-            found["worst_ms"] = max(found["worst_ms"] or 0.0, one.latency_ms_p99)
-    whole = sum(one["requests"] for one in sums.values())
-    return tuple(
-        {
-            **one,
-            "name": timeline.version_name(traffic.service, one["version"]),
-            "share": one["requests"] / whole if whole else None,
-            "error_rate": one["errors"] / one["requests"] if one["requests"] else None,
-        }
-        for one in sorted(sums.values(), key=lambda one: -one["requests"])
-    )
 
 
 def _status(ask: Ask, name: str) -> ServiceStatus | None:
@@ -211,31 +188,11 @@ def release(ask: Ask, query: Query) -> Page:
         found={
             "release": shown,
             "name": f"{shown.service}@{shown.challenger}",
-            "rulers": {one.name: _ruler(one, domain) for one in shown.guardrails},
+            "rulers": {one.name: ruler_of(one, domain) for one in shown.guardrails},
             "over": shown.ended_at is not None,
-            "stays": _stays(shown, query.now),
+            "stays": stays_of(shown, query.now),
         },
     )
-
-
-def _ruler(guardrail: Any, domain: tuple[float, float]) -> marks.Ruler:
-    estimate = None
-    if guardrail.champion and guardrail.challenger is not None:
-        estimate = guardrail.challenger / guardrail.champion
-    return marks.ratio_ruler(
-        (guardrail.ratio_low, guardrail.ratio_high),
-        estimate,
-        (guardrail.tolerance, guardrail.margin),
-        domain,
-    )
-
-
-def _stays(shown: Release, now: Instant) -> tuple[float, ...]:
-    """Seconds spent in shadow, then in each step, then baking; as far as it got."""
-    decisions = sorted(shown.decisions, key=lambda one: one.sequence)
-    entered = [shown.started_at, *(one.at for one in decisions if one.action == "advance")]
-    left = [*entered[1:], shown.ended_at or now]
-    return tuple((end - start) / SECOND_US for start, end in zip(entered, left, strict=True))
 
 
 def version(ask: Ask, query: Query) -> Page:
@@ -276,6 +233,7 @@ def monitor(ask: Ask, query: Query) -> Page:
         found={
             "service": name,
             "monitor": shown,
+            "metrics": metrics_of(shown),
             "drifted": sum(one.drifted for one in order),
             "columns": order[start : start + COLUMNS_PER_PAGE],
             "start": start,

@@ -46,13 +46,13 @@ STATUS = {
 
 # No inline script and no inline style anywhere: widths and colours are SVG attributes and classes.
 # Plotly keeps to it too: our stylesheet carries the id of its own and says `no-inline-styles`, and
-# the styles of its maps are taken to be there already (`_style_ids`). `data:` is our icon.
+# the styles of its maps are taken to be there already (`_style_ids`).
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self' data:",
+        "img-src 'self'",
         "connect-src 'self'",
         "form-action 'self'",
         "base-uri 'none'",
@@ -70,7 +70,11 @@ SECURITY_HEADERS = {
 }
 PAGE_HEADERS = {**SECURITY_HEADERS, "cache-control": "no-store"}
 ASSET_HEADERS = {**SECURITY_HEADERS, "cache-control": "public, max-age=31536000, immutable"}
-_ASSETS = {"console.css": "text/css", "console.js": "text/javascript"}
+_ASSETS = {
+    "console.css": "text/css",
+    "console.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
 _PLOTLY = "plotly.min.js"
 _STYLE_ID = re.compile(r'document\.getElementById\("([0-9a-f]{64})"\)')
 
@@ -269,7 +273,8 @@ def _asset_urls(files: Mapping[str, Path]) -> dict[str, str]:
 
 def _static(files: Mapping[str, Path]) -> HTTPRouteHandler:
     @get("/static/{name:str}", sync_to_thread=False, name="console-static")
-    def static(name: str) -> File:
+    def static(request: AnyRequest) -> File:
+        name = str(request.path_params["name"])
         path = files.get(name)
         if path is None or not path.is_file():
             raise NotFoundError("no-such-file", f"there is no file {name[:60]!r} here")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from doorstep.console.words import is_known
 from doorstep.core.instant import Instant
 from doorstep.monitor.surface import ColumnDrift, MonitorFindingView
 from doorstep.release.surface import Release
@@ -87,6 +88,6 @@ def lanes_of(
 
 def _shift(finding: MonitorFindingView, measured: float | None) -> float | None:
     stored = finding.numbers.get("shift_sd")
-    if finding.resolved_at is None and measured is not None:
+    if finding.resolved_at is None and is_known(measured):
         return measured
-    return float(stored) if isinstance(stored, (int, float)) else None
+    return stored if isinstance(stored, (int, float)) and is_known(stored) else None

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from doorstep.console.story import Lane, Mark
+from doorstep.console.words import is_known
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.journal.surface import Traffic, TrafficBucket
 
-LABEL_MAX = 24
+LABEL_MAX = 120
+LANE_NAME_MAX = 14
 _ROWS = {"marks": (0.93, 1.0), "traffic": (0.62, 0.90), "errors": (0.46, 0.56)}
 _LATENCY_AND_DRIFT = {"latency": (0.27, 0.40), "drift": (0.0, 0.20)}
 _LANE_TEXT_SHARE = 0.06
@@ -83,8 +85,12 @@ def _ms(at: Instant) -> int:
 
 def _escape(text: str) -> str:
     """Plotly reads a few tags in its labels; a name from outside is never one of them."""
-    short = text if len(text) <= LABEL_MAX * 5 else text[: LABEL_MAX * 5] + "…"
+    short = text if len(text) <= LABEL_MAX else text[:LABEL_MAX] + "…"
     return short.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _label(column: str) -> str:
+    return _escape(column if len(column) <= LANE_NAME_MAX else column[: LANE_NAME_MAX - 1] + "…")
 
 
 def _traffic_bars(
@@ -149,12 +155,16 @@ def _latency_line(
         "mode": "lines",
         "name": _escape(f"{version_name(traffic.service, number)} p99"),
         "x": [_ms(at) for at in slots],
-        "y": [found[at].latency_ms_p99 if at in found else None for at in slots],
+        "y": [_finite(found[at].latency_ms_p99) if at in found else None for at in slots],
         "line": {"color": colours.get(number, "$series-4"), "width": 1.5, "shape": "hv"},
         "yaxis": "y4",
         "hovertemplate": "%{y:.1f} ms",
         "connectgaps": False,
     }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if is_known(value) else None
 
 
 def _drift_bars(lanes: Sequence[Lane], room: float) -> dict[str, Any]:
@@ -164,7 +174,7 @@ def _drift_bars(lanes: Sequence[Lane], room: float) -> dict[str, Any]:
         "name": "drift",
         "base": [_ms(lane.since) for lane in lanes],
         "x": [max(1, _ms(lane.until) - _ms(lane.since)) for lane in lanes],
-        "y": [_escape(lane.column[:LABEL_MAX]) for lane in lanes],
+        "y": [lane.column for lane in lanes],
         "marker": {"color": [_heat(lane.shift_sd) for lane in lanes], "line": {"width": 0}},
         "text": [_shift_text(lane, room) for lane in lanes],
         "constraintext": "none",
@@ -218,7 +228,7 @@ def _layout(
     rows = {**_ROWS, **_LATENCY_AND_DRIFT}
     quiet = {"zeroline": False, "fixedrange": True, "automargin": False}
     scale = {**quiet, "rangemode": "tozero", "nticks": 4, "gridcolor": "$line", "showline": False}
-    lane_names = list(dict.fromkeys(_escape(lane.column[:LABEL_MAX]) for lane in reversed(lanes)))
+    columns = list(dict.fromkeys(lane.column for lane in reversed(lanes)))
     return {
         "height": 500,
         "margin": {"l": 96, "r": 12, "t": 24, "b": 32},
@@ -247,7 +257,10 @@ def _layout(
             "type": "category",
             "showgrid": False,
             "categoryorder": "array",
-            "categoryarray": lane_names,
+            "categoryarray": columns,
+            "tickmode": "array",
+            "tickvals": columns,
+            "ticktext": [_label(one) for one in columns],
             "showticklabels": bool(lanes),
         },
         "shapes": _shapes(traffic, marks, promise_ms_p99),
@@ -275,7 +288,7 @@ def _shapes(
         }
         for mark in marks
     ]
-    if promise_ms_p99 is not None:
+    if promise_ms_p99 is not None and is_known(promise_ms_p99):
         ends = {"x0": _ms(traffic.since), "x1": _ms(traffic.until)}
         line = {"width": 1, "color": "$ink-2", "dash": "dash"}
         height = {"y0": promise_ms_p99, "y1": promise_ms_p99, "yref": "y4"}
@@ -303,7 +316,7 @@ def _annotations(
         for name, text in titles.items()
     ]
     found += _mark_labels(marks, traffic)
-    if promise_ms_p99 is not None:
+    if promise_ms_p99 is not None and is_known(promise_ms_p99):
         found.append(
             {
                 **plain,

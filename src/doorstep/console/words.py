@@ -101,9 +101,9 @@ def plain(value: float | None) -> str:
 
 def rate(value: float | None) -> str:
     """A share 0..1 in percent: `0 %`, `0.42 %`, `12.5 %`, `100 %`."""
-    if value is None or not math.isfinite(value):
+    percent = math.nan if value is None else value * 100
+    if not math.isfinite(percent):
         return NO_DATA
-    percent = value * 100
     if percent == 0 or percent == 100:
         return f"{percent:.0f} %"
     if abs(percent) < 0.01:
@@ -159,12 +159,23 @@ def value(given: Any) -> str:
         return str(given) if abs(given) < 10**20 else f"{float(given):.6g}"
     if isinstance(given, float):
         return f"{given:.6g}" if math.isfinite(given) else NO_DATA
-    return clip(given if isinstance(given, str) else json.dumps(given, default=str))
+    return clip(given if isinstance(given, str) else json.dumps(_jsonable(given)))
 
 
 def as_json(given: Any) -> str:
     """Indented JSON for a reader, at most JSON_MAX characters."""
-    return clip(json.dumps(given, indent=2, default=str, ensure_ascii=False), JSON_MAX)
+    return clip(json.dumps(_jsonable(given), indent=2, ensure_ascii=False), JSON_MAX)
+
+
+def _jsonable(given: Any) -> Any:
+    """JSON has no NaN and no infinity: they are null."""
+    if isinstance(given, dict):
+        return {str(key): _jsonable(one) for key, one in given.items()}
+    if isinstance(given, (list, tuple)):
+        return [_jsonable(one) for one in given]
+    if isinstance(given, float):
+        return given if math.isfinite(given) else None
+    return given if given is None or isinstance(given, (str, int, bool)) else str(given)
 
 
 def size(size_bytes: float) -> str:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Variant = Literal["normal", "hostile", "empty"]
 VARIANTS: tuple[Variant, ...] = ("normal", "hostile", "empty")
 CSRF = "a-form-token-for-tests"
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}</script>"
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*191}}</script>"
 _LIVE = told.DAY * 15 - 153 * told.MINUTE
 _WORDS_WITH_MEANING = frozenset(
     {"task", "type", "serialization", "family", "placement", "form", "role", "enforce", "unseen"}
@@ -477,10 +477,11 @@ def make_app(fake: FakeDoorstep) -> Litestar:
     """The console alone on a Litestar app, with a fixed form token."""
     from litestar import Litestar
 
-    from doorstep.console.routes import console_routes
+    from doorstep.console.routes import console_refusals, console_routes
 
     routes = console_routes(fake.ask, lambda request: CSRF, environment="production")  # noqa: ARG005
-    return Litestar(route_handlers=list(routes), openapi_config=None)
+    refusals = console_refusals(environment="production")
+    return Litestar(route_handlers=list(routes), exception_handlers=refusals, openapi_config=None)
 
 
 def main() -> None:

@@ -1,0 +1,82 @@
+"""What a page works out from answers: sums, places on rulers, times between decisions. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from doorstep.console import marks, timeline
+from doorstep.core.condition import Quantity, parse_condition
+from doorstep.core.errors import InputError
+from doorstep.core.instant import SECOND_US, Instant
+from doorstep.journal.surface import Traffic
+from doorstep.monitor.surface import MonitorView, Promise
+from doorstep.release.surface import GuardrailView, Release
+
+
+def totals_of(traffic: Traffic) -> tuple[dict[str, Any], ...]:
+    """Per version over the range: requests, errors, share, and the largest p99 of a bucket."""
+    sums: dict[int, dict[str, Any]] = {}
+    for one in traffic.buckets:
+        found = sums.setdefault(
+            one.version, {"version": one.version, "requests": 0, "errors": 0, "worst_ms": None}
+        )
+        found["requests"] += one.requests
+        found["errors"] += one.errors
+        if one.latency_ms_p99 is not None:
+            found["worst_ms"] = max(found["worst_ms"] or 0.0, one.latency_ms_p99)
+    whole = sum(one["requests"] for one in sums.values())
+    return tuple(
+        {
+            **one,
+            "name": timeline.version_name(traffic.service, one["version"]),
+            "share": one["requests"] / whole if whole else None,
+            "error_rate": one["errors"] / one["requests"] if one["requests"] else None,
+        }
+        for one in sorted(sums.values(), key=lambda one: -one["requests"])
+    )
+
+
+def ruler_of(guardrail: GuardrailView, domain: tuple[float, float]) -> marks.Ruler:
+    estimate = None
+    if guardrail.champion and guardrail.challenger is not None:
+        estimate = guardrail.challenger / guardrail.champion
+    return marks.ratio_ruler(
+        (guardrail.ratio_low, guardrail.ratio_high),
+        estimate,
+        (guardrail.tolerance, guardrail.margin),
+        domain,
+    )
+
+
+def stays_of(shown: Release, now: Instant) -> tuple[float, ...]:
+    """Seconds spent in shadow, then in each step, then baking; as far as it got."""
+    decisions = sorted(shown.decisions, key=lambda one: one.sequence)
+    entered = [shown.started_at, *(one.at for one in decisions if one.action == "advance")]
+    left = [*entered[1:], shown.ended_at or now]
+    return tuple((end - start) / SECOND_US for start, end in zip(entered, left, strict=True))
+
+
+def metrics_of(shown: MonitorView) -> tuple[dict[str, Any], ...]:
+    bounds = _bounds(shown.promises)
+    return tuple(
+        {
+            "name": name,
+            "estimate": estimate,
+            "promise": bounds.get(name, (None, ""))[1],
+            "ruler": marks.metric_ruler(estimate, bounds.get(name, (None, ""))[0]),
+        }
+        for name, estimate in shown.quality.items()
+    )
+
+
+def _bounds(promises: tuple[Promise, ...]) -> dict[str, tuple[float, str]]:
+    """Metric -> (its promised number, the promise). Promises against a champion have no number."""
+    found: dict[str, tuple[float, str]] = {}
+    for promise in promises:
+        try:
+            condition = parse_condition(promise.text)
+        except InputError:
+            continue
+        if isinstance(condition.right, Quantity):
+            found.setdefault(condition.left, (condition.right.value, promise.text))
+    return found

@@ -1,0 +1,117 @@
+"""A change needs the session's token and a reason; it asks one operation and shows its result."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from litestar.testing import TestClient
+
+from doorstep.console import routes
+from doorstep.core import errors
+from doorstep.release.surface import ChangeRelease, Rollback
+from doorstep.testing.console import CSRF, FakeDoorstep, make_app
+from doorstep.testing.console_releases import RELEASE_BACK, RELEASE_STEP
+
+logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+class Desk:
+    def __init__(self) -> None:
+        self.fake = FakeDoorstep()
+        self.client: TestClient[Any] = TestClient(make_app(self.fake))
+
+    def send(self, path: str, **fields: str) -> Any:
+        self.fake.asked.clear()
+        return self.client.post(path, data=fields, follow_redirects=False)
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    desk = Desk()
+    with desk.client:
+        yield desk
+
+
+@pytest.mark.parametrize("action", ["pause", "promote"])
+def test_a_release_is_changed_with_its_reason(desk: Desk, action: str) -> None:
+    answer = desk.send(f"/releases/{RELEASE_STEP}/{action}", csrf=CSRF, why="  checked by hand ")
+    assert answer.status_code == 303
+    assert answer.headers["location"] == f"/releases/{RELEASE_STEP}"
+    asked = ChangeRelease(release=RELEASE_STEP, why="checked by hand")
+    assert desk.fake.asked == [(f"release.{action}", asked)]
+    assert "checked by hand" in desk.client.get(answer.headers["location"]).text
+
+
+def test_a_paused_release_offers_to_resume(desk: Desk) -> None:
+    assert "/resume" not in desk.client.get(f"/releases/{RELEASE_STEP}").text
+    desk.send(f"/releases/{RELEASE_STEP}/pause", csrf=CSRF, why="wait")
+    page = desk.client.get(f"/releases/{RELEASE_STEP}").text
+    assert f'action="/releases/{RELEASE_STEP}/resume"' in page
+    assert "/pause" not in page
+    desk.send(f"/releases/{RELEASE_STEP}/resume", csrf=CSRF, why="go on")
+    assert desk.fake.release(RELEASE_STEP).state == "step"
+
+
+def test_a_service_is_rolled_back(desk: Desk) -> None:
+    answer = desk.send("/services/loans/rollback", csrf=CSRF, why="wrong reasons")
+    assert answer.headers["location"] == f"/releases/{RELEASE_STEP}"
+    asked = Rollback(service="loans", why="wrong reasons")
+    assert desk.fake.asked == [("service.rollback", asked)]
+
+
+@pytest.mark.parametrize("token", ["", "wrong", CSRF + " ", CSRF[:-1], "ü"])
+def test_a_form_of_another_session_changes_nothing(desk: Desk, token: str) -> None:
+    answer = desk.send(f"/releases/{RELEASE_STEP}/promote", csrf=token, why="because")
+    assert answer.status_code == 403
+    assert desk.fake.asked == []
+
+
+def test_a_form_without_a_token_changes_nothing(desk: Desk) -> None:
+    answer = desk.send("/services/loans/rollback", why="because")
+    assert answer.status_code == 403
+    assert desk.fake.asked == []
+
+
+@pytest.mark.parametrize(
+    ("why", "status"),
+    [("", 400), ("   ", 400), ("a", 303), ("a" * 500, 303), ("a" * 501, 400)],
+)
+def test_a_reason_is_needed_and_is_short(desk: Desk, why: str, status: int) -> None:
+    answer = desk.send(f"/releases/{RELEASE_STEP}/pause", csrf=CSRF, why=why)
+    assert answer.status_code == status
+
+
+def test_a_page_never_changes_anything_by_being_opened(desk: Desk) -> None:
+    for action in routes.CHANGES:
+        answer = desk.client.get(f"/releases/{RELEASE_STEP}/{action}")
+        assert answer.status_code in (404, 405)
+    assert desk.fake.asked == []
+
+
+def test_what_the_operation_refuses_is_shown_as_it_says(desk: Desk) -> None:
+    answer = desk.send(f"/releases/{RELEASE_BACK}/pause", csrf=CSRF, why="late")
+    assert answer.status_code == 409
+    assert "only a running one can be changed" in answer.text
+    assert "doorstep release show loans" in answer.text
+
+
+def test_a_large_form_is_refused_before_it_is_read(desk: Desk) -> None:
+    body = "why=" + "a" * routes.FORM_BYTES_MAX
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    answer = desk.client.post("/services/loans/rollback", content=body, headers=headers)
+    assert answer.status_code == 413
+    assert desk.fake.asked == []
+
+
+def test_every_form_of_a_page_carries_the_token(desk: Desk) -> None:
+    for path in (f"/releases/{RELEASE_STEP}", "/services/loans"):
+        page = desk.client.get(path).text
+        assert page.count('method="post"') == page.count(f'name="csrf" value="{CSRF}"') > 0
+
+
+def test_every_kind_of_error_has_its_status() -> None:
+    kinds = {one.kind for one in errors.DoorstepError.__subclasses__()}
+    assert kinds == set(routes.STATUS)

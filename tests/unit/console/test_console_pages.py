@@ -1,0 +1,317 @@
+"""Every page of the route table: what it shows, what it escapes, what it says when empty."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urldefrag
+
+import pytest
+from litestar.testing import TestClient
+
+from doorstep.console import routes
+from doorstep.testing import console_data, console_releases
+from doorstep.testing.console import HOSTILE, FakeDoorstep, Variant, make_app
+
+logging.getLogger("httpx").setLevel(logging.WARNING)
+PAGE_BYTES_MAX = 200_000
+Client = TestClient[Any]
+
+
+class Seen(html.parser.HTMLParser):
+    """What a browser would act on: elements with attributes, and the text of scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.scripts: list[str] = []
+        self.text: list[str] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = tag
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        (self.scripts if self._inside == "script" else self.text).append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+    def addresses(self) -> list[str]:
+        names = ("href", "src", "action", "data-plotly")
+        return [found[name] for _, found in self.elements for name in names if name in found]
+
+
+def paths(fake: FakeDoorstep) -> dict[str, str]:
+    return {
+        "overview": "/",
+        "overview-filtered": "/?q=lo",
+        "service": "/services/loans",
+        "service-week": "/services/loans?range=7d",
+        "service-new": "/services/triage",
+        "version": "/services/loans/versions/4",
+        "monitor": "/services/loans/monitor",
+        "monitor-new": "/services/triage/monitor",
+        "predictions": "/services/loans/predictions",
+        "prediction": f"/predictions/{console_data.prediction(fake.begun, 25).id}",
+        "prediction-failed": f"/predictions/{console_data.prediction(fake.begun, 5).id}",
+        "release-step": f"/releases/{console_releases.RELEASE_STEP}",
+        "release-back": f"/releases/{console_releases.RELEASE_BACK}",
+        "release-done": f"/releases/{console_releases.RELEASE_DONE}",
+        "ledger": "/ledger",
+        "ledger-verified": "/ledger?verify=1&kind=release.",
+        "installation": "/installation",
+    }
+
+
+NAMES = tuple(paths(FakeDoorstep()))
+EMPTY_NAMES = tuple(name for name in NAMES if not name.startswith("prediction-"))
+
+
+class Site:
+    def __init__(self, variant: Variant) -> None:
+        self.fake = FakeDoorstep(variant)
+        self.client: Client = TestClient(make_app(self.fake), raise_server_exceptions=False)
+
+    def get(self, name: str) -> Any:
+        return self.client.get(paths(self.fake)[name])
+
+
+@pytest.fixture(scope="module")
+def normal() -> Iterator[Site]:
+    site = Site("normal")
+    with site.client:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Iterator[Site]:
+    site = Site("hostile")
+    with site.client:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def empty() -> Iterator[Site]:
+    site = Site("empty")
+    with site.client:
+        yield site
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_is_small_and_carries_the_security_headers(normal: Site, name: str) -> None:
+    answer = normal.get(name)
+    assert answer.status_code == 200
+    assert len(answer.content) < PAGE_BYTES_MAX
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    for header, value in routes.PAGE_HEADERS.items():
+        assert answer.headers[header] == value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_asks_nothing_of_other_hosts_and_has_no_inline_script_or_style(
+    normal: Site, name: str
+) -> None:
+    seen = Seen(normal.get(name).text)
+    assert all(one.startswith("/") and not one.startswith("//") for one in inner(seen))
+    for tag, found in seen.elements:
+        assert "style" not in found
+        assert tag != "style"
+        assert not any(attribute.startswith("on") for attribute in found)
+        if tag == "script" and "src" not in found:
+            assert found["type"] == "application/json"
+
+
+def inner(seen: Seen) -> list[str]:
+    return [one for one in seen.addresses() if not one.startswith("#")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hostile_values_are_only_ever_text(hostile: Site, name: str) -> None:
+    answer = hostile.get(name)
+    assert answer.status_code == 200
+    seen = Seen(answer.text)
+    scripts = [found for tag, found in seen.elements if tag == "script"]
+    assert all(
+        found.get("src", "/static/").startswith("/static/")
+        and ("src" in found or found["type"] == "application/json")
+        for found in scripts
+    )
+    assert not [tag for tag, _ in seen.elements if tag == "img"]
+    assert not [one for _, found in seen.elements for one in found if one.startswith("on")]
+    assert "alert(1)" in seen.words or name in ("ledger-verified", "monitor-new")
+    assert "1337" not in answer.text
+    assert "nan" not in seen.words.lower().split()
+    places = ("d", "x", "y", "cx", "width", "height")
+    assert not [
+        found for _, found in seen.elements for one in places if "nan" in found.get(one, "")
+    ]
+
+
+def test_chart_data_cannot_end_its_script(hostile: Site) -> None:
+    seen = Seen(hostile.get("service").text)
+    figures = [text for text in seen.scripts if text.startswith("{")]
+    assert len(figures) == 1
+    assert "<" not in figures[0]
+    assert json.loads(figures[0])["data"]
+
+
+def test_every_link_leads_to_a_page_and_to_a_place_on_it(normal: Site) -> None:
+    waiting, pages = ["/"], dict[str, Seen]()
+    targets = set[tuple[str, str]]()
+    while waiting:
+        here = waiting.pop()
+        if here in pages:
+            continue
+        answer = normal.client.get(here)
+        assert answer.status_code == 200, here
+        pages[here] = Seen(answer.text)
+        for tag, found in pages[here].elements:
+            if tag == "a":
+                path, place = urldefrag(found["href"])
+                waiting.append(path or here)
+                targets.add((path or here, place))
+    assert len(pages) > 20
+    for path, place in targets:
+        ids = {found.get("id") for _, found in pages[path].elements}
+        assert not place or place in ids, f"{path} has no #{place}"
+
+
+def test_every_asset_of_a_page_is_served_for_ever(normal: Site) -> None:
+    seen = Seen(normal.get("service").text)
+    assets = {one for one in seen.addresses() if one.startswith("/static/")}
+    assert len(assets) == 4
+    for asset in assets:
+        answer = normal.client.get(asset)
+        assert answer.status_code == 200
+        assert "immutable" in answer.headers["cache-control"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("name", ["..%2froutes.py", "routes.py", "console.css%00", "secret"])
+def test_only_our_own_files_are_served(normal: Site, name: str) -> None:
+    assert normal.client.get(f"/static/{name}").status_code == 404
+
+
+@pytest.mark.parametrize("name", [one for one in EMPTY_NAMES if one != "prediction"])
+def test_an_empty_page_says_what_will_be_here(empty: Site, name: str) -> None:
+    answer = empty.get(name)
+    assert answer.status_code == 200
+    if name in ("overview-filtered", "ledger-verified", "service-week"):
+        return
+    assert "will be" in Seen(answer.text).words
+    assert "doorstep " in Seen(answer.text).words
+
+
+def test_a_missing_number_is_no_data_and_never_a_zero(normal: Site) -> None:
+    assert "no data" in Seen(normal.get("release-step").text).words
+    assert "no outcomes yet" in Seen(normal.get("overview").text).words
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/services/nope", 404, "no service is called 'nope'"),
+        ("/services/%3Cscript%3E", 404, "is not a name"),
+        ("/releases/nope", 404, "no release has the id"),
+        ("/predictions/nope", 404, "no prediction has the id"),
+        ("/services/loans/versions/99", 404, "there is no loans@99"),
+        ("/services/loans/versions/x", 404, "there is no page"),
+        ("/services/loans?fragment=nope", 404, "this page has no part"),
+        ("/nowhere", 404, "there is no page /nowhere"),
+    ],
+)
+def test_a_refusal_is_a_plain_page_with_the_fact(
+    normal: Site, path: str, status: int, words: str
+) -> None:
+    answer = normal.client.get(path)
+    assert answer.status_code == status
+    assert words in Seen(answer.text).words
+    assert answer.headers["content-security-policy"] == routes.CONTENT_SECURITY_POLICY
+
+
+def test_a_refusal_names_the_next_command(normal: Site) -> None:
+    assert "doorstep status" in Seen(normal.client.get("/services/nope").text).words
+
+
+def test_a_part_that_cannot_be_answered_does_not_take_the_page_with_it(normal: Site) -> None:
+    seen = Seen(normal.get("prediction-failed").text)
+    assert "there is no score to explain" in seen.words
+    assert "duration" in seen.words
+
+
+@pytest.mark.parametrize(
+    ("name", "fragment"),
+    [
+        (name, fragment)
+        for name, fragments in {
+            "overview": ("attention", "services"),
+            "service": ("headline", "chartdata", "promises", "releases"),
+            "release-step": ("headline", "guardrails", "decisions"),
+            "monitor": ("findings",),
+            "installation": ("nodes",),
+        }.items()
+        for fragment in fragments
+    ],
+)
+def test_a_fragment_is_that_part_of_the_page_alone(normal: Site, name: str, fragment: str) -> None:
+    path = paths(normal.fake)[name]
+    text = normal.client.get(path, params={"fragment": fragment}).text
+    assert "<html" not in text
+    assert text.strip()
+    whole = normal.client.get(path).text
+    assert f'data-fragment="{fragment}"' in whole
+
+
+@pytest.mark.parametrize(
+    ("wanted", "path"),
+    [
+        ("loans@3", "/services/loans/versions/3"),
+        ("loans", "/?q=loans"),
+        ("", "/"),
+        ("a&b=<", "/?q=a%26b%3D%3C"),
+        ("//evil.example", "/?q=//evil.example"),
+        (
+            "0197cafe-0003-7abc-8def-4e07408562be.2",
+            "/predictions/0197cafe-0003-7abc-8def-4e07408562be.2",
+        ),
+    ],
+)
+def test_search_leads_to_the_thing_itself(normal: Site, wanted: str, path: str) -> None:
+    answer = normal.client.get("/find", params={"q": wanted}, follow_redirects=False)
+    assert answer.status_code == 303
+    assert answer.headers["location"] == path
+
+
+@pytest.mark.parametrize("number", ["-1", "x", "9" * 40, "1.5", "²"])
+def test_a_number_that_is_none_is_taken_as_absent(normal: Site, number: str) -> None:
+    assert normal.client.get("/ledger", params={"before": number}).status_code == 200
+    path = "/services/loans/monitor"
+    assert normal.client.get(path, params={"from": number}).status_code == 200
+
+
+def test_the_service_file_shows_what_each_line_measures(normal: Site) -> None:
+    words = Seen(normal.get("service").text).words
+    assert "p99 <= 50 ms: 18.4 ms over the last hour" in words
+    assert "drift none at p < 0.005 2 of 8 columns differ" in words
+
+
+def test_an_older_page_goes_on_where_the_newer_ended(normal: Site) -> None:
+    first = Seen(normal.client.get("/ledger").text)
+    older = next(one for one in first.addresses() if "before=" in one)
+    second = normal.client.get(older)
+    assert "Older" in second.text
+    assert older.split("before=")[1].split("&")[0] == "89"
+
+
+def test_the_hostile_text_would_have_been_an_attack() -> None:
+    assert [tag for tag, _ in Seen(HOSTILE).elements] == ["script", "img"]

@@ -33,15 +33,15 @@ test: venv
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: venv
-	@$(BIN)/ruff format --check src tests benchmarks examples
-	@$(BIN)/ruff check src tests benchmarks examples
+	@$(BIN)/ruff format --check src tests benchmarks examples docs
+	@$(BIN)/ruff check src tests benchmarks examples docs
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python docs/generate.py --check
 
 format: venv
-	@$(BIN)/ruff format src tests benchmarks examples
-	@$(BIN)/ruff check --fix src tests benchmarks examples
+	@$(BIN)/ruff format src tests benchmarks examples docs
+	@$(BIN)/ruff check --fix src tests benchmarks examples docs
 
 docs: venv
 	@$(BIN)/python docs/generate.py

@@ -69,7 +69,7 @@ def test_a_code_without_a_sentence_is_named(generate: ModuleType) -> None:
 
 
 def test_a_sentence_that_no_code_has_is_named(generate: ModuleType) -> None:
-    with pytest.raises(ValueError, match="nothing raises: .*gone"):
+    with pytest.raises(ValueError, match=r"nothing raises: .*gone"):
         generate._compare({"known"}, {"known", "gone"})
 
 

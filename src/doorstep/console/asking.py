@@ -28,6 +28,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     def text(self, name: str, limit: int = 200) -> str:
         return self.given.get(name, "")[:limit].strip()
 
+    @property
+    def fragments(self) -> tuple[str, ...]:
+        """The parts that are asked for alone; () is the whole page."""
+        return tuple(one for one in self.text("fragment").split(",") if one)
+
     def number(self, name: str) -> int:
         """0 if it is absent or not a whole number from 0 to 2**62."""
         text = self.given.get(name, "")

@@ -118,7 +118,7 @@ def service(ask: Ask, query: Query) -> Page:
         "releases": releases[:12],
         "running": next((one for one in releases if one.ended_at is None), None),
         "versions": versions,
-        "gates": _gates(ask, versions),
+        "gates": {} if query.fragments else _gates(ask, versions),
         "history": history,
         "file": annotate_file(shown.file, monitor.promises if monitor else ()),
     }
@@ -184,7 +184,7 @@ def release(ask: Ask, query: Query) -> Page:
         template="release.html",
         title=f"{shown.service}@{shown.challenger} release",
         section="overview",
-        fragments=("headline", "guardrails", "decisions"),
+        fragments=("headline", "actions", "guardrails", "decisions"),
         found={
             "release": shown,
             "name": f"{shown.service}@{shown.challenger}",

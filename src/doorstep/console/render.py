@@ -12,7 +12,7 @@ from markupsafe import Markup
 from doorstep.console import marks, words
 from doorstep.console.asking import Query
 from doorstep.console.pages import Page
-from doorstep.core.errors import DoorstepError
+from doorstep.core.errors import DoorstepError, NotFoundError
 
 _FILTERS = (
     *("ago", "exact", "iso", "count", "number", "fixed", "plain"),
@@ -44,13 +44,24 @@ class Renderer:
         # Blocks that are rendered alone do not run their file's imports, so macros are global.
         self._env.globals["ui"] = self._env.get_template("ui.html").module
 
-    def page(self, page: Page, query: Query, fragment: str = "") -> str:
-        """The whole page, or only its block `fragment`, which must be one of `page.fragments`."""
+    def page(self, page: Page, query: Query) -> str:
+        """The whole page, or each of `query.fragments` in an element that names it.
+
+        Raises: NotFoundError (`no-such-fragment`).
+        """
         template = self._env.get_template(page.template)
         given = {**page.found, "page": page, "now": query.now, "csrf": query.csrf}
-        if fragment:
-            return "".join(template.blocks[fragment](template.new_context(given)))
-        return template.render(given)
+        if not query.fragments:
+            return template.render(given)
+        for name in query.fragments:
+            if name not in page.fragments:
+                message = f"this page has no part {name[:60]!r}"
+                raise NotFoundError("no-such-fragment", message, "reload the page")
+        context = template.new_context(given)
+        return "".join(
+            f'<div data-fragment="{name}">{"".join(template.blocks[name](context))}</div>'
+            for name in query.fragments
+        )
 
     def error(self, error: DoorstepError, status: int, now: int) -> str:
         page = Page(template="error.html", title=error.message, section="", fragments=(), found={})

@@ -162,11 +162,7 @@ class _Console:
             now=self._clock.now(),
             csrf=self._csrf_token(request),
         )
-        page = maker(self._ask, query)
-        fragment = query.text("fragment")
-        if fragment and fragment not in page.fragments:
-            raise NotFoundError("no-such-fragment", f"this page has no part {fragment[:60]!r}")
-        return _html(self._renderer.page(page, query, fragment), 200)
+        return _html(self._renderer.page(maker(self._ask, query), query), 200)
 
     def change(self, action: str) -> HTTPRouteHandler:
         @post(f"/releases/{{release:str}}/{action}", sync_to_thread=True, status_code=303)

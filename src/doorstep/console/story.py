@@ -41,7 +41,6 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True):
     since: Instant
     until: Instant
     shift_sd: float | None
-    sentence: str
 
 
 def marks_of(releases: Iterable[Release], since: Instant) -> tuple[Mark, ...]:
@@ -75,7 +74,6 @@ def lanes_of(
             since=max(one.since, window[0]),
             until=min(one.resolved_at or window[1], window[1]),
             shift_sd=_shift(one, shifts.get(one.subject)),
-            sentence=one.sentence,
         )
         for one in findings
         if one.kind.startswith("drift") and one.since < window[1]

@@ -14,7 +14,7 @@ from doorstep.console.words import is_known
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.journal.surface import Traffic, TrafficBucket
 
-LABEL_MAX = 120
+LABEL_MAX = 80
 LANE_NAME_MAX = 14
 _ROWS = {"marks": (0.93, 1.0), "traffic": (0.62, 0.90), "errors": (0.46, 0.56)}
 _LATENCY_AND_DRIFT = {"latency": (0.27, 0.40), "drift": (0.0, 0.20)}
@@ -182,7 +182,7 @@ def _drift_bars(lanes: Sequence[Lane], room: float) -> dict[str, Any]:
         "textposition": "inside",
         "insidetextanchor": "end",
         "textfont": {"color": "$ink", "size": 11},
-        "hovertext": [_escape(lane.sentence) for lane in lanes],
+        "hovertext": [_lane_words(lane) for lane in lanes],
         "hovertemplate": "%{hovertext}<extra></extra>",
         "width": 0.7,
         "yaxis": "y5",
@@ -193,6 +193,11 @@ def _heat(shift_sd: float | None) -> str:
     """Three tones: a small shift is under 0.2 standard deviations, a large one from 0.5 on."""
     size = shift_sd or 0.0
     return "$heat-1" if size < 0.2 else "$heat-2" if size < 0.5 else "$heat-3"
+
+
+def _lane_words(lane: Lane) -> str:
+    size = f", {lane.shift_sd:.2f} sd" if lane.shift_sd is not None else ""
+    return _escape(f"{lane.column} differs{size}")
 
 
 def _shift_text(lane: Lane, room: float) -> str:
@@ -213,7 +218,9 @@ def _mark_points(marks: Sequence[Mark]) -> dict[str, Any]:
             "color": ["$bad" if mark.action == "rollback" else "$ink" for mark in marks],
             "line": {"width": 1.5, "color": "$ink"},
         },
-        "hovertext": [_escape(f"{mark.text}. {mark.reason}".strip()) for mark in marks],
+        "hovertext": [
+            _escape(f"{mark.text}: {mark.reason}" if mark.reason else mark.text) for mark in marks
+        ],
         "hovertemplate": "%{hovertext}<extra></extra>",
         "yaxis": "y",
     }

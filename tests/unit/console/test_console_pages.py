@@ -256,7 +256,7 @@ def test_a_part_that_cannot_be_answered_does_not_take_the_page_with_it(normal: S
         for name, fragments in {
             "overview": ("attention", "services"),
             "service": ("headline", "chartdata", "promises", "releases"),
-            "release-step": ("headline", "guardrails", "decisions"),
+            "release-step": ("headline", "actions", "guardrails", "decisions"),
             "monitor": ("findings",),
             "installation": ("nodes",),
         }.items()
@@ -270,6 +270,18 @@ def test_a_fragment_is_that_part_of_the_page_alone(normal: Site, name: str, frag
     assert text.strip()
     whole = normal.client.get(path).text
     assert f'data-fragment="{fragment}"' in whole
+    assert text.startswith(f'<div data-fragment="{fragment}">')
+
+
+def test_several_fragments_come_in_one_answer_that_asks_for_no_more_than_they_need(
+    normal: Site,
+) -> None:
+    normal.fake.asked.clear()
+    path = paths(normal.fake)["service"]
+    text = normal.client.get(path, params={"fragment": "headline,releases"}).text
+    parts = [found for tag, found in Seen(text).elements if "data-fragment" in found]
+    assert [one["data-fragment"] for one in parts] == ["headline", "releases"]
+    assert "gate.show" not in [name for name, _ in normal.fake.asked]
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,7 @@ def test_no_drift_is_said() -> None:
 
 
 def test_names_from_outside_are_no_markup_in_a_chart() -> None:
-    lane = story.Lane(
-        column="<b>x</b>", since=NOW - MINUTE, until=NOW, shift_sd=0.4, sentence="<a href=x>"
-    )
+    lane = story.Lane(column="<b>x</b>", since=NOW - MINUTE, until=NOW, shift_sd=0.4)
     mark = story.Mark(at=NOW - MINUTE, action="start", text="<i>v</i>", reason="<img>")
     figure = timeline.figure(traffic((0, 2, 1, 0)), (mark,), (lane,), 2, None)
     texts = json.dumps(

@@ -8,32 +8,42 @@ const busy = (part) =>
   part.contains(document.activeElement) && document.activeElement !== document.body
   || part.querySelector("details[open]") || !getSelection().isCollapsed;
 
-async function refresh(part) {
-  if (document.hidden || busy(part)) return;
+async function refresh(parts) {
   const address = new URL(location.href);
   address.hash = "";
-  address.searchParams.set("fragment", part.dataset.fragment);
+  address.searchParams.set("fragment", parts.map((part) => part.dataset.fragment).join(","));
   const stale = document.querySelector("[data-stale]");
   try {
     const answer = await fetch(address, { credentials: "same-origin", signal: AbortSignal.timeout(10000) });
     if (!answer.ok) throw new Error(String(answer.status));
-    const text = await answer.text();
-    if (busy(part)) return;
-    part.replaceChildren(...new DOMParser().parseFromString(text, "text/html").body.childNodes);
+    const found = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const part of parts) {
+      const fresh = found.querySelector(`[data-fragment="${part.dataset.fragment}"]`);
+      if (fresh && !busy(part)) part.replaceChildren(...fresh.childNodes);
+    }
     stale.hidden = true;
     const asof = document.querySelector("[data-asof]");
     asof.dateTime = new Date().toISOString();
     asof.textContent = asof.dateTime.slice(0, 19).replace("T", " ") + " UTC";
-    if (part.querySelector("[data-figure]")) draw();
+    if (parts.some((part) => part.querySelector("[data-figure]"))) draw();
   } catch {
     stale.hidden = false;
   }
 }
 
-function follow(part) {
-  const wait = 1000 * Number(part.dataset.every || 10);
-  const again = () => refresh(part).finally(() => setTimeout(again, wait));
-  setTimeout(again, wait);
+// Every part says how often it wants to be fresh; those that are due go into one request.
+function follow() {
+  const wait = (part) => 1000 * Number(part.dataset.every || 10);
+  const parts = [...document.querySelectorAll("[data-fragment]")];
+  const due = new Map(parts.map((part) => [part, Date.now() + wait(part)]));
+  const look = async () => {
+    const now = Date.now();
+    const wanted = document.hidden ? [] : parts.filter((part) => due.get(part) <= now && !busy(part));
+    if (wanted.length) await refresh(wanted);
+    for (const part of wanted) due.set(part, Date.now() + wait(part));
+    setTimeout(look, 1000);
+  };
+  if (parts.length) setTimeout(look, 1000);
 }
 
 // Charts: "$name" in a figure is the stylesheet's --name, so light and dark share one figure.
@@ -118,7 +128,7 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => { button.textContent = "copy"; }, 1500);
 });
 
-document.querySelectorAll("[data-fragment]").forEach(follow);
+follow();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 if (document.readyState === "complete") loadCharts();
 else addEventListener("load", loadCharts);

@@ -13,7 +13,7 @@ import msgspec
 from doorstep.core.errors import NotFoundError
 from doorstep.core.instant import Clock
 from doorstep.core.operation import Operation
-from doorstep.kernel.app import UPLOADS, App, Kept
+from doorstep.kernel.app import CHALLENGER_LEASE_S, UPLOADS, App, Kept
 from doorstep.kernel.db import Database
 from doorstep.kernel.event import DOORSTEP, Actor
 from doorstep.kernel.home import Home
@@ -42,6 +42,7 @@ class ControlPlane:
         self.clock = clock
         self.nodes = NodeWatch(home.nodes, clock)
         self.term = 0
+        self.challenger_lease_s = CHALLENGER_LEASE_S
         self.changed = threading.Event()
         self.addresses = addresses
         self._kept = Kept()
@@ -62,6 +63,7 @@ class ControlPlane:
             kept=self._kept,
             started_at=self._started_at,
             leader_term=self.term,
+            challenger_lease_s=self.challenger_lease_s,
         )
 
     def ask(self, name: str, asked: msgspec.Struct, *, by: str) -> msgspec.Struct:

@@ -27,6 +27,7 @@ QUICK_S = 0.2
 SLOW_S = 2.0
 LEASE_EVERY_S = 2.0
 RENEWAL_EVERY_S = 5.0
+RENEWALS_A_LEASE = 4
 KEEP_EVERY_S = 1.0
 _log = logging.getLogger("doorstep.loops")
 
@@ -67,7 +68,8 @@ class Quick:
         if (control.term, size) == (self._published[0], self._planned_size):
             return
         with control.database.transaction() as unit:
-            write_plan(unit, control.home, control.term)
+            unit.require_leader(control.term)
+            write_plan(unit, control.home, control.term, control.challenger_lease_s)
         self._planned_size = size
 
     def _releases(self) -> None:
@@ -88,7 +90,8 @@ class Quick:
         control = self._control
         now_s = control.clock.monotonic_s()
         with control.database.reading() as connection:
-            is_due_now = now_s - self._renewed_s >= RENEWAL_EVERY_S
+            every_s = min(RENEWAL_EVERY_S, control.challenger_lease_s / RENEWALS_A_LEASE)
+            is_due_now = now_s - self._renewed_s >= every_s
             plan = newest_plan(connection)
             newest = plan.number if plan else 0
             if (control.term, newest) == self._published and not is_due_now:

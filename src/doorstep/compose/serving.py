@@ -53,9 +53,11 @@ class Serving:
         addresses: dict[str, str],
         trust: Path,
         monitor_every_s: float,
+        challenger_lease_s: float,
     ) -> None:
         clock = SystemClock()
         self.control = ControlPlane(home, database, clock, table(), addresses, trust)
+        self.control.challenger_lease_s = challenger_lease_s
         self._sessions = Sessions(load_token(home.keys), clock)
         self._monitor_every_s = monitor_every_s
         self._loops: list[Loop] = []

@@ -11,15 +11,16 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from doorstep.compose.node import Node, NodePorts, port_of_orphans, takes_over
 from doorstep.core.errors import RefusedError, WaitedError
 from doorstep.core.instant import SystemClock
 from doorstep.kernel.db import Database
@@ -31,19 +32,19 @@ from doorstep.kernel.settings import LOOPBACK, Port, Settings
 from doorstep.kernel.trust import trust_folder
 
 READY_S = 60.0
-DRAIN_S = 15.0
-RESTART_S = 0.5
-RESTART_S_MAX = 10.0
+WATCH_S = 0.2
 _log = logging.getLogger("doorstep.up")
 
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """settings: where and on which ports. workers: front workers of the node. monitor_every_s: how
-    often the monitors look."""
+    often the monitors look. challenger_lease_s: how long a node lets a challenger serve when it
+    hears nothing from us."""
 
     settings: Settings
     workers: int = 2
     monitor_every_s: float = 15.0
+    challenger_lease_s: float = 60.0
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,19 +70,44 @@ def up(options: UpOptions, say_ready: Callable[[Ready], None]) -> None:
         settings.home, create=True, environment=settings.environment, holds_database=not url
     )
     _log_to(home.run / "up.log")
-    with HomeLock(home):
+    with HomeLock(home), contextlib.ExitStack() as stack:
+        stopping = _stop_on_signals()
         create_keys(home.keys, home.id)
-        ports = {name: _claim(name, port) for name, port in _wanted(settings)}
-        with contextlib.ExitStack() as stack:
-            for held in ports.values():
-                stack.callback(held.close)
-            _run(options, home, url or home.database_url, ports, say_ready)
+        serving = port_of_orphans(home)
+        claimed = {
+            name: stack.enter_context(_claim(name, port))
+            for name, port in _wanted(settings).items()
+            if name != "data" or not takes_over(port, serving)
+        }
+        if "data" not in claimed:
+            _log.info("a node of an earlier run serves on at port %s; it is taken over", serving)
+        ports = {"data": serving or 0}
+        ports |= {name: held.getsockname()[1] for name, held in claimed.items()}
+        _run(Run(options, home, claimed, ports, stopping), url or home.database_url, say_ready)
 
 
-def _wanted(settings: Settings) -> Iterator[tuple[str, Port]]:
-    yield "data", settings.ports.data
-    yield "health", settings.ports.health
-    yield "control", settings.ports.control
+def _wanted(settings: Settings) -> Mapping[str, Port]:
+    ports = settings.ports
+    return {"data": ports.data, "health": ports.health, "control": ports.control}
+
+
+def _stop_on_signals() -> threading.Event:
+    """Set by SIGTERM and SIGINT, from now on: one that comes while we start must not leave a node
+    behind."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    return stopping
+
+
+class Run(NamedTuple):
+    """claimed: bound sockets by name; without `data` if the node takes a port over. ports: all."""
+
+    options: UpOptions
+    home: Home
+    claimed: Mapping[str, socket.socket]
+    ports: Mapping[str, int]
+    stopping: threading.Event
 
 
 def _claim(name: str, port: Port) -> socket.socket:
@@ -101,54 +127,33 @@ def _claim(name: str, port: Port) -> socket.socket:
     return held
 
 
-def _run(
-    options: UpOptions,
-    home: Home,
-    database_url: str,
-    ports: dict[str, socket.socket],
-    say_ready: Callable[[Ready], None],
-) -> None:
-    numbers = {name: held.getsockname()[1] for name, held in ports.items()}
-    addresses = {
-        "console": f"http://{LOOPBACK}:{numbers['control']}",
-        "data": f"http://{LOOPBACK}:{numbers['data']}",
-        "health": f"http://{LOOPBACK}:{numbers['health']}",
-    }
+def _run(run: Run, database_url: str, say_ready: Callable[[Ready], None]) -> None:
+    options, home = run.options, run.home
     # The node binds its own ports; ours were held to know that they are free.
-    ports["data"].close()
-    ports["health"].close()
+    for name in ("data", "health"):
+        if name in run.claimed:
+            run.claimed[name].close()
     # Not before the home is known to be ours: HTTP and the pages take a second to import.
     from doorstep.compose.serving import Serving
 
     database = Database(database_url, SystemClock())
-    trust = trust_folder(os.environ, sys.platform)
-    node = Node(options, home, numbers["data"], numbers["health"])
-    serving = Serving(home, database, addresses, trust, options.monitor_every_s)
+    node = Node(home, NodePorts(run.ports["data"], run.ports["health"]), options.workers)
+    serving = Serving(
+        home,
+        database,
+        _addresses(run.ports),
+        trust_folder(os.environ, sys.platform),
+        options.monitor_every_s,
+        options.challenger_lease_s,
+    )
     try:
         serving.prepare()
         node.start()
-        serving.start(ports["control"])
-        _wait_ready(serving.is_ready, node)
-        announce(
-            home,
-            Announcement(
-                url=addresses["console"],
-                data_url=addresses["data"],
-                health_url=addresses["health"],
-                pid=os.getpid(),
-            ),
-        )
-        say_ready(
-            Ready(
-                console_url=addresses["console"],
-                data_url=addresses["data"],
-                health_url=addresses["health"],
-                invite=f"{addresses['console']}/sign-in?code={serving.invite()}",
-                home=str(home.path),
-                pid=os.getpid(),
-            )
-        )
-        _until_stopped(node)
+        serving.start(run.claimed["control"])
+        if _wait_ready(serving.is_ready, node, run.stopping):
+            _say(run, serving.invite(), say_ready)
+            while not run.stopping.wait(WATCH_S):
+                node.revive()
     finally:
         withdraw(home)
         node.stop()
@@ -156,7 +161,34 @@ def _run(
         database.close()
 
 
-def _wait_ready(is_ready: Callable[[], bool], node: Node) -> None:
+def _addresses(ports: Mapping[str, int]) -> dict[str, str]:
+    names = {"console": "control", "data": "data", "health": "health"}
+    return {said: f"http://{LOOPBACK}:{ports[name]}" for said, name in names.items()}
+
+
+def _say(run: Run, invitation: str, say_ready: Callable[[Ready], None]) -> None:
+    """Announce it in the home, then to whoever started us."""
+    at = _addresses(run.ports)
+    announce(
+        run.home,
+        Announcement(
+            url=at["console"], data_url=at["data"], health_url=at["health"], pid=os.getpid()
+        ),
+    )
+    say_ready(
+        Ready(
+            console_url=at["console"],
+            data_url=at["data"],
+            health_url=at["health"],
+            invite=f"{at['console']}/sign-in?code={invitation}",
+            home=str(run.home.path),
+            pid=os.getpid(),
+        )
+    )
+
+
+def _wait_ready(is_ready: Callable[[], bool], node: Node, stopping: threading.Event) -> bool:
+    """False if we were told to stop before. Raises: WaitedError (`not-ready`)."""
     deadline = time.monotonic() + READY_S
     while not is_ready():
         node.revive()
@@ -166,62 +198,9 @@ def _wait_ready(is_ready: Callable[[], bool], node: Node) -> None:
                 f"nothing answered within {READY_S:g} s",
                 "look into run/up.log and run/node.log of the home",
             )
-        time.sleep(0.05)
-
-
-def _until_stopped(node: Node) -> None:
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    while not stopping.wait(0.2):
-        node.revive()
-
-
-class Node:
-    """The node's supervisor as a child: started again, with growing pauses, if it dies."""
-
-    def __init__(self, options: UpOptions, home: Home, port: int, health_port: int) -> None:
-        state = home.run / "node"
-        self._command = [
-            *(sys.executable, "-m", "doorstep.serve.node", "--home", str(home.path)),
-            *("--host", LOOPBACK, "--port", str(port), "--health-port", str(health_port)),
-            *("--workers", str(options.workers), "--state", str(state), "--node", "local"),
-        ]
-        self._log = home.run / "node.log"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pause_s = RESTART_S
-        self._again_s = 0.0
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-            )
-
-    def revive(self) -> None:
-        """Start it again if it has died and its pause is over."""
-        if self._process is None or self._process.poll() is None:
-            return
-        now_s = time.monotonic()
-        if self._again_s == 0.0:
-            _log.error("the node ended with code %s", self._process.returncode)
-            self._again_s = now_s + self._pause_s
-            self._pause_s = min(2 * self._pause_s, RESTART_S_MAX)
-        elif now_s >= self._again_s:
-            self._again_s = 0.0
-            self.start()
-
-    def stop(self) -> None:
-        """Drain it; end it if it takes too long."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(DRAIN_S)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        if stopping.wait(0.05):
+            return False
+    return True
 
 
 def _log_to(path: Path) -> None:

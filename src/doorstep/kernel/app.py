@@ -16,6 +16,7 @@ from doorstep.kernel.home import Home
 from doorstep.kernel.nodes import NodeWatch
 
 UPLOADS = "uploads"
+CHALLENGER_LEASE_S = 60.0
 KeptT = TypeVar("KeptT")
 
 
@@ -38,8 +39,9 @@ class Kept:
 @dataclass(frozen=True, slots=True)
 class App:
     """One control plane, acting for `actor`. addresses: `console`, `data`: URLs for messages.
-    leader_term: the term in which this process leads, 0 if it does not. trust_folder: of the user
-    whom this server believes when they vouch for a file. nodes: what the data plane reports."""
+    leader_term: the term in which this process leads, 0 if it does not. challenger_lease_s: how
+    long nodes let a challenger serve that nobody watches. trust_folder: of the user whom this
+    server believes when they vouch for a file. nodes: what the data plane reports."""
 
     database: Database
     home: Home
@@ -51,6 +53,7 @@ class App:
     kept: Kept
     started_at: Instant = 0
     leader_term: int = 0
+    challenger_lease_s: float = CHALLENGER_LEASE_S
 
     @property
     def uploads(self) -> Blobs:

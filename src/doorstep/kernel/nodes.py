@@ -11,6 +11,8 @@ from doorstep.core.report import FORMAT, NodeReport
 
 REPORT_BYTES_MAX = 64 * 1024 * 1024
 NODES_MAX = 10_000
+PAST = "past"
+"""The folder of last reports of boots that are gone, until their evidence was kept."""
 ALIVE_S = 6.0
 """A node writes at least every two seconds; three missed reports are silence."""
 
@@ -56,6 +58,17 @@ class NodeWatch:
         """Nodes that were seen and have stopped reporting."""
         now_s = self._clock.monotonic_s()
         return [name for name, one in list(self._seen.items()) if now_s - one.rose_s > ALIVE_S]
+
+
+def past_reports(nodes: Path) -> list[tuple[Path, NodeReport]]:
+    """Last reports of boots that are gone, with the files to remove once they were kept. What
+    cannot be read is left where it is."""
+    found = []
+    for path in sorted((nodes / PAST).glob("*.json"))[:NODES_MAX]:
+        report = read_report(path)
+        if report is not None:
+            found.append((path, report))
+    return found
 
 
 def read_report(path: Path) -> NodeReport | None:

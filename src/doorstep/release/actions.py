@@ -180,7 +180,7 @@ def _crown(unit: Unit, release: Release, decision: Decision, by: str) -> None:
 
 
 def _with_plan(unit: Unit, app: App, row: store.ReleaseRow) -> store.ReleaseRow:
-    number = write_plan(unit, app.home, app.leader_term)
+    number = write_plan(unit, app.home, app.leader_term, app.challenger_lease_s)
     planned = msgspec.structs.replace(row, plan_number=number)
     store.save_release(unit.connection, planned)
     return planned

@@ -6,10 +6,14 @@ from collections.abc import Iterable
 
 from doorstep.core.report import Cell, NodeReport
 from doorstep.kernel.app import App
+from doorstep.kernel.nodes import past_reports
 from doorstep.release import store
 from doorstep.release.evidence import Gathered, cells_of, evidence_of, gather, merge
 from doorstep.release.types import Evidence, Release
 
+Source = tuple[str, str, str]
+"""(release, node, boot)"""
+Cells = tuple[Cell, ...]
 CRASH_STARTS = 4
 """Starts of one slot since the release's first epoch that make a crash loop."""
 
@@ -43,26 +47,35 @@ class Keeper:
     """Writes reported cells down when they have changed, so that evidence survives its node."""
 
     def __init__(self) -> None:
-        self._written: dict[tuple[str, str, str], tuple[Cell, ...]] = {}
+        self._written: dict[Source, Cells] = {}
 
     def keep(self, app: App, releases: Iterable[Release]) -> None:
         """One transaction for everything that changed since the last call."""
-        changed = dict(self._changed(app, releases))
-        if not changed:
-            return
-        with app.database.transaction() as unit:
-            for (release, node, boot), cells in changed.items():
-                store.save_cells(unit.connection, release, node, boot, cells)
-        self._written |= changed
-
-    def _changed(
-        self, app: App, releases: Iterable[Release]
-    ) -> Iterable[tuple[tuple[str, str, str], tuple[Cell, ...]]]:
         ids = {release.id for release in releases}
+        past = past_reports(app.home.nodes)
         self._written = {key: kept for key, kept in self._written.items() if key[0] in ids}
-        for report in app.nodes.reports():
-            for release in ids:
-                mine = tuple(cell for cell in report.cells if cell.release == release)
-                key = (release, report.node, report.boot)
-                if mine and self._written.get(key) != mine:
-                    yield key, mine
+        changed = self._merged([*(one for _, one in past), *app.nodes.reports()], ids)
+        if changed:
+            with app.database.transaction() as unit:
+                for (release, node, boot), cells in changed.items():
+                    store.save_cells(unit.connection, release, node, boot, cells)
+            self._written |= changed
+        for path, _ in past:
+            path.unlink(missing_ok=True)
+
+    def _merged(self, reports: Iterable[NodeReport], releases: set[str]) -> dict[Source, Cells]:
+        """What is new. Readings are merged: one that we read late cannot undo a later one."""
+        known = dict(self._written)
+        for key, cells in _cells_in(reports, releases):
+            _, node, boot = key
+            before = cells_of(node, boot, known.get(key, ()))
+            known[key] = tuple(merge(before, cells_of(node, boot, cells)).values())
+        return {key: cells for key, cells in known.items() if self._written.get(key) != cells}
+
+
+def _cells_in(reports: Iterable[NodeReport], releases: set[str]) -> Iterable[tuple[Source, Cells]]:
+    for report in reports:
+        for release in sorted(releases):
+            mine = tuple(cell for cell in report.cells if cell.release == release)
+            if mine:
+                yield (release, report.node, report.boot), mine

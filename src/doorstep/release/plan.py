@@ -118,9 +118,15 @@ def _release_plan(release: Release | None) -> ReleasePlan | None:
 
 
 def plan_root(
-    plans: Sequence[ServicePlan], *, environment: str, term: int, number: int, made_at: int
+    plans: Sequence[ServicePlan],
+    *,
+    environment: str,
+    term: int,
+    number: int,
+    made_at: int,
+    lease_s: float,
 ) -> tuple[PlanRoot, dict[str, bytes]]:
-    """The root and the bodies of its documents by digest."""
+    """The root and the bodies of its documents by digest. lease_s: of challengers."""
     bodies = {one.service: msgspec.json.encode(one) for one in plans}
     root = PlanRoot(
         format=FORMAT,
@@ -129,5 +135,6 @@ def plan_root(
         number=number,
         made_at=made_at,
         services={service: digest_of(body) for service, body in sorted(bodies.items())},
+        challenger_lease_s=lease_s,
     )
     return root, {digest_of(body): body for body in bodies.values()}

@@ -27,9 +27,10 @@ from doorstep.release.types import Release
 PARSED_KEPT = 2048
 
 
-def write_plan(unit: Unit, home: Home, term: int) -> int:
+def write_plan(unit: Unit, home: Home, term: int, lease_s: float) -> int:
     """The number of the plan that says what this transaction leaves; a new row if it differs from
-    the newest plan. Raises: RefusedError (`service-without-version`) never in a sound database."""
+    the newest plan. lease_s: of challengers.
+    Raises: RefusedError (`service-without-version`) never in a sound database."""
     newest = store.newest_plan(unit.connection)
     number = newest.number + 1 if newest else 1
     plans = [
@@ -43,8 +44,9 @@ def write_plan(unit: Unit, home: Home, term: int) -> int:
         term=term,
         number=number,
         made_at=unit.now(),
+        lease_s=lease_s,
     )
-    basis = digest_of(msgspec.json.encode((term, root.services)))
+    basis = digest_of(msgspec.json.encode((term, root.services, lease_s)))
     if newest is not None and newest.basis == basis:
         return newest.number
     row = store.PlanRow(

@@ -16,6 +16,7 @@ import msgspec
 from doorstep.core.ids import new_id
 from doorstep.core.report import Cell, ServiceReport
 from doorstep.kernel.files import write_atomic
+from doorstep.kernel.nodes import PAST, read_report
 from doorstep.serve.cells import (
     BUCKETS,
     LATENCY_EDGES_US,
@@ -33,6 +34,8 @@ KEEP_S = 30.0
 """Cells of a release that left the plan are still reported this long."""
 WINDOW_S = 60.0
 SNAPSHOT_S = 5.0
+PAST_KEPT = 20
+"""Reports of earlier boots that wait for the control plane, for one node."""
 KERNEL_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -158,6 +161,21 @@ class Evidence:
 
     def _save(self) -> None:
         write_atomic(self._folder / BASE_FILE, msgspec.msgpack.encode(self._base))
+
+
+def set_aside(nodes: Path, node: str, boot: str) -> None:
+    """Keep the last report of an earlier boot of this node where the control plane finds it: the
+    first report of this boot takes its place, and nobody may have read it yet."""
+    path = nodes / f"{node}.json"
+    report = read_report(path)
+    if report is None or report.boot == boot or not report.cells:
+        return
+    past = nodes / PAST
+    past.mkdir(exist_ok=True)
+    path.replace(past / f"{node}.{report.boot}.json")
+    waiting = sorted(past.glob(f"{node}.*.json"), key=lambda one: one.stat().st_mtime)
+    for old in waiting[:-PAST_KEPT]:
+        old.unlink(missing_ok=True)
 
 
 def quantile_ms(buckets: list[int], share: float) -> float:

@@ -26,7 +26,7 @@ def short_folder(state: Path) -> Path:
         return state
     pointer = state / "sockets"
     if pointer.is_symlink() and pointer.is_dir():
-        return Path(os.readlink(pointer))
+        return pointer.readlink()
     made = Path(tempfile.mkdtemp(prefix="doorstep-"))
     pointer.unlink(missing_ok=True)
     pointer.symlink_to(made)
@@ -59,6 +59,25 @@ def take_listener(state: Path) -> socket.socket | None:
     """The listening socket of a supervisor that died here, from one of its workers; None if there
     is none."""
     path = short_folder(state) / LISTENER_SOCKET
+    try:
+        return _receive(path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def orphans_port(state: Path) -> int | None:
+    """The port on which workers that lost their supervisor still serve; None if there are none.
+    They keep their socket, and hand it to the next supervisor as if nobody had looked."""
+    if not state.is_dir():
+        return None
+    found = _receive(short_folder(state) / LISTENER_SOCKET)
+    if found is None:
+        return None
+    with found:
+        return int(found.getsockname()[1])
+
+
+def _receive(path: Path) -> socket.socket | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(TAKE_TIMEOUT_S)
         try:
@@ -66,8 +85,6 @@ def take_listener(state: Path) -> socket.socket | None:
             _, found, _, _ = socket.recv_fds(client, 64, 1)
         except OSError:
             return None
-        finally:
-            path.unlink(missing_ok=True)
     return socket.socket(fileno=found[0]) if found else None
 
 

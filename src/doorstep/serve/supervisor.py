@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import socket
 import time
 from pathlib import Path
@@ -27,7 +25,7 @@ from doorstep.serve import nodeplan
 from doorstep.serve.bundles import verify_bundle
 from doorstep.serve.children import Child
 from doorstep.serve.engines import Engines
-from doorstep.serve.evidence import Evidence
+from doorstep.serve.evidence import Evidence, set_aside
 from doorstep.serve.feed import PlanFeed, Published
 from doorstep.serve.fronts import FrontOptions, FrontSlots, FrontWorker
 from doorstep.serve.limits import (
@@ -41,6 +39,7 @@ from doorstep.serve.limits import (
 )
 from doorstep.serve.nodeplan import Apply, Full, Lease, NodePlan, Order, Refuses, Serves, Word
 from doorstep.serve.orphan import take_listener
+from doorstep.serve.statelock import lock_state
 
 TICK_S = 0.05
 BACKLOG = 2048
@@ -76,6 +75,7 @@ class Supervisor:
         self.data_url = f"http://{host}:{port}"
         self.feed = PlanFeed(options.home, options.state)
         self.evidence = Evidence(options.state)
+        set_aside(options.home / "nodes", options.node, self.evidence.boot)
         self.engines = Engines(options.home / "bundles", options.state, logs)
         fronts = FrontOptions(
             state=options.state, journal=options.home / "journal", logs=logs,
@@ -406,22 +406,6 @@ def replace_file(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
-
-
-def lock_state(state: Path) -> int:
-    """Take the state folder for this process. Raises: RefusedError (`state-in-use`)."""
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise RefusedError(
-            "state-in-use",
-            f"another node runs with the state folder {state}",
-            "stop it, or give this one its own --state",
-        ) from None
-    return fd
 
 
 def take_listener_at(options: NodeOptions) -> socket.socket:

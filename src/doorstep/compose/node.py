@@ -1,0 +1,97 @@
+"""The node that `doorstep up` runs beside the control plane: its supervisor as our child."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import msgspec
+
+from doorstep.kernel.home import Home
+from doorstep.kernel.settings import LOOPBACK, Port
+from doorstep.serve.orphan import orphans_port
+from doorstep.serve.statelock import end_holder
+
+DRAIN_S = 15.0
+RESTART_S = 0.5
+RESTART_S_MAX = 10.0
+ORPHANS_S = 3.0
+"""How long workers that just lost their supervisor may take to offer their socket."""
+_PAUSE_S = 0.05
+_log = logging.getLogger("doorstep.up")
+
+
+class NodePorts(msgspec.Struct, frozen=True):
+    data: int
+    health: int
+
+
+def port_of_orphans(home: Home) -> int | None:
+    """Where workers of an earlier `up` over this home still serve; None if there are none.
+
+    A control plane that was killed leaves its node serving. Its supervisor is ended here, and its
+    workers go on until ours takes their socket over: no request is dropped.
+    """
+    state = home.run / "node"
+    if not end_holder(state):
+        return orphans_port(state)
+    until_s = time.monotonic() + ORPHANS_S
+    while (port := orphans_port(state)) is None and time.monotonic() < until_s:
+        time.sleep(_PAUSE_S)
+    return port
+
+
+def takes_over(wanted: Port, serving: int | None) -> bool:
+    """Whether a node that wants this port goes on at the one where workers still serve."""
+    return serving is not None and wanted.number in (0, serving)
+
+
+class Node:
+    """The supervisor as a child: started again, with growing pauses, if it dies."""
+
+    def __init__(self, home: Home, ports: NodePorts, workers: int) -> None:
+        self._command = [
+            *(sys.executable, "-m", "doorstep.serve.node", "--home", str(home.path)),
+            *("--host", LOOPBACK, "--port", str(ports.data), "--health-port", str(ports.health)),
+            *("--workers", str(workers), "--state", str(home.run / "node"), "--node", "local"),
+        ]
+        self._log = home.run / "node.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pause_s = RESTART_S
+        self._again_s = 0.0
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def revive(self) -> None:
+        """Start it again if it has died and its pause is over."""
+        if self._process is None or self._process.poll() is None:
+            return
+        now_s = time.monotonic()
+        if self._again_s == 0.0:
+            _log.error("the node ended with code %s", self._process.returncode)
+            self._again_s = now_s + self._pause_s
+            self._pause_s = min(2 * self._pause_s, RESTART_S_MAX)
+        elif now_s >= self._again_s:
+            self._again_s = 0.0
+            self.start()
+
+    def stop(self) -> None:
+        """Drain it; end it if it takes too long."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(DRAIN_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()

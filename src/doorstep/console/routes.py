@@ -89,7 +89,8 @@ def console_routes(
     """The console's routes, to be mounted at `/`.
 
     ask: answers operations by name; it may block (handlers run in threads). csrf_token: the token
-    of the request's session; a form must bring the same one. environment: shown on every page.
+    of the request's session, asked before anything else, so it may refuse who is not signed in; a
+    form must bring the same one. environment: shown on every page.
     """
     files = _asset_files()
     chrome = {
@@ -156,6 +157,7 @@ class _Console:
         return show
 
     def _show(self, request: AnyRequest, maker: PageMaker) -> Response[str]:
+        # The form token first: it refuses who is not signed in before anything is asked.
         query = Query(
             path=dict(request.path_params),
             given=dict(request.query_params.items()),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from litestar import Litestar
 from litestar.testing import TestClient
 
 from doorstep.console import routes
@@ -115,3 +116,20 @@ def test_every_form_of_a_page_carries_the_token(desk: Desk) -> None:
 def test_every_kind_of_error_has_its_status() -> None:
     kinds = {one.kind for one in errors.DoorstepError.__subclasses__()}
     assert kinds == set(routes.STATUS)
+
+
+def test_who_is_not_signed_in_is_told_so_before_anything_is_asked() -> None:
+    fake = FakeDoorstep()
+
+    def nobody(request: Any) -> str:
+        raise errors.SignInError("not-signed-in", "nobody is signed in", "doorstep console")
+
+    app = Litestar(route_handlers=list(routes.console_routes(fake.ask, nobody)))
+    with TestClient(app) as client:
+        for path in ("/", "/services/loans", "/ledger", f"/releases/{RELEASE_STEP}"):
+            answer = client.get(path)
+            assert answer.status_code == 401
+            assert "doorstep console" in answer.text
+        sent = client.post("/services/loans/rollback", data={"csrf": CSRF, "why": "because"})
+        assert sent.status_code == 401
+    assert fake.asked == []

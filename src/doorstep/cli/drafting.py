@@ -233,7 +233,7 @@ def split_paths(train: Path, folder: Path) -> tuple[Path, Path]:
     with train.open("rb") as file:
         is_text = file.read(4) != b"PAR1" and train.suffix.lower() not in (".jsonl", ".ndjson")
     suffix = ".csv" if is_text and train.suffix.lower() != ".json" else ".parquet"
-    return folder / f"{train.stem}-train{suffix}", folder / f"{train.stem}-holdout{suffix}"
+    return folder / f"{train.stem}-kept{suffix}", folder / f"{train.stem}-holdout{suffix}"
 
 
 def write_split(split: Split, files: tuple[Path, ...], *, force: bool) -> None:

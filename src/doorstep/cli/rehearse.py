@@ -18,6 +18,7 @@ from doorstep.cli.output import done, fail, note, warn
 from doorstep.client import Client
 from doorstep.core.contract import Contract
 from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile_types import IdsSpec
 from doorstep.journal.surface import ListPredictions, Prediction, Predictions
 from doorstep.monitor.cause import find_cause
 from doorstep.release.surface import Release
@@ -56,7 +57,8 @@ def rehearse_release(client: Client, begun: Release, file: str, timeout_s: float
     Raises: what reading the file raises, UnreachableError.
     """
     contract = _contract(client, begun)
-    requests = Requests(client, begun, rows_of(file, contract, ROWS_MAX))
+    ids = parse_service_file(client.service(begun.service).file).ids
+    requests = Requests(begun.id, ids, contract, rows_of(file, contract, ROWS_MAX))
     driver = Driver(client.installation().data_url, begun.service, requests)
     with driver:
         if begun.champion is None:
@@ -77,14 +79,15 @@ def _contract(client: Client, begun: Release) -> Contract:
 class Requests:
     """Bodies without end: the rows in an order drawn anew for every pass, seeded by the release."""
 
-    def __init__(self, client: Client, begun: Release, asked: tuple[list[Row], list[Row]]) -> None:
+    def __init__(
+        self, release: str, ids: IdsSpec, contract: Contract, asked: tuple[list[Row], list[Row]]
+    ) -> None:
         self._rows, self._contexts = asked
-        self._ids = parse_service_file(client.service(begun.service).file).ids
-        contract = _contract(client, begun)
+        self._ids = ids
         self._inputs = {one.name for one in contract.inputs}
         self._context = {one.name: one for one in contract.context}
-        self._random = random.Random(begun.id)  # noqa: S311  an order, not a secret
-        self._name = f"rehearsal-{begun.id[-8:]}"
+        self._random = random.Random(release)  # noqa: S311  an order, not a secret
+        self._name = f"rehearsal-{release[-8:]}"
         self._refused: set[int] = set()
 
     def __len__(self) -> int:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from doorstep.testing import console_data
-from doorstep.testing.console import FakeDoorstep, Variant, make_app
-from doorstep.testing.console_releases import RELEASE_BACK, RELEASE_STEP
+from fakes.console import FakeDoorstep, Variant, make_app
+from fakes.console_releases import RELEASE_BACK, RELEASE_STEP
 
 pytestmark = pytest.mark.browser
 START_WAIT_S = 30

@@ -78,6 +78,7 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
     """state: shadow, step, bake, paused, done, rolled-back, inconclusive. shares: one per step.
+    step: 1 is the first, 0 in the shadow.
     settled: every live node reports the plan of the newest decision; silent: nodes that do not."""
 
     id: str

@@ -29,7 +29,7 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         challenger=inner.challenger,
         champion=inner.champion,
         state=inner.state.value,
-        step=inner.step,
+        step=_step_number(inner),
         share=inner.share,
         shares=tuple(inner.spec.share_of(step) for step in range(len(inner.spec.steps))),
         rehearsal=inner.rehearsal,
@@ -46,6 +46,12 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         silent=tuple(sorted(app.nodes.silent())),
         plan_number=row.plan_number,
     )
+
+
+def _step_number(release: Inner) -> int:
+    """1 is the first step, as people count; 0 in the shadow and for a first version."""
+    in_shadow = State.SHADOW in (release.state, release.resumes)
+    return 0 if in_shadow or release.is_first else release.step + 1
 
 
 def _reason(release: Inner, newest: Decision) -> str:

@@ -13,8 +13,8 @@ from litestar.testing import TestClient
 from doorstep.console import routes
 from doorstep.core import errors
 from doorstep.release.surface import ChangeRelease, Rollback
-from doorstep.testing.console import CSRF, FakeDoorstep, make_app
-from doorstep.testing.console_releases import RELEASE_BACK, RELEASE_STEP
+from fakes.console import CSRF, FakeDoorstep, make_app
+from fakes.console_releases import RELEASE_BACK, RELEASE_STEP
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
 

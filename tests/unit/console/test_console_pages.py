@@ -14,7 +14,7 @@ from litestar.testing import TestClient
 
 from doorstep.console import routes
 from doorstep.testing import console_data, console_releases
-from doorstep.testing.console import HOSTILE, FakeDoorstep, Variant, make_app
+from fakes.console import HOSTILE, FakeDoorstep, Variant, make_app
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
 PAGE_BYTES_MAX = 200_000

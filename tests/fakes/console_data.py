@@ -25,7 +25,7 @@ from doorstep.gate.surface import GateRun
 from doorstep.journal.surface import Prediction, TrafficBucket
 from doorstep.monitor.surface import ColumnDrift, MonitorFindingView, Promise, ServiceStatus
 from doorstep.register.surface import Version
-from doorstep.testing.console_releases import DAY, HOUR, MINUTE, RELEASE_STEP
+from fakes.console_releases import DAY, HOUR, MINUTE, RELEASE_STEP
 
 FILE = """\
 doorstep: 1
@@ -217,7 +217,7 @@ def buckets(now: Instant, minutes: int, bucket_s: int) -> tuple[TrafficBucket, .
     since = now - minutes * MINUTE
     for place in range(minutes * 60 // bucket_s):
         at = since + place * width
-        noise = random.Random(at // width)  # noqa: S311  a picture, not a secret
+        noise = random.Random(at // width)
         age = now - at
         if 20 * MINUTE < age % DAY < 22 * MINUTE:
             continue
@@ -360,7 +360,7 @@ def _numbers(
     labels: tuple[str, ...],
     nulls: float = 0.0,
 ) -> ColumnDrift:
-    noise = random.Random(name)  # noqa: S311  a picture, not a secret
+    noise = random.Random(name)
     now = tuple(
         max(0.0, 1000 * math.exp(-tilt * (place - 15.5) / 16) + noise.gauss(0, 45))
         for place in range(32)
@@ -402,7 +402,7 @@ def _categories(
 
 
 def prediction(now: Instant, place: int) -> Prediction:
-    noise = random.Random(place)  # noqa: S311  a picture, not a secret
+    noise = random.Random(place)
     score = noise.random()
     failed = place % 17 == 5
     challenger = place % 9 == 4

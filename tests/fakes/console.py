@@ -1,6 +1,6 @@
 """A console with nothing behind it: every operation that a page asks, answered from made-up data.
 
-python -m doorstep.testing.console --port 7171 [--variant hostile|empty]
+python -m fakes.console --port 7171 [--variant hostile|empty]
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ def _events(fake: FakeDoorstep, given: Any) -> Events:
     return Events(events=tuple(found[: given.limit]), size=len(everything))
 
 
-def _ledger_verdict(fake: FakeDoorstep, given: Any) -> LedgerVerdict:  # noqa: ARG001
+def _ledger_verdict(fake: FakeDoorstep, given: Any) -> LedgerVerdict:
     return LedgerVerdict(
         intact=True,
         size=138,
@@ -347,7 +347,7 @@ def _history(fake: FakeDoorstep, given: Any) -> History:
     )
 
 
-def _installation(fake: FakeDoorstep, given: Any) -> Installation:  # noqa: ARG001
+def _installation(fake: FakeDoorstep, given: Any) -> Installation:
     empty = NodeView(
         node="node-a",
         live=True,
@@ -385,7 +385,7 @@ def _installation(fake: FakeDoorstep, given: Any) -> Installation:  # noqa: ARG0
 
 
 NORMAL: dict[str, Answer] = {
-    "service.list": lambda fake, given: Services(services=(_service(fake, "loans"),)),  # noqa: ARG005
+    "service.list": lambda fake, given: Services(services=(_service(fake, "loans"),)),
     "service.show": lambda fake, given: _service(fake, given.service),
     "service.status": _statuses,
     "service.history": _history,
@@ -414,7 +414,7 @@ NORMAL: dict[str, Answer] = {
 }
 
 
-def _nothing_found(fake: FakeDoorstep, given: Any) -> msgspec.Struct:  # noqa: ARG001
+def _nothing_found(fake: FakeDoorstep, given: Any) -> msgspec.Struct:
     raise NotFoundError(
         "nothing-yet", "there is nothing of this yet", "doorstep register model.pkl"
     )
@@ -422,28 +422,28 @@ def _nothing_found(fake: FakeDoorstep, given: Any) -> msgspec.Struct:  # noqa: A
 
 EMPTY: dict[str, Answer] = {
     **dict.fromkeys(NORMAL, _nothing_found),
-    "service.list": lambda fake, given: Services(services=()),  # noqa: ARG005
+    "service.list": lambda fake, given: Services(services=()),
     "service.show": lambda fake, given: msgspec.structs.replace(
         _service(fake, "triage"), service=given.service, file=""
     ),
-    "service.status": lambda fake, given: Statuses(services=()),  # noqa: ARG005
+    "service.status": lambda fake, given: Statuses(services=()),
     "service.history": lambda fake, given: History(
         service=given.service, at=fake.now, live=None, tenures=(), events=()
     ),
-    "version.list": lambda fake, given: Versions(versions=()),  # noqa: ARG005
+    "version.list": lambda fake, given: Versions(versions=()),
     "version.show": lambda fake, given: _version(fake, given),
-    "gate.show": lambda fake, given: GateRuns(runs=()),  # noqa: ARG005
-    "release.list": lambda fake, given: Releases(releases=()),  # noqa: ARG005
-    "release.show": lambda fake, given: msgspec.structs.replace(  # noqa: ARG005
+    "gate.show": lambda fake, given: GateRuns(runs=()),
+    "release.list": lambda fake, given: Releases(releases=()),
+    "release.show": lambda fake, given: msgspec.structs.replace(
         told.releases(fake.begun)[0], guardrails=(), decisions=(), champion=None, state="shadow"
     ),
-    "prediction.list": lambda fake, given: Predictions(predictions=()),  # noqa: ARG005
+    "prediction.list": lambda fake, given: Predictions(predictions=()),
     "traffic.count": lambda fake, given: msgspec.structs.replace(_traffic(fake, given), buckets=()),
     "monitor.show": lambda fake, given: _monitor(
         fake, msgspec.structs.replace(given, service="triage")
     ),
-    "finding.list": lambda fake, given: Findings(findings=()),  # noqa: ARG005
-    "ledger.list": lambda fake, given: Events(events=(), size=0),  # noqa: ARG005
+    "finding.list": lambda fake, given: Findings(findings=()),
+    "ledger.list": lambda fake, given: Events(events=(), size=0),
     "ledger.verify": _ledger_verdict,
     "installation.show": lambda fake, given: msgspec.structs.replace(
         _installation(fake, given), nodes=()
@@ -479,7 +479,7 @@ def make_app(fake: FakeDoorstep) -> Litestar:
 
     from doorstep.console.routes import console_refusals, console_routes
 
-    routes = console_routes(fake.ask, lambda request: CSRF, environment="production")  # noqa: ARG005
+    routes = console_routes(fake.ask, lambda request: CSRF, environment="production")
     refusals = console_refusals(environment="production")
     return Litestar(route_handlers=list(routes), exception_handlers=refusals, openapi_config=None)
 

@@ -91,7 +91,11 @@ class World:
                 return found
             passed_s = time.monotonic() - started_s
             if passed_s > timeout_s:
-                raise WaitedError("not-as-told", f"{what}: not within {timeout_s:g} s")
+                raise WaitedError(
+                    "not-as-told",
+                    f"{what}: not within {timeout_s:g} s; clients saw {say_tally(self.traffic)}",
+                    f"look into {self.home / 'run'}",
+                )
             self.shown.stage(what, min(0.99, passed_s / expected_s))
             time.sleep(POLL_S)
 
@@ -103,6 +107,13 @@ class World:
         self.traffic.stop()
         self.client.close()
         stop(self.home)
+
+
+def say_tally(traffic: Traffic) -> str:
+    """What the clients saw so far, in words."""
+    seen = traffic.tally()
+    first = f" (the first: {seen.first_failure})" if seen.first_failure else ""
+    return f"{seen.answered:,} answers and {seen.failed:,} failures{first}"
 
 
 def open_world(home: Path, seed: int, shown: Progress) -> World:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from doorstep.testing import console_data
+from fakes import console_data
 from fakes.console import FakeDoorstep, Variant, make_app
 from fakes.console_releases import RELEASE_BACK, RELEASE_STEP
 

@@ -29,8 +29,8 @@ from doorstep.journal.surface import Prediction, Predictions, Traffic
 from doorstep.monitor.surface import Findings, MonitorView, Statuses
 from doorstep.register.surface import Service, Services, Version, Versions
 from doorstep.release.surface import DecisionView, Release, Releases
-from doorstep.testing import console_data as data
-from doorstep.testing import console_releases as told
+from fakes import console_data as data
+from fakes import console_releases as told
 
 if TYPE_CHECKING:
     from litestar import Litestar

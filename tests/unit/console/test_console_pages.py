@@ -13,7 +13,7 @@ import pytest
 from litestar.testing import TestClient
 
 from doorstep.console import routes
-from doorstep.testing import console_data, console_releases
+from fakes import console_data, console_releases
 from fakes.console import HOSTILE, FakeDoorstep, Variant, make_app
 
 logging.getLogger("httpx").setLevel(logging.WARNING)

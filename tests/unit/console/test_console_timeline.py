@@ -10,7 +10,7 @@ import msgspec
 from doorstep.console import story, timeline
 from doorstep.core.instant import SECOND_US
 from doorstep.journal.surface import Traffic, TrafficBucket
-from doorstep.testing import console_data, console_releases
+from fakes import console_data, console_releases
 
 NOW = 1_795_000_000 * SECOND_US
 MINUTE = 60 * SECOND_US

@@ -54,9 +54,7 @@ def make_model(seed: int) -> bytes:
 
 def add_version(home: TestHome, data: bytes) -> str:
     names = tuple(f"feature_{at:02d}" for at in range(FEATURES))
-    fields = tuple(
-        Field(name=name, type="float", range_min=-1e6, range_max=1e6) for name in names
-    )
+    fields = tuple(Field(name=name, type="float", range_min=-1e6, range_max=1e6) for name in names)
     manifest = Manifest(
         format=1, task="binary", label="y", labels=("bad", "good"), positive="good",
         threshold=0.5, contract=Contract(inputs=fields),
@@ -83,7 +81,9 @@ def rss_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def drive(port: int, path: str, body: bytes, seconds: float, pids: list[int]) -> tuple[float, float]:
+def drive(
+    port: int, path: str, body: bytes, seconds: float, pids: list[int]
+) -> tuple[float, float]:
     """(ms of CPU per request, requests per second). The first half second is not measured."""
     command = [sys.executable, str(HERE / "generator.py"), str(port), path, str(CONNECTIONS)]
     subprocess.run([*command, "0.5"], input=body, capture_output=True, check=True)
@@ -109,7 +109,9 @@ class Bare:
 def first_answer_s(began: float, url: str, body: bytes) -> float:
     while True:
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=2) as answer:
+            with urllib.request.urlopen(
+                urllib.request.Request(url, data=body), timeout=2
+            ) as answer:
                 answer.read()
                 return time.perf_counter() - began
         except OSError:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import msgspec
+
+from doorstep.core.plan import REST
 from doorstep.core.record import Status
 from doorstep.serve.rows import Parsed
 from doorstep.serve.service import Service
@@ -27,39 +30,33 @@ class Codec(Protocol):
     def refusal(self, code: str, message: str, hint: str, request: str, /) -> bytes: ...
 
 
-class Part:
+class Part(msgspec.Struct):
     """Rows of one call that have the same assigned version and segment.
 
-    rows: their positions, None for all. tried: version numbers. answered: number of the version
-    whose answer it is, CONSTANT or NOBODY. status: of the assigned version.
+    rows: their positions, None for all. version: whose turn it is now, None if there is nobody;
+    assigned: the number of the one whose turn it was first. tried: version numbers that failed.
+    answered: number of the version whose answer it is, CONSTANT or NOBODY. scores, answers: per row
+    of the part. status, error: of the assigned version. units: hashes, while it is evidence.
     """
 
-    __slots__ = (
-        "answered", "assigned", "call", "cell", "challenger", "constant", "error", "flights",
-        "rows", "scores", "segment", "share", "status", "step", "tried", "units", "version",
-    )  # fmt: skip
-
-    def __init__(
-        self, call: Call, rows: list[int] | None, assigned: Version | None, assigned_no: int,
-        segment: str, challenger: bool,
-    ) -> None:  # fmt: skip
-        self.call = call
-        self.rows = rows
-        self.assigned = assigned_no
-        self.version = assigned
-        self.segment = segment
-        self.challenger = challenger
-        self.cell: int | None = None
-        self.flights: list[int] | None = None
-        self.units: list[int] = []
-        self.share = 0.0
-        self.status = Status.OK
-        self.error = ""
-        self.step = 0
-        self.tried: set[int] | None = None
-        self.answered = NOBODY
-        self.scores: list[list[float]] | None = None
-        self.constant: str | float | None = None
+    call: Call
+    rows: list[int] | None
+    version: Version | None
+    assigned: int
+    segment: str = REST
+    challenger: bool = False
+    cell: int | None = None
+    flights: list[int] | None = None
+    units: list[int] = []
+    share: float = 0.0
+    status: Status = Status.OK
+    error: str = ""
+    step: int = 0
+    tried: set[int] | None = None
+    answered: int = NOBODY
+    scores: list[list[float]] | None = None
+    answers: list[str | float] | None = None
+    constant: str | float | None = None
 
     @property
     def count(self) -> int:
@@ -78,34 +75,25 @@ class Part:
         return texts if self.rows is None else [texts[at] for at in self.rows]
 
 
-class Call:
+class Call(msgspec.Struct):
     """One predict request. request: 16 bytes of its id; id: the same as text. began_ns: monotonic,
     at its last byte; at: the wall clock then, microseconds UTC. extra: what only its codec reads.
     pinned: the version that the caller asked for by name; such a call is no evidence.
+    parts and calls know each other; `parts` is emptied when the call is over.
     """
 
-    __slots__ = (
-        "at", "began_ns", "codec", "exchange", "extra", "id", "open", "parsed", "parts", "pinned",
-        "request", "service",
-    )  # fmt: skip
-
-    def __init__(
-        self, exchange: Exchange, codec: Codec, service: Service, parsed: Parsed, request: bytes,
-        extra: Any = None, pinned: Version | None = None,
-    ) -> None:  # fmt: skip
-        self.exchange = exchange
-        self.codec = codec
-        self.service = service
-        self.parsed = parsed
-        self.request = request
-        text = request.hex()
-        self.id = f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-        self.parts: list[Part] = []
-        self.open = 0
-        self.began_ns = 0
-        self.at = 0
-        self.extra = extra
-        self.pinned = pinned
+    exchange: Exchange
+    codec: Codec
+    service: Service
+    parsed: Parsed
+    request: bytes
+    id: str
+    extra: Any = None
+    pinned: Version | None = None
+    began_ns: int = 0
+    at: int = 0
+    open: int = 0
+    parts: list[Part] = []
 
     @property
     def failed(self) -> Part | None:

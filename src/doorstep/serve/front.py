@@ -26,7 +26,7 @@ import uvloop
 from doorstep.core.errors import DoorstepError
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter
-from doorstep.serve.http import HttpConnection
+from doorstep.serve.http import Head, HttpConnection
 from doorstep.serve.limits import CONNECTIONS_MAX, DRAIN_S, ORPHAN_S, SWEEP_S
 from doorstep.serve.nodeplan import (
     MESSAGE_CHARS_MAX,
@@ -115,6 +115,7 @@ class Front:
         self.now_s = time.monotonic()
         self.draining = False
         self.bodies_bytes = 0
+        self.heads: dict[bytes, Head] = {}
 
     # -- what a connection needs (http.Gate)
 

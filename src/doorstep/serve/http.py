@@ -3,14 +3,20 @@
 Requests of one connection may be pipelined; their answers keep the order. A request that is
 refused before its end is answered at once, the connection closed, and what still arrives is thrown
 away for a moment so that the caller gets to read why.
+
+A client on a kept connection sends the same header bytes again and again. Heads that the parser has
+read whole are remembered by their exact bytes; when a request comes in one piece and begins with
+one of them, it means what it meant before, and the parser is not asked again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+import traceback
 from collections import deque
 from http import HTTPStatus
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import httptools
 
@@ -30,17 +36,33 @@ from doorstep.serve.limits import (
 FOREVER = float("inf")
 RAW_BYTES_MAX = 2 * BODY_BYTES_MAX
 """Of one body with its chunk headers, extensions and trailers."""
-_HEADS = {
+KNOWN_HEADS_MAX = 1024
+KNOWN_HEAD_BYTES_MAX = 1024
+_END = b"\r\n\r\n"
+_UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
+_STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n"
     "content-type: application/json\r\ncontent-length: ".encode()
     for status in HTTPStatus
 }
 
 
+class Head(NamedTuple):
+    """What a request's head says. length: of the body, from Content-Length."""
+
+    method: bytes
+    url: bytes
+    length: int
+    keep_alive: bool
+    said_keep_alive: bool
+
+
 class Gate(Protocol):
-    """What a connection needs from its worker. now_s: a coarse monotonic clock."""
+    """What a connection needs from its worker. now_s: a coarse monotonic clock. heads: those that
+    were read before, by their bytes."""
 
     now_s: float
+    heads: dict[bytes, Head]
     draining: bool
     bodies_bytes: int
 
@@ -68,15 +90,12 @@ class _Refused(Exception):
 class HttpExchange:
     """One request of a connection, and the place of its answer."""
 
-    __slots__ = ("connection", "data", "is_head", "keep_alive", "said_keep_alive")
+    __slots__ = ("connection", "data", "head", "keep_alive")
 
-    def __init__(
-        self, connection: HttpConnection, keep_alive: bool, said_keep_alive: bool, is_head: bool
-    ) -> None:
+    def __init__(self, connection: HttpConnection, head: Head, keep_alive: bool) -> None:
         self.connection = connection
+        self.head = head
         self.keep_alive = keep_alive
-        self.said_keep_alive = said_keep_alive
-        self.is_head = is_head
         self.data: bytes | None = None
 
     def respond(self, status: int, body: bytes, headers: bytes = b"") -> None:
@@ -85,10 +104,10 @@ class HttpExchange:
             self.keep_alive = False
         if not self.keep_alive:
             headers += b"connection: close\r\n"
-        elif self.said_keep_alive:
+        elif self.head.said_keep_alive:
             headers += b"connection: keep-alive\r\n"
-        shown = b"" if self.is_head else body
-        self.data = b"%b%d\r\n%b\r\n%b" % (_HEADS[status], len(body), headers, shown)
+        shown = b"" if self.head.method == b"HEAD" else body
+        self.data = b"%b%d\r\n%b\r\n%b" % (_STATUS_LINES[status], len(body), headers, shown)
         self.connection.write_ready()
 
 
@@ -107,6 +126,11 @@ class HttpConnection(asyncio.Protocol):
         self._lingers = False
         self._paused = False
         self._head_bytes = 0
+        # Where messages begin and end in what arrives, as long as that is certain.
+        self._at_start = True
+        self._first = b""
+        self._fed = self._completed = 0
+        self._done: Head | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -117,6 +141,7 @@ class HttpConnection(asyncio.Protocol):
         self._length = 0
         self._expect = self._context = b""
         self._said_keep_alive = False
+        self._is_common = True
 
     # -- the transport's side
 
@@ -136,19 +161,54 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
+        if self._at_start:
+            end = data.find(_END) + len(_END)
+            head = data[:end]
+            known = self.gate.heads.get(head)
+            if known is not None and len(data) == end + known.length:
+                return self._take(known, data[end:], b"")
+            self._at_start = False
+            self._first = head if end >= len(_END) else b""
+            if _UPGRADE.search(head):
+                # A wish that we do not grant (Java's client has it by default). The parser would
+                # take the body for another protocol, so it must not see it.
+                data = _UPGRADE.sub(b"\nx-grade:", head) + data[end:]
+            self._fed = self._completed = 0
+        self._feed(data)
+        if self._completed == 1:
+            self._find_start()
+        return None
+
+    def _feed(self, data: bytes) -> None:
+        self._fed += len(data)
         if self._in_body:
             self._raw += len(data)
         else:
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(501, "no-upgrade", "this server does not change protocols")
+        except httptools.HttpParserCallbackError as error:
+            if not self._closing:
+                traceback.print_exception(error)
+                self._refuse(500, "internal", "this is our fault; it was logged")
         except httptools.HttpParserError as error:
             if not self._closing:
                 self._refuse(400, "bad-http", f"not a valid HTTP request: {error}")
         else:
             self._check_sizes()
+
+    def _find_start(self) -> None:
+        """Exactly one message was read and not a byte more: the next one begins with what comes."""
+        head, first = self._done, self._first
+        if head is None or not first or self._fed != len(first) + head.length:
+            self._completed = 2
+            return
+        self._at_start = True
+        heads = self.gate.heads
+        if len(first) <= KNOWN_HEAD_BYTES_MAX:
+            if len(heads) >= KNOWN_HEADS_MAX:
+                heads.clear()
+            heads[first] = head
 
     def eof_received(self) -> bool:
         """The client will send no more; it still wants the answers that it waits for."""
@@ -185,15 +245,21 @@ class HttpConnection(asyncio.Protocol):
             case b"connection":
                 self._said_keep_alive = value.lower() == b"keep-alive"
             case b"expect":
+                self._is_common = False
                 self._expect = value.lower()
             case b"doorstep-context":
+                self._is_common = False
                 self._context = value
+            case b"transfer-encoding" | b"upgrade":
+                self._is_common = False
             case b"content-encoding" if value.lower() != b"identity":
                 self._stop(415, "bad-encoding", "bodies must come without a content-encoding")
 
     def on_headers_complete(self) -> None:
         self._in_body = True
         self.deadline_s = self.gate.now_s + BODY_S
+        if self._parser.should_upgrade():
+            self._stop(501, "no-upgrade", "this server does not change protocols")
         if self._length > BODY_BYTES_MAX:
             self._stop(413, "body-too-large", _body_message(self._length))
         if self._expect:
@@ -216,26 +282,32 @@ class HttpConnection(asyncio.Protocol):
         self._pieces.append(data)
 
     def on_message_complete(self) -> None:
-        pieces, parser = self._pieces, self._parser
+        pieces, context, method = self._pieces, self._context, self._parser.get_method()
         body = b"" if not pieces else pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        method, url, context = parser.get_method(), self._url, self._context
-        keep_alive = parser.should_keep_alive()
-        exchange = HttpExchange(self, keep_alive, self._said_keep_alive, method == b"HEAD")
+        keep_alive = self._parser.should_keep_alive()
+        head = Head(method, self._url, self._length, keep_alive, self._said_keep_alive)
         if self._counted:
             self.gate.bodies_bytes -= self._counted
+        self._completed += 1
+        self._done = head if self._is_common else None
         self._in_body = False
         self._head_bytes = 0
         self._clear()
+        self._take(head, body, context)
+
+    # -- ours
+
+    def _take(self, head: Head, body: bytes, context: bytes) -> None:
+        """A whole request."""
+        exchange = HttpExchange(self, head, head.keep_alive)
         self._queue.append(exchange)
         self.deadline_s = FOREVER
-        if not keep_alive:
+        if not head.keep_alive:
             self._closing = True
         if len(self._queue) >= PIPELINE_MAX and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        self._answerer.handle(exchange, method, url, body, context)
-
-    # -- ours
+        self._answerer.handle(exchange, head.method, head.url, body, context)
 
     def write_ready(self) -> None:
         """Write every answer whose turn it is."""
@@ -309,7 +381,7 @@ class HttpConnection(asyncio.Protocol):
         if self._closing:
             return
         self._closing = self._lingers = True
-        exchange = HttpExchange(self, False, False, False)
+        exchange = HttpExchange(self, Head(b"", b"", 0, False, False), False)
         self._queue.append(exchange)
         self._pieces = []
         self.deadline_s = FOREVER

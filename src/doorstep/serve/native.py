@@ -66,33 +66,28 @@ _decode_outcomes = msgspec.json.Decoder(OutcomesGiven).decode
 
 class NativeCodec:
     def answer(self, call: Call) -> bytes:
-        first = call.parts[0].answered
-        if call.parsed.count > 1:
-            first = call.by_row()[0][0].answered
+        rows = call.by_row()
+        first = rows[0][0].answered
         predictions = [
-            _prediction(call, part, at, row, first) for row, (part, at) in enumerate(call.by_row())
+            _prediction(call, part, at, row, first) for row, (part, at) in enumerate(rows)
         ]
         return _encode(Answer(call.service.name, first, call.id, predictions, call.fallback))
 
-    def refusal(self, code: str, message: str, hint: str, request: str) -> bytes:
+    def refusal(self, code: str, message: str, hint: str, request: str, /) -> bytes:
         return _encode({"error": Refusal(code, message, hint, request)})
 
 
 def _prediction(call: Call, part: Part, at: int, row: int, first: int) -> Prediction:
     warnings = call.parsed.warnings[row] if call.parsed.warnings else ()
     name = f"{call.id}.{row}"
-    if part.answered == CONSTANT or part.scores is None:
+    if part.scores is None or part.answers is None:
         found = Prediction(name, part.constant, warnings)
     else:
-        version = part.call.service.versions[part.answered]
         scores = part.scores[at]
-        if version.labels:
-            found = Prediction(
-                name,
-                version.answer(scores),
-                warnings,
-                dict(zip(version.labels, scores, strict=True)),
-            )
+        labels = call.service.versions[part.answered].labels
+        if labels:
+            shares = dict(zip(labels, scores, strict=True))
+            found = Prediction(name, part.answers[at], warnings, shares)
         else:
             found = Prediction(name, scores[0], warnings, None, scores[0])
     if part.answered != first:

@@ -85,7 +85,7 @@ class OipCodec:
             InferResponse(call.service.name, call.versions, outputs, request.id, parameters)
         )
 
-    def refusal(self, code: str, message: str, hint: str, _request: str) -> bytes:
+    def refusal(self, code: str, message: str, hint: str, _request: str, /) -> bytes:
         said = f"{code}: {message}" + (f" ({hint})" if hint else "")
         return _encode({"error": said})
 
@@ -239,12 +239,11 @@ def _outputs(call: Call) -> list[Tensor]:
     scores: list[list[float]] = []
     labels: tuple[str, ...] = ()
     for part, at in rows:
-        if part.scores is None:
+        if part.scores is None or part.answers is None:
             answers.append(part.constant)
             continue
-        version = call.service.versions[part.answered]
-        labels = version.labels
-        answers.append(version.answer(part.scores[at]))
+        labels = call.service.versions[part.answered].labels
+        answers.append(part.answers[at])
         scores.append(part.scores[at])
     if not labels and all(isinstance(one, float | int) for one in answers):
         return [Tensor("value", [len(rows)], "FP64", answers)]

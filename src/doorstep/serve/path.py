@@ -10,6 +10,7 @@ An answer's bytes are written only after its records were handed to the operatin
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import Any, Protocol
 
@@ -95,14 +96,14 @@ class Path:
             self._commit()
 
     def _assign(self, call: Call) -> list[Part]:
-        service, parsed = call.service, call.parsed
+        service = call.service
         if call.pinned is not None:
-            parts = [Part(call, None, call.pinned, call.pinned.number, REST, False)]
+            parts = [Part(call, None, call.pinned, call.pinned.number)]
             parts[0].step = len(service.fallback)
-        elif service.release is None and parsed.segments is None:
+        elif not service.has_groups:
             champion = service.champion
             number = champion.number if champion else 0
-            parts = [Part(call, None, champion, number, REST, False)]
+            parts = [Part(call, None, champion, number)]
         else:
             parts = _cut(call)
             self._mark(call, parts)
@@ -145,8 +146,11 @@ class Path:
         self, version: Version, parts: list[Part], again: dict[Version | None, list[Part]]
     ) -> None:
         assert version.scorer is not None
+        rows = sum(part.count for part in parts) if len(parts) > 1 else parts[0].count
         try:
-            scores = version.scorer.score(_batch(version, parts)).tolist()
+            found = version.scorer.score(_batch(version, parts))
+            fine = found.shape == (rows, version.width) and math.isfinite(found.sum())
+            scores = found.tolist()
         except Exception as error:  # noqa: BLE001  whatever a model raises
             if len(parts) > 1:
                 for part in parts:
@@ -158,8 +162,12 @@ class Path:
         at = 0
         for part in parts:
             count = part.count
-            self._settle(part, Status.OK, scores[at : at + count], "", again)
+            mine = scores if count == rows else scores[at : at + count]
             at += count
+            if fine:
+                self._succeed(part, version, mine)
+            else:
+                self._settle(part, Status.OK, mine, "", again)
 
     def _ask(self, version: Version, part: Part, again: dict[Version | None, list[Part]]) -> None:
         assert version.engine is not None
@@ -187,8 +195,7 @@ class Path:
         version = part.version
         if status is Status.OK and version is not None:
             if version.is_valid(scores, part.count):
-                part.answered, part.scores = version.number, scores
-                return self._finish(part)
+                return self._succeed(part, version, scores)
             status, error = Status.INVALID, "the scores are not finite numbers of the right shape"
         if part.tried is None:
             part.status, part.error, part.tried = status, error[:ERROR_CHARS_MAX], set()
@@ -201,6 +208,11 @@ class Path:
         if found is not None:
             part.answered, part.constant = CONSTANT, found
         return self._finish(part)
+
+    def _succeed(self, part: Part, version: Version, scores: list[list[float]]) -> None:
+        part.answered, part.scores = version.number, scores
+        part.answers = [version.answer(row) for row in scores]
+        self._finish(part)
 
     def _finish(self, part: Part) -> None:
         call = part.call
@@ -259,6 +271,7 @@ class Path:
                 ok = part.status is Status.OK
                 self._cells.end(part.cell, part.units, part.flights, ok)
         self._cells.count(call.service.name, (now - call.began_ns) // 1000, error=error)
+        call.parts = []
 
 
 def _cut(call: Call) -> list[Part]:

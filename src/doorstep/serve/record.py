@@ -43,15 +43,20 @@ class Recorder:
         service, parsed = call.service, call.parsed
         version = service.versions.get(part.answered)
         outputs = version.outputs if version else service.default_outputs
-        metas, pieces = self._rows.setdefault(service.layout(outputs), ([], []))
+        layout = version.layout if version else service.default_layout
+        found = self._rows.get(layout)
+        if found is None:
+            found = self._rows[layout] = ([], [])
+        metas, pieces = found
         answers = _answers(part, version)
         scores = self._scores(part, len(outputs))
         mask = service.mask(call.id)
         size = service.reader.width * 8
         release = "" if call.pinned else service.release_id
-        for at in range(part.count):
-            row = at if part.rows is None else part.rows[at]
-            inputs = parsed.numbers
+        epoch = service.epoch if release else 0
+        status, keys, units, warnings = int(part.status), parsed.keys, parsed.units, parsed.warnings
+        for at, row in enumerate(part.rows or range(parsed.count)):
+            inputs: bytes = parsed.numbers
             if parsed.count > 1:
                 inputs = inputs[row * size : row * size + size]
             texts: Texts = parsed.texts[row]
@@ -61,12 +66,12 @@ class Recorder:
             pieces.append(scores[at])
             metas.append(
                 PredictionMeta(
-                    call.request, row, call.at, answered, part.assigned, int(part.status),
-                    service.kind, release, service.epoch if release else 0, part.share, part.segment,
-                    parsed.keys[row] if parsed.keys else "",
-                    (parsed.units[row] if parsed.units else "") or call.id,
+                    call.request, row, call.at, answered, part.assigned, status, service.kind,
+                    release, epoch, part.share, part.segment,
+                    keys[row] if keys else "",
+                    (units[row] if units else "") or call.id,
                     latency_us,
-                    parsed.warnings[row] if parsed.warnings else (),
+                    warnings[row] if warnings else (),
                     (*texts, answers[at]),
                     part.error,
                 )
@@ -85,6 +90,6 @@ def _answers(part: Part, version: Version | None) -> list[str | None]:
     """The text of `out.answer`; a regression's answer is its score."""
     if part.answered == CONSTANT:
         return [str(part.constant)] * part.count
-    if part.scores is None or version is None or not version.labels:
+    if part.answers is None or version is None or not version.labels:
         return [None] * part.count
-    return [str(version.answer(row)) for row in part.scores]
+    return part.answers  # type: ignore[return-value]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-_POOL_BYTES = 10 * 512
+_RANDOM_BYTES = 10
+_POOL_BYTES = _RANDOM_BYTES * 512
 
 
 class RequestIds:
@@ -16,15 +17,21 @@ class RequestIds:
         self._at = _POOL_BYTES
 
     def next(self) -> bytes:
-        if self._at >= _POOL_BYTES:
-            self._pool = os.urandom(_POOL_BYTES)
-            self._at = 0
         at = self._at
-        self._at = at + 10
-        pool = self._pool
-        value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(pool[at : at + 10], "big")
-        value = value & ~(0xF000C << 60) | 0x70008 << 60
-        return value.to_bytes(16, "big")
+        if at >= _POOL_BYTES:
+            self._fill()
+            at = 0
+        self._at = at + _RANDOM_BYTES
+        milliseconds = time.time_ns() // 1_000_000
+        return milliseconds.to_bytes(6, "big") + self._pool[at : at + _RANDOM_BYTES]
+
+    def _fill(self) -> None:
+        """Random bytes in which the version (7) and the variant (RFC 9562) are already set."""
+        pool = bytearray(os.urandom(_POOL_BYTES))
+        for at in range(0, _POOL_BYTES, _RANDOM_BYTES):
+            pool[at] = 0x70 | pool[at] & 0x0F
+            pool[at + 2] = 0x80 | pool[at + 2] & 0x3F
+        self._pool = bytes(pool)
 
 
 def id_text(request: bytes) -> str:

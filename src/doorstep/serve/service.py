@@ -43,23 +43,16 @@ class Service:
         self.watched = lease_held
         self.release_id = plan.release.id if plan.release else ""
         self.epoch = plan.release.epoch if plan.release else 0
+        self.has_groups = plan.release is not None or bool(plan.segments)
         rehearsal = plan.release is not None and plan.release.rehearsal
         self.kind = int(Kind.REHEARSAL if rehearsal else Kind.LIVE)
         self._slot = slot
         self._slots: dict[tuple[str, bool], int | None] = {}
-        self._layouts: dict[tuple[str, ...], int] = {}
-        self._declare = declare
         known = self.champion or next(iter(versions.values()), None)
         self.default_outputs = known.outputs if known else ("value",)
+        self.default_layout = declare(layout_of(self.name, plan.contract, self.default_outputs))
         for version in versions.values():
-            self.layout(version.outputs)
-
-    def layout(self, outputs: tuple[str, ...]) -> int:
-        number = self._layouts.get(outputs)
-        if number is None:
-            layout = layout_of(self.name, self.plan.contract, outputs)
-            number = self._layouts[outputs] = self._declare(layout)
-        return number
+            version.layout = declare(layout_of(self.name, plan.contract, version.outputs))
 
     def challenges(self, unit: str, segment: str) -> bool:
         """Whether this unit's requests are the challenger's."""

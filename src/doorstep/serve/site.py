@@ -108,7 +108,9 @@ class Site:
             raise OverloadedError(
                 "overloaded", f"{self._path.in_flight} requests are already under way here"
             )
-        self._path.submit(Call(exchange, codec, service, parsed, request, extra, pinned))
+        self._path.submit(
+            Call(exchange, codec, service, parsed, request, id_text(request), extra, pinned)
+        )
 
     def _refuse(
         self, exchange: Exchange, codec: Codec, error: DoorstepError, request: bytes,

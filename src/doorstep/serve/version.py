@@ -38,6 +38,8 @@ class Columns:
             padded = np.hstack([numbers, np.full((rows, 1), np.nan)])
             numbers = padded[:, self.numbers]
         if self.texts is None:
+            if not texts[0]:
+                return Batch(numbers, [])
             return Batch(numbers, [list(column) for column in zip(*texts, strict=True)])
         return Batch(
             numbers, [[row[at] if at >= 0 else None for row in texts] for at in self.texts]
@@ -45,8 +47,8 @@ class Columns:
 
 
 class Version:
-    """number: of the service. outputs: names of the score columns. positive: the column that
-    `threshold` is about, for a binary task; None takes the largest score."""
+    """number: of the service. outputs: names of the score columns. layout: of its records in this
+    process's journal, once its service is made."""
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class Version:
         engine: EngineClient | None,
     ) -> None:
         self.number = plan.number
-        self.text = str(plan.number)
+        self.layout = 0
         self.manifest = manifest
         self.labels = manifest.labels
         self.outputs = manifest.labels or ("value",)

@@ -8,7 +8,7 @@ home.publish(home.service("loans", {1: digest}))
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,8 +137,10 @@ class TestHome:
         term: int = 1,
         number: int | None = None,
         lease_s: float = 60.0,
+        spoil: Callable[[PlanPointer], PlanPointer] = lambda pointer: pointer,
     ) -> int:
-        """Write the documents and then the pointer; answers the plan number."""
+        """Write the documents and then the pointer; answers the plan number. spoil: changes the
+        signed pointer before anybody sees it."""
         self.number = self.number + 1 if number is None else number
         root = PlanRoot(
             format=1,
@@ -149,13 +151,13 @@ class TestHome:
             services={one.service: self._write(msgspec.json.encode(one)) for one in services},
             challenger_lease_s=lease_s,
         )
-        self._point(term, self._write(msgspec.json.encode(root)))
+        self._point(term, self._write(msgspec.json.encode(root)), spoil)
         return self.number
 
     def renew(self) -> None:
         """Renew the challenger lease of the plan that was published last."""
         assert self._pointer is not None
-        self._point(self._pointer.term, self._pointer.root)
+        self._point(self._pointer.term, self._pointer.root, lambda pointer: pointer)
 
     def write_pointer(self, pointer: PlanPointer) -> None:
         write_atomic(self.path / "plan" / "current", msgspec.json.encode(pointer))
@@ -167,13 +169,13 @@ class TestHome:
         signature = self._key.sign(pointer.signed_bytes()).hex()
         return msgspec.structs.replace(pointer, key=public.hex(), signature=signature)
 
-    def _point(self, term: int, root: str) -> None:
+    def _point(self, term: int, root: str, spoil: Callable[[PlanPointer], PlanPointer]) -> None:
         self.renewal += 1
         pointer = PlanPointer(
             format=1, term=term, number=self.number, root=root, renewal=self.renewal
         )
         self._pointer = self.sign(pointer)
-        self.write_pointer(self._pointer)
+        self.write_pointer(spoil(self._pointer))
 
     def _write(self, data: bytes) -> str:
         digest = digest_of(data)

@@ -21,14 +21,17 @@ from litestar.middleware import DefineMiddleware
 from litestar.response import Redirect
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 
+from doorstep.api.bodies import decode_body
 from doorstep.api.openapi import openapi, path_of
 from doorstep.api.sessions import COOKIE, Sessions
-from doorstep.core.errors import DoorstepError, InputError, NotFoundError
+from doorstep.core.errors import DoorstepError, NotFoundError
 from doorstep.core.ids import new_id, parse_digest
 from doorstep.core.operation import Operation
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 UPLOAD_BYTES_MAX = 8 * 1024**3
+SAID_CHARS_MAX = 8_000
+"""Of what an error says: it may repeat what was sent."""
 STATUS = {
     "usage": 400,
     "sign-in": 401,
@@ -100,7 +103,7 @@ def _operation_route(control: Control, sessions: Sessions, one: Operation) -> HT
 
     async def answer(request: Request[Any, Any, Any]) -> Response[bytes]:
         sessions.require_token(request.headers.get("authorization"))
-        asked = _decode(decoder, await request.body() or b"{}", one.name)
+        asked = decode_body(decoder, await request.body() or b"{}", one.name)
         found = await to_thread.run_sync(lambda: control.ask(one.name, asked, by="local"))
         return Response(msgspec.json.encode(found), media_type=MediaType.JSON, status_code=200)
 
@@ -108,21 +111,11 @@ def _operation_route(control: Control, sessions: Sessions, one: Operation) -> HT
     return post(f"/api/v1{path_of(one)}", opt={"operation": one.name})(answer)
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], body: bytes, name: str) -> msgspec.Struct:
-    try:
-        found: msgspec.Struct = decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InputError(
-            "bad-request", f"{name}: the body is not what was expected: {error}"
-        ) from None
-    return found
-
-
 def _upload_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
     @put("/api/v1/blobs/{digest:str}", request_max_body_size=UPLOAD_BYTES_MAX)
-    async def put_blob(request: Request[Any, Any, Any], digest: str) -> Response[bytes]:
+    async def put_blob(request: Request[Any, Any, Any]) -> Response[bytes]:
         sessions.require_token(request.headers.get("authorization"))
-        parse_digest(digest)
+        digest = parse_digest(request.path_params["digest"])
         spool = _Spool()
         try:
             async for chunk in request.stream():
@@ -196,8 +189,8 @@ def _open_routes(control: Control, sessions: Sessions) -> list[HTTPRouteHandler]
         )
 
     @get("/sign-in", opt={"open": True})
-    async def sign_in(code: str = "") -> Redirect:
-        session = sessions.accept(code)
+    async def sign_in(request: Request[Any, Any, Any]) -> Redirect:
+        session = sessions.accept(request.query_params.get("code", ""))
         answer = Redirect("/")
         answer.set_cookie(COOKIE, session, httponly=True, samesite="strict", path="/")
         return answer
@@ -255,7 +248,7 @@ def _body(error: DoorstepError) -> dict[str, Any]:
         "error": {
             "kind": error.kind,
             "code": error.code,
-            "message": error.message,
-            "hint": error.hint,
+            "message": error.message[:SAID_CHARS_MAX],
+            "hint": error.hint[:SAID_CHARS_MAX],
         }
     }

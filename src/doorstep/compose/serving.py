@@ -58,7 +58,7 @@ class Serving:
         clock = SystemClock()
         self.control = ControlPlane(home, database, clock, table(), addresses, trust)
         self.control.challenger_lease_s = challenger_lease_s
-        self._sessions = Sessions(load_token(home.keys), clock)
+        self.sessions = Sessions(load_token(home.keys), clock)
         self._monitor_every_s = monitor_every_s
         self._loops: list[Loop] = []
         owner = f"{socket.gethostname()}-{os.getpid()}-{new_id().hex}"
@@ -85,7 +85,7 @@ class Serving:
         for loop in self._loops:
             loop.start()
         config = uvicorn.Config(
-            self._app(),
+            self.app(),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -98,23 +98,25 @@ class Serving:
         )
         self._thread.start()
 
-    def _app(self) -> Litestar:
+    def app(self) -> Litestar:
+        """REST and console as one ASGI application."""
+
         def ask(name: str, asked: Any) -> msgspec.Struct:
             return self.control.ask(name, asked, by="console")
 
         def session_csrf(request: Request[Any, Any, Any]) -> str:
             # Every page of the console asks for its form token, so this is also its guard.
-            return self._sessions.csrf(self._sessions.require_session(request.cookies.get(COOKIE)))
+            return self.sessions.csrf(self.sessions.require_session(request.cookies.get(COOKIE)))
 
         pages = console_routes(ask, session_csrf, environment=self.control.home.environment)
-        return build_app(self.control, self._sessions, HOSTS, pages)
+        return build_app(self.control, self.sessions, HOSTS, pages)
 
     def is_ready(self) -> bool:
         started = self._server is not None and self._server.started
         return started and self.control.is_ready()
 
     def invite(self) -> str:
-        return self._sessions.invite()
+        return self.sessions.invite()
 
     def stop(self) -> None:
         """Stop answering, stop the loops, give the lease back."""

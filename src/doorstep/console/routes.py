@@ -206,6 +206,7 @@ class _Console:
     def search(self) -> HTTPRouteHandler:
         @get("/find", sync_to_thread=False, name="console-find")
         def search(request: AnyRequest) -> Redirect:
+            self._csrf_token(request)  # refuses who is not signed in, as every page does
             wanted = str(request.query_params.get("q", ""))[:200].strip()
             path = find(wanted).path
             where = f"/?q={quote(wanted)}" if path == "/" and wanted else path

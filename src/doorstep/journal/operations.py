@@ -18,6 +18,9 @@ from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.rows import VISIBLE, Filters
 from doorstep.journal.summary import latency_ms
 from doorstep.journal.surface import (
+    AT_MAX,
+    KEY_CHARS_MAX,
+    LABEL_CHARS_MAX,
     OUTCOMES_MAX,
     PREDICTIONS_MAX,
     CountTraffic,
@@ -210,6 +213,7 @@ def record_outcomes(app: App, asked: RecordOutcomes) -> OutcomesRecorded:
 
 def _record(service: str, given: OutcomeGiven, now: Instant, index: int) -> OutcomeRecord:
     try:
+        _check(given)
         return OutcomeRecord(
             service=service,
             at=given.at or now,
@@ -221,6 +225,22 @@ def _record(service: str, given: OutcomeGiven, now: Instant, index: int) -> Outc
         )
     except ValueError as error:
         raise InputError("bad-outcome", f"outcome {index}: {error}") from None
+    except InputError as error:
+        raise InputError("bad-outcome", f"outcome {index}: {error.message}") from None
+
+
+def _check(given: OutcomeGiven) -> None:
+    """Raises: ValueError, InputError. One outcome that nobody can store would spoil its block."""
+    if given.prediction:
+        parse_prediction_id(given.prediction)
+    if len(given.key) > KEY_CHARS_MAX:
+        raise ValueError(f"a key of {len(given.key)} characters; at most {KEY_CHARS_MAX}")
+    if len(given.label or "") > LABEL_CHARS_MAX:
+        raise ValueError(
+            f"a label of {len(given.label or '')} characters; at most {LABEL_CHARS_MAX}"
+        )
+    if not 0 <= given.at <= AT_MAX:
+        raise ValueError(f"'at' is {given.at}; expected microseconds since 1970")
 
 
 @operation("traffic.count", permission="prediction:read", effect="read")

@@ -10,6 +10,10 @@ from doorstep.core.instant import Instant
 
 OUTCOMES_MAX = 10_000
 PREDICTIONS_MAX = 1_000
+KEY_CHARS_MAX = 256
+LABEL_CHARS_MAX = 1_000
+AT_MAX = 2**53
+"""In the year 2255: what is later is no time that anybody meant."""
 
 
 class ShowPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

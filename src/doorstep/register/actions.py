@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from typing import BinaryIO
 
 from doorstep.core.errors import InputError, NotFoundError, RefusedError
@@ -18,6 +20,7 @@ from doorstep.register import store
 from doorstep.register.decide import changed_keys, form_of, placement_of
 from doorstep.register.surface import (
     FILE_BYTES_MAX,
+    NAME_CHARS_MAX,
     ApplyService,
     FindMissing,
     Missing,
@@ -33,7 +36,7 @@ NEEDS_TRUST = ("pickle", "joblib", "source")
 @operation("service.apply", permission="service:write", effect="write")
 def apply_service(app: App, asked: ApplyService) -> ServiceRevision:
     """Make a service file the newest revision of its service."""
-    parsed = read_file(app, asked.file, asked.name)
+    parsed = read_file(app, asked.file, asked.name[:NAME_CHARS_MAX])
     return app.database.run(lambda unit: revise(unit, parsed, asked.file), app.actor)
 
 
@@ -98,14 +101,18 @@ def register_version(app: App, asked: RegisterVersion) -> tuple[store.VersionRow
     """
     if len(asked.findings) > FINDINGS_MAX:
         raise InputError("too-many", f"{len(asked.findings)} findings; at most {FINDINGS_MAX}")
+    if not 0.0 <= asked.speed_ms_p99 < math.inf:
+        raise InputError("bad-speed", f"speed_ms_p99 is {asked.speed_ms_p99}; expected 0 or more")
     parsed = read_file(app, asked.file)
     data, manifest = _uploaded_manifest(app, asked.digest)
     _check_fits(parsed, manifest)
     trusted = _check_trust(app, manifest, asked)
-    publish_bundle(app.home.bundles, data, _opener(app))
-    if asked.holdout:
-        with _upload(app, asked.holdout) as stream:
-            app.data.put_file(asked.holdout, stream)
+    is_new_holdout = bool(asked.holdout) and not app.data.has(asked.holdout)
+    # What was not uploaded is said before anything is written.
+    with _upload(app, asked.holdout) if is_new_holdout else io.BytesIO() as holdout:
+        publish_bundle(app.home.bundles, data, _opener(app))
+        if is_new_holdout:
+            app.data.put_file(asked.holdout, holdout)
     row, is_new = app.database.run(
         lambda unit: _save(unit, parsed, manifest, asked, trusted), app.actor
     )

@@ -10,10 +10,11 @@ from doorstep.core.verdict import Finding
 from doorstep.kernel.trust import SignedTrust
 
 FILE_BYTES_MAX = 1024 * 1024
+NAME_CHARS_MAX = 200
 
 
 class ApplyService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """file: the text of a service file. name: what to call it in messages."""
+    """file: the text of a service file. name: what to call it in messages, short."""
 
     file: str
     name: str = "doorstep.yaml"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from doorstep.core.errors import RefusedError
+from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.ids import new_id, parse_version
 from doorstep.core.verdict import Verdict
 from doorstep.gate.store import newest_verdicts
@@ -35,6 +35,7 @@ from doorstep.release.types import (
 )
 
 CELLS_SHOWN_MAX = 400
+WHY_CHARS_MAX = 1_000
 
 
 def start_release(app: App, asked: StartRelease, requests_per_s: float) -> store.ReleaseRow:
@@ -281,6 +282,10 @@ def _require_why(person: Person) -> None:
             "no-reason",
             f"to {person.action} needs a reason; it is kept in the ledger",
             '--why "..."',
+        )
+    if len(person.why) > WHY_CHARS_MAX:
+        raise InputError(
+            "bad-reason", f"the reason has {len(person.why)} characters; at most {WHY_CHARS_MAX}"
         )
 
 

@@ -1,0 +1,79 @@
+"""Invitations and sessions by a clock of our own."""
+
+from __future__ import annotations
+
+import pytest
+
+from doorstep.api.sessions import INVITATION_S, INVITATIONS_MAX, SESSION_S, SESSIONS_MAX, Sessions
+from doorstep.core.errors import ForbiddenError, SignInError
+
+
+class HandClock:
+    at_s = 0.0
+
+    def now(self) -> int:
+        return 0
+
+    def monotonic_s(self) -> float:
+        return self.at_s
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def sessions(clock: HandClock) -> Sessions:
+    return Sessions("secret", clock)
+
+
+def test_an_invitation_lasts_ten_minutes(sessions: Sessions, clock: HandClock):
+    code, late = sessions.invite(), sessions.invite()
+    clock.at_s = INVITATION_S
+    sessions.accept(code)
+    clock.at_s += 1.0
+    with pytest.raises(SignInError):
+        sessions.accept(late)
+
+
+def test_an_invitation_counts_once(sessions: Sessions):
+    code = sessions.invite()
+    assert sessions.accept(code)
+    with pytest.raises(SignInError):
+        sessions.accept(code)
+
+
+@pytest.mark.parametrize("code", ["", "x", "\x00", "é" * 500])
+def test_a_made_up_invitation_is_refused(sessions: Sessions, code: str):
+    sessions.invite()
+    with pytest.raises(SignInError):
+        sessions.accept(code)
+
+
+def test_a_session_ends_after_twelve_hours(sessions: Sessions, clock: HandClock):
+    cookie = sessions.accept(sessions.invite())
+    clock.at_s = SESSION_S
+    assert sessions.require_session(cookie) == cookie
+    clock.at_s += 1.0
+    with pytest.raises(SignInError):
+        sessions.require_session(cookie)
+
+
+def test_invitations_and_sessions_are_bounded(sessions: Sessions):
+    codes = [sessions.invite() for _ in range(INVITATIONS_MAX + 1)]
+    with pytest.raises(SignInError):
+        sessions.accept(codes[0])
+    cookies = [sessions.accept(codes[-1])]
+    cookies += [sessions.accept(sessions.invite()) for _ in range(SESSIONS_MAX)]
+    with pytest.raises(SignInError):
+        sessions.require_session(cookies[0])
+    assert sessions.require_session(cookies[-1])
+
+
+def test_the_form_token_belongs_to_its_session(sessions: Sessions):
+    one, other = (sessions.accept(sessions.invite()) for _ in range(2))
+    sessions.require_csrf(one, sessions.csrf(one))
+    for given in (sessions.csrf(other), "", None, "é"):
+        with pytest.raises(ForbiddenError):
+            sessions.require_csrf(one, given)

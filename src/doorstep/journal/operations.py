@@ -252,6 +252,8 @@ def count_traffic(app: App, asked: CountTraffic) -> Traffic:
             f"{asked.minutes} minutes in buckets of {asked.bucket_s} s; expected 1 to "
             f"{TRAFFIC_MINUTES_MAX} minutes, buckets of whole minutes",
         )
+    with app.database.reading() as connection:
+        get_service(connection, asked.service)
     until = app.clock.now()
     since = until - asked.minutes * 60 * SECOND_US
     rows = count_rows(app, asked.service, since, until, asked.bucket_s)

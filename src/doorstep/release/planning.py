@@ -123,10 +123,21 @@ def _state(connection: Connection, home: Home, row: versions.ServiceRow) -> Serv
 
 
 def previous_champion(tenures: list[store.TenureRow]) -> int | None:
-    """The version that served before the champion of now: where a rollback goes."""
-    if not tenures or tenures[0].until is not None:
-        return None
-    return next((one.version for one in tenures[1:] if one.version != tenures[0].version), None)
+    """Where a rollback goes: the version that served before the champion of now, of those that
+    were not rolled back themselves. tenures: newest first.
+
+    So a rollback that is sent twice goes back twice; it never brings back what it took away.
+    """
+    standing: list[int] = []
+    crowned: set[str] = set()
+    for tenure in reversed(tenures):
+        if tenure.release in crowned:
+            # A release crowns once: its second tenure is the way back to the version before.
+            standing.pop()
+        if standing[-1:] != [tenure.version]:
+            standing.append(tenure.version)
+        crowned.add(tenure.release)
+    return standing[-2] if len(standing) > 1 else None
 
 
 def _challenger(release: Release | None, service: str) -> int:

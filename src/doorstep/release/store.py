@@ -195,10 +195,14 @@ def champions(connection: Connection) -> dict[str, int]:
 
 
 def crown(connection: Connection, row: TenureRow) -> None:
-    """End the tenure that is open, if any, and begin this one."""
-    is_open = (tenures.c.service == row.service) & tenures.c.until.is_(None)
-    connection.execute(update(tenures).where(is_open).values(until=row.since))
-    connection.execute(insert(tenures).values(msgspec.structs.asdict(row)))
+    """End the tenure that is open, if any, and begin this one: after it, even where the clock was
+    set back meanwhile, because tenures are told in the order of their beginnings."""
+    mine = tenures.c.service == row.service
+    newest = connection.scalar(select(func.max(tenures.c.since)).where(mine))
+    since = row.since if newest is None else max(row.since, int(newest) + 1)
+    is_open = mine & tenures.c.until.is_(None)
+    connection.execute(update(tenures).where(is_open).values(until=since))
+    connection.execute(insert(tenures).values(msgspec.structs.asdict(row) | {"since": since}))
 
 
 def newest_plan(connection: Connection) -> PlanRow | None:

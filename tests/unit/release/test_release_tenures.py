@@ -1,0 +1,82 @@
+"""Who served before, and where a rollback goes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorstep.kernel.db import Database
+from doorstep.kernel.event import Object
+from doorstep.register import store as versions
+from doorstep.release import store
+from doorstep.release.planning import previous_champion
+from doorstep.release.store import TenureRow
+
+
+def tenure(since: int, version: int, release: str, until: int | None = None) -> TenureRow:
+    return TenureRow(
+        service="loans", since=since, version=version, until=until, release=release,
+        because="", by="t",
+    )  # fmt: skip
+
+
+def history(*crowned: tuple[int, str]) -> list[TenureRow]:
+    """Oldest first in, newest first out."""
+    rows = [tenure(at, version, release) for at, (version, release) in enumerate(crowned)]
+    return rows[::-1]
+
+
+@pytest.mark.parametrize(
+    ("crowned", "expected"),
+    [
+        ([], None),
+        ([(1, "a")], None),
+        ([(1, "a"), (2, "b")], 1),
+        ([(1, "a"), (2, "b"), (3, "c")], 2),
+        # 2 was taken back: a second rollback does not bring it up again.
+        ([(1, "a"), (2, "b"), (1, "b")], None),
+        ([(1, "a"), (2, "b"), (3, "c"), (2, "c")], 1),
+        ([(1, "a"), (2, "b"), (3, "c"), (2, "c"), (1, "c")], None),
+        ([(1, "a"), (2, "b"), (1, "b"), (3, "d")], 1),
+        # 1 was released again, as any version can be.
+        ([(1, "a"), (2, "b"), (1, "c")], 2),
+        ([(1, "a"), (2, "b"), (1, "c"), (3, "d"), (1, "d")], 2),
+    ],
+)
+def test_a_rollback_goes_to_the_champion_before_that_still_stands(crowned, expected):
+    assert previous_champion(history(*crowned)) == expected
+
+
+@given(st.lists(st.integers(1, 5), max_size=12), st.integers(0, 12))
+def test_rollbacks_in_a_row_walk_back_and_end(released: list[int], times: int):
+    rows: list[tuple[int, str]] = []
+    for number, version in enumerate(released):
+        if not rows or rows[-1][0] != version:
+            rows.append((version, f"r{number}"))
+    stood = [version for version, _ in rows]
+    for _ in range(times):
+        back = previous_champion(history(*rows))
+        if back is None:
+            break
+        rows.append((back, rows[-1][1]))
+        stood.pop()
+        assert back == stood[-1]
+    if times > len(released):
+        assert previous_champion(history(*rows)) is None
+
+
+def test_a_clock_that_was_set_back_does_not_hide_the_champion(database: Database):
+    with database.transaction() as unit:
+        row = versions.ServiceRow(
+            name="loans", revision=1, created_at=0, file="", applied_at=0, by="t"
+        )
+        versions.save_revision(unit.connection, row)
+        store.crown(unit.connection, tenure(1_000, 1, "a"))
+        store.crown(unit.connection, tenure(10, 2, "b"))
+        unit.record("service.applied", Object("service", "loans"), {})
+    with database.reading() as connection:
+        newest, oldest = store.list_tenures(connection, "loans")
+        assert store.champions(connection) == {"loans": 2}
+    assert (newest.version, newest.until) == (2, None)
+    assert oldest.until == newest.since > oldest.since

@@ -171,6 +171,10 @@ def _finished(
     if style.missing_text:
         entry = model.metadata_props.add()
         entry.key, entry.value = MISSING_TEXT_KEY, style.missing_text
+    # The converter keeps its domains in a set, whose order is another one in every process.
+    domains = sorted(model.opset_import, key=lambda one: str(one.domain))
+    del model.opset_import[:]
+    model.opset_import.extend(domains)
     data = bytes(model.SerializeToString(deterministic=True))
     outputs = [one.name for one in model.graph.output]
     if classifies and len(outputs) < 2:

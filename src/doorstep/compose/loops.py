@@ -20,7 +20,7 @@ from doorstep.kernel.leadership import Leadership
 from doorstep.kernel.ledger import read_head
 from doorstep.release.actions import running_releases, tick_release, would_act
 from doorstep.release.collect import Keeper, collect
-from doorstep.release.planning import publish_plan, write_plan
+from doorstep.release.planning import publish_plan, sweep_plans, write_plan
 from doorstep.release.store import newest_plan
 
 QUICK_S = 0.2
@@ -29,6 +29,7 @@ LEASE_EVERY_S = 2.0
 RENEWAL_EVERY_S = 5.0
 RENEWALS_A_LEASE = 4
 KEEP_EVERY_S = 1.0
+SWEEP_EVERY_S = 600.0
 _log = logging.getLogger("doorstep.loops")
 
 
@@ -43,7 +44,7 @@ class Quick:
         self._renewal = _renewal_in(control.home.plan / "current")
         self._published = (0, 0)
         self._planned_size = -1
-        self._kept_s = self._renewed_s = self._led_s = 0.0
+        self._kept_s = self._renewed_s = self._led_s = self._swept_s = float("-inf")
 
     def tick(self) -> None:
         self._control.nodes.look()
@@ -98,11 +99,14 @@ class Quick:
                 return
             self._renewal += 1
             publish_plan(connection, control.home, self._key, self._renewal)
+            if now_s - self._swept_s >= SWEEP_EVERY_S:
+                sweep_plans(connection, control.home)
+                self._swept_s = now_s
         self._published, self._renewed_s = (control.term, newest), now_s
 
 
 class Slow:
-    """Checkpoints, and whatever else `tasks` names: each in turn, errors noted, none fatal."""
+    """Checkpoints, and whatever else `tasks` names: each in turn, whether or not one fails."""
 
     def __init__(self, control: ControlPlane, tasks: list[Callable[[], object]]) -> None:
         self._control = control
@@ -111,8 +115,14 @@ class Slow:
     def tick(self) -> None:
         if self._control.term == 0:
             return
+        failed: Exception | None = None
         for task in self._tasks:
-            task()
+            try:
+                task()
+            except Exception as error:  # noqa: BLE001  raised below, when the others had their turn
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def _checkpoint(self) -> None:
         app = self._control.app()

@@ -18,6 +18,7 @@ from doorstep.api.app import build_app
 from doorstep.api.sessions import COOKIE, Sessions
 from doorstep.compose.control import ControlPlane
 from doorstep.compose.loops import QUICK_S, SLOW_S, Loop, Quick, Slow
+from doorstep.compose.upkeep import ControlJournal, Uploads
 from doorstep.console.routes import console_routes
 from doorstep.core.ids import new_id
 from doorstep.core.instant import SystemClock
@@ -60,6 +61,7 @@ class Serving:
         self.control.challenger_lease_s = challenger_lease_s
         self.sessions = Sessions(load_token(home.keys), clock)
         self._monitor_every_s = monitor_every_s
+        self._journal = ControlJournal(self.control)
         self._loops: list[Loop] = []
         owner = f"{socket.gethostname()}-{os.getpid()}-{new_id().hex}"
         # The home's lock is ours: with the database in it, nobody else can be leading.
@@ -76,7 +78,14 @@ class Serving:
         """Answer on the bound socket, and begin to look."""
         quick = Quick(self.control, self._leader)
         monitors = Monitors(self.control.app, self._monitor_every_s)
-        slow = Slow(self.control, [lambda: record_closed(self.control.app())])
+        slow = Slow(
+            self.control,
+            [
+                self._journal.tick,
+                lambda: record_closed(self.control.app()),
+                Uploads(self.control).tick,
+            ],
+        )
         self._loops = [
             Loop("quick", quick.tick, QUICK_S, self.control.changed),
             Loop("slow", slow.tick, SLOW_S, threading.Event()),
@@ -125,5 +134,6 @@ class Serving:
             self._thread.join(STOP_S + 2)
         for loop in self._loops:
             loop.stop()
+        self._journal.stop()
         with contextlib.suppress(Exception):
             self._leader.step_down()

@@ -57,8 +57,8 @@ class OutcomeWriter:
 
     def __init__(self, journal: Path) -> None:
         self._lock = threading.Lock()
-        boot = new_id().hex[:12]
-        self._writer = BlockWriter(journal, node=CONTROL_NODE, boot=boot, slot="api")
+        self.boot = new_id().hex[:12]
+        self._writer = BlockWriter(journal, node=CONTROL_NODE, boot=self.boot, slot="api")
 
     def write(self, records: Iterable[OutcomeRecord]) -> int:
         """How many were handed to the operating system."""
@@ -69,6 +69,16 @@ class OutcomeWriter:
                 written += 1
             self._writer.flush()
         return written
+
+    def idle(self) -> None:
+        """Close a block that is old; call it every second or so. Raises: OSError."""
+        with self._lock:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Close the block. Raises: OSError."""
+        with self._lock:
+            self._writer.close()
 
 
 def windows_of(app: App) -> Windows:

@@ -35,6 +35,12 @@ class Kept:
             found: KeptT = self._things[kind]
         return found
 
+    def find(self, kind: type[KeptT]) -> KeptT | None:
+        """The one thing of this type, if it was made."""
+        with self._lock:
+            found: KeptT | None = self._things.get(kind)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class App:

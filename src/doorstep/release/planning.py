@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from doorstep.release.plan import ServiceState, plan_root, service_plan
 from doorstep.release.types import Release
 
 PARSED_KEPT = 2048
+PLAN_KEPT_S = 3600.0
 
 
 def write_plan(unit: Unit, home: Home, term: int, lease_s: float) -> int:
@@ -89,10 +91,16 @@ def _pointer(newest: store.PlanRow, key: SigningKey, renewal: int) -> PlanPointe
     return msgspec.structs.replace(pointer, signature=signature)
 
 
-def sweep_plans(home: Home, keep: set[str]) -> None:
-    """Remove documents that no kept plan names."""
+def sweep_plans(connection: Connection, home: Home) -> None:
+    """Remove documents that the newest plan does not name, if they have lain for an hour: a node
+    may still be reading them. Only whoever publishes may call it, between two publications."""
+    newest = store.newest_plan(connection)
+    if newest is None:
+        return
+    root = msgspec.json.decode(newest.root, type=PlanRoot)
+    keep = {digest_of(newest.root), *root.services.values()}
     for path in home.plan.glob("*.json"):
-        if path.stem not in keep:
+        if path.stem not in keep and time.time() - path.stat().st_mtime > PLAN_KEPT_S:
             path.unlink(missing_ok=True)
 
 

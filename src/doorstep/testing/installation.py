@@ -140,7 +140,8 @@ class RunningInstallation:
         if what == "control":
             assert self.process is not None
             return self.process.pid
-        return self.wait(lambda: next(iter(self.pids(what)), 0), f"a {what} process")
+        found: int = self.wait(lambda: next(iter(self.pids(what)), 0), f"a {what} process")
+        return found
 
     def pids(self, what: Process) -> list[int]:
         """Of all live processes of this kind that the node reports, or of its supervisor."""

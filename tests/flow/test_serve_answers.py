@@ -415,6 +415,9 @@ def test_many_tiny_chunks_are_refused_and_a_few_are_fine(site: Site) -> None:
     assert (status, answer["error"]["code"]) == (413, "too-many-chunks")
 
 
+POST = b"POST /x HTTP/1.1\r\n"
+
+
 @pytest.mark.parametrize(
     ("data", "status", "code"),
     [
@@ -423,9 +426,9 @@ def test_many_tiny_chunks_are_refused_and_a_few_are_fine(site: Site) -> None:
         (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 101 + b"\r\n", 431, "headers-too-large"),
         (b"GET / HTTP/1.1\r\nx: " + b"y" * 40_000, 431, "headers-too-large"),
         (b"POST /x HTTP/1.1\r\nexpect: magic\r\ncontent-length: 5\r\n\r\n", 417, "bad-expectation"),
-        (b"POST /x HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400, "bad-http"),
-        (b"POST /x HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 400, "bad-http"),
-        (b"POST /x HTTP/1.1\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}", 415, "bad-encoding"),
+        (POST + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400, "bad-http"),
+        (POST + b"content-length: -1\r\n\r\n", 400, "bad-http"),
+        (POST + b"content-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}", 415, "bad-encoding"),
     ],
 )  # fmt: skip
 def test_what_is_not_our_http_is_refused_and_closed(
@@ -456,8 +459,8 @@ def test_a_wish_to_upgrade_is_ignored(site: Site) -> None:
 def test_continue_is_said_before_a_body_that_is_waited_for(site: Site) -> None:
     data = json.dumps(ROW).encode()
     with site.connect() as link:
-        head = f"POST {PREDICT} HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: {len(data)}\r\n\r\n"
-        link.sendall(head.encode())
+        head = f"POST {PREDICT} HTTP/1.1\r\nexpect: 100-continue\r\n"
+        link.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode())
         assert link.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         link.sendall(data)
         assert read_answer(link)[0] == 200

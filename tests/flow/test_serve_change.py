@@ -264,3 +264,45 @@ def test_a_failing_champion_gives_an_opaque_500_or_the_declared_answer(
     assert answer["predictions"][0]["answer"] == "refer"
     versions = sorted(meta.version for _, meta in node.journaled())
     assert versions == [-1, 0]
+
+
+def test_the_health_port_tells_liveness_readiness_and_counters(
+    home: TestHome, node: RunningNode
+) -> None:
+    def fetch(path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(node.health_url + path) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    assert fetch("/healthz")[0] == 200
+    assert fetch("/readyz")[0] == 503
+    home.publish(home.service("loans", {1: home.bundle(home.contract(3))}))
+    node.wait_plan(1)
+    predict(node, {"x0": 1, "x1": 1, "x2": 1})
+    node.wait(lambda report: sum(one.requests for one in report.services) == 1)
+    assert fetch("/readyz")[0] == 200
+    text = fetch("/metrics")[1]
+    assert 'doorstep_requests_total{service="loans"} 1.0' in text
+    assert 'doorstep_latency_seconds_count{service="loans"} 1.0' in text
+    assert "doorstep_plan_number 1.0" in text
+    assert fetch("/other")[0] == 404
+
+
+def test_a_port_in_use_is_an_error_that_says_so(home: TestHome, tmp_path: Path) -> None:
+    import socket
+    import subprocess
+    import sys
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "doorstep.serve.node", "--no-compactor", "--port", port]
+        command += ["--health-port", "0", "--home", str(home.path)]
+        found = subprocess.run(
+            [*command, "--state", str(tmp_path / "state")], capture_output=True, text=True
+        )
+    assert found.returncode == 1
+    assert "port-in-use" in found.stderr
+    assert "--port" in found.stderr

@@ -1,4 +1,4 @@
-"""Kill any process of a node under load: nothing that was answered is lost, nothing waits forever."""
+"""Kill any process of a node under load: nothing answered is lost, nothing waits forever."""
 
 from __future__ import annotations
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from doorstep.core.plan import REST
 from doorstep.core.record import Status
-from doorstep.serve.rows import Parsed
+from doorstep.serve.rows import Parsed, Values
 from doorstep.serve.service import Service
 from doorstep.serve.version import Version
 
@@ -33,13 +34,15 @@ class Codec(Protocol):
 class Part(msgspec.Struct):
     """Rows of one call that have the same assigned version and segment.
 
-    rows: their positions, None for all. version: whose turn it is now, None if there is nobody;
-    assigned: the number of the one whose turn it was first. tried: version numbers that failed.
-    answered: number of the version whose answer it is, CONSTANT or NOBODY. scores, answers: per row
-    of the part. status, error: of the assigned version. units: hashes, while it is evidence.
+    count, rows: how many, and their positions, None for all. version: whose turn it is now, None if
+    there is nobody; assigned: the number of the one whose turn it was first. tried: version numbers
+    that failed. answered: number of the version whose answer it is, CONSTANT or NOBODY. scores,
+    answers: per row of the part. status, error: of the assigned version. units: hashes, while it is
+    evidence.
     """
 
     call: Call
+    count: int
     rows: list[int] | None
     version: Version | None
     assigned: int
@@ -58,10 +61,6 @@ class Part(msgspec.Struct):
     answers: list[str | float] | None = None
     constant: str | float | None = None
 
-    @property
-    def count(self) -> int:
-        return self.call.parsed.count if self.rows is None else len(self.rows)
-
     def numbers(self) -> bytes:
         """The part's float64 rows, in the service's columns."""
         parsed = self.call.parsed
@@ -70,9 +69,9 @@ class Part(msgspec.Struct):
         size = self.call.service.reader.width * 8
         return b"".join([parsed.numbers[at * size : at * size + size] for at in self.rows])
 
-    def texts(self) -> list[tuple[Any, ...]]:
+    def texts(self) -> Sequence[Values]:
         texts = self.call.parsed.texts
-        return texts if self.rows is None else [texts[at] for at in self.rows]
+        return texts if self.rows is None or not texts else [texts[at] for at in self.rows]
 
 
 class Call(msgspec.Struct):
@@ -98,6 +97,8 @@ class Call(msgspec.Struct):
     @property
     def failed(self) -> Part | None:
         """The first part that nobody answered."""
+        if len(self.parts) == 1:
+            return self.parts[0] if self.parts[0].answered == NOBODY else None
         for part in self.parts:
             if part.answered == NOBODY:
                 return part

@@ -36,6 +36,7 @@ WINDOW_S = 60.0
 SNAPSHOT_S = 5.0
 PAST_KEPT = 20
 """Reports of earlier boots that wait for the control plane, for one node."""
+YOUNG_S = 3.0
 KERNEL_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -76,6 +77,8 @@ class Evidence:
             try:
                 if path in live or has_writer(path):
                     total.add(read_cells(path))
+                elif _is_young(path):
+                    total.add(read_dead(path))
                 else:
                     dead.append(path)
             except (OSError, ValueError):
@@ -176,6 +179,11 @@ def set_aside(nodes: Path, node: str, boot: str) -> None:
     waiting = sorted(past.glob(f"{node}.*.json"), key=lambda one: one.stat().st_mtime)
     for old in waiting[:-PAST_KEPT]:
         old.unlink(missing_ok=True)
+
+
+def _is_young(path: Path) -> bool:
+    """Whether its writer may not have come to locking it yet: then it must not be removed."""
+    return abs(time.time() - path.stat().st_mtime) < YOUNG_S
 
 
 def quantile_ms(buckets: list[int], share: float) -> float:

@@ -160,7 +160,7 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
-            return
+            return None
         if self._at_start:
             end = data.find(_END) + len(_END)
             head = data[:end]

@@ -10,7 +10,7 @@ from doorstep.core.errors import InputError
 from doorstep.core.ids import parse_prediction_id
 from doorstep.core.instant import Instant, parse_instant
 from doorstep.core.record import OutcomeRecord
-from doorstep.serve.call import CONSTANT, Call, Part
+from doorstep.serve.call import Call, Part
 from doorstep.serve.fields import read_id
 from doorstep.serve.limits import INT_MAX, OUTCOMES_MAX
 from doorstep.serve.service import Service
@@ -66,6 +66,12 @@ _decode_outcomes = msgspec.json.Decoder(OutcomesGiven).decode
 
 class NativeCodec:
     def answer(self, call: Call) -> bytes:
+        part = call.parts[0]
+        if part.count == 1 and len(call.parts) == 1:
+            predictions = [_prediction(call, part, 0, 0, part.answered)]
+            fallback = None if part.answered == part.assigned else call.fallback
+            name = call.service.name
+            return _encode(Answer(name, part.answered, call.id, predictions, fallback))
         rows = call.by_row()
         first = rows[0][0].answered
         predictions = [

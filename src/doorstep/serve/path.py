@@ -12,14 +12,17 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from typing import Any, Protocol
+import traceback
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from doorstep.core.errors import OverloadedError
 from doorstep.core.ids import hash_unit
 from doorstep.core.plan import REST
 from doorstep.core.record import Status
+from doorstep.formats.batch import Batch
 from doorstep.serve.call import CONSTANT, Call, Part
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.limits import ENGINE_BATCH_ROWS_MAX, IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX
@@ -27,6 +30,7 @@ from doorstep.serve.record import Recorder
 from doorstep.serve.version import Version
 
 ERROR_CHARS_MAX = 200
+SMALL_BATCH_ROWS = 8
 _STATUS_CODES = {
     Status.TIMED_OUT: (504, "timed-out", "the model did not answer in time"),
     Status.DIED: (503, "unavailable", "the model's process ended while it had the request"),
@@ -62,19 +66,21 @@ class Path:
         self.in_flight = 0
         self.rows_in_flight = 0
 
-    def has_room(self, rows: int) -> bool:
-        """Whether one more request may come in; otherwise it is refused early."""
-        return (
-            self.in_flight < IN_FLIGHT_MAX and self.rows_in_flight + rows <= IN_FLIGHT_ROWS_MAX
-        ) or not self.in_flight
-
-    def submit(self, call: Call) -> None:
-        """Take a call; its exchange is answered in a later turn of the loop."""
+    def submit(self, call: Call) -> bool:
+        """Take a call, whose exchange is answered in a later turn of the loop; False if there is
+        no room for it: then it is refused early."""
+        rows = call.parsed.count
+        if self.in_flight >= IN_FLIGHT_MAX or (
+            self.in_flight and self.rows_in_flight + rows > IN_FLIGHT_ROWS_MAX
+        ):
+            return False
         self.in_flight += 1
-        self.rows_in_flight += call.parsed.count
+        self.rows_in_flight += rows
         call.began_ns = time.monotonic_ns()
         self._arrived.append(call)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
+        return True
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -86,24 +92,42 @@ class Path:
         arrived, self._arrived = self._arrived, []
         at = time.time_ns() // 1000
         batches: dict[Version | None, list[Part]] = {}
-        for call in arrived:
-            call.at = at
-            for part in self._assign(call):
-                batches.setdefault(part.version, []).append(part)
-        while batches:
-            batches = self._score(batches)
-        if self._done:
-            self._commit()
+        try:
+            for call in arrived:
+                call.at = at
+                for part in self._assign(call):
+                    batches.setdefault(part.version, []).append(part)
+            while batches:
+                batches = self._score(batches)
+            if self._done:
+                self._commit()
+        except Exception:  # noqa: BLE001  a mistake of ours must not leave callers waiting
+            traceback.print_exc()
+            self._abandon(arrived)
+
+    def _abandon(self, arrived: list[Call]) -> None:
+        """Answer those that a mistake of ours has left without an answer."""
+        unanswered = {id(call): call for call in arrived if call.parts or not call.at}
+        for call in unanswered.values():
+            self.in_flight -= 1
+            self.rows_in_flight -= call.parsed.count
+            for part in call.parts:
+                if part.cell is not None and part.flights is not None:
+                    self._cells.forget(part.cell, part.flights)
+            call.parts = []
+            body = call.codec.refusal("internal", "this is our fault; it was logged", "", call.id)
+            call.exchange.respond(500, body)
+        self._done = [call for call in self._done if id(call) not in unanswered]
 
     def _assign(self, call: Call) -> list[Part]:
         service = call.service
         if call.pinned is not None:
-            parts = [Part(call, None, call.pinned, call.pinned.number)]
+            parts = [Part(call, call.parsed.count, None, call.pinned, call.pinned.number)]
             parts[0].step = len(service.fallback)
         elif not service.has_groups:
             champion = service.champion
             number = champion.number if champion else 0
-            parts = [Part(call, None, champion, number)]
+            parts = [Part(call, call.parsed.count, None, champion, number)]
         else:
             parts = _cut(call)
             self._mark(call, parts)
@@ -146,11 +170,13 @@ class Path:
         self, version: Version, parts: list[Part], again: dict[Version | None, list[Part]]
     ) -> None:
         assert version.scorer is not None
-        rows = sum(part.count for part in parts) if len(parts) > 1 else parts[0].count
+        rows = sum([part.count for part in parts])
         try:
             found = version.scorer.score(_batch(version, parts))
-            fine = found.shape == (rows, version.width) and math.isfinite(found.sum())
+            if found.shape != (rows, version.width):
+                raise ValueError(f"scores have shape {found.shape} for {rows} rows")
             scores = found.tolist()
+            fine = _is_finite(found, scores)
         except Exception as error:  # noqa: BLE001  whatever a model raises
             if len(parts) > 1:
                 for part in parts:
@@ -191,7 +217,7 @@ class Path:
         self, part: Part, status: Status, scores: list[list[float]], error: str,
         again: dict[Version | None, list[Part]],
     ) -> None:  # fmt: skip
-        """One version has answered this part, or failed; then the next of the chain has its turn."""
+        """One version has answered this part, or failed; then the next of the chain is asked."""
         version = part.version
         if status is Status.OK and version is not None:
             if version.is_valid(scores, part.count):
@@ -217,7 +243,7 @@ class Path:
     def _finish(self, part: Part) -> None:
         call = part.call
         call.open -= 1
-        if not call.open:
+        if not call.open and call.parts:
             self._done.append(call)
 
     def _commit(self) -> None:
@@ -241,13 +267,17 @@ class Path:
     def _answer(self, call: Call) -> None:
         failed = call.failed
         if failed is None:
-            headers = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {call.versions}\r\n"
-            call.exchange.respond(200, call.codec.answer(call), headers.encode())
-            return
+            headers = b"doorstep-request-id: %b\r\ndoorstep-version: %b\r\n" % (
+                call.id.encode(),
+                call.versions.encode(),
+            )
+            return call.exchange.respond(200, call.codec.answer(call), headers)
         status, code, message = _STATUS_CODES.get(failed.status, _FAILED)
         body = call.codec.refusal(code, message, "", call.id)
-        headers = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {failed.assigned}\r\n"
-        call.exchange.respond(status, body, headers.encode() + (_RETRY if status == 503 else b""))
+        said = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {failed.assigned}\r\n"
+        return call.exchange.respond(
+            status, body, said.encode() + (_RETRY if status == 503 else b"")
+        )
 
     def _refuse(self, done: list[Call], error: Exception) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -274,6 +304,13 @@ class Path:
         call.parts = []
 
 
+def _is_finite(found: NDArray[np.float64], scores: list[list[float]]) -> bool:
+    """Whether all scores are finite numbers: the fastest way that there is for their number."""
+    if len(scores) > SMALL_BATCH_ROWS:
+        return math.isfinite(found.sum())
+    return math.isfinite(sum(map(sum, scores)))
+
+
 def _cut(call: Call) -> list[Part]:
     """The parts of a call: its rows by assigned version and segment, in the order of the rows."""
     service, parsed = call.service, call.parsed
@@ -288,18 +325,23 @@ def _cut(call: Call) -> list[Part]:
         if challenger and service.release is not None:
             number = service.release.challenger
         version = service.versions.get(number)
-        everything = len(groups) == 1
-        part = Part(call, None if everything else rows, version, number, segment, challenger)
+        mine = None if len(groups) == 1 else rows
+        part = Part(call, len(rows), mine, version, number, segment, challenger)
         part.share = service.share(segment)
         parts.append(part)
     return parts
 
 
-def _batch(version: Version, parts: list[Part]) -> Any:
-    texts = parts[0].texts() if len(parts) == 1 else [row for one in parts for row in one.texts()]
-    data = parts[0].numbers() if len(parts) == 1 else b"".join([one.numbers() for one in parts])
-    numbers = np.frombuffer(data).reshape(len(texts), parts[0].call.service.reader.width)
-    return version.columns.batch(numbers, texts)
+def _batch(version: Version, parts: list[Part]) -> Batch:
+    first = parts[0]
+    data, texts, rows = first.numbers(), first.texts(), first.count
+    if len(parts) > 1:
+        data = b"".join([one.numbers() for one in parts])
+        rows = sum([one.count for one in parts])
+        if texts:
+            texts = [row for one in parts for row in one.texts()]
+    width = first.call.service.reader.width
+    return version.columns.batch(np.frombuffer(data).reshape(rows, width), texts)
 
 
 def _chunks(parts: list[Part]) -> list[list[Part]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from doorstep.core.record import PredictionMeta
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.call import CONSTANT, NOBODY, Call, Part
 from doorstep.serve.mask import NAN_BYTES, Texts
+from doorstep.serve.rows import Parsed
+from doorstep.serve.service import Service
 from doorstep.serve.version import Version
 
 
@@ -42,28 +44,23 @@ class Recorder:
     def _add_part(self, call: Call, part: Part, latency_us: int, answered: int) -> None:
         service, parsed = call.service, call.parsed
         version = service.versions.get(part.answered)
-        outputs = version.outputs if version else service.default_outputs
         layout = version.layout if version else service.default_layout
         found = self._rows.get(layout)
         if found is None:
             found = self._rows[layout] = ([], [])
         metas, pieces = found
         answers = _answers(part, version)
-        scores = self._scores(part, len(outputs))
+        scores = self._scores(part, version, service)
         mask = service.mask(call.id)
-        size = service.reader.width * 8
         release = "" if call.pinned else service.release_id
         epoch = service.epoch if release else 0
         status, keys, units, warnings = int(part.status), parsed.keys, parsed.units, parsed.warnings
         for at, row in enumerate(part.rows or range(parsed.count)):
-            inputs: bytes = parsed.numbers
-            if parsed.count > 1:
-                inputs = inputs[row * size : row * size + size]
-            texts: Texts = parsed.texts[row]
+            inputs = parsed.numbers if parsed.count == 1 else _row_of(service, parsed, row)
+            texts: Texts = parsed.texts[row] if parsed.texts else ()
             if mask is not None:
                 inputs, texts = mask(inputs, texts)
-            pieces.append(inputs)
-            pieces.append(scores[at])
+            pieces += (inputs, scores[at])
             metas.append(
                 PredictionMeta(
                     call.request, row, call.at, answered, part.assigned, status, service.kind,
@@ -72,24 +69,29 @@ class Recorder:
                     (units[row] if units else "") or call.id,
                     latency_us,
                     warnings[row] if warnings else (),
-                    (*texts, answers[at]),
+                    (*texts, answers[at]) if texts else (answers[at],),
                     part.error,
                 )
             )  # fmt: skip
 
-    def _scores(self, part: Part, width: int) -> list[bytes]:
-        if part.scores is None:
+    def _scores(self, part: Part, version: Version | None, service: Service) -> list[bytes]:
+        """The score columns of each row."""
+        if part.scores is None or version is None:
+            width = len(version.outputs if version else service.default_outputs)
             return [NAN_BYTES * width] * part.count
-        pack = self._packs.get(width)
+        pack = self._packs.get(version.width)
         if pack is None:
-            pack = self._packs[width] = struct.Struct(f"{width}d").pack
+            pack = self._packs[version.width] = struct.Struct(f"{version.width}d").pack
         return [pack(*row) for row in part.scores]
 
 
-def _answers(part: Part, version: Version | None) -> list[str | None]:
+def _row_of(service: Service, parsed: Parsed, row: int) -> bytes:
+    size = service.reader.width * 8
+    return parsed.numbers[row * size : row * size + size]
+
+
+def _answers(part: Part, version: Version | None) -> Sequence[str | None]:
     """The text of `out.answer`; a regression's answer is its score."""
-    if part.answered == CONSTANT:
-        return [str(part.constant)] * part.count
-    if part.answers is None or version is None or not version.labels:
-        return [None] * part.count
-    return part.answers  # type: ignore[return-value]
+    if part.answers is not None and version is not None and version.labels:
+        return part.answers  # type: ignore[return-value]
+    return [str(part.constant) if part.answered == CONSTANT else None] * part.count

@@ -26,22 +26,21 @@ from doorstep.serve.limits import ID_CHARS_MAX, INT_MAX
 _ENVELOPE = re.compile(rb'\s*\{\s*"(?:rows|context|keys)"\s*:\s*[\[{]')
 _ENVELOPE_KEYS = ("rows", "context", "keys")
 Values = tuple[Any, ...]
+_values_of = msgspec.structs.astuple
 
 
-class Parsed:
+class Parsed(msgspec.Struct):
     """The rows of one request. numbers: count x width float64, row by row: inputs, then context.
-    texts: per row, likewise. keys, units, segments, warnings: per row, None if none has any."""
+    texts: per row, likewise; [] if the service has none. keys, units, segments, warnings: per row,
+    None if none has any."""
 
-    __slots__ = ("count", "keys", "numbers", "segments", "texts", "units", "warnings")
-
-    def __init__(self, count: int, numbers: bytes, texts: list[Values]) -> None:
-        self.count = count
-        self.numbers = numbers
-        self.texts = texts
-        self.keys: list[str] | None = None
-        self.units: list[str] | None = None
-        self.segments: list[str] | None = None
-        self.warnings: list[tuple[str, ...]] | None = None
+    count: int
+    numbers: bytes
+    texts: Sequence[Values] = ()
+    keys: list[str] | None = None
+    units: list[str] | None = None
+    segments: list[str] | None = None
+    warnings: list[tuple[str, ...]] | None = None
 
 
 class RowReader:
@@ -97,24 +96,24 @@ class RowReader:
         return parsed
 
     def _read_fast(self, body: bytes, context: bytes) -> Parsed:
-        if not _ENVELOPE.match(body):
-            rows, contexts, keys = [msgspec.structs.astuple(self._decode_row(body))], None, None
-        else:
+        if body.startswith(b'{"rows":[') or _ENVELOPE.match(body):
             envelope: Any = self._decode_envelope(body)
-            rows = [msgspec.structs.astuple(row) for row in envelope.rows]
-            contexts, keys = envelope.context, envelope.keys
-            if keys is not None and len(keys) != len(rows):
+            found, contexts, keys = envelope.rows, envelope.context, envelope.keys
+        else:
+            found, contexts, keys = [self._decode_row(body)], None, None
+        if self._only_numbers and contexts is None and keys is None and not context:
+            if len(found) == 1:
+                return Parsed(1, self._pack(*_values_of(found[0])))
+            packed = b"".join([self._pack(*_values_of(row)) for row in found])
+            return Parsed(len(found), packed)
+        if keys is not None:
+            if len(keys) != len(found):
                 raise _Careful
-        if self._only_numbers and keys is None and contexts is None and not context:
-            if len(rows) == 1:
-                return Parsed(1, self._pack(*rows[0]), [()])
-            packed = b"".join([self._pack(*row) for row in rows])
-            return Parsed(len(rows), packed, [()] * len(rows))
-        if contexts is None:
-            contexts = self._decode_context(context) if context else None
-        return self._build(
-            rows, self._fast_contexts(contexts, len(rows)), keys and [str(key) for key in keys]
-        )
+            keys = [str(key) for key in keys]
+        if contexts is None and context:
+            contexts = self._decode_context(context)
+        rows = [_values_of(row) for row in found]
+        return self._build(rows, self._fast_contexts(contexts, len(rows)), keys)
 
     def _fast_contexts(self, found: Any, count: int) -> list[Values]:
         if found is None:
@@ -124,8 +123,8 @@ class RowReader:
         if isinstance(found, list):
             if len(found) != count:
                 raise _Careful
-            return [msgspec.structs.astuple(one) for one in found]
-        return [msgspec.structs.astuple(found)] * count
+            return [_values_of(one) for one in found]
+        return [_values_of(found)] * count
 
     def _read_carefully(self, body: bytes, context: bytes) -> Parsed:
         found = self._decode_json(body, "the body")
@@ -190,9 +189,9 @@ class RowReader:
             rows, contexts = self._instants(rows, self.row), self._instants(contexts, self.context)
         pairs = list(zip(rows, contexts, strict=True))
         packed = [self._pack_row(row[:k] + about[:ck]) for row, about in pairs]
-        parsed = Parsed(
-            len(rows), b"".join(packed), [row[k:t] + about[ck:ct] for row, about in pairs]
-        )
+        parsed = Parsed(len(rows), b"".join(packed))
+        if t > k or ct > ck:
+            parsed.texts = [row[k:t] + about[ck:ct] for row, about in pairs]
         parsed.keys = keys or self._key.all(pairs)
         parsed.units = self._unit.all(pairs) or (keys if not self._plan.unit else None)
         if self._segment is not None:
@@ -229,7 +228,7 @@ class RowReader:
 
     def _default_context(self, context_type: type[msgspec.Struct]) -> Values | None:
         try:
-            return msgspec.structs.astuple(context_type())
+            return _values_of(context_type())
         except TypeError:
             return None
 
@@ -275,9 +274,9 @@ def _segment_finder(plan: ServicePlan, context: Shape) -> Callable[[Values], str
     types = [one.type for one in (*context.numbers, *context.texts)]
     types += ["text"] * len(context.ids)
     rules = [
-        (one.name, [(names.index(n) if n in names else -1, frozenset(v)) for n, v in one.match.items()])
+        (one.name, [(_index(names, name), frozenset(known)) for name, known in one.match.items()])
         for one in plan.segments
-    ]  # fmt: skip
+    ]
 
     def matches(about: Values, at: int, values: frozenset[str]) -> bool:
         found = about[at] if at >= 0 else None
@@ -290,6 +289,10 @@ def _segment_finder(plan: ServicePlan, context: Shape) -> Callable[[Values], str
         return REST
 
     return find
+
+
+def _index(names: list[str], name: str) -> int:
+    return names.index(name) if name in names else -1
 
 
 def _struct_of(name: str, shape: Shape) -> type[msgspec.Struct]:

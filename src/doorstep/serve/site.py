@@ -104,13 +104,11 @@ class Site:
         self, service: Service, parsed: Parsed, exchange: Exchange, codec: Codec, request: bytes,
         extra: Any = None, pinned: Version | None = None,
     ) -> None:  # fmt: skip
-        if not self._path.has_room(parsed.count):
+        call = Call(exchange, codec, service, parsed, request, id_text(request), extra, pinned)
+        if not self._path.submit(call):
             raise OverloadedError(
                 "overloaded", f"{self._path.in_flight} requests are already under way here"
             )
-        self._path.submit(
-            Call(exchange, codec, service, parsed, request, id_text(request), extra, pinned)
-        )
 
     def _refuse(
         self, exchange: Exchange, codec: Codec, error: DoorstepError, request: bytes,

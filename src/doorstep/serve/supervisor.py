@@ -41,7 +41,7 @@ from doorstep.serve.nodeplan import Apply, Full, Lease, NodePlan, Order, Refuses
 from doorstep.serve.orphan import take_listener
 from doorstep.serve.statelock import lock_state
 
-TICK_S = 0.05
+TICK_S = 0.1
 BACKLOG = 2048
 PLAN_MODE = 0o600
 STOP_EXTRA_S = 5.0

@@ -7,6 +7,7 @@ columns of its own; when they are the same, nothing is copied.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,16 @@ class Columns:
     numbers: tuple[int, ...] | None
     texts: tuple[int, ...] | None
 
-    def batch(self, numbers: NDArray[np.float64], texts: list[tuple[Any, ...]]) -> Batch:
-        """numbers: [rows, service columns]; texts: per row. Answers the version's own batch."""
-        rows = len(texts)
+    def batch(self, numbers: NDArray[np.float64], texts: Sequence[tuple[Any, ...]]) -> Batch:
+        """numbers: [rows, service columns]; texts: per row, empty if the service has none. Answers
+        the version's own batch."""
         if self.numbers is not None:
-            padded = np.hstack([numbers, np.full((rows, 1), np.nan)])
+            padded = np.hstack([numbers, np.full((len(numbers), 1), np.nan)])
             numbers = padded[:, self.numbers]
         if self.texts is None:
-            if not texts[0]:
-                return Batch(numbers, [])
             return Batch(numbers, [list(column) for column in zip(*texts, strict=True)])
+        if not texts:
+            texts = [()] * len(numbers)
         return Batch(
             numbers, [[row[at] if at >= 0 else None for row in texts] for at in self.texts]
         )

@@ -1,0 +1,176 @@
+"""Cells: what is counted survives its process, and is summed once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from doorstep.core.report import UNITS_MAX
+from doorstep.serve import cells as module
+from doorstep.serve.cells import (
+    BUCKETS,
+    LATENCY_EDGES_US,
+    SLOTS_MAX,
+    CellKey,
+    CellWriter,
+    create_cells,
+    has_writer,
+    read_cells,
+    read_dead,
+)
+from doorstep.serve.evidence import Evidence, quantile_ms
+
+KEY = CellKey("r1", 1, "north", "challenger")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "front-0.cells"
+    create_cells(found)
+    return found
+
+
+def test_a_request_counts_once_for_its_cell_and_its_unit(path: Path) -> None:
+    writer = CellWriter(path)
+    slot = writer.slot(KEY)
+    for ok in (True, True, False):
+        writer.end(slot, [7], writer.begin(slot, [7]), ok)
+    cell = read_cells(path).cells[KEY]
+    assert (cell.requests, cell.ok, cell.bad, cell.in_flight) == (3, 2, 1, 0)
+    assert (list(cell.seen), list(cell.bad_units)) == ([7], [7])
+
+
+def test_what_was_in_flight_in_a_dead_process_is_an_error_of_its_arm(path: Path) -> None:
+    writer = CellWriter(path)
+    slot = writer.slot(KEY)
+    writer.begin(slot, [1, 2**64 - 1])
+    writer.end(slot, [3], writer.begin(slot, [3]), True)
+    assert has_writer(path)
+    writer.close()
+    assert not has_writer(path)
+    cell = read_dead(path).cells[KEY]
+    assert (cell.requests, cell.ok, cell.bad, cell.in_flight) == (2, 1, 1, 0)
+    assert set(cell.bad_units) == {1, 2**64 - 1}
+    assert set(cell.seen) == {1, 3, 2**64 - 1}
+
+
+def test_units_are_kept_up_to_the_limit_first_come(path: Path) -> None:
+    writer = CellWriter(path)
+    slot = writer.slot(KEY)
+    units = list(range(UNITS_MAX + 5))
+    writer.end(slot, units, writer.begin(slot, units), False)
+    cell = read_cells(path).cells[KEY]
+    assert list(cell.seen) == list(cell.bad_units) == units[:UNITS_MAX]
+
+
+def test_a_full_file_has_no_slot_for_one_more_cell(path: Path) -> None:
+    writer = CellWriter(path)
+    keys = [CellKey("r", epoch, "", "champion") for epoch in range(SLOTS_MAX)]
+    assert [writer.slot(key) for key in keys] == list(range(SLOTS_MAX))
+    assert writer.slot(KEY) is None
+    assert writer.slot(keys[3]) == 3
+
+
+def test_one_file_has_one_writer(path: Path) -> None:
+    writer = CellWriter(path)
+    with pytest.raises(BlockingIOError):
+        CellWriter(path)
+    writer.close()
+
+
+def test_more_services_than_places_share_the_last_one(path: Path) -> None:
+    writer = CellWriter(path)
+    for number in range(module.SERVICES_MAX + 3):
+        writer.count(f"s{number}", 100, error=number == 1)
+    services = read_cells(path).services
+    assert len(services) == module.SERVICES_MAX
+    assert services["*"].requests == 4
+    assert services["s1"].errors == 1
+
+
+@pytest.mark.parametrize(
+    ("latency_us", "bucket"),
+    [(0, 0), (50, 0), (51, 1), (LATENCY_EDGES_US[-1], BUCKETS - 2), (10**9, BUCKETS - 1)],
+)
+def test_a_latency_falls_in_the_bucket_of_its_upper_edge(
+    path: Path, latency_us: int, bucket: int
+) -> None:
+    writer = CellWriter(path)
+    writer.count("a", latency_us, error=False)
+    assert read_cells(path).services["a"].buckets.index(1) == bucket
+
+
+def test_a_quantile_is_the_upper_edge_of_its_bucket() -> None:
+    buckets = [0] * BUCKETS
+    assert quantile_ms(buckets, 0.5) == 0.0
+    buckets[3], buckets[10] = 99, 1
+    assert quantile_ms(buckets, 0.5) == LATENCY_EDGES_US[3] / 1000
+    assert quantile_ms(buckets, 0.99) == LATENCY_EDGES_US[3] / 1000
+    assert quantile_ms(buckets, 0.995) == LATENCY_EDGES_US[10] / 1000
+
+
+def test_a_file_that_is_no_cell_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(os.urandom(8192))
+    with pytest.raises(ValueError, match="not a cell file"):
+        read_cells(tmp_path / "x")
+
+
+def write_one(state: Path, name: str) -> CellWriter:
+    (state / "cells").mkdir(exist_ok=True)
+    path = state / "cells" / f"{name}.cells"
+    create_cells(path)
+    writer = CellWriter(path)
+    slot = writer.slot(KEY)
+    writer.end(slot, [5], writer.begin(slot, [5]), True)
+    writer.count("loans", 100, error=False)
+    os.utime(path, (0, 0))
+    return writer
+
+
+def test_live_and_dead_processes_are_summed_and_the_dead_folded_once(tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path)
+    live, dead = write_one(tmp_path, "a"), write_one(tmp_path, "b")
+    dead.close()
+    for _ in range(3):
+        evidence.collect(set(), {"r1"})
+        (cell,) = evidence.cells()
+        assert (cell.requests, len(cell.seen)) == (2, 8)
+        assert evidence.services()[0].requests == 2
+    assert not (tmp_path / "cells" / "b.cells").exists()
+    live.close()
+    again = Evidence(tmp_path)
+    assert again.boot == evidence.boot
+    again.collect(set(), {"r1"})
+    assert again.cells()[0].requests == 2
+
+
+def test_a_file_that_nobody_has_locked_yet_is_counted_and_not_removed(tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path)
+    write_one(tmp_path, "a").close()
+    path = tmp_path / "cells" / "a.cells"
+    os.utime(path)
+    for _ in range(2):
+        evidence.collect(set(), {"r1"})
+        assert evidence.cells()[0].requests == 1
+    assert path.exists()
+
+
+def test_a_crash_between_folding_and_removing_counts_nothing_twice(tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path)
+    write_one(tmp_path, "a").close()
+    kept = (tmp_path / "cells" / "a.cells").read_bytes()
+    evidence.collect(set(), {"r1"})
+    (tmp_path / "cells" / "a.cells").write_bytes(kept)
+    os.utime(tmp_path / "cells" / "a.cells", (0, 0))
+    again = Evidence(tmp_path)
+    again.collect(set(), {"r1"})
+    assert again.cells()[0].requests == 1
+
+
+def test_cells_of_a_release_that_is_not_in_the_plan_are_not_reported(tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path)
+    write_one(tmp_path, "a")
+    evidence.collect(set(), {"other"})
+    assert evidence.cells() == ()

@@ -1,0 +1,303 @@
+"""The path of a call: who answers, who falls back, what is recorded, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from doorstep.core.contract import Contract, Field
+from doorstep.core.manifest import Lineage, Manifest, NativeForm
+from doorstep.core.plan import (
+    FallbackStep,
+    ReleasePlan,
+    Segment,
+    ServicePlan,
+    VersionPlan,
+    is_challengers,
+)
+from doorstep.core.record import PredictionMeta, Status
+from doorstep.formats.batch import Batch
+from doorstep.journal.reader import Group, list_blocks, read_block
+from doorstep.journal.writer import BlockWriter
+from doorstep.serve.cells import CellKey, CellWriter, create_cells, read_cells
+from doorstep.serve.limits import IN_FLIGHT_MAX
+from doorstep.serve.path import Path as PredictPath
+from doorstep.serve.record import Recorder
+from doorstep.serve.service import Service
+from doorstep.serve.site import Site
+from doorstep.serve.version import Version, columns_of
+
+CONTRACT = Contract(
+    inputs=(Field(name="x", type="float"),),
+    context=(Field(name="region", type="category", required=False),),
+)
+
+
+class Scorer:
+    """Answers one fixed score; misbehaves where x is negative, as it was told to."""
+
+    def __init__(self, score: float, misbehave: Any = None) -> None:
+        self.score_of = score
+        self.misbehave = misbehave
+        self.batches: list[int] = []
+
+    def score(self, batch: Batch) -> np.ndarray:
+        self.batches.append(batch.rows)
+        scores = np.full((batch.rows, 1), self.score_of)
+        if self.misbehave is not None and (batch.numbers < 0).any():
+            if isinstance(self.misbehave, Exception):
+                raise self.misbehave
+            return self.misbehave
+        return scores
+
+
+class Exchange:
+    def __init__(self) -> None:
+        self.status = 0
+        self.answer: Any = None
+        self.headers = ""
+
+    def respond(self, status: int, body: bytes, headers: bytes = b"") -> None:
+        assert not self.status, "answered twice"
+        self.status, self.answer, self.headers = status, json.loads(body), headers.decode()
+
+
+class Troubles:
+    def __init__(self) -> None:
+        self.said: dict[str, str] = {}
+
+    def tell(self, topic: str, what: str) -> None:
+        self.said[topic] = what
+
+
+class World:
+    """One front worker's parts, without its process."""
+
+    def __init__(self, folder: Path, plan: ServicePlan, scorers: dict[int, Scorer]) -> None:
+        create_cells(folder / "cells")
+        self.folder = folder
+        self.cells = CellWriter(folder / "cells")
+        self.writer = BlockWriter(folder, node="n", boot="b", slot="s")
+        self.recorder = Recorder(self.writer)
+        self.troubles = Troubles()
+        self.plan, self.scorers = plan, scorers
+        self.lease_held = True
+
+    def ask(self, *bodies: Any) -> list[Exchange]:
+        """Send these in one turn of the loop."""
+
+        async def story() -> list[Exchange]:
+            loop = asyncio.get_running_loop()
+            self.path = PredictPath(loop, self.recorder, self.cells, self.troubles)
+            site = Site(self.path, self.recorder, self.cells)
+            site.swap({"s": self.service()})
+            exchanges = [Exchange() for _ in bodies]
+            for exchange, body in zip(exchanges, bodies, strict=True):
+                data = json.dumps(body).encode()
+                site.handle(exchange, b"POST", b"/v1/services/s/predict", data, b"")
+            await asyncio.sleep(0.01)
+            return exchanges
+
+        return asyncio.run(story())
+
+    def service(self) -> Service:
+        manifest = Manifest(
+            format=1, task="regression", label="y", labels=(), positive="", threshold=0.5,
+            contract=Contract(inputs=CONTRACT.inputs),
+            native=NativeForm(family="onnx", serialization="onnx", file="f"),
+            onnx=None, parity=None, lineage=Lineage(), reads=(), files=(),
+        )  # fmt: skip
+        columns = columns_of(CONTRACT, manifest.contract)
+        versions = {
+            one.number: Version(one, manifest, columns, self.scorers[one.number], None)
+            for one in self.plan.versions
+        }
+        return Service(
+            self.plan,
+            versions,
+            lease_held=self.lease_held,
+            declare=self.writer.declare,
+            slot=self.cells.slot,
+        )
+
+    def records(self) -> list[PredictionMeta]:
+        found = []
+        for path in list_blocks(self.folder / "n").values():
+            for part in read_block(path.read_bytes()).parts():
+                if isinstance(part, Group):
+                    found += part.rows
+        return found
+
+    def cell(self, arm: str, segment: str = "") -> Any:
+        return read_cells(self.folder / "cells").cells.get(CellKey("r", 1, segment, arm))
+
+
+def plan(*numbers: int, **changes: Any) -> ServicePlan:
+    versions = tuple(
+        VersionPlan(number=n, bundle="0" * 64, form="onnx", placement="inline") for n in numbers
+    )
+    given = ServicePlan(
+        format=1, service="s", contract=CONTRACT, versions=versions, champion=numbers[0]
+    )
+    return msgspec.structs.replace(given, **changes)
+
+
+def release(share: float, **changes: Any) -> ReleasePlan:
+    given = ReleasePlan(id="r", challenger=2, state="step", epoch=1, shares={"": share})
+    return msgspec.structs.replace(given, **changes)
+
+
+def test_what_arrives_in_one_turn_is_scored_together_and_split_again(tmp_path: Path) -> None:
+    scorer = Scorer(0.5)
+    world = World(tmp_path, plan(1), {1: scorer})
+    found = world.ask({"x": 1}, {"rows": [{"x": 2}, {"x": 3}]}, {"x": 4})
+    assert scorer.batches == [4]
+    assert [len(one.answer["predictions"]) for one in found] == [1, 2, 1]
+    assert len(world.records()) == 4
+
+
+def test_one_bad_row_fails_only_its_own_request(tmp_path: Path) -> None:
+    world = World(tmp_path, plan(1), {1: Scorer(0.5, ValueError("secret"))})
+    found = world.ask({"x": 1}, {"x": -1}, {"x": 2})
+    assert [one.status for one in found] == [200, 500, 200]
+    assert "secret" not in json.dumps(found[1].answer)
+    failed = next(one for one in world.records() if one.version == -1)
+    assert (failed.status, failed.error) == (Status.FAILED, "ValueError: secret")
+
+
+@pytest.mark.parametrize(
+    ("misbehave", "status"),
+    [
+        (RuntimeError("x"), Status.FAILED),
+        (np.array([[np.nan]]), Status.INVALID),
+        (np.array([[np.inf]]), Status.INVALID),
+        (np.array([0.5, 0.5]), Status.FAILED),
+    ],
+)
+def test_where_the_challenger_fails_the_champion_answers_and_both_are_told_apart(
+    tmp_path: Path, misbehave: Any, status: Status
+) -> None:
+    world = World(
+        tmp_path, plan(1, 2, release=release(1.0)), {1: Scorer(1), 2: Scorer(2, misbehave)}
+    )
+    (found,) = world.ask({"x": -1})
+    assert (found.status, found.answer["version"], found.answer["fallback"]) == (200, 1, "champion")
+    assert found.answer["predictions"][0]["value"] == 1
+    (record,) = world.records()
+    assert (record.assigned, record.version, record.status) == (2, 1, status)
+    assert (record.release, record.epoch, record.share) == ("r", 1, 1.0)
+    assert (world.cell("challenger").bad, world.cell("champion")) == (1, None)
+
+
+def test_the_chain_ends_with_a_declared_answer_or_an_error(tmp_path: Path) -> None:
+    broken = Scorer(1, ValueError("x"))
+    steps = (FallbackStep(kind="version"), FallbackStep(kind="version", version=3))
+    world = World(tmp_path, plan(1, 3, fallback=steps), {1: broken, 3: Scorer(3)})
+    (found,) = world.ask({"x": -1})
+    assert (found.answer["version"], found.answer["fallback"]) == (3, "s@3")
+    constant = (*steps[:1], FallbackStep(kind="answer", answer=0.0))
+    world.plan = plan(1, 3, fallback=constant)
+    (found,) = world.ask({"x": -1})
+    assert (found.answer["version"], found.answer["predictions"][0]["answer"]) == (0, 0.0)
+
+
+def test_a_service_without_a_champion_is_503_or_gives_its_declared_answer(tmp_path: Path) -> None:
+    world = World(tmp_path, plan(1, champion=None), {1: Scorer(1)})
+    (found,) = world.ask({"x": 1})
+    assert (found.status, "retry-after" in found.headers) == (503, True)
+    assert world.records()[0].version == -1
+    world.plan = plan(1, champion=None, fallback=(FallbackStep(kind="answer", answer="refer"),))
+    assert world.ask({"x": 1})[0].answer["predictions"][0]["answer"] == "refer"
+
+
+def test_a_first_release_serves_its_challenger_without_a_champion(tmp_path: Path) -> None:
+    world = World(tmp_path, plan(2, champion=None, release=release(1.0)), {2: Scorer(2)})
+    (found,) = world.ask({"x": 1})
+    assert (found.status, found.answer["version"]) == (200, 2)
+    assert world.cell("challenger").ok == 1
+
+
+def test_rows_are_assigned_by_their_own_units_and_segments(tmp_path: Path) -> None:
+    shares = {"north": 0.5}
+    segments = (Segment(name="north", match={"region": ("north",)}),)
+    asked = plan(
+        1, 2, release=release(0, shares=shares), segments=segments, unit="customer"
+    )  # fmt: skip
+    world = World(tmp_path, asked, {1: Scorer(1), 2: Scorer(2)})
+    rows = [{"x": 1, "customer": f"c{at}"} for at in range(40)]
+    context = [{"region": "north" if at % 2 else "south"} for at in range(40)]
+    (found,) = world.ask({"rows": rows, "context": context})
+    first = found.answer["version"]
+    answered = [one.get("version", first) for one in found.answer["predictions"]]
+    expected = [2 if at % 2 and is_challengers("r", f"c{at}", 0.5) else 1 for at in range(40)]
+    assert answered == expected
+    assert [one["value"] for one in found.answer["predictions"]] == expected
+    by_row = sorted(world.records(), key=lambda one: one.row)
+    assert [one.assigned for one in by_row] == expected
+    assert [one.segment for one in by_row] == ["", "north"] * 20
+    assert world.cell("challenger", "north").requests == 1
+    assert world.cell("champion", "north").requests == 1
+    assert len(world.cell("champion").seen) == 20
+
+
+def test_without_the_lease_the_champion_has_everybody_and_nothing_is_evidence(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, plan(1, 2, release=release(1.0)), {1: Scorer(1), 2: Scorer(2)})
+    world.lease_held = False
+    assert world.ask({"x": 1})[0].answer["version"] == 1
+    assert (world.cell("champion"), world.cell("challenger")) == (None, None)
+    assert world.records()[0].share == 0.0
+
+
+def test_requests_before_warm_until_are_served_and_are_no_evidence(tmp_path: Path) -> None:
+    asked = plan(1, 2, release=release(1.0, warm_until=2**62))
+    world = World(tmp_path, asked, {1: Scorer(1), 2: Scorer(2)})
+    assert world.ask({"x": 1})[0].answer["version"] == 2
+    assert world.cell("challenger") is None
+
+
+def test_when_the_journal_cannot_be_written_nobody_is_answered(tmp_path: Path) -> None:
+    world = World(tmp_path, plan(1), {1: Scorer(1)})
+    world.ask({"x": 1})
+    block = world.writer._block
+    assert block is not None
+    os.close(block.fd)
+    block.fd = os.open("/dev/full", os.O_WRONLY)
+    found = world.ask({"x": 1}, {"x": 2})
+    assert [(one.status, one.answer["error"]["code"]) for one in found] == [
+        (503, "journal-unavailable")
+    ] * 2
+    assert "No space left" in world.troubles.said["journal"]
+    assert world.path.in_flight == 0
+    assert world.ask({"x": 1})[0].status == 200
+    assert world.troubles.said["journal"] == ""
+
+
+def test_more_requests_than_the_limit_are_refused_early_with_retry_after(tmp_path: Path) -> None:
+    world = World(tmp_path, plan(1), {1: Scorer(1)})
+    found = world.ask(*[{"x": 1}] * (IN_FLIGHT_MAX + 3))
+    statuses = [one.status for one in found]
+    assert statuses == [200] * IN_FLIGHT_MAX + [503] * 3
+    assert found[-1].answer["error"]["code"] == "overloaded"
+    assert "retry-after" in found[-1].headers
+    assert len(world.records()) == IN_FLIGHT_MAX
+
+
+@pytest.mark.parametrize("record", ["no-inputs", "sample"])
+def test_inputs_that_should_not_be_kept_are_not_in_the_journal(tmp_path: Path, record: str) -> None:
+    world = World(tmp_path, plan(1, record=record, record_share=0.0), {1: Scorer(1)})
+    world.ask({"rows": [{"x": 41}], "context": {"region": "north"}})
+    (path,) = list_blocks(tmp_path / "n").values()
+    (group,) = [one for one in read_block(path.read_bytes()).parts() if isinstance(one, Group)]
+    matrix = np.frombuffer(group.matrix)
+    assert np.isnan(matrix[0])
+    assert matrix[1] == 1.0
+    assert group.rows[0].texts == (None, None)

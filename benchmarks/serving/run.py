@@ -64,8 +64,9 @@ def add_version(home: TestHome, data: bytes) -> str:
             inputs=(Tensor(name="X", datatype="FP32", columns=names),),
         ),
         parity=None, lineage=Lineage(), reads=names,
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        files=(
+            FileEntry(path=MODEL_FILE, size=len(data), sha256=hashlib.sha256(data).hexdigest()),
+        ),
     )  # fmt: skip
     return home.add_bundle(manifest, {MODEL_FILE: data})
 

@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -24,7 +23,6 @@ from doorstep.serve.native import NativeCodec, describe_service, read_outcomes
 from doorstep.serve.path import Path
 from doorstep.serve.record import Recorder
 from doorstep.serve.requestid import RequestIds, id_text
-from doorstep.serve.rows import Parsed
 from doorstep.serve.service import Service
 from doorstep.serve.version import Version
 
@@ -86,7 +84,8 @@ class Site:
         try:
             if service is not None:
                 request = self._ids.next()
-                self._enter(service, service.reader.read(body, context), exchange, _NATIVE, request)
+                parsed = service.reader.read(body, context)
+                self._enter(Call(exchange, _NATIVE, service, parsed, request, id_text(request)))
                 return
             codec = _OIP if url.startswith(b"/v2") else _NATIVE
             self._route(exchange, codec, method, url, body, context)
@@ -100,11 +99,7 @@ class Site:
         codec: Codec = _OIP if url.startswith(b"/v2") else _NATIVE
         return codec.refusal(code, message, "", "")
 
-    def _enter(
-        self, service: Service, parsed: Parsed, exchange: Exchange, codec: Codec, request: bytes,
-        extra: Any = None, pinned: Version | None = None,
-    ) -> None:  # fmt: skip
-        call = Call(exchange, codec, service, parsed, request, id_text(request), extra, pinned)
+    def _enter(self, call: Call) -> None:
         if not self._path.submit(call):
             raise OverloadedError(
                 "overloaded", f"{self._path.in_flight} requests are already under way here"
@@ -188,15 +183,17 @@ class Site:
     # -- routes
 
     def predict(self, visit: Visit) -> None:
-        service = self._service(visit)
+        service, request = self._service(visit), self._ids.next()
         parsed = service.reader.read(visit.body, visit.context)
-        self._enter(service, parsed, visit.exchange, visit.codec, self._ids.next())
+        self._enter(Call(visit.exchange, visit.codec, service, parsed, request, id_text(request)))
 
     def infer(self, visit: Visit) -> None:
-        service = self._service(visit)
+        service, request = self._service(visit), self._ids.next()
         pinned = self._version(visit, service)
-        request, parsed = oip.read_infer(visit.body, service)
-        self._enter(service, parsed, visit.exchange, visit.codec, self._ids.next(), request, pinned)
+        asked, parsed = oip.read_infer(visit.body, service)
+        call = Call(visit.exchange, visit.codec, service, parsed, request, id_text(request))
+        call.extra, call.pinned = asked, pinned
+        self._enter(call)
 
     def outcomes(self, visit: Visit) -> None:
         records = read_outcomes(visit.body, self._service(visit).name, time.time_ns() // 1000)

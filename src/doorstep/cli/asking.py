@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +24,32 @@ TIMEOUT_S = 30.0
 Row = dict[str, Any]
 
 
-def rows_of(source: str, contract: Contract, limit: int) -> tuple[list[Row], list[Row]]:
+def rows_of(
+    source: str, contract: Contract, limit: int, ids: Collection[str] = ()
+) -> tuple[list[Row], list[Row]]:
     """(rows, context of each row) of a file, or of JSON: one object, or a list of them.
 
-    Columns that the contract does not name are left out: a file of data has its label too.
+    Columns that neither the contract nor `ids` names are left out: a file of data has its label
+    too. ids: the columns that identify a case; they go with the context, so that outcomes join.
     Raises: InputError (`not-json`, `no-rows`), and what reading the file raises.
     """
     if source.lstrip().startswith(("{", "[")):
         found = _from_json(source)
     else:
-        found = _from_file(Path(source), contract, limit)
+        found = _from_file(Path(source), contract, limit, ids)
     if not found:
         raise InputError("no-rows", f"{source[:60]} has no rows")
     inputs = {one.name for one in contract.inputs}
-    context = {one.name for one in contract.context}
+    context = {one.name for one in contract.context} | set(ids) - inputs
     rows = [{k: v for k, v in row.items() if k in inputs} for row in found[:limit]]
     contexts = [{k: v for k, v in row.items() if k in context} for row in found[:limit]]
     return rows, contexts
+
+
+def ids_of(service: Service) -> frozenset[str]:
+    """The columns that identify a case of this service, its unit and its subject."""
+    ids = parse_service_file(service.file).ids
+    return frozenset((ids.key, ids.unit, ids.subject)) - {""}
 
 
 def _from_json(text: str) -> list[Row]:
@@ -53,11 +62,11 @@ def _from_json(text: str) -> list[Row]:
     return [found] if isinstance(found, dict) else found
 
 
-def _from_file(path: Path, contract: Contract, limit: int) -> list[Row]:
+def _from_file(path: Path, contract: Contract, limit: int, ids: Collection[str]) -> list[Row]:
     if not path.exists():
         raise NotFoundError("no-file", f"there is no file {path}", "name a CSV or Parquet file")
     texts = [one.name for one in (*contract.inputs, *contract.context) if not one.is_number]
-    return list(records(read_table(path, rows_max=limit, texts=texts)))
+    return list(records(read_table(path, rows_max=limit, texts=[*texts, *ids])))
 
 
 def records(table: Table) -> Iterator[Row]:
@@ -117,7 +126,8 @@ def outcomes_of(path: Path, service: Service, column: str, key: str) -> list[Out
     Raises: NotFoundError (`no-column`), and what reading the file raises.
     """
     file = parse_service_file(service.file)
-    table = read_table(path)
+    # As `predict` sends it: a key such as 007 stays text.
+    table = read_table(path, texts=[key or file.ids.key])
     value = column or file.model.label
     by = key or ("prediction" if "prediction" in table.names else file.ids.key)
     for wanted in (value, by):

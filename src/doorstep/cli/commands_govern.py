@@ -99,7 +99,9 @@ def export(
     with connect(url, home) as client:
         found = client.export_ledger()
         verdict = client.verify_ledger()
+    checkpoint, key = out.with_suffix(".checkpoint"), out.with_suffix(".pub")
     out.write_bytes(found)
-    out.with_suffix(".checkpoint").write_text(verdict.checkpoint)
-    done(f"{out}: {found.count(10):,} events; {out.with_suffix('.checkpoint')}: signed checkpoint")
-    typer.echo(f"python -m doorstep.govern.verifier {out} --key '{verdict.key}'")
+    checkpoint.write_text(verdict.checkpoint)
+    key.write_text(verdict.key + "\n")
+    done(f"{out}: {found.count(10):,} events; {checkpoint}: what was signed; {key}: by which key")
+    typer.echo(f"python -m doorstep.govern.verifier {out} {checkpoint} {key}")

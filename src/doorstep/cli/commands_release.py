@@ -95,8 +95,8 @@ def follow(client: Client, release: Release, timeout_s: float) -> Release:
                 return settle(client, release)
             shown.stage(
                 f"{release.service}@{release.challenger} {release.state} "
-                f"{percent(release.share, 0)} · {release.requests_champion:,} + "
-                f"{release.requests_challenger:,} requests"
+                f"{percent(release.share, 0)}",
+                detail=f" · {release.requests_champion:,} + {release.requests_challenger:,} requests",
             )
             time.sleep(POLL_S)
 
@@ -111,20 +111,27 @@ def settle(client: Client, release: Release, timeout_s: float = 10.0) -> Release
 
 
 def exit_code(release: Release) -> int:
+    """0 done, or serving as the first version; 1 rolled back; 4 not decided yet."""
+    if _serves_first(release):
+        return 0 if release.settled else 4
     if release.state in ("rolled-back",):
         return 1
     return 0 if release.state == "done" else 4
 
 
+def _serves_first(release: Release) -> bool:
+    return release.champion is None and release.state == "bake"
+
+
 def release_text(release: Release) -> str:
+    name = f"{release.service}@{release.challenger}"
+    if _serves_first(release) and release.settled:
+        return f"✓ first version: {name} serves 100 % (every node confirmed); {release.reason}"
     mark = {"done": "✓", "rolled-back": "✗"}.get(release.state, "?")
     confirmed = "confirmed by every node" if release.settled else "not yet confirmed by all nodes"
     if release.silent:
         confirmed = f"no word from {', '.join(release.silent)}"
-    lines = [
-        f"{mark} {release.service}@{release.challenger} {release.state}: {release.reason} "
-        f"({confirmed})"
-    ]
+    lines = [f"{mark} {name} {release.state}: {release.reason} ({confirmed})"]
     if release.guardrails:
         lines += ["", guardrail_table(release.guardrails)]
     if release.state == "rolled-back":
@@ -198,7 +205,7 @@ def list_releases(
 def pause(
     release: ReleaseName, why: Why, json: Json = False, url: Url = None, home: Home = None
 ) -> None:
-    """Pause a release: the champion serves all of it until `resume`."""
+    """Pause a release: its share stays, nothing advances, its guardrails still watch."""
     with connect(url, home) as client:
         found = settle(client, client.pause(release, why))
     emit(found, lambda: release_text(found), as_json=json)

@@ -41,15 +41,16 @@ def predict(
     home: Home = None,
 ) -> None:
     """Ask a service for predictions of the rows of a file, or of JSON on the command line."""
-    from doorstep.cli.asking import ask_service, rows_of
+    from doorstep.cli.asking import ask_service, ids_of, rows_of
 
     with connect(url, home) as client:
         data_url = client.installation().data_url
-        contract = client.version(f"{service}@{_answering(client.service(service), client)}")
-        fields = contract.manifest.contract
+        found_service = client.service(service)
+        version = client.version(f"{service}@{_answering(found_service, client)}")
+    asked = rows_of(source, version.manifest.contract, rows, ids_of(found_service))
     with progress() as shown:
         shown.stage(f"asking {data_url}")
-        answers = ask_service(data_url, service, rows_of(source, fields, rows))
+        answers = ask_service(data_url, service, asked)
     found = [one for answer in answers for one in answer["predictions"]]
 
     def text() -> str:

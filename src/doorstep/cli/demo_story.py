@@ -233,7 +233,7 @@ def release_better(world: World) -> Told:
 
 
 def shift_and_take_back(world: World) -> Told:
-    known = {one.id for one in world.client.findings(SERVICE, state="").findings}
+    told = {one.id for one in world.client.findings(SERVICE, state="").findings if one.alert}
     mix = world.mixes().shifted
     before = world.traffic.tally()
     note(
@@ -243,8 +243,9 @@ def shift_and_take_back(world: World) -> Told:
     world.traffic.send(mix, RATE_S)
     found = world.wait_for(
         "other applicants arrive; the monitor looks every 15 s",
-        lambda: find_drift(world, known),
-        expected_s=20.0,
+        lambda: find_drift(world, told),
+        expected_s=30.0,
+        timeout_s=90.0,
     )
     note(f"    alert: {found.sentence}")
     took_s = _take_back(world)

@@ -116,16 +116,27 @@ def larger_half(cases: Sequence[Case], columns: Sequence[str]) -> tuple[Case, ..
     )
 
 
-def draw(mix: Mix, source: random.Random, number: int) -> Asked:
-    """The request with this number: a case drawn at random, as a new application of a new
-    applicant. The same source and numbers give the same requests."""
-    case = mix.cases[source.randrange(len(mix.cases))]
-    is_changed = source.random() < mix.share
-    key = f"A{number:07d}"
-    row = {**case.row, **(mix.changed if is_changed else {})}
-    row |= {"application_id": key, "applicant": f"P{number:07d}"}
-    body = msgspec.json.encode({"rows": [row], "context": case.context})
-    return Asked(key, body, case.outcome, is_changed)
+class Deck:
+    """Requests drawn from a mix like cards: every case once in random order, then all of them again.
+    So a long stretch of traffic is as the cases are, without the luck of drawing one of them more
+    often. The same mix, source and numbers give the same requests."""
+
+    def __init__(self, mix: Mix, source: random.Random) -> None:
+        self._mix = mix
+        self._source = source
+        self._left: list[Case] = []
+
+    def draw(self, number: int) -> Asked:
+        """The next case, as a new application, with this number, of a new applicant."""
+        if not self._left:
+            self._left = self._source.sample(self._mix.cases, len(self._mix.cases))
+        case = self._left.pop()
+        is_changed = self._source.random() < self._mix.share
+        key = f"A{number:07d}"
+        row = {**case.row, **(self._mix.changed if is_changed else {})}
+        row |= {"application_id": key, "applicant": f"P{number:07d}"}
+        body = msgspec.json.encode({"rows": [row], "context": case.context})
+        return Asked(key, body, case.outcome, is_changed)
 
 
 class Traffic:
@@ -140,7 +151,7 @@ class Traffic:
         ).encode()
         self._source = random.Random(seed)  # noqa: S311  reproducible, not secret
         self._lock = threading.Lock()
-        self._plan: tuple[Mix, float] | None = None
+        self._plan: tuple[Deck, float] | None = None
         self._number = 0
         self._next_s = 0.0
         self._tally = Tally()
@@ -160,7 +171,7 @@ class Traffic:
     def send(self, mix: Mix, rate_s: float) -> None:
         """From now on send `rate_s` requests a second, drawn from `mix`."""
         with self._lock:
-            self._plan, self._next_s = (mix, rate_s), time.monotonic()
+            self._plan, self._next_s = (Deck(mix, self._source), rate_s), time.monotonic()
 
     def pause(self) -> None:
         """Send no more; what is under way is still answered."""
@@ -213,12 +224,12 @@ class Traffic:
         with self._lock:
             if self._plan is None:
                 return None, IDLE_S
-            mix, rate_s = self._plan
+            deck, rate_s = self._plan
             now_s = time.monotonic()
             due_s = max(self._next_s, now_s - BEHIND_S_MAX)
             self._next_s = due_s + 1.0 / rate_s
             self._number += 1
-            return draw(mix, self._source, self._number), max(0.0, due_s - now_s)
+            return deck.draw(self._number), max(0.0, due_s - now_s)
 
     def _count_failure(self, what: str) -> None:
         with self._lock:

@@ -76,15 +76,11 @@ def find_joined(world: World) -> MonitorView | None:
     return view if view.labelled_rows >= JOINED_MIN and "auc" in view.quality else None
 
 
-def find_drift(world: World, known: set[str]) -> MonitorFindingView | None:
-    return next(
-        (
-            one
-            for one in world.client.findings(SERVICE).findings
-            if one.kind == "drift" and one.subject in SHIFTED and one.alert and one.id not in known
-        ),
-        None,
-    )
+def find_drift(world: World, told: set[str]) -> MonitorFindingView | None:
+    """An alert about a shifted column that nobody was told about before. told: ids."""
+    found = world.client.findings(SERVICE).findings
+    mine = [one for one in found if one.kind == "drift" and one.subject in SHIFTED]
+    return next((one for one in mine if one.alert and one.id not in told), None)
 
 
 def find_prediction(world: World, prediction: str) -> bool | None:

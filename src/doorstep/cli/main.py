@@ -49,7 +49,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
-    app.callback()(_common)
+    app.callback(invoke_without_command=True)(_common)
     for commands in (
         demo,
         commands_start,

@@ -91,8 +91,9 @@ class Progress:
         self._shown = False
         self._last = 0.0
 
-    def stage(self, text: str, share: float | None = None) -> None:
-        """Say what is done now. share: 0..1 of the whole, None if it is not known."""
+    def stage(self, text: str, share: float | None = None, detail: str = "") -> None:
+        """Say what is done now. share: 0..1 of the whole, None if it is not known. detail: what
+        changes all the time, for a terminal only."""
         changed = text != self._stage
         self._stage = text
         if not self._live:
@@ -104,7 +105,7 @@ class Progress:
             return
         self._last, self._shown = now, True
         bar = "" if share is None else _bar(share)
-        sys.stderr.write(f"\r\x1b[2K{bar}{text}  {now - self._started:.0f} s")
+        sys.stderr.write(f"\r\x1b[2K{bar}{text}{detail}  {now - self._started:.0f} s")
         sys.stderr.flush()
 
     def count(self, number: int) -> None:

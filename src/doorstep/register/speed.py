@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from doorstep.formats.batch import Batch, Scorer
 
 CALLS_MIN = 500
 WARMUP_CALLS = 50
-INLINE_LATENCY_MS_P99_MAX = 1.0
+ROUNDS = 3
 DURATION_S_MAX = 60.0
 
 
@@ -28,29 +27,30 @@ class Speed:
 def measure_speed(scorer: Scorer, batch: Batch, *, calls: int = CALLS_MIN) -> Speed:
     """Percentiles of single-row calls, cycling through the rows of `batch` (at least one).
 
-    Percentiles are the higher neighbour, so that p99 of 500 calls is the fifth slowest. A model so
-    slow that the calls would take over a minute is timed on fewer.
+    Percentiles are the higher neighbour, so that p99 of 500 calls is the fifth slowest. The best of
+    `ROUNDS` rounds counts: a busy machine makes a model look slow, never fast. A model so slow that
+    the calls would take over a minute is timed on fewer.
     """
     rows = [_row(batch, at % batch.rows) for at in range(min(batch.rows, 1000))]
     for at in range(min(WARMUP_CALLS, calls)):
         scorer.score(rows[at % len(rows)])
+    deadline_s = time.perf_counter() + DURATION_S_MAX
+    rounds = [_round(scorer, rows, calls, deadline_s)]
+    while len(rounds) < ROUNDS and time.perf_counter() < deadline_s:
+        rounds.append(_round(scorer, rows, calls, deadline_s))
+    return min(rounds, key=lambda one: one.latency_ms_p99)
+
+
+def _round(scorer: Scorer, rows: list[Batch], calls: int, deadline_s: float) -> Speed:
     taken: list[int] = []
-    begun = time.perf_counter()
     for at in range(max(calls, 1)):
         start = time.perf_counter_ns()
         scorer.score(rows[at % len(rows)])
         taken.append(time.perf_counter_ns() - start)
-        if time.perf_counter() - begun > DURATION_S_MAX:
+        if time.perf_counter() > deadline_s:
             break
     p50, p99 = np.percentile(np.array(taken) / 1e6, [50, 99], method="higher")
     return Speed(len(taken), float(p50), float(p99))
-
-
-def placement_for(form: Literal["onnx", "native"], latency_ms_p99: float) -> str:
-    """`inline` in the front worker, where a call cannot be timed out, only for ONNX of at most
-    1 ms; else `engine`."""
-    fast = form == "onnx" and latency_ms_p99 <= INLINE_LATENCY_MS_P99_MAX
-    return "inline" if fast else "engine"
 
 
 def _row(batch: Batch, at: int) -> Batch:

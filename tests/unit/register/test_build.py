@@ -38,9 +38,9 @@ from doorstep.formats.load import load_scorer
 from doorstep.formats.table import read_table, to_batch
 from doorstep.register.build import BuildSpec, Built, build_bundle
 from doorstep.register.convert import propose_onnx
-from doorstep.register.init import InitSpec, propose_service, service_name
+from doorstep.register.decide import placement_of
 from doorstep.register.parity import Decision, Group, check_parity, rows_agree
-from doorstep.register.speed import measure_speed, placement_for
+from doorstep.register.speed import measure_speed
 
 ORDINAL = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
 
@@ -423,53 +423,8 @@ def test_speed_counts_its_calls_and_only_fast_onnx_is_inline() -> None:
     speed = measure_speed(Fixed(), one_group(0.1, 0.2)[0].batch, calls=500)
     assert speed.calls == 500
     assert 0 < speed.latency_ms_p50 <= speed.latency_ms_p99
-    assert placement_for("onnx", 1.0) == "inline"
-    assert placement_for("onnx", 1.01) == placement_for("native", 0.1) == "engine"
-
-
-def test_init_proposes_a_service_file_that_says_what_it_found(loans: Loans) -> None:
-    frame = pd.read_csv(loans.train).assign(email="a@example.org")
-    frame.to_csv(loans.train, index=False)
-    path = loans.save(loans.fit(logistic()), "loans_v2.pkl")
-    proposal = propose_service(InitSpec(path, "status", loans.train, loans.holdout, trusted=True))
-    draft = proposal.draft
-    assert (draft.service, draft.task, draft.positive) == ("loans-v2", "binary", "bad")
-    assert draft.key == "loan_id"
-    assert list(draft.inputs) == [*NUMBERS, "purpose"]
-    assert list(draft.context) == ["sex"]
-    assert proposal.headline == "scikit-learn Pipeline, binary, 5 columns"
-    notes = " | ".join(proposal.notes)
-    assert "positive label 'bad', by its name" in notes
-    assert "the model does not read email: left out of the contract" in notes
-    assert "0 of 200 hold-out rows are in the training file" in notes
-
-
-def test_init_asks_about_columns_that_look_personal(loans: Loans) -> None:
-    frame = make_rows(300, 3).assign(name="Ann", email="a@example.org")
-    frame.to_csv(loans.train, index=False)
-    model = make_pipeline(
-        ColumnTransformer([("t", ORDINAL, ["name", "email"])], remainder="passthrough"),
-        LogisticRegression(),
-    ).fit(frame[["name", "email", "age"]], frame["status"])
-    proposal = propose_service(InitSpec(loans.save(model), "status", loans.train, trusted=True))
-    assert proposal.notes[0] == "2 columns look personal (name, email): set to pseudonymise"
-    assert proposal.draft.inputs["email"].personal == "pseudonymise"
-
-
-@pytest.mark.parametrize(
-    ("model", "data", "name"),
-    [
-        ("/x/credit/model.pkl", None, "credit"),
-        ("/x/credit/model_v2.pkl", None, "credit"),
-        ("/x/credit/Fraud Model.joblib", None, "fraud-model"),
-        ("/model/model.pkl", Path("loans.csv"), "loans"),
-        ("/model/model.pkl", None, "my-service"),
-    ],
-)
-def test_a_service_is_named_after_the_most_telling_file(
-    model: str, data: Path | None, name: str
-) -> None:
-    assert service_name(model, data) == name
+    assert placement_of("onnx", 1.0) == "inline"
+    assert placement_of("onnx", 1.01) == placement_of("native", 0.1) == "engine"
 
 
 def test_the_reason_names_the_nearest_conversion(loans: Loans) -> None:

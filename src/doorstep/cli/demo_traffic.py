@@ -117,9 +117,9 @@ def larger_half(cases: Sequence[Case], columns: Sequence[str]) -> tuple[Case, ..
 
 
 class Deck:
-    """Requests drawn from a mix like cards: every case once in random order, then all of them again.
-    So a long stretch of traffic is as the cases are, without the luck of drawing one of them more
-    often. The same mix, source and numbers give the same requests."""
+    """Requests drawn from a mix like cards: every case once in random order, then all again. So a
+    long stretch of traffic is as the cases are, without the luck of drawing one of them more often.
+    The same mix, source and numbers give the same requests."""
 
     def __init__(self, mix: Mix, source: random.Random) -> None:
         self._mix = mix

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from doorstep.cli.demo_traffic import (
     AnswerSeen,
     Case,
+    Deck,
     Mix,
     PredictionSeen,
     Tally,
     Traffic,
     cases_of,
     count_answer,
-    draw,
     larger_half,
     parse_head,
 )
@@ -37,8 +37,8 @@ ANSWER = (
 
 
 def drawn(mix: Mix, seed: int, count: int) -> list[dict[str, object]]:
-    source = random.Random(seed)
-    return [json.loads(draw(mix, source, number).body) for number in range(count)]
+    deck = Deck(mix, random.Random(seed))
+    return [json.loads(deck.draw(number).body) for number in range(count)]
 
 
 def test_a_case_is_given_neither_its_outcome_nor_its_context() -> None:
@@ -51,6 +51,13 @@ def test_the_same_seed_sends_the_same_requests_and_another_one_others() -> None:
     assert drawn(mix, 1, 30) != drawn(mix, 2, 30)
 
 
+def test_every_case_comes_once_before_any_comes_again() -> None:
+    rows = [body["rows"][0] for body in drawn(Mix(cases=CASES), 1, 30)]  # type: ignore[index]
+    for start in (0, 10, 20):
+        amounts = sorted(row["amount"] for row in rows[start : start + 10])
+        assert amounts == [row["amount"] for row in ROWS]
+
+
 def test_every_application_and_applicant_is_a_new_one() -> None:
     rows = [body["rows"][0] for body in drawn(Mix(cases=CASES), 1, 100)]  # type: ignore[index]
     assert len({row["application_id"] for row in rows}) == 100
@@ -60,15 +67,15 @@ def test_every_application_and_applicant_is_a_new_one() -> None:
 @given(st.sampled_from([0.0, 1.0]), st.integers(0, 1000))
 def test_nothing_is_changed_at_share_0_and_everything_at_1(share: float, seed: int) -> None:
     mix = Mix(cases=CASES, changed={"amount": 7}, share=share)
-    asked = draw(mix, random.Random(seed), 1)
+    asked = Deck(mix, random.Random(seed)).draw(1)
     assert asked.is_changed is (share == 1.0)
     assert (json.loads(asked.body)["rows"][0]["amount"] == 7) is (share == 1.0)
 
 
 def test_about_the_asked_share_is_changed() -> None:
     mix = Mix(cases=CASES, changed={"amount": 7}, share=0.05)
-    source = random.Random(1)
-    changed = sum(draw(mix, source, number).is_changed for number in range(4000))
+    deck = Deck(mix, random.Random(1))
+    changed = sum(deck.draw(number).is_changed for number in range(4000))
     assert 150 < changed < 250
 
 

@@ -93,10 +93,11 @@ def follow(client: Client, release: Release, timeout_s: float) -> Release:
                     note(f"  {when(decision.at)}  {decision.reason}")
             if release.state not in RUNNING or time.monotonic() > deadline:
                 return settle(client, release)
+            asked = f"{release.requests_champion:,} + {release.requests_challenger:,}"
             shown.stage(
                 f"{release.service}@{release.challenger} {release.state} "
                 f"{percent(release.share, 0)}",
-                detail=f" · {release.requests_champion:,} + {release.requests_challenger:,} requests",
+                detail=f" · {asked} requests",
             )
             time.sleep(POLL_S)
 

@@ -77,7 +77,7 @@ class Quick:
         app = self._control.app()
         rows = running_releases(app)
         now_s = self._control.clock.monotonic_s()
-        if rows and now_s - self._kept_s >= KEEP_EVERY_S:
+        if now_s - self._kept_s >= KEEP_EVERY_S:
             self._keeper.keep(app, [row.release for row in rows])
             self._kept_s = now_s
         for row in rows:

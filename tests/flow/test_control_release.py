@@ -1,0 +1,195 @@
+"""Releases over HTTP with real traffic: what may not start, a person's words, the way back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from control_cases import (
+    assert_exactly_once,
+    assert_no_request_failed,
+    traffic,
+)
+
+from doorstep.core.errors import DoorstepError, RefusedError
+from doorstep.release.surface import Release
+from doorstep.testing.installation import RunningInstallation
+from doorstep.testing.load import Tally
+
+LONG = "{shadow: {requests: 0}, steps: [20%, 50%], dwell: 10m, bake: 10m}"
+"""Does nothing by itself while a test looks at it."""
+
+
+def refusal(what) -> str:
+    with pytest.raises(DoorstepError) as caught:
+        what()
+    return caught.value.code
+
+
+def test_what_may_not_be_released_is_refused_and_changes_nothing(
+    installation: RunningInstallation,
+):
+    here, client = installation, installation.client
+    here.register("strict", release=LONG)
+    size = client.installation().ledger_size
+    assert refusal(lambda: client.start_release("strict@1")) == "gate-not-passed"
+    assert refusal(lambda: client.start_release("strict@2")) == "no-version"
+    assert refusal(lambda: client.start_release("nobody@1")) == "no-service"
+    assert refusal(lambda: client.start_release("strict")) == "bad-version"
+    assert refusal(lambda: client.rollback("strict", "why not")) == "nothing-to-roll-back"
+    assert client.installation().ledger_size == size
+    here.serve("strict@1")
+    assert refusal(lambda: client.start_release("strict@1")) == "release-running"
+    assert refusal(lambda: client.rollback("strict", "why not")) == "nothing-to-roll-back"
+    client.promote("strict", "it is fine")
+    assert refusal(lambda: client.start_release("strict@1")) == "same-version"
+    here.register("strict", seed=2, release=LONG)
+    here.serve("strict@2")
+    here.register("strict", seed=3, release=LONG)
+    client.run_gates("strict@3")
+    size = client.installation().ledger_size
+    assert refusal(lambda: client.start_release("strict@3")) == "release-running"
+    assert refusal(lambda: client.start_release("strict@2")) == "release-running"
+    assert refusal(lambda: client.start_release("strict@1")) in ("release-running", "same-version")
+    assert refusal(lambda: client.resume("strict", "it is not paused")) != ""
+    assert refusal(lambda: client.pause("strict", "  ")) == "no-reason"
+    assert refusal(lambda: client.pause("strict", "x" * 1001)) == "bad-reason"
+    assert client.installation().ledger_size == size
+
+
+def test_a_release_is_paused_resumed_and_promoted_on_a_persons_word(
+    installation: RunningInstallation,
+):
+    here, client = installation, installation.client
+    here.register("spoken", release=LONG)
+    here.serve("spoken@1")
+    here.register("spoken", seed=2, release=LONG)
+    release = here.serve("spoken@2").id
+    assert client.release(release).state == "step"
+    paused = client.pause("spoken", "lunch")
+    assert (paused.state, paused.share, paused.reason) == ("paused", 0.2, "local: lunch")
+    resumed = client.resume("spoken", "back")
+    assert (resumed.state, resumed.step, resumed.share) == ("step", 0, 0.2)
+    done = client.promote("spoken", "seen enough")
+    assert (done.state, done.share) == ("done", 1.0)
+    assert refusal(lambda: client.pause(release, "too late")) != ""
+    assert [one.version for one in client.history("spoken").tenures] == [2, 1]
+    said = [(one.action, one.by, one.reason) for one in client.release(release).decisions]
+    assert [what for what, _, _ in said] == ["pause", "resume", "promote"]
+    assert [why for _, _, why in said] == ["local: lunch", "local: back", "local: seen enough"]
+    assert client.verify_ledger().intact
+
+
+def test_a_rollback_while_it_runs_is_sent_twice_and_goes_back_once(
+    installation: RunningInstallation,
+):
+    here, client = installation, installation.client
+    here.register("twice-back", release=LONG)
+    here.serve("twice-back@1")
+    here.register("twice-back", seed=2, release=LONG)
+    here.serve("twice-back@2")
+    client.promote("twice-back", "go")
+    client.rollback("twice-back", "no")
+    assert refusal(lambda: client.rollback("twice-back", "no")) == "nothing-to-roll-back"
+    assert client.history("twice-back").live == 1
+
+
+@pytest.mark.parametrize("when", ["step", "champion"])
+def test_a_rollback_under_load_fails_nobody_and_is_complete_once_settled(
+    installation: RunningInstallation, when: str
+):
+    here, client, service = installation, installation.client, f"back-{when}"
+    here.register(service, release=LONG)
+    here.serve(f"{service}@1")
+    here.register(service, seed=2, release=LONG)
+    here.serve(f"{service}@2")
+    if when == "champion":
+        here.settled(client.promote(service, "go").id)
+
+    async def story() -> tuple[Tally, Tally, float]:
+        async with traffic(here, service) as before:
+            await before.wait_answers(300)
+            began_s = time.monotonic()
+            back = await asyncio.to_thread(client.rollback, service, "it is bad")
+            await asyncio.to_thread(here.settled, back.id)
+            took_s = time.monotonic() - began_s
+            # These requests are sent after the rollback was complete.
+            async with traffic(here, service) as after:
+                await after.wait_answers(300)
+                late = await after.stop()
+            return await before.stop(), late, took_s
+
+    tally, late, took_s = asyncio.run(story())
+    print(f"rolled back from {when} in {took_s:.2f} s")
+    assert 2 in tally.answered.values()
+    assert set(late.answered.values()) == {1}
+    for one in (tally, late):
+        assert_no_request_failed(one)
+        assert_exactly_once(here, one)
+    assert client.history(service).live == 1
+    assert client.verify_ledger().intact
+
+
+def test_a_challenger_that_raises_is_taken_back_by_itself_and_no_client_notices(
+    installation: RunningInstallation,
+):
+    here, client, service = installation, installation.client, "raising"
+    release = "{shadow: {requests: 0}, steps: [50%], dwell: 20s, bake: 1s}"
+    here.register(service, release=release)
+    here.serve(f"{service}@1")
+    here.register(service, seed=2, behaviour="raises", release=release)
+
+    async def story() -> tuple[Release, Tally]:
+        async with traffic(here, service) as load:
+            await load.wait_answers(100)
+            begun = await asyncio.to_thread(here.serve, f"{service}@2")
+            ended = await asyncio.to_thread(
+                here.wait, lambda: _over(client.release(begun.id)), "the end of the release"
+            )
+            await asyncio.to_thread(here.settled, begun.id)
+            return ended, await load.stop()
+
+    ended, tally = asyncio.run(story())
+    assert ended.state == "rolled-back"
+    assert ended.decisions[-1].by == "doorstep"
+    assert ended.decisions[-1].evidence["cells"]
+    assert_no_request_failed(tally)
+    assert_exactly_once(here, tally)
+    assert client.verify_ledger().intact
+
+
+def _over(release: Release) -> Release | None:
+    return release if release.state not in ("shadow", "step", "bake") else None
+
+
+@pytest.mark.postgres
+def test_the_whole_story_with_the_database_on_postgresql(postgres_url: str, tmp_path: Path):
+    with RunningInstallation(tmp_path / "home", database=postgres_url, workers=1) as here:
+        client = here.client
+        assert client.installation().database == "postgresql"
+        here.register("loans")
+        here.serve("loans@1")
+        here.register("loans", seed=2)
+
+        async def story() -> tuple[Release, Tally]:
+            async with traffic(here, "loans") as load:
+                await load.wait_answers(100)
+                begun = await asyncio.to_thread(here.serve, "loans@2")
+                ended = await asyncio.to_thread(
+                    here.wait, lambda: _over(client.release(begun.id)), "the end of the release"
+                )
+                await asyncio.to_thread(client.rollback, "loans", "to see that it goes")
+                await asyncio.to_thread(here.settled, begun.id)
+                return ended, await load.stop()
+
+        ended, tally = asyncio.run(story())
+        assert ended.state == "done"
+        assert_no_request_failed(tally)
+        assert_exactly_once(here, tally)
+        assert [one.version for one in client.history("loans").tenures] == [1, 2, 1]
+        with pytest.raises(RefusedError):
+            client.rollback("loans", "again")
+        assert client.verify_ledger().intact
+        assert not (here.home / "doorstep.db").exists()

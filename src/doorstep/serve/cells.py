@@ -177,7 +177,7 @@ class CellWriter:
 
     def count(self, service: str, latency_us: int, *, error: bool) -> None:
         """One answered request of a service."""
-        at = self._service(service)
+        at = self._services.get(service) or self._service(service)
         words = self._words
         words[at + _S_REQUESTS] += 1
         words[at + _S_SUM] += latency_us

@@ -18,8 +18,8 @@ Mask = Callable[[bytes, Texts], tuple[bytes, Texts]]
 
 def mask_of(
     plan: ServicePlan, numbers: Sequence[Field], texts: Sequence[Field]
-) -> Callable[[str], Mask | None]:
-    """For a request id, what is left out of its records; None if nothing is.
+) -> Callable[[str], Mask | None] | None:
+    """For a request id, what is left out of its records; None if nothing ever is.
 
     numbers, texts: the fields of a record's columns, in order. Under `no-inputs`, and for the rest
     of a `sample`, no input is kept. Personal numbers are dropped, personal texts dropped or kept
@@ -32,7 +32,7 @@ def mask_of(
         return NAN_BYTES * width, (None,) * count
 
     if plan.record == "full":
-        return lambda _request: personal
+        return None if personal is None else lambda _request: personal
     if plan.record == "no-inputs":
         return lambda _request: nothing
     limit = plan.record_share * 2.0**64

@@ -238,7 +238,10 @@ class Path:
     def _succeed(self, part: Part, version: Version, scores: list[list[float]]) -> None:
         part.answered, part.scores = version.number, scores
         part.answers = [version.answer(row) for row in scores]
-        self._finish(part)
+        call = part.call
+        call.open -= 1
+        if not call.open and call.parts:
+            self._done.append(call)
 
     def _finish(self, part: Part) -> None:
         call = part.call
@@ -267,11 +270,8 @@ class Path:
     def _answer(self, call: Call) -> None:
         failed = call.failed
         if failed is None:
-            headers = b"doorstep-request-id: %b\r\ndoorstep-version: %b\r\n" % (
-                call.id.encode(),
-                call.versions.encode(),
-            )
-            return call.exchange.respond(200, call.codec.answer(call), headers)
+            headers = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {call.versions}\r\n"
+            return call.exchange.respond(200, call.codec.answer(call), headers.encode())
         status, code, message = _STATUS_CODES.get(failed.status, _FAILED)
         body = call.codec.refusal(code, message, "", call.id)
         said = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {failed.assigned}\r\n"
@@ -336,7 +336,9 @@ def _batch(version: Version, parts: list[Part]) -> Batch:
     first = parts[0]
     data, texts, rows = first.numbers(), first.texts(), first.count
     if len(parts) > 1:
-        data = b"".join([one.numbers() for one in parts])
+        data = b"".join(
+            [one.call.parsed.numbers if one.rows is None else one.numbers() for one in parts]
+        )
         rows = sum([one.count for one in parts])
         if texts:
             texts = [row for one in parts for row in one.texts()]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from doorstep.core.record import PredictionMeta
 from doorstep.journal.writer import BlockWriter
@@ -20,7 +19,6 @@ class Recorder:
     def __init__(self, writer: BlockWriter) -> None:
         self.writer = writer
         self._rows: dict[int, tuple[list[PredictionMeta], list[bytes]]] = {}
-        self._packs: dict[int, Callable[..., bytes]] = {}
 
     def add(self, call: Call, latency_us: int) -> None:
         """One record per row. When a part of the call has no answer the caller gets none, so none
@@ -50,8 +48,8 @@ class Recorder:
             found = self._rows[layout] = ([], [])
         metas, pieces = found
         answers = _answers(part, version)
-        scores = self._scores(part, version, service)
-        mask = service.mask(call.id)
+        scores = _scores(part, version, service)
+        mask = service.mask(call.id) if service.mask else None
         release = "" if call.pinned else service.release_id
         epoch = service.epoch if release else 0
         status, keys, units, warnings = int(part.status), parsed.keys, parsed.units, parsed.warnings
@@ -74,15 +72,14 @@ class Recorder:
                 )
             )  # fmt: skip
 
-    def _scores(self, part: Part, version: Version | None, service: Service) -> list[bytes]:
-        """The score columns of each row."""
-        if part.scores is None or version is None:
-            width = len(version.outputs if version else service.default_outputs)
-            return [NAN_BYTES * width] * part.count
-        pack = self._packs.get(version.width)
-        if pack is None:
-            pack = self._packs[version.width] = struct.Struct(f"{version.width}d").pack
+
+def _scores(part: Part, version: Version | None, service: Service) -> list[bytes]:
+    """The score columns of each row."""
+    if part.scores is not None and version is not None:
+        pack = version.pack
         return [pack(*row) for row in part.scores]
+    width = len(version.outputs if version else service.default_outputs)
+    return [NAN_BYTES * width] * part.count
 
 
 def _row_of(service: Service, parsed: Parsed, row: int) -> bytes:

@@ -96,7 +96,7 @@ class RowReader:
         return parsed
 
     def _read_fast(self, body: bytes, context: bytes) -> Parsed:
-        if body.startswith(b'{"rows":[') or _ENVELOPE.match(body):
+        if body.startswith(b'{"rows":') or _ENVELOPE.match(body):
             envelope: Any = self._decode_envelope(body)
             found, contexts, keys = envelope.rows, envelope.context, envelope.keys
         else:

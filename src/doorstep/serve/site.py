@@ -85,8 +85,10 @@ class Site:
             if service is not None:
                 request = self._ids.next()
                 parsed = service.reader.read(body, context)
-                self._enter(Call(exchange, _NATIVE, service, parsed, request, id_text(request)))
-                return
+                call = Call(exchange, _NATIVE, service, parsed, request, id_text(request))
+                if self._path.submit(call):
+                    return
+                raise self._overloaded()
             codec = _OIP if url.startswith(b"/v2") else _NATIVE
             self._route(exchange, codec, method, url, body, context)
         except DoorstepError as error:
@@ -101,9 +103,11 @@ class Site:
 
     def _enter(self, call: Call) -> None:
         if not self._path.submit(call):
-            raise OverloadedError(
-                "overloaded", f"{self._path.in_flight} requests are already under way here"
-            )
+            raise self._overloaded()
+
+    def _overloaded(self) -> OverloadedError:
+        found = self._path.in_flight
+        return OverloadedError("overloaded", f"{found} requests are already under way here")
 
     def _refuse(
         self, exchange: Exchange, codec: Codec, error: DoorstepError, request: bytes,

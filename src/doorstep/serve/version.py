@@ -7,6 +7,7 @@ columns of its own; when they are the same, nothing is copied.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,7 @@ class Version:
         self.labels = manifest.labels
         self.outputs = manifest.labels or ("value",)
         self.width = score_columns(manifest)
+        self.pack = struct.Struct(f"{self.width}d").pack
         self.columns = columns
         self.scorer = scorer
         self.engine = engine

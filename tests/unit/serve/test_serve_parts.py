@@ -75,14 +75,16 @@ def test_personal_fields_are_dropped_or_kept_as_a_hash() -> None:
         Field(name="d", type="text", personal="drop"),
         Field(name="e", type="text", personal="pseudonymise"),
     ]
-    mask = mask_of(plan(), numbers, texts)("request")
+    masks = mask_of(plan(), numbers, texts)
+    assert masks is not None
+    mask = masks("request")
     assert mask is not None
     data, row = mask(struct.pack("2d", 1, 2), ("x", "secret", "secret"))
     one, two = struct.unpack("2d", data)
     assert (one, two != two) == (1.0, True)
     assert row[:2] == ("x", None)
     assert row[2] is not None and "secret" not in row[2] and len(row[2]) == 16
-    assert mask_of(plan(), numbers[:1], texts[:1])("request") is None
+    assert mask_of(plan(), numbers[:1], texts[:1]) is None
 
 
 def contract(*names: str, **changes: Any) -> Contract:

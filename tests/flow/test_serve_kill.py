@@ -207,3 +207,29 @@ def _patient(plan):
     import msgspec
 
     return msgspec.structs.replace(plan, timeout_ms=60_000)
+
+
+def test_an_engine_that_hangs_is_timed_out_and_the_champion_answers_in_time(
+    home: TestHome, node: RunningNode
+) -> None:
+    contract = home.contract(3)
+    bundles = {1: home.bundle(contract), 2: home.bundle(contract, seed=2)}
+    release = ReleasePlan(id="r1", challenger=2, state="step", epoch=1, shares={"": 1.0})
+    plan = home.service("loans", bundles, placement="engine", release=release, timeout_ms=400)
+    home.publish(plan)
+    node.wait_plan(1)
+    hung = challenger_engine(node)
+    os.kill(hung, signal.SIGSTOP)
+    try:
+
+        async def story() -> Tally:
+            async with Load(node.data_url, PATH, body_of, connections=4) as load:
+                await load.wait_answers(12)
+                return await load.stop()
+
+        tally = asyncio.run(story())
+    finally:
+        os.kill(hung, signal.SIGCONT)
+    assert set(tally.statuses) == {200}
+    assert set(tally.answered.values()) == {1}
+    assert {meta.status for _, meta in node.journaled()} == {Status.TIMED_OUT}

@@ -156,9 +156,11 @@ def ratio_ruler(
     domain: tuple[float, float],
     width: int = 300,
 ) -> Ruler:
-    """thresholds: (tolerance, margin), as factors of the champion. domain: of `ratio_domain`."""
-    low, high = interval
-    known = is_known(low) and is_known(high)
+    """interval: an end that is None is open. thresholds: (tolerance, margin), as factors of the
+    champion. domain: of `ratio_domain`."""
+    known = is_known(interval[0]) or is_known(interval[1])
+    ends = ((interval[0], 0.0), (interval[1], math.inf))
+    low, high = (end if end is not None and is_known(end) else open_end for end, open_end in ends)
     tolerance, margin = thresholds
     return Ruler(
         width=width,
@@ -169,8 +171,8 @@ def ratio_ruler(
         ),
         low=_place(low, domain, width) if known else None,
         high=_place(high, domain, width) if known else None,
-        low_beyond=known and (low or 0.0) < domain[0],
-        high_beyond=known and (high or 0.0) > domain[1],
+        low_beyond=known and low < domain[0],
+        high_beyond=known and high > domain[1],
         estimate=_place(estimate, domain, width) if estimate and estimate > 0 else None,
         tolerance=Tick(x=_place(tolerance, domain, width), text=ratio(tolerance)),
         margin=Tick(x=_place(margin, domain, width), text=ratio(margin)),

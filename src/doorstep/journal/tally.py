@@ -91,7 +91,8 @@ def _count_rows(
     rows: Sequence[PredictionMeta], groups: Groups, count: int
 ) -> dict[str, list[list[int]]]:
     total = len(rows)
-    errors = np.fromiter((row.error != "" for row in rows), dtype=np.intp, count=total)
+    # -1: nobody answered. A version that failed while another answered is in `statuses`.
+    errors = np.fromiter((row.version < 0 for row in rows), dtype=np.intp, count=total)
     warned = np.fromiter((bool(row.warnings) for row in rows), dtype=np.intp, count=total)
     statuses = np.clip(integers(rows, "status"), 0, STATUSES - 1)
     return {

@@ -13,7 +13,7 @@ from doorstep.gate.metrics import Labelled, labelled_of
 from doorstep.journal import query
 from doorstep.journal.joined import OutcomeArrays
 from doorstep.journal.operations import windows_of
-from doorstep.journal.summary import Summary
+from doorstep.journal.summary import Cell, Summary
 from doorstep.journal.windows import column_codes
 from doorstep.kernel.app import App
 from doorstep.monitor.decide import LATE_S, latest_window
@@ -26,6 +26,7 @@ from doorstep.release.planning import parsed_file
 
 QUALITY_WINDOW_S = 7 * 86_400.0
 TRAFFIC_WINDOW_S = 3_600.0
+SHOWN_S = 86_400.0
 LATE_OF_WINDOW = 1 / 12
 """Short windows are closed after a twelfth of their length, long ones after two minutes."""
 
@@ -83,11 +84,38 @@ def gather(
     app: App, seen: Watched, now: Instant, known: tuple[MonitorFinding, ...] = ()
 ) -> ServiceFacts:
     """Everything that `decide.evaluate` may know about this service at `now`."""
-    service, number = seen.version.service, seen.version.number
+    drift_s = seen.file.monitor.drift.window_s
+    window = latest_window(now, drift_s, min(LATE_S, drift_s * LATE_OF_WINDOW))
+    return _facts(app, seen, now, window, known)
+
+
+def gather_shown(app: App, seen: Watched, now: Instant) -> ServiceFacts:
+    """The same for a person who looks: of the last closed window in which the champion was asked,
+    if that is not more than a day ago."""
     drift_s = seen.file.monitor.drift.window_s
     late_s = min(LATE_S, drift_s * LATE_OF_WINDOW)
-    since, until = latest_window(now, drift_s, late_s)
-    # A champion is compared from the moment it serves, not with what another was asked before.
+    recent = _summary(app, seen.version.service, now - round(SHOWN_S * SECOND_US), now)
+    mine = [one.at for one in recent.cells if _is_of(one, seen.version.number)]
+    newest = max(mine, default=now - 1) + 1
+    closes = newest + round((drift_s + late_s) * SECOND_US)
+    window = latest_window(min(now, closes), drift_s, late_s)
+    return _facts(app, seen, now, window, ())
+
+
+def _is_of(cell: Cell, version: int) -> bool:
+    return cell.version == version and cell.kind == Kind.LIVE
+
+
+def _facts(
+    app: App,
+    seen: Watched,
+    now: Instant,
+    window: tuple[Instant, Instant],
+    known: tuple[MonitorFinding, ...],
+) -> ServiceFacts:
+    service, number = seen.version.service, seen.version.number
+    since, until = window
+    drift_s = (until - since) / SECOND_US
     summary = _summary(app, service, since, until)
     recent_since = now - round(min(TRAFFIC_WINDOW_S, max(drift_s, 60.0)) * SECOND_US)
     recent = _summary(app, service, recent_since, now)
@@ -118,10 +146,10 @@ def _summary(app: App, service: str, since: Instant, until: Instant) -> Summary:
 def quality_of(app: App, seen: Watched, now: Instant) -> QualityWindow | None:
     """Quality of the champion's live predictions of the last week, as far as outcomes are known."""
     service, number = seen.version.service, seen.version.number
-    since = max(seen.served_since, now - round(QUALITY_WINDOW_S * SECOND_US))
+    since = now - round(QUALITY_WINDOW_S * SECOND_US)
     week = _summary(app, service, since, now)
     outcomes = sum(week.outcomes.values())
-    rows = sum(one.rows for one in week.cells if one.version == number and one.kind == Kind.LIVE)
+    rows = sum(one.rows for one in week.cells if _is_of(one, number))
     if not rows:
         return None
     kept = app.kept.get(QualityKept, QualityKept)

@@ -17,10 +17,10 @@ def state_of(
     """waiting, releasing, healthy, watch or broken; see `surface.ServiceStatus`."""
     if champion is None and release is None:
         return "waiting"
-    severities = {one.severity for one in findings}
-    if "critical" in severities:
+    # Drift says that the question changed, not that the answers are wrong: look, not broken.
+    if any(one.severity == "critical" and one.kind != "drift" for one in findings):
         return "broken"
-    if "warning" in severities:
+    if any(one.severity != "info" for one in findings):
         return "watch"
     return "releasing" if release is not None else "healthy"
 

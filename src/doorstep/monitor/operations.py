@@ -12,7 +12,7 @@ from doorstep.journal.summary import latency_ms
 from doorstep.journal.windows import CountRow
 from doorstep.kernel.app import App
 from doorstep.monitor import store
-from doorstep.monitor.gather import gather, quality_of, watched
+from doorstep.monitor.gather import gather_shown, quality_of, watched
 from doorstep.monitor.headline import headline, state_of
 from doorstep.monitor.promises import promises
 from doorstep.monitor.surface import (
@@ -57,7 +57,7 @@ def show_monitor(app: App, asked: ShowMonitor) -> MonitorView:
     shown = tuple(finding_view(one) for one in _worst_first(known))
     if seen is None:
         return _nothing_yet(asked.service, now)
-    return monitor_view(gather(app, seen, now), shown)
+    return monitor_view(gather_shown(app, seen, now), shown)
 
 
 def _nothing_yet(service: str, now: Instant) -> MonitorView:

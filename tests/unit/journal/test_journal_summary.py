@@ -127,7 +127,7 @@ def test_a_batch_is_counted_by_minute_version_kind_and_segment():
     ]
     first, shadow, later = found.cells
     assert (first.rows, first.failed, first.errors, first.warned) == (2, 0, 0, 1)
-    assert (later.rows, later.failed, later.errors) == (1, 1, 1)
+    assert (later.rows, later.failed, later.errors) == (1, 1, 0)  # version 1 answered instead
     assert first.columns["in.age"].codes[:3] == (1, 1, 0)
     assert first.columns["in.purpose"].codes[0] == 2
     assert shadow.columns["in.age"] == ColumnCount(1, (0,) * 32)
@@ -135,6 +135,15 @@ def test_a_batch_is_counted_by_minute_version_kind_and_segment():
     assert first.columns["out.yes"].codes[:2] == (1, 1)
     assert math.isnan(later.scores["out.yes"].mean)
     assert sum(shadow.latency) == shadow.latency[0] == 1
+
+
+def test_an_error_is_a_row_that_nobody_answered():
+    rows = [meta(0, version=-1, status=1, error="failed"), meta(1, version=1, status=1, error="x")]
+    found = tally(batch(rows, [17, 0.2, 18, 0.7]), lambda *_: None)
+    assert [(cell.version, cell.failed, cell.errors) for cell in found.cells] == [
+        (-1, 1, 1),
+        (1, 1, 0),
+    ]
 
 
 def test_without_a_profile_only_missing_values_are_counted():

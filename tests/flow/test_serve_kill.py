@@ -14,6 +14,7 @@ import pytest
 
 from doorstep.core.plan import ReleasePlan
 from doorstep.core.record import Status
+from doorstep.core.report import NodeReport
 from doorstep.testing.home import TestHome
 from doorstep.testing.load import Load, Tally
 from doorstep.testing.node import RunningNode
@@ -42,10 +43,13 @@ def assert_answered_are_journaled(node: RunningNode, tally: Tally) -> None:
 
 
 def pids_of(node: RunningNode, kind: str) -> list[int]:
-    report = node.report()
-    assert report is not None
-    pids = [one.pid for one in report.workers if one.kind == kind and one.pid]
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    """Processes of a kind that are alive; the report may still name one that just died."""
+
+    def alive(report: NodeReport) -> list[int]:
+        pids = [one.pid for one in report.workers if one.kind == kind and one.pid]
+        return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+    return alive(node.wait(lambda report: bool(alive(report))))
 
 
 def test_kill_of_a_front_worker_drops_at_most_its_own_connections(
@@ -58,7 +62,8 @@ def test_kill_of_a_front_worker_drops_at_most_its_own_connections(
         async with Load(node.data_url, PATH, body_of, connections=8, retry=True) as load:
             for _ in range(3):
                 await load.wait_answers(300)
-                os.kill(pids_of(node, "front")[0], signal.SIGKILL)
+                pids = await asyncio.to_thread(pids_of, node, "front")
+                os.kill(pids[0], signal.SIGKILL)
                 await load.wait_answers(300)
                 await asyncio.to_thread(node.wait_plan, 1)
             return await load.stop()

@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
@@ -135,12 +136,15 @@ def open_world(home: Path, seed: int, shown: Progress) -> World:
     any_port = Port(0, named=True)
     ports = Ports(data=any_port, health=any_port, grpc=any_port, control=any_port)
     settings = Settings(home=home, environment="demo", database_url="", url="", ports=ports)
-    ready = start_detached(settings, WORKERS)
-    folder.mkdir()
-    for name in EXAMPLE_FILES:
-        copy = shutil.copytree if (source / name).is_dir() else shutil.copyfile
-        copy(source / name, folder / name)
-    world = World(home, ready, seed, shown)
+    with ExitStack() as stack:
+        stack.callback(stop, home)  # Also when a person has had enough of waiting.
+        ready = start_detached(settings, WORKERS)
+        folder.mkdir()
+        for name in EXAMPLE_FILES:
+            copy = shutil.copytree if (source / name).is_dir() else shutil.copyfile
+            copy(source / name, folder / name)
+        world = World(home, ready, seed, shown)
+        stack.pop_all()
     world.traffic.start()
     return world
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pages import (
+from doc_pages import (
     DOCS,
     PAGES,
     ROOT,

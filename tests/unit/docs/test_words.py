@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pages import DOCS, PAGES, name_of, prose
+from doc_pages import DOCS, PAGES, name_of, prose
 
 from doorstep.api.openapi import path_of
 from doorstep.cli.main import build
@@ -21,9 +18,9 @@ from doorstep.operations import table
 GLOSSARY = DOCS / "reference" / "glossary.md"
 ROW = re.compile(r"^\| (?P<words>[a-z, ]+) \| (?P<meaning>.+) \|$", re.M)
 VERBS = frozenset({
-    *("apply", "check", "console", "demo", "doctor", "down", "explain", "export", "find", "history"),
-    *("init", "list", "pause", "predict", "promote", "register", "resume", "rollback", "show"),
-    *("start", "status", "trust", "up", "verify"),
+    *("apply", "check", "console", "demo", "doctor", "down", "explain", "export"),
+    *("find", "history", "init", "list", "pause", "predict", "promote", "register"),
+    *("resume", "rollback", "show", "start", "status", "trust", "up", "verify"),
 })  # fmt: skip
 """What a command may be called besides a noun of the glossary."""
 PARTS = frozenset({"cells", "document", "head", "node", "run"})

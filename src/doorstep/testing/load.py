@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 ANSWER_S = 20.0
 CONNECT_S = 20.0
 CONNECT_PAUSE_S = 0.02
-HEAD_BYTES_MAX = 64 * 1024
+RETRY_PAUSE_S = 0.1
+RETRIES_MAX = 200
 BodyOf = Callable[[int], bytes]
 
 
@@ -41,8 +42,8 @@ class Tally:
 class Load:
     """`connections` clients that send one request after the other until `stop`.
 
-    retry: a request that was dropped, or answered 502 to 504, is sent again, up to ten times; only
-    if that does not help it counts in `gave_up`.
+    retry: a request that was dropped, or answered 502 to 504, is sent again every RETRY_PAUSE_S, up to
+    RETRIES_MAX times; only if that does not help it counts in `gave_up`.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Load:
         while not self._stopping.is_set():
             self._number += 1
             request = _request(self._path, self._body_of(self._number))
-            for _ in range(10 if self._retry else 1):
+            for _ in range(RETRIES_MAX if self._retry else 1):
                 link = link or await self._connect()
                 answer = await link.exchange(request)
                 if answer is None or answer[2]:
@@ -93,7 +94,7 @@ class Load:
                 if not self._note(answer):
                     break
                 self.tally.retried += 1
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(RETRY_PAUSE_S)
             else:
                 self.tally.gave_up += int(self._retry)
         if link is not None:

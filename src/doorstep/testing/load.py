@@ -42,8 +42,8 @@ class Tally:
 class Load:
     """`connections` clients that send one request after the other until `stop`.
 
-    retry: a request that was dropped, or answered 502 to 504, is sent again every RETRY_PAUSE_S, up to
-    RETRIES_MAX times; only if that does not help it counts in `gave_up`.
+    retry: a request that was dropped, or answered 502 to 504, is sent again every RETRY_PAUSE_S, up
+    to RETRIES_MAX times; only if that does not help it counts in `gave_up`.
     """
 
     def __init__(

@@ -18,8 +18,10 @@ from doorstep.serve.orphan import orphans_port
 from doorstep.serve.statelock import end_holder
 
 DRAIN_S = 15.0
-RESTART_S = 0.5
-RESTART_S_MAX = 10.0
+RESTART_S = 0.2
+RESTART_S_MAX = 5.0
+STEADY_S = 10.0
+"""A supervisor that lived this long is started again after the shortest pause when it dies."""
 ORPHANS_S = 3.0
 """How long workers that just lost their supervisor may take to offer their socket."""
 _PAUSE_S = 0.05
@@ -63,9 +65,10 @@ class Node:
         self._log = home.run / "node.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._pause_s = RESTART_S
-        self._again_s = 0.0
+        self._started_s = self._again_s = 0.0
 
     def start(self) -> None:
+        self._started_s = time.monotonic()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
@@ -78,6 +81,8 @@ class Node:
         now_s = time.monotonic()
         if self._again_s == 0.0:
             _log.error("the node ended with code %s", self._process.returncode)
+            if now_s - self._started_s >= STEADY_S:
+                self._pause_s = RESTART_S
             self._again_s = now_s + self._pause_s
             self._pause_s = min(2 * self._pause_s, RESTART_S_MAX)
         elif now_s >= self._again_s:

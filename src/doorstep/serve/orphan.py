@@ -83,6 +83,10 @@ def _receive(path: Path) -> socket.socket | None:
         try:
             client.connect(str(path))
             _, found, _, _ = socket.recv_fds(client, 64, 1)
+        except ConnectionRefusedError:
+            # Whoever offered it is gone, and its name is in the way of the next one.
+            path.unlink(missing_ok=True)
+            return None
         except OSError:
             return None
     return socket.socket(fileno=found[0]) if found else None

@@ -73,6 +73,7 @@ def test_an_upload_that_breaks_off_is_not_kept(installation, bundle: Bundle):
             "not-uploaded"
         )
     assert set(uploads.iterdir()) == before
+    assert "internal error" not in (installation.home / "run" / "up.log").read_text()
 
 
 def test_a_bundle_of_which_a_file_is_missing_is_refused(installation, bundle: Bundle):

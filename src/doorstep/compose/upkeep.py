@@ -30,6 +30,10 @@ class ControlJournal:
         self._child: subprocess.Popen[bytes] | None = None
         self._started_s = float("-inf")
 
+    @property
+    def is_compacting(self) -> bool:
+        return self._child is not None
+
     def tick(self) -> None:
         """Never waits."""
         writer = self._control.app().kept.find(OutcomeWriter)

@@ -9,7 +9,7 @@ help:
 	@echo "make test     install and run all tests"
 	@echo "make check    format, lint, types, imports between rooms, generated docs"
 	@echo "make docs     write the generated pages (CLI, errors, JSON schema, OpenAPI)"
-	@echo "make bench-serving | bench-release | bench-journal | bench-monitor | bench-ledger"
+	@echo "make bench-NAME   one of: $(BENCHMARKS)"
 	@echo "make prove    every benchmark and every slow proof"
 
 venv: $(STAMP)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from doorstep.cli.demo_world import World
 
 LOOK_S = 0.5
+INTERRUPTED = 130
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,8 +48,11 @@ def demo(
             emit(summary, lambda: summary_text(summary), as_json=json)
             if wait and summary.told:
                 _leave_open(world)
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+        except (KeyboardInterrupt, RuntimeError) as error:
+            # Where Ctrl-C meets a query, DuckDB says so in an error of its own.
+            if isinstance(error, RuntimeError) and "interrupted" not in str(error):
+                raise
+            raise typer.Exit(INTERRUPTED) from None
         finally:
             shown.stage("stopping")
             world.close()

@@ -62,6 +62,7 @@ class World:
         self.shown = shown
         self.client = Client(ready.console_url, load_token(home / "keys"))
         self.traffic = Traffic(ready.data_url, SERVICE, seed)
+        self._mixes: Mixes | None = None
 
     @property
     def service_file(self) -> Path:
@@ -69,12 +70,14 @@ class World:
 
     def mixes(self) -> Mixes:
         """What the clients send; there once the data is split."""
-        cases = read_cases(self.folder / "loans-holdout.csv")
-        return Mixes(
-            Mix(cases=cases),
-            Mix(cases=cases, changed=NEW_PRODUCT, share=NEW_PRODUCT_SHARE),
-            Mix(cases=larger_half(cases, SHIFTED)),
-        )
+        if self._mixes is None:
+            cases = read_cases(self.folder / "loans-holdout.csv")
+            self._mixes = Mixes(
+                Mix(cases=cases),
+                Mix(cases=cases, changed=NEW_PRODUCT, share=NEW_PRODUCT_SHARE),
+                Mix(cases=larger_half(cases, SHIFTED)),
+            )
+        return self._mixes
 
     def wait_for(
         self,

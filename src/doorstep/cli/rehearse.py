@@ -127,7 +127,7 @@ class Driver:
     """Sends requests at a steady rate over a few connections, in a thread of its own."""
 
     def __init__(self, url: str, service: str, requests: Requests) -> None:
-        self._url, self._path = url, f"/v1/services/{service}/predict"
+        self._url, self._path = url, f"/v1/services/{service}/rehearse"
         self._requests = requests
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._drive()), daemon=True)

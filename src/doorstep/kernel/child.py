@@ -100,9 +100,7 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _unpack(
-    answer: bytes, said: bytes, module: str, code: int, timed_out_s: float | None
-) -> bytes:
+def _unpack(answer: bytes, said: bytes, module: str, code: int, timed_out_s: float | None) -> bytes:
     if timed_out_s is not None:
         raise RefusedError("child-timed-out", f"{module} was ended after {timed_out_s:g} s")
     try:

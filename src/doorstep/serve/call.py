@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from doorstep.core.plan import REST
-from doorstep.core.record import Status
+from doorstep.core.record import Kind, Status
 from doorstep.serve.rows import Parsed, Values
 from doorstep.serve.service import Service
 from doorstep.serve.version import Version
@@ -77,6 +77,7 @@ class Part(msgspec.Struct):
 class Call(msgspec.Struct):
     """One predict request. request: 16 bytes of its id; id: the same as text. began_ns: monotonic,
     at its last byte; at: the wall clock then, microseconds UTC. extra: what only its codec reads.
+    kind: live, or a rehearsal: the caller's own rows, kept out of quality and retraining.
     pinned: the version that the caller asked for by name; such a call is no evidence.
     parts and calls know each other; `parts` is emptied when the call is over.
     """
@@ -88,6 +89,7 @@ class Call(msgspec.Struct):
     request: bytes
     id: str
     extra: Any = None
+    kind: int = int(Kind.LIVE)
     pinned: Version | None = None
     began_ns: int = 0
     at: int = 0

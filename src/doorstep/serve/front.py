@@ -208,6 +208,7 @@ class Front:
 
     def _swap(self, plan: NodePlan) -> None:
         loaded = self._plan is not None
+        self._site.environment = plan.environment
         self._site.swap(self._residents.services(plan, lease_held=self._lease_held))
         self._plan = plan
         self._residents.keep_only(plan)

@@ -61,7 +61,7 @@ class Recorder:
             pieces += (inputs, scores[at])
             metas.append(
                 PredictionMeta(
-                    call.request, row, call.at, answered, part.assigned, status, service.kind,
+                    call.request, row, call.at, answered, part.assigned, status, call.kind,
                     release, epoch, part.share, part.segment,
                     keys[row] if keys else "",
                     (units[row] if units else "") or call.id,

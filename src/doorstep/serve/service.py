@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from doorstep.core.plan import REST, FallbackStep, ReleasePlan, ServicePlan, is_challengers
-from doorstep.core.record import Kind, Layout, layout_of
+from doorstep.core.record import Layout, layout_of
 from doorstep.serve.cells import CellKey
 from doorstep.serve.limits import FALLBACKS_MAX
 from doorstep.serve.mask import mask_of
@@ -44,8 +44,6 @@ class Service:
         self.release_id = plan.release.id if plan.release else ""
         self.epoch = plan.release.epoch if plan.release else 0
         self.has_groups = plan.release is not None or bool(plan.segments)
-        rehearsal = plan.release is not None and plan.release.rehearsal
-        self.kind = int(Kind.REHEARSAL if rehearsal else Kind.LIVE)
         self._slot = slot
         self._slots: dict[tuple[str, bool], int | None] = {}
         known = self.champion or next(iter(versions.values()), None)

@@ -77,8 +77,12 @@ class Target:
 
     def wants(self, row: PredictionMeta) -> bool:
         """Whether this record is scored: a caller's, of the right kind, in the sample."""
-        kind = Kind.REHEARSAL if self.release.rehearsal else Kind.LIVE
-        if row.kind != kind or row.release != self.release.id:
+        # A rehearsal takes what callers send meanwhile as evidence too; a release in earnest takes
+        # only what callers sent.
+        is_callers = row.kind == Kind.LIVE or (
+            self.release.rehearsal and row.kind == Kind.REHEARSAL
+        )
+        if not is_callers or row.release != self.release.id:
             return False
         part = int.from_bytes(row.request[8:], "big") / 2.0**64
         return part < self.release.sample

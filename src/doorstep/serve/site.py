@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from doorstep.core.errors import DoorstepError, NotFoundError, OverloadedError
+from doorstep.core.errors import DoorstepError, NotFoundError, OverloadedError, RefusedError
+from doorstep.core.record import Kind
 from doorstep.serve import oip
 from doorstep.serve.call import Call, Codec, Exchange
 from doorstep.serve.cells import CellWriter
@@ -29,7 +30,13 @@ from doorstep.serve.version import Version
 RETRY = b"retry-after: 1\r\n"
 _NATIVE = NativeCodec()
 _OIP = oip.OipCodec()
-_STATUS = {"bad-json": 400, "unknown-service": 404, "unknown-version": 404, "unknown-route": 404}
+_STATUS = {
+    "bad-json": 400,
+    "rehearsal-in-production": 403,
+    "unknown-service": 404,
+    "unknown-version": 404,
+    "unknown-route": 404,
+}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -67,6 +74,7 @@ class Site:
         self.services: dict[str, Service] = {}
         self.draining = False
         self.live = False
+        self.environment = ""
 
     def swap(self, services: dict[str, Service]) -> None:
         """Serve these from now on; what is under way ends with what it began with."""
@@ -191,6 +199,17 @@ class Site:
         parsed = service.reader.read(visit.body, visit.context)
         self._enter(Call(visit.exchange, visit.codec, service, parsed, request, id_text(request)))
 
+    def rehearse(self, visit: Visit) -> None:
+        if self.environment == "production":
+            raise RefusedError(
+                "rehearsal-in-production", "this environment is production: rows here are real"
+            )
+        service, request = self._service(visit), self._ids.next()
+        parsed = service.reader.read(visit.body, visit.context)
+        call = Call(visit.exchange, visit.codec, service, parsed, request, id_text(request))
+        call.kind = int(Kind.REHEARSAL)
+        self._enter(call)
+
     def infer(self, visit: Visit) -> None:
         service, request = self._service(visit), self._ids.next()
         pinned = self._version(visit, service)
@@ -260,6 +279,7 @@ ROUTES: dict[str, dict[str, Callable[[Site, Visit], None]]] = {
     "v1/services": {"GET": Site.list_services},
     "v1/services/*": {"GET": Site.show_service},
     "v1/services/*/predict": {"POST": Site.predict},
+    "v1/services/*/rehearse": {"POST": Site.rehearse},
     "v1/services/*/outcomes": {"POST": Site.outcomes},
     "v2": {"GET": Site.server},
     "v2/health/live": {"GET": Site.server_live},

@@ -22,7 +22,7 @@ from doorstep.core.plan import (
     VersionPlan,
     is_challengers,
 )
-from doorstep.core.record import PredictionMeta, Status
+from doorstep.core.record import Kind, PredictionMeta, Status
 from doorstep.formats.batch import Batch
 from doorstep.journal.reader import Group, list_blocks, read_block
 from doorstep.journal.writer import BlockWriter
@@ -90,18 +90,19 @@ class World:
         self.plan, self.scorers = plan, scorers
         self.lease_held = True
 
-    def ask(self, *bodies: Any) -> list[Exchange]:
+    def ask(self, *bodies: Any, way: str = "predict", environment: str = "") -> list[Exchange]:
         """Send these in one turn of the loop."""
 
         async def story() -> list[Exchange]:
             loop = asyncio.get_running_loop()
             self.path = PredictPath(loop, self.recorder, self.cells, self.troubles)
             site = Site(self.path, self.recorder, self.cells)
+            site.environment = environment
             site.swap({"s": self.service()})
             exchanges = [Exchange() for _ in bodies]
             for exchange, body in zip(exchanges, bodies, strict=True):
                 data = json.dumps(body).encode()
-                site.handle(exchange, b"POST", b"/v1/services/s/predict", data, b"")
+                site.handle(exchange, b"POST", f"/v1/services/s/{way}".encode(), data, b"")
             await asyncio.sleep(0.01)
             return exchanges
 
@@ -161,6 +162,23 @@ def test_what_arrives_in_one_turn_is_scored_together_and_split_again(tmp_path: P
     assert scorer.batches == [4]
     assert [len(one.answer["predictions"]) for one in found] == [1, 2, 1]
     assert len(world.records()) == 4
+
+
+def test_a_rehearsed_row_is_answered_and_recorded_as_a_rehearsal_and_nothing_else_is(
+    tmp_path: Path,
+) -> None:
+    rehearsing = plan(1, 2, release=release(0.5, rehearsal=True))
+    world = World(tmp_path, rehearsing, {1: Scorer(0.5), 2: Scorer(0.6)})
+    assert [one.status for one in world.ask({"x": 1}, way="rehearse")] == [200]
+    assert [one.status for one in world.ask({"x": 1})] == [200]
+    assert [one.kind for one in world.records()] == [Kind.REHEARSAL, Kind.LIVE]
+
+
+def test_rows_are_not_rehearsed_in_production(tmp_path: Path) -> None:
+    world = World(tmp_path, plan(1), {1: Scorer(0.5)})
+    (refused,) = world.ask({"x": 1}, way="rehearse", environment="production")
+    assert (refused.status, refused.answer["error"]["code"]) == (403, "rehearsal-in-production")
+    assert world.records() == []
 
 
 def test_one_bad_row_fails_only_its_own_request(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Sen
 from doorstep.api.bodies import decode_body
 from doorstep.api.openapi import openapi, path_of
 from doorstep.api.sessions import COOKIE, Sessions
+from doorstep.api.turns import Turns
 from doorstep.core.errors import DoorstepError, NotFoundError
 from doorstep.core.ids import new_id, parse_digest
 from doorstep.core.operation import Operation
@@ -100,11 +101,12 @@ def _table(control: Control) -> list[Operation]:
 
 def _operation_route(control: Control, sessions: Sessions, one: Operation) -> HTTPRouteHandler:
     decoder = msgspec.json.Decoder(one.input, strict=True)
+    turns = Turns(one.name)
 
     async def answer(request: Request[Any, Any, Any]) -> Response[bytes]:
         sessions.require_token(request.headers.get("authorization"))
         asked = decode_body(decoder, await request.body() or b"{}", one.name)
-        found = await to_thread.run_sync(lambda: control.ask(one.name, asked, by="local"))
+        found = await turns.take(lambda: control.ask(one.name, asked, by="local"))
         return Response(msgspec.json.encode(found), media_type=MediaType.JSON, status_code=200)
 
     answer.__name__ = one.name.replace(".", "_").replace("-", "_")

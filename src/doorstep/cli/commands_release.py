@@ -249,7 +249,7 @@ def rollback(
         fail(f"rolled back, but there is no word from {', '.join(found.silent)}")
     else:
         warn("rolled back; the nodes have not all confirmed it yet")
-    emit(found, lambda: release_text(found), as_json=json)
+    emit(found, f"{service}@{champion}", as_json=json)
     raise typer.Exit(0 if found.settled else 4)
 
 

@@ -212,7 +212,9 @@ class Traffic:
                 connection = connection or await Connection.open(self._host, self._port)
                 status, body = await connection.ask(self._head, asked.body)
             except (OSError, EOFError, ValueError, TimeoutError) as error:
-                connection = connection.close() if connection else None
+                if connection:
+                    connection.close()
+                connection = None
                 self._count_failure(f"{type(error).__name__}: {error}")
             else:
                 self._count(asked, status, body)

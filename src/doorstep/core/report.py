@@ -45,7 +45,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """kind: front, engine, shadow. starts: how often this slot was started; 1 is the first."""
+    """kind: front, engine, shadow. starts: how often this slot was started; 1 is the first.
+    serves: of an engine, the version it was started for, `loans@3`."""
 
     slot: str
     kind: Literal["front", "engine", "shadow", "compactor"]
@@ -53,6 +54,7 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     starts: int
     plan_number: int
     rss_mb: float = 0.0
+    serves: str = ""
 
 
 class ServiceReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

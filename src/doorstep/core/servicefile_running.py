@@ -341,7 +341,7 @@ class DriftSpec(msgspec.Struct, frozen=True, kw_only=True):
     window_s: Annotated[
         float,
         Key(
-            duration(1, YEAR_S),
+            duration(10, YEAR_S),
             "requests of this much time are compared with the training data",
             "1h: the shortest window of the report",
             "window",

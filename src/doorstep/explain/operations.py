@@ -7,7 +7,7 @@ import msgspec
 from doorstep.core.errors import RefusedError
 from doorstep.core.operation import operation
 from doorstep.explain.child import Explained, ExplainRequest
-from doorstep.explain.surface import Contribution, Explanation, ExplainPrediction
+from doorstep.explain.surface import Contribution, ExplainPrediction, Explanation
 from doorstep.explain.words import REASONS
 from doorstep.journal.operations import find_row
 from doorstep.kernel.app import App

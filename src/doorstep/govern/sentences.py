@@ -46,6 +46,10 @@ def _changed(_: Event, data: Data) -> str:
     return f"{data['version']}: {data['from']} to {data['to']}: {data['reason']}"
 
 
+def _epoch(_: Event, data: Data) -> str:
+    return f"{data['version']}: evidence is counted in a new epoch ({data['reason']})"
+
+
 def _rolled_back(_: Event, data: Data) -> str:
     return f"{data['to']} serves again instead of {data['from']}: {data['why']}"
 
@@ -69,12 +73,13 @@ _SENTENCES: Mapping[str, Callable[[Event, Data], str]] = {
     "gate.decided": _gated,
     "release.started": _started,
     "release.advanced": _changed,
-    "release.epoch": _changed,
+    "release.epoch": _epoch,
     "release.paused": _changed,
     "release.finished": _changed,
     "release.rolled-back": _changed,
     "release.inconclusive": _changed,
     "finding.opened": _found,
+    "finding.escalated": _found,
     "finding.resolved": _found,
     "journal.closed": _closed,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,9 @@ from doorstep.register.store import get_service
 
 CONTROL_NODE = "control"
 TRAFFIC_MINUTES_MAX = 60 * 24 * 31
-JOIN_WINDOW_US = 400 * 86_400 * SECOND_US
+JOIN_SPAN_US = 86_400 * SECOND_US
+Known = Mapping[str, tuple[str | float, Instant]]
+"""Prediction id -> (outcome, when it became true)."""
 
 
 class Windows:
@@ -88,7 +90,8 @@ def windows_of(app: App) -> Windows:
 @operation("prediction.show", permission="prediction:read", effect="read")
 def show_prediction(app: App, asked: ShowPrediction) -> Prediction:
     """Show one prediction: input, answer, version, outcome."""
-    return prediction_view(app, find_row(app, asked.prediction))
+    row = find_row(app, asked.prediction)
+    return prediction_view(row, _outcomes(app, row["service"], [row]))
 
 
 def find_row(app: App, prediction: str) -> dict[str, Any]:
@@ -124,7 +127,8 @@ def list_predictions(app: App, asked: ListPredictions) -> Predictions:
             ),
         )
     )
-    return Predictions(predictions=tuple(prediction_view(app, row, joined=False) for row in rows))
+    known = _outcomes(app, asked.service, rows)
+    return Predictions(predictions=tuple(prediction_view(row, known) for row in rows))
 
 
 def _status(name: str) -> int | None:
@@ -149,9 +153,9 @@ def _kinds(name: str) -> tuple[int, ...]:
     return (names[name],)
 
 
-def prediction_view(app: App, row: dict[str, Any], *, joined: bool = True) -> Prediction:
-    """One record in words. joined: whether its outcome is looked for."""
-    outcome, outcome_at = _outcome(app, row) if joined else (None, None)
+def prediction_view(row: dict[str, Any], known: Known) -> Prediction:
+    """One record in words."""
+    outcome, outcome_at = known.get(row["id"], (None, None))
     answer = row.get("out.answer")
     scores = {
         name.removeprefix("out."): value
@@ -187,23 +191,29 @@ def _prefixed(row: dict[str, Any], prefix: str) -> dict[str, Any]:
     }
 
 
-def _outcome(app: App, row: dict[str, Any]) -> tuple[str | float | None, Instant | None]:
+def _outcomes(app: App, service: str, rows: Sequence[dict[str, Any]]) -> Known:
+    """What became of these records, by prediction id, asked for all of them at once. Records that
+    lie more than `JOIN_SPAN_US` apart are shown without: joining what lies between would be slow.
+    """
+    times = [row["at"] for row in rows]
+    if not times or max(times) - min(times) > JOIN_SPAN_US:
+        return {}
     arrays = query.ask(
         query.Question(
             what="outcomes_joined",
             home=str(app.home.path),
-            service=row["service"],
-            since=row["at"],
-            until=row["at"] + 1,
+            service=service,
+            since=min(times),
+            until=max(times) + 1,
             kinds=(int(Kind.LIVE), int(Kind.REHEARSAL)),
         )
     )
-    for index, found in enumerate(arrays.id):
-        if found == row["id"]:
-            label = arrays.label[index]
-            value = label if label is not None else float(arrays.value[index])
-            return value, int(arrays.outcome_at[index])
-    return None, None
+    return {
+        name: (label if label is not None else float(value), int(at))
+        for name, label, value, at in zip(
+            arrays.id, arrays.label, arrays.value, arrays.outcome_at, strict=True
+        )
+    }
 
 
 @operation("outcome.record", permission="outcome:write", effect="read")

@@ -14,32 +14,38 @@ from doorstep.monitor.decide import evaluate
 from doorstep.monitor.gather import gather, watched
 from doorstep.monitor.types import MonitorFinding
 from doorstep.register.store import list_services
+from doorstep.release.planning import parsed_file
 
 _log = logging.getLogger("doorstep.monitor")
 
 
 class Monitors:
-    """Looks at every service each `every_s`; only where this process leads."""
+    """Looks at every service each `every_s`, or each of its drift windows if they are shorter;
+    only where this process leads."""
 
     def __init__(self, app: Callable[[], App], every_s: float) -> None:
         self._app = app
         self._every_s = every_s
-        self._looked_s = float("-inf")
+        self._looked_s: dict[str, float] = {}
 
     def tick(self) -> None:
         app = self._app()
-        now_s = app.clock.monotonic_s()
-        if app.leader_term == 0 or now_s - self._looked_s < self._every_s:
+        if app.leader_term == 0:
             return
-        self._looked_s = now_s
         with app.database.reading() as connection:
-            names = [row.name for row in list_services(connection)]
-        for name in names:
+            services = list_services(connection)
+        now_s = app.clock.monotonic_s()
+        for service in services:
+            file = parsed_file(service.file, app.home.environment)
+            every_s = min(self._every_s, file.monitor.drift.window_s)
+            if now_s - self._looked_s.get(service.name, -every_s) < every_s:
+                continue
+            self._looked_s[service.name] = now_s
             try:
-                look(app, name, app.clock.now())
+                look(app, service.name, app.clock.now())
             except DoorstepError as error:
                 # One service that cannot be looked at must not blind the others.
-                _log.warning("%s: %s", name, error)
+                _log.warning("%s: %s", service.name, error)
 
 
 def look(app: App, service: str, now: Instant) -> list[MonitorFinding]:

@@ -296,12 +296,14 @@ def _served(proposal: Proposal) -> tuple[bytes, OnnxForm] | None:
 
 def _write_reference(described: Described, scorer: Scorer, folder: Path) -> None:
     train, contract = described.data.train, described.contract
-    scored = to_batch(train.take(sample_rows(train, PROFILE_ROWS_MAX)), contract)
     moved = to_batch(train.take(sample_rows(train, IMPORTANCE_ROWS_MAX)), contract)
+    # Scores of rows that the model has not learnt: an overfit model is surer of those it has.
+    holdout = described.data.holdout
+    unseen = to_batch(holdout.take(sample_rows(holdout, PROFILE_ROWS_MAX)), contract)
     profile = profile_table(
         train,
         contract,
-        _score_all(scorer, scored),
+        _score_all(scorer, unseen),
         described.target.labels,
         measure_importance(scorer.score, moved, contract),
     )

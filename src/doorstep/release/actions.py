@@ -94,10 +94,12 @@ def _require_gates(unit: Unit, version: versions.VersionRow) -> None:
     verdict = newest_verdicts(unit.connection, version.service).get(version.number)
     if verdict is Verdict.PASS:
         return
-    said = "has not been through its gates" if verdict is None else f"is {verdict.value}"
+    said = (
+        "it has not been through its gates" if verdict is None else f"its gates say {verdict.value}"
+    )
     raise RefusedError(
         "gate-not-passed",
-        f"{version.name} cannot be released: it {said}, and a release needs pass",
+        f"{version.name} cannot be released: {said}; a release needs pass",
         f"doorstep gate {version.name}",
     )
 

@@ -37,7 +37,7 @@ def crash_loops(release: Release, reports: Iterable[NodeReport]) -> list[str]:
         report.node
         for report in reports
         if any(
-            worker.kind == "engine" and name in worker.slot and worker.starts >= CRASH_STARTS
+            worker.kind == "engine" and worker.serves == name and worker.starts >= CRASH_STARTS
             for worker in report.workers
         )
     ]

@@ -66,5 +66,5 @@ def say_missing(numbers: Numbers) -> str:
         return f"enough evidence ({say_evidence(numbers.log_e_advance)}) but not enough time"
     need = f"{say_evidence(numbers.log_e_advance)} of {math.exp(numbers.log_advance_at):,.0f}"
     if numbers.units_missing is None:
-        return f"{need}, cannot say how many more units are needed"
+        return f"{need}, more evidence needed"
     return f"{need}, about {numbers.units_missing:,} more units needed"

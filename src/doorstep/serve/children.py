@@ -32,8 +32,11 @@ class Child:
     """A slot and the process that runs in it. Standard input stays open while we live, so that a
     child can notice our death; standard error goes to a log file of a bounded size."""
 
-    def __init__(self, slot: str, kind: ChildKind, argv: Sequence[str], logs: Path) -> None:
+    def __init__(
+        self, slot: str, kind: ChildKind, argv: Sequence[str], logs: Path, serves: str = ""
+    ) -> None:
         self.slot = slot
+        self.serves = serves
         self.kind: ChildKind = kind
         self.argv = tuple(argv)
         self.starts = 0
@@ -121,6 +124,7 @@ class Child:
             starts=self.starts,
             plan_number=plan_number,
             rss_mb=rss_mb(self.pid),
+            serves=self.serves,
         )
 
     def _plan_restart(self) -> None:

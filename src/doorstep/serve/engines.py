@@ -107,7 +107,7 @@ class Engines:
             argv = ["-m", ENGINE_MODULE, "--bundle", str(self._bundles / version.bundle)]
             argv += ["--form", version.form, "--socket", str(path)]
             argv += ["--trusted"] if version.trusted else []
-            child = Child(f"engine-{self._last}", "engine", argv, self._logs)
+            child = Child(f"engine-{self._last}", "engine", argv, self._logs, serves=name)
             self.slots[key] = EngineSlot(child, path, name)
         return self.slots[key]
 

@@ -315,7 +315,9 @@ def test_the_verifier_accepts_no_edited_checkpoint(exported, data: st.DataObject
 
 
 @pytest.mark.parametrize(
-    "key", ["", "a+b", VKEY[:-1], VKEY.replace("test", "tost"), "a+00000000+AA=="]
+    "key",
+    ["", "a+b", VKEY[:-1], VKEY.replace("test", "tost"), "a+00000000+AA=="],
+    ids=["empty", "two parts", "cut", "another name", "another id"],
 )
 def test_the_verifier_accepts_no_edited_key(exported, key: str):
     with pytest.raises(verifier.Wrong, match="key"):

@@ -29,6 +29,8 @@ $(STAMP): pyproject.toml
 demo: venv
 	@$(BIN)/doorstep demo $(DEMO_ARGS)
 
+# Two processes: half of the tests wait for real servers.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 test: venv
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 

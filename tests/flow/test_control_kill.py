@@ -45,7 +45,7 @@ def test_a_control_plane_killed_in_a_release_drops_nothing_and_goes_on_where_it_
             begun = await asyncio.to_thread(here.serve, "loans@2")
             before = await soon(
                 here,
-                lambda: _at_step(here.client.release(begun.id), 1),
+                lambda: _at_step(here.client.release(begun.id), 2),
                 "the second step, with evidence",
             )
             told = next(iter(load.tally.answered))
@@ -107,18 +107,25 @@ def test_a_challenger_that_nobody_watches_gives_its_share_back_until_somebody_do
             await load.wait_answers(200)
             here.kill("control")
             await soon(here, lambda: _lost(here.report()), "the lease to end")
+            # The node says it as it tells its workers, who hear it between two requests.
+            await load.wait_answers(200)
             async with traffic(here, "loans") as alone:
                 await alone.wait_answers(400)
                 unwatched = await alone.stop()
+            before = here.report()
+            assert before is not None
             await asyncio.to_thread(here.restart)
-            await soon(here, lambda: _held(here.report()), "the lease to be back")
+            # Of the term that watches now: the new supervisor begins with a lease of its own.
+            term = before.plan_term
+            await soon(here, lambda: _held(here.report(), term), "the lease to be back")
+            await load.wait_answers(200)
             async with traffic(here, "loans") as again:
                 await again.wait_answers(400)
                 watched = await again.stop()
             assert_no_request_failed(await load.stop())
             return unwatched, watched
 
-    with RunningInstallation(tmp_path / "home", lease_s=2.0) as here:
+    with RunningInstallation(tmp_path / "home", lease_s=4.0) as here:
         here.register("loans", release=LONG)
         here.serve("loans@1")
         here.register("loans", seed=2, release=LONG)
@@ -134,16 +141,18 @@ def _lost(report: NodeReport | None) -> bool:
     return report is not None and not report.lease_held
 
 
-def _held(report: NodeReport | None) -> bool:
-    return report is not None and report.lease_held
+def _held(report: NodeReport | None, term: int) -> bool:
+    return report is not None and report.lease_held and report.plan_term > term
 
 
 def test_the_supervisor_and_then_everything_but_the_workers_may_be_killed(tmp_path: Path):
     async def story(here: RunningInstallation) -> Tally:
         async with traffic(here, "loans") as load:
             await load.wait_answers(200)
+            fronts = set(here.pids("front"))
             supervisor = here.kill("node")
-            await soon(here, lambda: _other(here, supervisor), "another supervisor")
+            await soon(here, lambda: _other(here, supervisor, fronts), "another supervisor")
+            await soon(here, lambda: here.report().plan_number, "its workers to serve")
             await load.wait_answers(300)
             # Both: what a machine that runs out of memory may do. The workers serve alone.
             here.kill("node")
@@ -166,15 +175,19 @@ def test_the_supervisor_and_then_everything_but_the_workers_may_be_killed(tmp_pa
         assert_exactly_once(here, tally)
         assert here.settled(release.id).state == "step"
         counted = here.wait(
-            lambda: _counted(here.client.release(release.id), tally.answers), "every request once"
+            lambda: _counted(here.client.release(release.id), tally.answers),
+            "every request once",
+            15.0,
         )
         assert counted
 
 
-def _other(here: RunningInstallation, supervisor: int) -> bool:
-    found = here.pids("node")
-    report = here.report()
-    return bool(found) and supervisor not in found and report is not None
+def _other(here: RunningInstallation, supervisor: int, fronts: set[int]) -> bool:
+    """Another supervisor, whose own workers serve: one that is orphaned before it has a plan serves
+    without the challenger, and what it answers is no evidence."""
+    found, report = here.pids("node"), here.report()
+    now = {one.pid for one in report.workers if one.kind == "front"} if report else set()
+    return bool(found) and supervisor not in found and len(now) == 2 and not now & fronts
 
 
 def _counted(release: Release, answers: int) -> bool:

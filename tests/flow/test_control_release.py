@@ -71,7 +71,7 @@ def test_a_release_is_paused_resumed_and_promoted_on_a_persons_word(
     paused = client.pause("spoken", "lunch")
     assert (paused.state, paused.share, paused.reason) == ("paused", 0.2, "local: lunch")
     resumed = client.resume("spoken", "back")
-    assert (resumed.state, resumed.step, resumed.share) == ("step", 0, 0.2)
+    assert (resumed.state, resumed.step, resumed.share) == ("step", 1, 0.2)
     done = client.promote("spoken", "seen enough")
     assert (done.state, done.share) == ("done", 1.0)
     assert refusal(lambda: client.pause(release, "too late")) != ""

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,16 +14,19 @@ import time
 import msgspec
 
 from doorstep.kernel.home import Home
+from doorstep.kernel.nodes import read_report
 from doorstep.kernel.settings import LOOPBACK, Port
 from doorstep.serve.orphan import orphans_port
 from doorstep.serve.statelock import end_holder
 
+NODE = "local"
+NODE_STATE = "node"
 DRAIN_S = 15.0
 RESTART_S = 0.2
 RESTART_S_MAX = 5.0
 STEADY_S = 10.0
 """A supervisor that lived this long is started again after the shortest pause when it dies."""
-ORPHANS_S = 3.0
+ORPHANS_S = 10.0
 """How long workers that just lost their supervisor may take to offer their socket."""
 _PAUSE_S = 0.05
 _log = logging.getLogger("doorstep.up")
@@ -39,13 +43,24 @@ def port_of_orphans(home: Home) -> int | None:
     A control plane that was killed leaves its node serving. Its supervisor is ended here, and its
     workers go on until ours takes their socket over: no request is dropped.
     """
-    state = home.run / "node"
-    if not end_holder(state):
-        return orphans_port(state)
+    state = home.run / NODE_STATE
+    end_holder(state)
+    report = read_report(home.nodes / f"{NODE}.json")
+    if report is None or not _listens(report.data_url):
+        return None
     until_s = time.monotonic() + ORPHANS_S
     while (port := orphans_port(state)) is None and time.monotonic() < until_s:
         time.sleep(_PAUSE_S)
     return port
+
+
+def _listens(url: str) -> bool:
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1.0).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def takes_over(wanted: Port, serving: int | None) -> bool:
@@ -60,7 +75,7 @@ class Node:
         self._command = [
             *(sys.executable, "-m", "doorstep.serve.node", "--home", str(home.path)),
             *("--host", LOOPBACK, "--port", str(ports.data), "--health-port", str(ports.health)),
-            *("--workers", str(workers), "--state", str(home.run / "node"), "--node", "local"),
+            *("--workers", str(workers), "--state", str(home.run / NODE_STATE), "--node", NODE),
         ]
         self._log = home.run / "node.log"
         self._process: subprocess.Popen[bytes] | None = None

@@ -7,6 +7,7 @@ to whoever connects, so that no connection that waits to be accepted is lost.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import tempfile
@@ -58,11 +59,8 @@ async def offer_listener(state: Path, listener: socket.socket) -> None:
 def take_listener(state: Path) -> socket.socket | None:
     """The listening socket of a supervisor that died here, from one of its workers; None if there
     is none."""
-    path = short_folder(state) / LISTENER_SOCKET
-    try:
-        return _receive(path)
-    finally:
-        path.unlink(missing_ok=True)
+    # The name stays: if we die before our workers are up, the next one takes it from there again.
+    return _receive(short_folder(state) / LISTENER_SOCKET)
 
 
 def orphans_port(state: Path) -> int | None:
@@ -93,9 +91,21 @@ def _receive(path: Path) -> socket.socket | None:
 
 
 def _bind(server: socket.socket, path: Path) -> None:
+    _remove_stale(path)
     old = os.umask(0o177)
     try:
         server.bind(str(path))
     finally:
         os.umask(old)
     server.listen(4)
+
+
+def _remove_stale(path: Path) -> None:
+    """A worker that offered its socket and is gone has left the name behind."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.setblocking(False)
+        with contextlib.suppress(OSError):
+            try:
+                client.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)

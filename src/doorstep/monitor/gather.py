@@ -42,16 +42,16 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QualityKept:
-    """Joined outcomes per service, asked again only when more outcomes have arrived."""
+    """Joined outcomes per service, asked again by a look that finds more outcomes than before."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, int], tuple[int, QualityWindow]] = {}
+        self._found: dict[tuple[str, int], tuple[int, QualityWindow | None]] = {}
 
-    def get(self, key: tuple[str, int], outcomes: int) -> QualityWindow | None:
-        counted, window = self._found.get(key, (-1, None))
-        return window if counted == outcomes else None
+    def get(self, key: tuple[str, int]) -> tuple[int, QualityWindow | None]:
+        """How many outcomes the last look counted, and what it found; (-1, None) before any."""
+        return self._found.get(key, (-1, None))
 
-    def put(self, key: tuple[str, int], outcomes: int, window: QualityWindow) -> None:
+    def put(self, key: tuple[str, int], outcomes: int, window: QualityWindow | None) -> None:
         self._found[key] = (outcomes, window)
 
 
@@ -86,7 +86,7 @@ def gather(
     """Everything that `decide.evaluate` may know about this service at `now`."""
     drift_s = seen.file.monitor.drift.window_s
     window = latest_window(now, drift_s, min(LATE_S, drift_s * LATE_OF_WINDOW))
-    return _facts(app, seen, now, window, known)
+    return _facts(app, seen, now, window, quality_of(app, seen, now), known)
 
 
 def gather_shown(app: App, seen: Watched, now: Instant) -> ServiceFacts:
@@ -99,7 +99,10 @@ def gather_shown(app: App, seen: Watched, now: Instant) -> ServiceFacts:
     newest = max(mine, default=now - 1) + 1
     closes = newest + round((drift_s + late_s) * SECOND_US)
     window = latest_window(min(now, closes), drift_s, late_s)
-    return _facts(app, seen, now, window, ())
+    # A control plane that does not lead never looks, so there the asking has to do it.
+    looks = app.leader_term > 0
+    quality = quality_seen(app, seen) if looks else quality_of(app, seen, now)
+    return _facts(app, seen, now, window, quality, ())
 
 
 def _is_of(cell: Cell, version: int) -> bool:
@@ -111,6 +114,7 @@ def _facts(
     seen: Watched,
     now: Instant,
     window: tuple[Instant, Instant],
+    quality: QualityWindow | None,
     known: tuple[MonitorFinding, ...],
 ) -> ServiceFacts:
     service, number = seen.version.service, seen.version.number
@@ -127,7 +131,7 @@ def _facts(
         reference=seen.profile,
         drift=drift_window(summary, number, since, until),
         traffic=traffic_window(recent, recent_since, now),
-        quality=quality_of(app, seen, now),
+        quality=quality,
         slo=seen.file.monitor.slo,
         promised=seen.file.monitor.quality,
         served_since=seen.served_since,
@@ -144,22 +148,34 @@ def _summary(app: App, service: str, since: Instant, until: Instant) -> Summary:
 
 
 def quality_of(app: App, seen: Watched, now: Instant) -> QualityWindow | None:
-    """Quality of the champion's live predictions of the last week, as far as outcomes are known."""
+    """Quality of the champion's live predictions of the last week, as far as outcomes are known.
+
+    Joining new outcomes takes a child process: this is for a look; who shows a page asks
+    `quality_seen`.
+    """
     service, number = seen.version.service, seen.version.number
     since = now - round(QUALITY_WINDOW_S * SECOND_US)
     week = _summary(app, service, since, now)
     outcomes = sum(week.outcomes.values())
     rows = sum(one.rows for one in week.cells if _is_of(one, number))
-    if not rows:
-        return None
     kept = app.kept.get(QualityKept, QualityKept)
-    found = kept.get((service, number), outcomes)
-    if found is None:
+    counted, found = kept.get((service, number))
+    if not rows:
+        found = None
+    elif found is None or counted != outcomes:
         arrays = _joined(app, service, since, now) if outcomes else None
         labelled = _labelled(seen.manifest, arrays, number)
         found = quality_window(labelled, seen.manifest.task, rows, since, now)
-        kept.put((service, number), outcomes, found)
-    return msgspec.structs.replace(found, rows=rows, until=now)
+    else:
+        found = msgspec.structs.replace(found, rows=rows, until=now)
+    kept.put((service, number), outcomes, found)
+    return found
+
+
+def quality_seen(app: App, seen: Watched) -> QualityWindow | None:
+    """What the last look of this process found, as it is; None before the first."""
+    key = (seen.version.service, seen.version.number)
+    return app.kept.get(QualityKept, QualityKept).get(key)[1]
 
 
 def _joined(app: App, service: str, since: Instant, until: Instant) -> OutcomeArrays:

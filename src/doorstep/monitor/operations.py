@@ -12,7 +12,7 @@ from doorstep.journal.summary import latency_ms
 from doorstep.journal.windows import CountRow
 from doorstep.kernel.app import App
 from doorstep.monitor import store
-from doorstep.monitor.gather import gather_shown, quality_of, watched
+from doorstep.monitor.gather import Watched, gather_shown, quality_seen, watched
 from doorstep.monitor.headline import headline, state_of
 from doorstep.monitor.promises import promises
 from doorstep.monitor.surface import (
@@ -98,7 +98,7 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
     since = now - MINUTES_SHOWN * 60 * SECOND_US
     counted = count_rows(app, row.name, since, now, 60)
     seen = watched(app, row.name)
-    quality = quality_of(app, seen, now) if seen else None
+    quality = quality_seen(app, seen) if seen else None
     release = running.release if running else None
     requests, errors = _per_minute(counted, now)
     state = state_of(champion, release, findings)
@@ -120,7 +120,7 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
         quality=first_quality,
         labelled=quality.labelled / quality.rows if quality and quality.rows else 0.0,
         drifted=tuple(one.subject for one in findings if one.kind == "drift"),
-        objective=_objective(app, row.name, seen is not None, quality),
+        objective=_objective(seen, quality),
         findings_open=len(findings),
     )
 
@@ -161,15 +161,12 @@ def _first_quality(
     return None
 
 
-def _objective(app: App, service: str, is_watched: bool, quality: QualityWindow | None) -> str:
+def _objective(seen: Watched | None, quality: QualityWindow | None) -> str:
     """Of all promised quality: broken if any is, kept if all are."""
-    if not is_watched:
-        return "none"
-    seen = watched(app, service)
     if seen is None or not seen.file.monitor.quality:
         return "none"
     facts = ServiceFacts(
-        service=service,
+        service=seen.version.service,
         version=seen.version.number,
         positive=seen.manifest.positive,
         quality=quality,

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import sys
 import threading
 import traceback
@@ -197,14 +198,28 @@ def main(arguments: list[str]) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    parent = os.getppid()
+    _stop_with_parent(stop)
     with Compactor(options.home, options.node, PlanProfiles(options.home)) as compactor:
         while True:
             failed = _run_guarded(compactor)
             if options.once:
                 return failed
-            if stop.wait(options.every_s) or os.getppid() != parent:
+            if stop.wait(options.every_s):
                 return 0
+
+
+def _stop_with_parent(stop: threading.Event) -> None:
+    """A supervisor holds the other end of our standard input; the kernel closes it when it dies,
+    also if that was before we could ask for its pid. Without a pipe nobody is watched."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        stop.set()
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _run_guarded(compactor: Compactor) -> int:

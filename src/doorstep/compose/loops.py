@@ -18,7 +18,7 @@ from doorstep.kernel.checkpoints import is_due, read_checkpoint, sign_checkpoint
 from doorstep.kernel.keys import SigningKey, load_signing_key
 from doorstep.kernel.leadership import Leadership
 from doorstep.kernel.ledger import read_head
-from doorstep.release.actions import running_releases, tick_release, would_act
+from doorstep.release.actions import keep_watch, running_releases, tick_release, would_act
 from doorstep.release.collect import Keeper, collect
 from doorstep.release.planning import publish_plan, sweep_plans, write_plan
 from doorstep.release.store import newest_plan
@@ -29,6 +29,8 @@ LEASE_EVERY_S = 2.0
 RENEWAL_EVERY_S = 5.0
 RENEWALS_A_LEASE = 4
 KEEP_EVERY_S = 1.0
+WATCH_EVERY_S = 5.0
+LOOK_EVERY_S = 1.0
 SWEEP_EVERY_S = 600.0
 _log = logging.getLogger("doorstep.loops")
 
@@ -45,6 +47,8 @@ class Quick:
         self._published = (0, 0)
         self._planned_size = -1
         self._kept_s = self._renewed_s = self._led_s = self._swept_s = float("-inf")
+        self._watched_s = self._looked_s = float("-inf")
+        self._reported: list[tuple[str, str, int]] = []
 
     def tick(self) -> None:
         self._control.nodes.look()
@@ -80,6 +84,15 @@ class Quick:
         if now_s - self._kept_s >= KEEP_EVERY_S:
             self._keeper.keep(app, [row.release for row in rows])
             self._kept_s = now_s
+        if rows and now_s - self._watched_s >= WATCH_EVERY_S:
+            keep_watch(app, rows, self._control.challenger_lease_s)
+            self._watched_s = now_s
+            rows = running_releases(app)
+        # Nothing new was reported: only the passing of time can change a decision.
+        reported = [(one.node, one.boot, one.sequence) for one in app.nodes.reports()]
+        if reported == self._reported and now_s - self._looked_s < LOOK_EVERY_S:
+            return
+        self._reported, self._looked_s = reported, now_s
         for row in rows:
             evidence = collect(app, row.release)
             if would_act(row.release, evidence, app.clock.now()):

@@ -46,6 +46,10 @@ def _changed(_: Event, data: Data) -> str:
     return f"{data['version']}: {data['from']} to {data['to']}: {data['reason']}"
 
 
+def _unwatched(_: Event, data: Data) -> str:
+    return f"nobody watched for {data['gap_s']:.0f} s: that time does not count for the release"
+
+
 def _epoch(_: Event, data: Data) -> str:
     return f"{data['version']}: evidence is counted in a new epoch ({data['reason']})"
 
@@ -74,6 +78,7 @@ _SENTENCES: Mapping[str, Callable[[Event, Data], str]] = {
     "release.started": _started,
     "release.advanced": _changed,
     "release.epoch": _epoch,
+    "release.unwatched": _unwatched,
     "release.paused": _changed,
     "release.finished": _changed,
     "release.rolled-back": _changed,

@@ -12,18 +12,21 @@ import msgspec
 
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.ids import new_id, parse_version
+from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.verdict import Verdict
-from doorstep.gate.store import newest_verdicts
+from doorstep.gate.basis import basis_of, what_changed
+from doorstep.gate.store import find_newest
 from doorstep.kernel.app import App
 from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
 from doorstep.register import store as versions
 from doorstep.release import store
+from doorstep.release.collect import collect
 from doorstep.release.decide import decide, decide_person
 from doorstep.release.planning import parsed_file, previous_champion, write_plan
 from doorstep.release.spec import spec_of
 from doorstep.release.surface import StartRelease
-from doorstep.release.transition import METHOD_NAME, Beginning, apply, begin
+from doorstep.release.transition import METHOD_NAME, Beginning, apply, begin, unwatched
 from doorstep.release.types import (
     Decision,
     Evidence,
@@ -41,8 +44,8 @@ WHY_CHARS_MAX = 1_000
 def start_release(app: App, asked: StartRelease, requests_per_s: float) -> store.ReleaseRow:
     """Begin to carry a version onto its service.
 
-    Raises: NotFoundError, RefusedError (`gate-not-passed`, `release-running`, `same-version`,
-    `rehearsal-in-production`).
+    Raises: NotFoundError, RefusedError (`gate-not-passed`, `gate-outdated`, `release-running`,
+    `same-version`, `rehearsal-in-production`).
     """
     service, number = parse_version(asked.version)
     if asked.rehearsal and app.home.environment == "production":
@@ -60,7 +63,7 @@ def _start(
     unit: Unit, app: App, service: str, number: int, asked: StartRelease, requests_per_s: float
 ) -> store.ReleaseRow:
     version = versions.get_version(unit.connection, service, number)
-    _require_gates(unit, version)
+    _require_gates(unit, app, version)
     champion = _settle_first(unit, app, service, version)
     row = versions.get_service(unit.connection, service)
     spec = spec_of(parsed_file(row.file, app.home.environment), requests_per_s)
@@ -90,18 +93,43 @@ def _start(
     return _with_plan(unit, app, started)
 
 
-def _require_gates(unit: Unit, version: versions.VersionRow) -> None:
-    verdict = newest_verdicts(unit.connection, version.service).get(version.number)
-    if verdict is Verdict.PASS:
-        return
-    said = (
-        "it has not been through its gates" if verdict is None else f"its gates say {verdict.value}"
-    )
-    raise RefusedError(
-        "gate-not-passed",
-        f"{version.name} cannot be released: {said}; a release needs pass",
-        f"doorstep gate {version.name}",
-    )
+def _require_gates(unit: Unit, app: App, version: versions.VersionRow) -> None:
+    """The newest run says pass, and what it rests on is what would be asked now.
+
+    Raises: RefusedError (`gate-not-passed`, `gate-outdated`)."""
+    run = find_newest(unit.connection, version.service, version.number)
+    if run is None or run.verdict is not Verdict.PASS:
+        said = "it has not been through its gates"
+        if run is not None:
+            said = f"its gates say {run.verdict.value}"
+        raise RefusedError(
+            "gate-not-passed",
+            f"{version.name} cannot be released: {said}; a release needs pass",
+            f"doorstep gate {version.name}",
+        )
+    row = versions.get_service(unit.connection, version.service)
+    file = parsed_file(row.file, app.home.environment)
+    compared = _compared_with(unit, version)
+    changed = what_changed(run.basis, basis_of(file, compared, version.holdout))
+    if changed:
+        raise RefusedError(
+            "gate-outdated",
+            f"{version.name} passed its gates, but {changed} since then",
+            f"doorstep gate {version.name}",
+        )
+
+
+def _compared_with(unit: Unit, version: versions.VersionRow) -> str:
+    """Digest of the version that gates would compare it with now, as `gate.run` chooses it: the
+    champion, or a first version that is still watched; "" if there is none or it is the same."""
+    service = version.service
+    champion = store.champions(unit.connection).get(service)
+    running = store.find_running(unit.connection, service)
+    if champion is None and running is not None:
+        champion = running.release.challenger
+    if champion is None or champion == version.number:
+        return ""
+    return versions.get_version(unit.connection, service, champion).digest
 
 
 def _settle_first(unit: Unit, app: App, service: str, version: versions.VersionRow) -> int | None:
@@ -119,7 +147,7 @@ def _settle_first(unit: Unit, app: App, service: str, version: versions.VersionR
             )
         why = f"{version.name} is released against it"
         person = Person(unit.actor.id, "promote", why)
-        decision = decide_person(release, Evidence(), unit.now(), person)
+        decision = decide_person(release, collect(app, release), unit.now(), person)
         apply_decision(unit, app, running, decision, unit.actor.id)
     return store.champions(unit.connection).get(service)
 
@@ -205,6 +233,32 @@ def tick_release(app: App, release_id: str, evidence: Evidence) -> Decision | No
         return decision
 
     return app.database.run(act)
+
+
+def keep_watch(app: App, rows: Sequence[store.ReleaseRow], lease_s: float) -> None:
+    """Note that these releases are being looked at. Where nobody looked for longer than the
+    challenger's lease, after which nodes give its share back, that time is taken out of the step,
+    the bake and the deadline: no version becomes champion for time in which nobody watched it, nor
+    for a clock that jumped."""
+    now = app.clock.now()
+    with app.database.transaction() as unit:
+        unit.require_leader(app.leader_term)
+        seen = store.read_watches(unit.connection)
+        for row in rows:
+            gap = now - seen.get(row.release.id, now)
+            if gap > round(lease_s * SECOND_US):
+                _take_out(unit, row, now, gap)
+            store.note_watch(unit.connection, row.release.id, now)
+
+
+def _take_out(unit: Unit, row: store.ReleaseRow, now: Instant, gap: Instant) -> None:
+    release = unwatched(row.release, now, gap)
+    store.save_release(unit.connection, msgspec.structs.replace(row, release=release))
+    unit.record(
+        "release.unwatched",
+        Object("release", release.id),
+        {"service": release.service, "gap_s": gap / SECOND_US},
+    )
 
 
 def would_act(release: Release, evidence: Evidence, now: int) -> bool:

@@ -28,11 +28,14 @@ _ARMS = ("champion", "challenger")
 
 
 class _Tally(msgspec.Struct, frozen=True):
-    """What one judgement looks at: the cells of all segments, or of one."""
+    """What one judgement looks at: the cells of all segments, or of one. requests: measured, of the
+    challenger; failed: units with a bad one among them, each once."""
 
     share_cells: list[eprocess.ShareCell]
     starts: list[int]
     pairs: tuple[int, int, int]
+    requests: int
+    failed: int
     units: dict[str, int]
     bad: dict[str, int]
 
@@ -144,6 +147,8 @@ def _tally(release: Release, evidence: Evidence, segment: str | None) -> _Tally:
         ],
         starts=[at for at, e in enumerate(epochs) if at > 0 and e.opened in RESTART_AT],
         pairs=pairs_of(c for c in cells if c.epoch in shadow),
+        requests=sum(c.requests for c in live if c.arm == "challenger"),
+        failed=sum(c.bad_units for c in live if c.arm == "challenger"),
         units={arm: sum(c.units for c in live if c.arm == arm) for arm in _ARMS},
         bad={arm: sum(c.bad_units_seen for c in live if c.arm == arm) for arm in _ARMS},
     )
@@ -156,9 +161,10 @@ def _log_rollback(release: Release, guardrail: Guardrail, tally: _Tally) -> floa
     a false rollback is alpha over both together.
     """
     if release.is_first:
-        return eprocess.one_sample_log_e(
-            tally.bad["challenger"], tally.units["challenger"], guardrail.ceiling
-        )
+        # Trials are requests, and a unit is bad once: those that come often would else be bad
+        # sooner or later however good the version is. Later requests of a bad unit count as good,
+        # so under the ceiling the chance of a bad trial is never larger than it.
+        return eprocess.one_sample_log_e(tally.failed, tally.requests, guardrail.ceiling)
     canary = eprocess.share_log_e_restarted(
         tally.share_cells, tally.starts, guardrail.tolerance, +1
     )
@@ -188,6 +194,8 @@ def _rates(release: Release, tally: _Tally) -> tuple[float | None, float | None]
         plus, zero, minus = tally.pairs
         n = plus + zero + minus
         return (minus / n, plus / n) if n else (None, None)
+    if release.is_first:
+        return None, tally.failed / tally.requests if tally.requests else None
     of_arm = [tally.bad[arm] / tally.units[arm] if tally.units[arm] else None for arm in _ARMS]
     return of_arm[0], of_arm[1]
 

@@ -75,6 +75,13 @@ documents = Table(
     Column("body", LargeBinary, nullable=False),
     info=dict(OPERATIONAL),
 )
+watches = Table(
+    "release_watch",
+    metadata,
+    Column("release", Text, primary_key=True),
+    Column("at", At, nullable=False),
+    info=dict(OPERATIONAL),
+)
 cells = Table(
     "release_cells",
     metadata,
@@ -231,6 +238,19 @@ def read_documents(connection: Connection, root: PlanRoot) -> dict[str, bytes]:
         if body is not None:
             found[digest] = bytes(body)
     return found
+
+
+def read_watches(connection: Connection) -> dict[str, Instant]:
+    """Release -> when somebody last looked whether it must be decided."""
+    return {row.release: row.at for row in connection.execute(select(watches))}
+
+
+def note_watch(connection: Connection, release: str, at: Instant) -> None:
+    mine = watches.c.release == release
+    if connection.scalar(select(watches.c.release).where(mine)) is None:
+        connection.execute(insert(watches).values(release=release, at=at))
+    else:
+        connection.execute(update(watches).where(mine).values(at=at))
 
 
 def save_cells(

@@ -120,6 +120,17 @@ def _after(release: Release, decision: Decision) -> Release:
             assert_never(outcome)
 
 
+def unwatched(release: Release, now: Instant, gap: Instant) -> Release:
+    """`release` after `gap` microseconds in which nobody decided: they count neither for the step
+    or the bake nor for the deadline, because its challenger was not watched."""
+    return msgspec.structs.replace(
+        release,
+        entered_at=release.entered_at + gap,
+        deadline_at=release.deadline_at + gap,
+        changed_at=now,
+    )
+
+
 def _turn(release: Release, now: Instant, share: float, opened: Opened) -> Release:
     """A new epoch. After a step it is a warm-up, whose cells are not evidence."""
     has_warmup = opened == "step" and release.spec.warmup_s > 0.0

@@ -209,7 +209,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_over(self) -> bool:
         """Nothing changes any more, by itself or by a person."""
-        gone = self.state is State.INCONCLUSIVE and self.share == 0.0
+        gone = self.state is State.INCONCLUSIVE and self.resumes is None
         return gone or self.state in (State.DONE, State.ROLLED_BACK)
 
     @property

@@ -130,6 +130,12 @@ def _create_release() -> None:
         sa.PrimaryKeyConstraint("release", "node", "boot", name="pk_release_cells"),
     )
     op.create_table(
+        "release_watch",
+        _text("release"),
+        _at("at"),
+        sa.PrimaryKeyConstraint("release", name="pk_release_watch"),
+    )
+    op.create_table(
         "tenure",
         _text("service"),
         _at("since"),

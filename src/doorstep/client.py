@@ -268,7 +268,7 @@ class Client:
         return self.call("ledger.verify", VerifyLedger(), LedgerVerdict)
 
     def export_ledger(self) -> bytes:
-        """The ledger as NDJSON: the stored bytes, one event a line, then the newest checkpoint."""
+        """The ledger as NDJSON: the stored bytes, one event a line."""
         return self._send("GET", "/ledger/export", content=None, type_="application/json").content
 
     def installation(self) -> Installation:

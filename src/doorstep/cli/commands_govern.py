@@ -1,4 +1,4 @@
-"""Prove afterwards: history, ledger show|verify|export, apply, console."""
+"""Prove afterwards: history, ledger show|verify|export."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from doorstep.cli.options import Home, Json, Url, connect
 from doorstep.cli.output import done, emit, fail, table, when
+from doorstep.core.errors import RefusedError
 
 Service = Annotated[str, typer.Argument(help="The service.")]
 
@@ -92,16 +93,27 @@ def verify(json: Json = False, url: Url = None, home: Home = None) -> None:
 
 def export(
     out: Annotated[Path, typer.Argument(help="Where to write it: one event a line.")],
+    json: Json = False,
     url: Url = None,
     home: Home = None,
 ) -> None:
     """Write the ledger to a file that the offline verifier reads."""
     with connect(url, home) as client:
-        found = client.export_ledger()
         verdict = client.verify_ledger()
+        found = client.export_ledger()
+    if not verdict.intact:
+        raise RefusedError(
+            "ledger-broken",
+            f"the ledger is not what was signed: {verdict.problems[0]}",
+            "doorstep ledger verify",
+        )
+    # Events that came after the checkpoint was signed are for the next export.
+    found = b"".join(found.splitlines(keepends=True)[: verdict.checkpoint_size])
     checkpoint, key = out.with_suffix(".checkpoint"), out.with_suffix(".pub")
     out.write_bytes(found)
     checkpoint.write_text(verdict.checkpoint)
     key.write_text(verdict.key + "\n")
     done(f"{out}: {found.count(10):,} events; {checkpoint}: what was signed; {key}: by which key")
-    typer.echo(f"python -m doorstep.govern.verifier {out} {checkpoint} {key}")
+    command = f"python -m doorstep.govern.verifier {out} {checkpoint} {key}"
+    written = {"export": str(out), "checkpoint": str(checkpoint), "key": str(key)}
+    emit({**written, "verify": command}, command, as_json=json)

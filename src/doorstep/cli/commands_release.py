@@ -76,7 +76,7 @@ def start(
         else:
             ended = settle(client, begun)
     emit(ended, lambda: release_text(ended), as_json=json)
-    raise typer.Exit(exit_code(ended))
+    raise typer.Exit(exit_code(ended) if wait or rehearse is not None else 0)
 
 
 def follow(client: Client, release: Release, timeout_s: float) -> Release:

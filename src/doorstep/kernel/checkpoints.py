@@ -71,7 +71,7 @@ class Signer:
 def is_due(head: TreeHead, last: Signed | None, now: Instant) -> bool:
     """Whether a checkpoint should be signed: after 1000 events, or 60 s after there is a new one.
 
-    Exports, approvals and releases sign at once, without asking.
+    A verification, and so an export, signs at once without asking.
     """
     if last is None or head.size == last.size:
         return last is None and head.size > 0

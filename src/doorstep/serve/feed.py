@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from doorstep.core.errors import InputError, RefusedError
+from doorstep.core.errors import DoorstepError, InputError, RefusedError
 from doorstep.core.ids import digest_of, parse_digest
 from doorstep.core.manifest import decode_part
 from doorstep.core.plan import PLAN_BYTES_MAX, PlanPointer, PlanRoot, ServicePlan
@@ -39,7 +39,8 @@ class Published(NamedTuple):
 class PlanFeed:
     """Polls `<home>/plan/current`. Not thread-safe.
 
-    renewed_s: when `renewal` last rose, on our monotonic clock.
+    renewed_s: when we last saw `renewal` rise, on our monotonic clock; -inf if we never did. What
+    lies there when we begin may be as old as can be: it renews nothing.
     """
 
     def __init__(self, home: Path, state: Path) -> None:
@@ -49,8 +50,8 @@ class PlanFeed:
         with contextlib.suppress(FileNotFoundError):
             self.seen = msgspec.json.decode(self._seen_path.read_bytes(), type=Seen)
         self._raw = b""
-        self._renewal = -1
-        self.renewed_s = time.monotonic()
+        self._renewal = self._first_renewal()
+        self.renewed_s = float("-inf")
 
     def poll(self) -> Published | None:
         """A plan that is new since the last call that answered one; None if there is none.
@@ -103,10 +104,20 @@ class PlanFeed:
                 "plan-changed", f"plan {pointer.number} has another content than before"
             )
 
+    def _first_renewal(self) -> int | None:
+        """The renewal that lies there now; -1 where no plan was ever, None if it is not known."""
+        try:
+            raw = _read(self._folder / "current", POINTER_BYTES_MAX)
+            return decode_part(raw, PlanPointer, "plan-pointer").renewal
+        except FileNotFoundError:
+            return None if self.seen.root else -1
+        except (DoorstepError, OSError):
+            return None
+
     def _renew(self, pointer: PlanPointer) -> None:
-        if pointer.renewal > self._renewal:
-            self._renewal = pointer.renewal
+        if self._renewal is not None and pointer.renewal > self._renewal:
             self.renewed_s = time.monotonic()
+        self._renewal = max(pointer.renewal, self._renewal or 0)
 
     def _load(self, pointer: PlanPointer) -> Published:
         root = decode_part(self._document(pointer.root), PlanRoot, "plan-root")

@@ -106,7 +106,8 @@ class Front:
         self._connections: set[HttpConnection] = set()
         self._server: asyncio.Server | None = None
         self._plan: NodePlan | None = None
-        self._lease_held = True
+        self._lease_held = False
+        self._lease_until_s = 0.0
         self._wanted = 0
         self._applying: asyncio.Task[None] | None = None
         self._finished = asyncio.Event()
@@ -147,7 +148,8 @@ class Front:
                 self._wanted = generation
                 if self._applying is None:
                     self._applying = self._loop.create_task(self._apply())
-            case Lease(held):
+            case Lease(held, left_s):
+                self._lease_until_s = time.monotonic() + left_s
                 self._set_lease(held)
             case Drain(grace_s):
                 self.drain(grace_s)
@@ -176,10 +178,9 @@ class Front:
             self._loop.create_task(self._live_orphaned())
 
     async def _live_orphaned(self) -> None:
-        """Serve on; without anybody who watches, challengers get their lease's time and no more."""
-        plan = self._plan
-        lease_s = plan.lease_s if plan else 0.0
-        self._loop.call_later(lease_s, self._set_lease, False)
+        """Serve on; without anybody who watches, challengers get what is left of their lease."""
+        left_s = max(self._lease_until_s - time.monotonic(), 0.0)
+        self._loop.call_later(left_s, self._set_lease, False)
         mine = _read_text(self._state / SUPERVISOR_FILE)
         offer = self._loop.create_task(offer_listener(self._state, self._listener))
         until = time.monotonic() + ORPHAN_S

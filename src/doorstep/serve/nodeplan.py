@@ -45,9 +45,11 @@ class Apply(msgspec.Struct, frozen=True, tag="apply"):
 
 
 class Lease(msgspec.Struct, frozen=True, tag="lease"):
-    """held False: give the challenger's share to the champion until it is True again."""
+    """held False: give the challenger's share to the champion until it is True again. left_s: what
+    is left of it when this is said, for a worker that loses its supervisor."""
 
     held: bool
+    left_s: float = 0.0
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):

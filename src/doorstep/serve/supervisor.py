@@ -90,7 +90,8 @@ class Supervisor:
         self._verifying: asyncio.Task[None] | None = None
         self._retry_s = 0.0
         self._problems: dict[str, str] = {}
-        self.lease_held = True
+        self.lease_held = False
+        self._told_renewed_s = self.feed.renewed_s
         self._sequence = self._last_sequence()
         self._reported: bytes = b""
         self._reported_s = 0.0
@@ -257,7 +258,7 @@ class Supervisor:
 
     def _first_orders(self) -> list[Order]:
         """What a new worker is told: the last plan known to be good, then the current one."""
-        orders: list[Order] = [Lease(self.lease_held)]
+        orders: list[Order] = [self._lease()]
         if self._good >= 0:
             orders.append(Apply(self._good))
         if self.current is not None and self.current.generation != self._good:
@@ -286,10 +287,15 @@ class Supervisor:
         """Give the challengers' share back when nobody renews, until somebody does."""
         if self.current is None:
             return
-        held = time.monotonic() - self.feed.renewed_s <= self.current.lease_s
-        if held != self.lease_held:
-            self.lease_held = held
-            self.fronts.tell_all(Lease(held))
+        lease = self._lease()
+        if lease.held != self.lease_held or self.feed.renewed_s != self._told_renewed_s:
+            self.lease_held, self._told_renewed_s = lease.held, self.feed.renewed_s
+            self.fronts.tell_all(lease)
+
+    def _lease(self) -> Lease:
+        lease_s = self.current.lease_s if self.current else 0.0
+        left_s = self.feed.renewed_s + lease_s - time.monotonic()
+        return Lease(left_s >= 0, max(left_s, 0.0))
 
     # -- children
 

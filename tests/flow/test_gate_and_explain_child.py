@@ -109,6 +109,7 @@ def test_a_sound_version_passes_its_gates(versions: dict[str, Version]) -> None:
                 fairness=("selection_rate_ratio >= 0.5",),
                 speed=("p50 <= 10 s", "size <= 50 MB"),
             ),
+            favourable="good",
         )
     )
     assert verdict_of(found.values()) is Verdict.PASS, [one.reason for one in found.values()]

@@ -92,7 +92,7 @@ def _thin_model(file: ServiceFile) -> Iterator[Thin]:
         yield "model.task", f"{file.model.task} cannot be registered in this release yet"
     if file.model.trainer:
         yield "model.trainer", _NOT_YET
-    for key in ("python", "requirements", "code", "predict"):
+    for key in ("python", "requirements", "predict"):
         if getattr(file.runtime, key):
             yield f"runtime.{key}", "is checked; models run in Doorstep's own Python for now"
     if file.runtime.device != "cpu":
@@ -169,4 +169,11 @@ def advice(service_file: ServiceFile) -> list[Thin]:
         )
     if service_file.gates.fairness and fields and not any(one.protected for one in fields):
         found.append(("gates.fairness", "is inconclusive: no field of the contract is protected"))
+    if service_file.gates.fairness and not service_file.model.favourable:
+        found.append(
+            (
+                "gates.fairness",
+                "is inconclusive: write model.favourable, the label that a person would rather get",
+            )
+        )
     return found

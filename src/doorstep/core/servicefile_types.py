@@ -82,6 +82,14 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
             "read from the model, and named when it is registered",
         ),
     ] = ""
+    favourable: Annotated[
+        str,
+        Key(
+            category(),
+            "the label that a person would rather get; fairness compares who gets it",
+            "none: which answer is good for people is your decision, and fairness waits for it",
+        ),
+    ] = ""
     trainer: Annotated[
         str,
         Key(ENTRY, "own function that trains it again", "none: the service is not retrainable"),
@@ -90,6 +98,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     def faults(self) -> Iterator[tuple[str, str]]:
         if self.task in {"regression", "ranking"} and self.positive:
             yield "positive", f"task {self.task} has no positive label; remove it"
+        if self.task in {"regression", "ranking"} and self.favourable:
+            yield "favourable", f"task {self.task} has no labels to favour; remove it"
 
 
 class RuntimeSpec(msgspec.Struct, frozen=True, kw_only=True):

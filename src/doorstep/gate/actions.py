@@ -10,8 +10,9 @@ from doorstep.core.instant import SECOND_US
 from doorstep.core.servicefile import ServiceFile, parse_service_file
 from doorstep.core.verdict import Finding, worst
 from doorstep.gate import store
+from doorstep.gate.basis import basis_of, gates_asked
 from doorstep.gate.surface import GateRun
-from doorstep.gate.types import Candidate, GateRequest, GatesAsked, SliceAsked
+from doorstep.gate.types import Candidate, GateRequest
 from doorstep.kernel.app import App
 from doorstep.kernel.child import run_child
 from doorstep.kernel.event import Object
@@ -34,7 +35,8 @@ def run_gates(
     Raises: RefusedError (`child-died`, `child-timed-out`), InputError.
     """
     started_at, started_s = app.clock.now(), app.clock.monotonic_s()
-    request = gate_request(app, version, champion, parse_service_file(file), promised)
+    read = parse_service_file(file, environment=app.home.environment)
+    request = gate_request(app, version, champion, read, promised)
     answer = run_child("doorstep.gate.child", msgspec.json.encode(request), timeout_s=TIMEOUT_S)
     findings = msgspec.json.decode(answer, type=tuple[Finding, ...])
     run = GateRun(
@@ -46,6 +48,7 @@ def run_gates(
         started_at=started_at,
         took_s=app.clock.monotonic_s() - started_s,
         by=app.actor.id,
+        basis=basis_of(read, champion.digest if champion else "", version.holdout),
     )
     _store(app, version, run)
     return run
@@ -63,6 +66,7 @@ def _store(app: App, version: VersionRow, run: GateRun) -> None:
                 "run": run.id,
                 "champion": run.champion,
                 "holdout": version.holdout,
+                "conditions": run.basis.conditions,
                 "findings": _for_ledger(run.findings),
                 "took_s": round(run.took_s, 3),
                 "at_s": run.started_at // SECOND_US,
@@ -89,21 +93,13 @@ def gate_request(
     promised: Contract | None,
 ) -> GateRequest:
     """What the child is asked; paths of this installation, conditions of the service file."""
-    gates = file.gates
     return GateRequest(
         version=_candidate(app, version),
         champion=_candidate(app, champion) if champion else None,
         holdout=str(app.data.path(version.holdout)) if version.holdout else "",
         promised=promised,
-        gates=GatesAsked(
-            quality=tuple(str(one) for one in gates.quality),
-            slices=tuple(
-                SliceAsked(check=str(one.check), by=one.by, min_rows=one.min_rows)
-                for one in gates.slices
-            ),
-            fairness=tuple(str(one) for one in gates.fairness),
-            speed=tuple(str(one) for one in gates.speed),
-        ),
+        gates=gates_asked(file),
+        favourable=file.model.favourable,
         timeout_ms=file.serve.timeout_s * 1000,
     )
 

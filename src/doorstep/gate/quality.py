@@ -247,11 +247,14 @@ def groups_of(table: Table, by: tuple[str, ...]) -> dict[str, NDArray[np.bool_]]
 
 
 def fairness_evidence(measured: Measured, one: Condition, favourable: str) -> Iterator[Evidence]:
-    """Selection rates between the groups of every protected field."""
+    """Shares answered `favourable` in the groups of every protected field.
+
+    favourable: the label that a person would rather get; "" or a label that the version does not
+    have is inconclusive."""
     manifest = measured.manifest
     fields = [*manifest.contract.inputs, *manifest.contract.context]
     protected = [field.name for field in fields if field.protected]
-    problem = ""
+    problem, following = "", ""
     if one.left != "selection_rate_ratio":
         problem = f"{one.left} is planned; measured today is selection_rate_ratio"
     elif not manifest.labels:
@@ -260,11 +263,25 @@ def fairness_evidence(measured: Measured, one: Condition, favourable: str) -> It
         problem = "no field of the contract is marked protected, so there are no groups"
     elif not isinstance(one.right, Quantity) or one.operator in ("==", "!="):
         problem = "expected a bound such as selection_rate_ratio >= 0.8"
+    elif favourable not in manifest.labels:
+        problem = _no_favourable(favourable, manifest.labels)
+        following = "write model.favourable in the service file"
     if problem:
-        yield UnmeasuredEvidence(check=str(one), problem=problem)
+        yield UnmeasuredEvidence(check=str(one), problem=problem, next=following)
         return
     for attribute in protected:
-        yield _groups_evidence(measured, one, attribute, favourable or manifest.positive)
+        yield _groups_evidence(measured, one, attribute, favourable)
+
+
+def _no_favourable(favourable: str, labels: tuple[str, ...]) -> str:
+    """The positive label is no substitute: it is as often the bad news as the good."""
+    known = ", ".join(repr(label) for label in labels[:10])
+    if not favourable:
+        return (
+            f"model.favourable is not set: which of {known} would a person rather get? "
+            "Without it, who is selected and who is refused cannot be told apart"
+        )
+    return f"model.favourable is {favourable!r}, which the version never answers; it has {known}"
 
 
 def _groups_evidence(

@@ -44,6 +44,14 @@ def list_runs(connection: Connection, service: str, number: int) -> list[GateRun
     return [msgspec.json.decode(document, type=GateRun) for document in found]
 
 
+def find_newest(connection: Connection, service: str, number: int) -> GateRun | None:
+    """The newest run of a version; None if its gates were never run."""
+    mine = (gate_runs.c.service == service) & (gate_runs.c.number == number)
+    asked = select(gate_runs.c.document).where(mine).order_by(gate_runs.c.id.desc()).limit(1)
+    document = connection.scalar(asked)
+    return None if document is None else msgspec.json.decode(document, type=GateRun)
+
+
 def newest_verdicts(connection: Connection, service: str) -> dict[int, Verdict]:
     """Version number -> verdict of its newest run."""
     asked = (

@@ -14,8 +14,20 @@ class RunGates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     version: str
 
 
+class GateBasis(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verdict rests on; another basis, another verdict. All are digests, "" for none.
+
+    conditions: of what the service file asks (`gate.basis`). champion: of the bundle that it was
+    compared with. holdout: of the held-out rows."""
+
+    conditions: str = ""
+    champion: str = ""
+    holdout: str = ""
+
+
 class GateRun(msgspec.Struct, frozen=True, kw_only=True):
-    """verdict: the worst of the findings. champion: the version it was compared with, if any."""
+    """verdict: the worst of the findings. champion: the version it was compared with, if any.
+    basis: a release asks whether it still holds."""
 
     id: str
     version: str
@@ -25,6 +37,7 @@ class GateRun(msgspec.Struct, frozen=True, kw_only=True):
     started_at: Instant
     took_s: float
     by: str
+    basis: GateBasis = GateBasis()
 
 
 class ShowGates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -257,7 +257,7 @@ class GatesAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class GateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the gate's child is asked. holdout, train: Parquet files, "" if there is none.
     promised: the contract of the service file, None if it has none. favourable: the label that a
-    person would rather get; "" is taken as the positive one, and said. timeout_ms: of the service,
+    person would rather get; "" leaves fairness inconclusive. timeout_ms: of the service,
     the limit for a single row when no speed is asked for."""
 
     version: Candidate
@@ -268,4 +268,3 @@ class GateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     gates: GatesAsked = GatesAsked()
     favourable: str = ""
     timeout_ms: float = 1000.0
-    seed: int = 0

@@ -110,6 +110,8 @@ def _require_gates(unit: Unit, app: App, version: versions.VersionRow) -> None:
     row = versions.get_service(unit.connection, version.service)
     file = parsed_file(row.file, app.home.environment)
     compared = _compared_with(unit, version)
+    if compared is None:
+        compared = run.basis.champion
     changed = what_changed(run.basis, basis_of(file, compared, version.holdout))
     if changed:
         raise RefusedError(
@@ -119,16 +121,19 @@ def _require_gates(unit: Unit, app: App, version: versions.VersionRow) -> None:
         )
 
 
-def _compared_with(unit: Unit, version: versions.VersionRow) -> str:
+def _compared_with(unit: Unit, version: versions.VersionRow) -> str | None:
     """Digest of the version that gates would compare it with now, as `gate.run` chooses it: the
-    champion, or a first version that is still watched; "" if there is none or it is the same."""
+    champion, or a first version that is still watched. "" if there is none; None if it is the
+    version itself, which nothing can make a challenger."""
     service = version.service
     champion = store.champions(unit.connection).get(service)
     running = store.find_running(unit.connection, service)
     if champion is None and running is not None:
         champion = running.release.challenger
-    if champion is None or champion == version.number:
+    if champion is None:
         return ""
+    if champion == version.number:
+        return None
     return versions.get_version(unit.connection, service, champion).digest
 
 

@@ -8,6 +8,7 @@ from gate_cases import Logistic, profile_of, rows_of
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import InputError
 from doorstep.core.verdict import Verdict
+from doorstep.formats.columns import Table, column_of
 from doorstep.formats.table import write_parquet
 from doorstep.gate.child import decode_request, findings_of
 from doorstep.gate.decide import recompute, verdict_of
@@ -39,6 +40,7 @@ def test_every_verdict_is_recomputed_from_its_stored_evidence(make_subject, hold
             fairness=("selection_rate_ratio >= 0.8", "accuracy_difference <= 0.1"),
             speed=("p99 <= 20 ms", "size <= 50 MB", "mean <= 1 s"),
         ),
+        favourable="good",
     )
     subject = make_subject(Logistic(noise=2), profile_of(rows_of(1, 2000)))
     found = findings_of(request, subject, make_subject(Logistic(), name="loans@1"))
@@ -176,9 +178,64 @@ def test_a_champion_that_cannot_read_the_rows_is_inconclusive(make_subject, hold
     assert "KeyError" in found["auc not worse than champion"].reason
 
 
-def test_labels_that_the_version_does_not_know_are_refused(make_subject, tmp_path) -> None:
-    from doorstep.formats.columns import Table, column_of
+class Unfair(Logistic):
+    """Refuses ("bad") a share of the rows, whoever they are of; the table says of whom."""
 
+    def score(self, batch):
+        bad = np.where(batch.numbers[:, 1] > 24, 0.9, 0.1)
+        return np.column_stack([bad, 1 - bad])
+
+
+def discriminating_rows(tmp_path, *, refused_f: float, refused_m: float) -> str:
+    """2,000 rows of which those of `f` and `m` are refused by `Unfair` in these shares."""
+    table = rows_of(2, 2000)
+    is_f = np.array([one == "f" for one in table.column("sex").as_texts()])
+    draws = np.random.default_rng(4).random(2000)
+    refused = np.where(is_f, draws < refused_f, draws < refused_m)
+    duration = column_of("duration", np.where(refused, 36, 12), "int")
+    path = tmp_path / "unfair.parquet"
+    columns = tuple(duration if one.name == "duration" else one for one in table.columns)
+    write_parquet(Table(columns, 2000), path)
+    return str(path)
+
+
+FAIR = GatesAsked(fairness=("selection_rate_ratio >= 0.8",))
+
+
+def fairness_of(make_subject, path: str, favourable: str):
+    request = GateRequest(version=NOBODY, holdout=path, gates=FAIR, favourable=favourable)
+    found = findings_of(request, make_subject(Unfair()), None)
+    return next(one for one in found if one.check.startswith("selection_rate_ratio"))
+
+
+def test_gross_discrimination_fails_where_the_positive_label_is_the_bad_news(
+    make_subject, tmp_path
+) -> None:
+    """f are refused far more often: counted by refusals, they would be the best treated group."""
+    path = discriminating_rows(tmp_path, refused_f=0.8, refused_m=0.3)
+    found = fairness_of(make_subject, path, "good")
+    assert found.verdict is Verdict.FAIL
+    assert "share answered 'good' by sex, against 'm'" in found.reason
+    assert "'f' 0.2" in found.reason
+
+
+def test_equal_chances_pass_however_rare_the_bad_news_is(make_subject, tmp_path) -> None:
+    path = discriminating_rows(tmp_path, refused_f=0.02, refused_m=0.04)
+    assert fairness_of(make_subject, path, "good").verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("favourable", "says"),
+    [("", "model.favourable is not set: which of 'bad', 'good'"), ("fine", "is 'fine', which")],
+)
+def test_who_is_selected_is_never_guessed(make_subject, holdout, favourable, says) -> None:
+    found = fairness_of(make_subject, holdout, favourable)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert says in found.reason
+    assert found.next == "write model.favourable in the service file"
+
+
+def test_labels_that_the_version_does_not_know_are_refused(make_subject, tmp_path) -> None:
     table = rows_of(2, 50)
     strange = Table((*table.columns[:3], column_of("risk", ["odd"] * 50, "text")), 50)
     path = tmp_path / "strange.parquet"

@@ -4,7 +4,12 @@
 it `request` bytes on its standard input and takes bytes back over a pipe of its own, so that
 whatever the work prints cannot corrupt the answer. The module has `main(request: bytes) -> bytes`.
 
-Run as `python -m doorstep.kernel.child MODULE`.
+Request and answer carry their length, so neither waits for the end of a pipe: the request's pipe
+stays open as the child's lifeline (its end means that we are gone, and the child ends itself and
+its group), and a process that the work left behind cannot hold an answer back.
+
+Run as `python -P -m doorstep.kernel.child MODULE`: the working folder is the user's, and a file
+`queue.py` that lies there must not become ours.
 """
 
 from __future__ import annotations
@@ -12,11 +17,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import selectors
 import signal
 import subprocess
 import sys
 import threading
-from typing import IO
+import time
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -26,6 +33,13 @@ from doorstep.core.errors import DoorstepError, RefusedError
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 STDERR_BYTES_KEPT = 16 * 1024
 ENVIRONMENT_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "VIRTUAL_ENV", "PYTHONPATH")
+LENGTH_BYTES = 8
+CHUNK_BYTES = 256 * 1024
+LOOK_S = 0.2
+END_S = 1.0
+"""How long a child that has answered may take to end by itself."""
+MARGIN_S = 2.0
+"""The child's own limit is this much later than ours, which says what happened."""
 
 
 class Failure(msgspec.Struct, frozen=True, tag="failure"):
@@ -39,60 +53,188 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     body: bytes
 
 
+class _Children:
+    """The children that this process runs, so that stopping ends them and starts no more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pids: set[int] = set()
+        self.are_refused = False
+
+    @contextlib.contextmanager
+    def started(
+        self, start: Callable[[], subprocess.Popen[bytes]]
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """The child while it runs; it and its group are ended on leaving."""
+        with self._lock:
+            if self.are_refused:
+                raise _stopping()
+            process = start()
+            self._pids.add(process.pid)
+        try:
+            yield process
+        finally:
+            with self._lock:
+                self._pids.discard(process.pid)
+            _kill_group(process.pid)
+            process.wait()
+
+    def end(self) -> None:
+        with self._lock:
+            self.are_refused = True
+            for pid in self._pids:
+                _kill_group(pid)
+
+    def allow(self) -> None:
+        with self._lock:
+            self.are_refused = False
+
+
+# One list for each process, like its signal handlers: whoever stops it must know all of them.
+_CHILDREN = _Children()
+
+
+def end_children() -> None:
+    """End every child of this process at once, and refuse new ones until `allow_children`.
+
+    Who waits for one of them gets RefusedError (`child-died`).
+    """
+    _CHILDREN.end()
+
+
+def allow_children() -> None:
+    """Children may be started (again)."""
+    _CHILDREN.allow()
+
+
 def run_child(module: str, request: bytes, *, timeout_s: float, memory_mb: int = 8192) -> bytes:
     """What `module.main(request)` returns, from a process of its own.
 
     The child gets a short list of environment variables, so no secret of ours reaches model code.
+    It ends with this process, however that ends. What it forked and left in its group ends with it.
     Raises: the child's own DoorstepError; RefusedError `child-died`, `child-timed-out`.
     """
-    read_fd, write_fd = os.pipe()
-    environment = {k: v for k, v in os.environ.items() if k in ENVIRONMENT_KEPT}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "doorstep.kernel.child", module, str(write_fd), str(memory_mb)]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        pass_fds=(write_fd,),
-        env=environment,
-        start_new_session=True,
-    ) as process:
-        os.close(write_fd)
-        timer = threading.Timer(timeout_s, _kill_group, (process.pid,))
-        timer.start()
+    until_s = time.monotonic() + timeout_s
+    answer_fd, write_fd = os.pipe()
+    limits = (str(write_fd), str(memory_mb), str(timeout_s + MARGIN_S))
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "doorstep.kernel.child", module, *limits],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(write_fd,),
+            env=_environment(),
+            start_new_session=True,
+        )
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, answer_fd)
         try:
-            answer, said = _exchange(process, read_fd, request)
+            process = stack.enter_context(_CHILDREN.started(start))
         finally:
-            timed_out = not timer.is_alive()
-            timer.cancel()
-            _kill_group(process.pid)
-    return _unpack(answer, said, module, process.returncode, timeout_s if timed_out else None)
+            os.close(write_fd)
+        talk = stack.enter_context(contextlib.closing(_Talk(process, answer_fd, request)))
+        in_time = talk.run(until_s)
+        if in_time:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_S)
+        said = talk.last_words()
+    if not in_time or process.returncode == -signal.SIGALRM:
+        raise RefusedError("child-timed-out", f"{module} was ended after {timeout_s:g} s")
+    return _unpack(talk.answer(), said, module, process.returncode)
 
 
-def _exchange(
-    process: subprocess.Popen[bytes], read_fd: int, request: bytes
-) -> tuple[bytes, bytes]:
-    assert process.stdin is not None
-    assert process.stderr is not None
-    kept: list[bytes] = []
-    reader = threading.Thread(target=_keep_tail, args=(process.stderr, kept), daemon=True)
-    reader.start()
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(request)
-        process.stdin.close()
-    with os.fdopen(read_fd, "rb") as pipe:
-        answer = pipe.read(ANSWER_BYTES_MAX + 1)
-    process.wait()
-    reader.join(timeout=5)
-    return answer, b"".join(kept)[-STDERR_BYTES_KEPT:]
+def _environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k in ENVIRONMENT_KEPT}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def _keep_tail(stream: IO[bytes], kept: list[bytes]) -> None:
-    while chunk := stream.read1(65536):  # type: ignore[attr-defined]
-        kept.append(chunk)
-        if sum(map(len, kept)) > 4 * STDERR_BYTES_KEPT:
-            kept[:] = [b"".join(kept)[-STDERR_BYTES_KEPT:]]
+class _Talk:
+    """The request out, the answer and the last words in, by one thread that never blocks."""
+
+    def __init__(self, process: subprocess.Popen[bytes], answer_fd: int, request: bytes) -> None:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        self._process = process
+        self._streams = (process.stdin, process.stderr)
+        self._stdin, self._stderr, self._answer = process.stdin, process.stderr, answer_fd
+        self._pending = memoryview(len(request).to_bytes(LENGTH_BYTES, "big") + request)
+        self._got, self._said = bytearray(), bytearray()
+        self._is_over = False
+        self._selector = selectors.DefaultSelector()
+        for fd in (self._stdin.fileno(), self._stderr.fileno(), answer_fd):
+            os.set_blocking(fd, False)
+        self._selector.register(self._stdin, selectors.EVENT_WRITE, self._write)
+        self._selector.register(self._stderr, selectors.EVENT_READ, self._listen)
+        self._selector.register(answer_fd, selectors.EVENT_READ, self._read)
+
+    def run(self, until_s: float) -> bool:
+        """Whether it answered or ended before `until_s`."""
+        while not self._is_over:
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            # Looked at first: what it wrote before its end is in the pipe by now.
+            is_dead = self._process.poll() is not None
+            events = self._selector.select(0 if is_dead else min(left_s, LOOK_S))
+            for key, _ in events:
+                key.data()
+            if is_dead and not any(key.fd == self._answer for key, _ in events):
+                # A process that it left behind holds the pipe open.
+                return True
+        return True
+
+    def answer(self) -> bytes:
+        """The whole answer; b"" if there is none."""
+        body = bytes(self._got[LENGTH_BYTES:])
+        return body if len(self._got) >= LENGTH_BYTES and len(body) == self._length() else b""
+
+    def last_words(self) -> bytes:
+        """The end of what it wrote on standard error so far."""
+        for _ in range(STDERR_BYTES_KEPT // 1024):
+            if not self._listen():
+                break
+        return bytes(self._said[-STDERR_BYTES_KEPT:])
+
+    def close(self) -> None:
+        self._selector.close()
+        for stream in self._streams:
+            stream.close()
+
+    def _length(self) -> int:
+        return int.from_bytes(self._got[:LENGTH_BYTES], "big")
+
+    def _write(self) -> None:
+        try:
+            sent = os.write(self._stdin.fileno(), self._pending[:CHUNK_BYTES])
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            sent = len(self._pending)
+        self._pending = self._pending[sent:]
+        if not self._pending:
+            self._selector.unregister(self._stdin)
+
+    def _listen(self) -> bool:
+        """Whether it said more."""
+        try:
+            chunk = os.read(self._stderr.fileno(), CHUNK_BYTES)
+        except BlockingIOError:
+            return False
+        self._said = (self._said + chunk)[-STDERR_BYTES_KEPT:]
+        if not chunk and self._stderr in self._selector.get_map():
+            self._selector.unregister(self._stderr)
+        return bool(chunk)
+
+    def _read(self) -> None:
+        chunk = os.read(self._answer, CHUNK_BYTES)
+        self._got += chunk
+        is_known = len(self._got) >= LENGTH_BYTES
+        wanted = min(self._length(), ANSWER_BYTES_MAX) + LENGTH_BYTES if is_known else LENGTH_BYTES
+        self._is_over = not chunk or (is_known and len(self._got) >= wanted)
 
 
 def _kill_group(pid: int) -> None:
@@ -100,12 +242,20 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _unpack(answer: bytes, said: bytes, module: str, code: int, timed_out_s: float | None) -> bytes:
-    if timed_out_s is not None:
-        raise RefusedError("child-timed-out", f"{module} was ended after {timed_out_s:g} s")
+def _stopping() -> RefusedError:
+    return RefusedError(
+        "child-died",
+        "this work was ended because Doorstep is stopping",
+        "start Doorstep again and ask again",
+    )
+
+
+def _unpack(answer: bytes, said: bytes, module: str, code: int) -> bytes:
     try:
         message = msgspec.msgpack.decode(answer, type=Answer | Failure)
     except msgspec.DecodeError:
+        if _CHILDREN.are_refused:
+            raise _stopping() from None
         last = said.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
         raise RefusedError("child-died", f"{module} ended with code {code}: {last[0]}") from None
     if isinstance(message, Answer):
@@ -115,22 +265,70 @@ def _unpack(answer: bytes, said: bytes, module: str, code: int, timed_out_s: flo
 
 
 def main() -> None:
-    module, write_fd, memory_mb = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    module, answer_fd, memory_mb = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    _limit_time(float(sys.argv[4]))
     _limit_memory(memory_mb)
-    request = sys.stdin.buffer.read()
-    message: Answer | Failure
+    os.set_inheritable(answer_fd, False)
+    lifeline = _take_stdin()
+    length = int.from_bytes(_read_exactly(lifeline, LENGTH_BYTES), "big")
+    request = _read_exactly(lifeline, length)
+    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
+    encoded = msgspec.msgpack.encode(_work(module, request))
+    with os.fdopen(answer_fd, "wb") as pipe:
+        pipe.write(len(encoded).to_bytes(LENGTH_BYTES, "big"))
+        pipe.write(encoded)
+
+
+def _work(module: str, request: bytes) -> Answer | Failure:
     try:
-        message = Answer(importlib.import_module(module).main(request))
+        return Answer(importlib.import_module(module).main(request))
     except DoorstepError as error:
-        message = Failure(error.kind, error.code, error.message, error.hint)
+        return Failure(error.kind, error.code, error.message, error.hint)
     except Exception as error:  # noqa: BLE001  the edge of a process: whatever the model raised
         import traceback
 
         traceback.print_exc()
         text = f"{type(error).__name__}: {error}"[:500]
-        message = Failure(errors.RefusedError.kind, "child-failed", f"{module}: {text}", "")
-    with os.fdopen(write_fd, "wb") as pipe:
-        pipe.write(msgspec.msgpack.encode(message))
+        return Failure(errors.RefusedError.kind, "child-failed", f"{module}: {text}", "")
+
+
+def _take_stdin() -> int:
+    """Our end of the lifeline; model code that reads standard input finds it empty."""
+    lifeline = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return lifeline
+
+
+def _read_exactly(fd: int, length: int) -> bytes:
+    parts = []
+    while length > 0:
+        part = os.read(fd, min(length, CHUNK_BYTES))
+        if not part:
+            _end_group()
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def _end_with_parent(lifeline: int) -> None:
+    while os.read(lifeline, 1):
+        pass
+    _end_group()
+
+
+def _end_group() -> None:
+    """End this process and what it started; the group is ours if `run_child` made it."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _limit_time(timeout_s: float) -> None:
+    """The kernel ends us, even in native code that never lets another thread run."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
 
 
 def _limit_memory(memory_mb: int) -> None:

@@ -16,13 +16,12 @@ venv: $(STAMP)
 
 # uv when it is there (seconds), else pip (minutes). The dev group has the extras that tests need.
 $(STAMP): pyproject.toml
-	@if command -v uv >/dev/null 2>&1; then \
-	  test -x $(BIN)/python || uv venv --quiet --python "$$(command -v $(PYTHON))" .venv; \
-	  uv pip install --quiet --python $(BIN)/python -e . --group dev; \
-	else \
-	  test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
-	  $(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"; \
-	  $(BIN)/python -m pip install --quiet -e . --group dev; \
+	@if command -v uv >/dev/null 2>&1 \
+	  && { test -x $(BIN)/python || uv venv --quiet --python "$$(command -v $(PYTHON))" .venv; } \
+	  && uv pip install --quiet --python $(BIN)/python -e . --group dev; then :; else \
+	  test -x $(BIN)/pip || $(PYTHON) -m venv .venv; \
+	  $(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" \
+	  && $(BIN)/python -m pip install --quiet -e . --group dev; \
 	fi
 	@touch $(STAMP)
 

@@ -18,6 +18,8 @@ from doorstep.serve.limits import BACKOFF_S, STEADY_S
 LOG_BYTES_MAX = 4 * 1024 * 1024
 LOG_TAIL_BYTES = 2000
 LAST_WORDS_CHARS_MAX = 300
+STOP_S = 5.0
+"""A child that was asked to end is killed after this."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ChildKind = Literal["front", "engine", "shadow", "compactor"]
 
@@ -45,18 +47,26 @@ class Child:
         self._pause_s = 0.0
         self._next_start_s = 0.0
         self._started_s = 0.0
+        self._kill_s = 0.0
 
     @property
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
     @property
+    def stopping(self) -> bool:
+        return self._kill_s > 0
+
+    @property
     def pid(self) -> int:
-        return self.process.pid if self.process else 0
+        """0 while it does not run."""
+        return self.process.pid if self.process and self.running else 0
 
     def keep(self, fds: Sequence[int] = (), argv: Sequence[str] | None = None) -> bool:
         """Start it if it is not running and its pause is over. Answers whether it was started."""
         now = time.monotonic()
+        if self._kill_s:
+            self.stop()
         self.reap()
         if self.process is not None or now < self._next_start_s:
             return False
@@ -64,7 +74,7 @@ class Child:
         self._started_s = now
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *(argv or self.argv)],
+                [sys.executable, "-P", *(argv or self.argv)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -81,7 +91,7 @@ class Child:
         if process is None or code is None:
             self._bound_log()
             return None
-        self.process = None
+        self.process, self._kill_s = None, 0.0
         if process.stdin:
             process.stdin.close()
         self._plan_restart()
@@ -93,7 +103,20 @@ class Child:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
 
-    def stop(self, timeout_s: float = 5.0) -> None:
+    def stop(self, grace_s: float = STOP_S) -> bool:
+        """Ask it to end, and kill it in a later call, once `grace_s` is over; never waits. Answers
+        whether it has ended."""
+        now = time.monotonic()
+        if self.process is None or self.reap() is not None:
+            return True
+        if not self._kill_s:
+            self._kill_s = now + grace_s
+            self.process.terminate()
+        elif now >= self._kill_s:
+            self.process.kill()
+        return False
+
+    def end(self, timeout_s: float = STOP_S) -> None:
         """Ask it to end, wait, then kill it."""
         if self.process is None:
             return
@@ -104,7 +127,7 @@ class Child:
             self.process.kill()
             self.process.wait()
         self.hang_up()
-        self.process = None
+        self.process, self._kill_s = None, 0.0
 
     def last_words(self) -> str:
         """The last line of its log."""

@@ -58,6 +58,7 @@ class Engines:
         self._folder = short_folder(state)
         self._logs = logs
         self._last = 0
+        self._leaving: list[Child] = []
         self.slots: dict[str, EngineSlot] = {}
 
     def want(self, services: Iterable[ServicePlan]) -> dict[str, str]:
@@ -83,19 +84,22 @@ class Engines:
             elif slot.unwanted_s is None:
                 slot.unwanted_s = now
             elif now - slot.unwanted_s > LEAVE_S:
-                slot.child.stop()
+                self._leaving.append(slot.child)
                 slot.path.unlink(missing_ok=True)
                 del self.slots[key]
                 continue
             slot.keep()
+        self._leaving = [child for child in self._leaving if not child.stop()]
 
     @property
     def problems(self) -> list[str]:
         return [slot.problem for slot in self.slots.values() if slot.problem]
 
     def stop(self) -> None:
+        for child in self._leaving:
+            child.end()
         for slot in self.slots.values():
-            slot.child.stop()
+            slot.child.end()
             with contextlib.suppress(OSError):
                 slot.path.unlink(missing_ok=True)
 

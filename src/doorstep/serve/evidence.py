@@ -6,6 +6,8 @@ that a crash between the two counts nothing twice. It belongs to one boot of the
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import struct
 import time
 from collections import deque
@@ -84,7 +86,12 @@ class Evidence:
             except (OSError, ValueError):
                 continue
         if dead:
-            self._fold(dead)
+            try:
+                self._fold(dead)
+            except OSError:
+                for path in dead:
+                    with contextlib.suppress(OSError, ValueError):
+                        total.add(read_dead(path))
         total.add(Counts(cells=dict(self._base.cells), services=self._base.services))
         self._counts = total
         self._remember(now)
@@ -125,7 +132,9 @@ class Evidence:
             self._history.popleft()
 
     def _fold(self, dead: list[Path]) -> None:
-        base = Counts(cells=dict(self._base.cells), services=dict(self._base.services))
+        # A copy: what cannot be saved must not be counted, or it would be counted again.
+        old = copy.deepcopy(self._base)
+        base = Counts(cells=dict(old.cells), services=old.services)
         for path in dead:
             try:
                 base.add(read_dead(path))
@@ -133,14 +142,15 @@ class Evidence:
                 continue
         if self._recent:
             base.cells = {k: v for k, v in base.cells.items() if k.release in self._recent}
-        self._base = Base(
-            boot=self._base.boot,
-            kernel=self._base.kernel,
+        new = Base(
+            boot=old.boot,
+            kernel=old.kernel,
             folded=[path.name for path in dead],
             cells=list(base.cells.items()),
             services=base.services,
         )
-        self._save()
+        self._save(new)
+        self._base = new
         self.remove_folded()
 
     def remove_folded(self) -> None:
@@ -162,8 +172,8 @@ class Evidence:
         write_atomic(self._folder / BASE_FILE, msgspec.msgpack.encode(base))
         return base
 
-    def _save(self) -> None:
-        write_atomic(self._folder / BASE_FILE, msgspec.msgpack.encode(self._base))
+    def _save(self, base: Base) -> None:
+        write_atomic(self._folder / BASE_FILE, msgspec.msgpack.encode(base))
 
 
 def set_aside(nodes: Path, node: str, boot: str) -> None:

@@ -119,9 +119,12 @@ class FrontSlots:
                 self.current[at] = None
             if self.current[at] is None:
                 self._start(at, first)
-        for worker in [one for one in self.leaving if not one.child.running]:
-            worker.child.reap()
-            self.leaving.remove(worker)
+        for worker in list(self.leaving):
+            if worker.child.stopping:
+                worker.child.stop()
+            if not worker.child.running:
+                worker.child.reap()
+                self.leaving.remove(worker)
         return died
 
     def replace(self, at: int, first: list[Order]) -> tuple[FrontWorker | None, FrontWorker | None]:
@@ -143,7 +146,9 @@ class FrontSlots:
         old.child.starts = max(old.child.starts, failed.child.starts if failed else 0)
         self._children[at] = old.child
         if failed is not None:
+            failed.draining = True
             failed.child.stop()
+            self.leaving.append(failed)
 
     def tell_all(self, order: Apply | Lease) -> None:
         for worker in self.live + self.leaving:

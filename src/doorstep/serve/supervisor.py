@@ -163,9 +163,9 @@ class Supervisor:
         while any(one.child.running for one in everybody) and time.monotonic() < until:
             await asyncio.sleep(TICK_S)
         for worker in everybody:
-            worker.child.stop(0.5)
+            worker.child.end(0.5)
         for child in self._extras.values():
-            child.stop()
+            child.end()
         self.engines.stop()
         self._write_report(last=True)
 

@@ -49,8 +49,8 @@ class ReleasePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     shares: part of the units of each segment that is assigned to the challenger, 0..1; a segment
     that is not named has share 0. sample: part of the requests that the shadow scorer scores.
-    epoch: the evidence epoch that new requests belong to. warm_until: requests before it are
-    served but are not evidence (the first seconds of a step).
+    epoch: the evidence epoch that new requests belong to; the first seconds of a step have one of
+    their own.
     """
 
     id: str
@@ -59,7 +59,6 @@ class ReleasePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     epoch: int
     shares: dict[str, float] = {}
     sample: float = 0.0
-    warm_until: Instant = 0
     rehearsal: bool = False
 
 

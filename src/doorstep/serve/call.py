@@ -31,14 +31,26 @@ class Codec(Protocol):
     def refusal(self, code: str, message: str, hint: str, request: str, /) -> bytes: ...
 
 
+class Mark(msgspec.Struct):
+    """What a request's rows of one version and segment are to an evidence cell. units, bad: hashes
+    of all its units, and of those that went bad. ok: its version answered at least one row."""
+
+    cell: int
+    units: list[int]
+    flights: list[int]
+    bad: list[int] = []
+    ok: bool = False
+
+
 class Part(msgspec.Struct):
     """Rows of one call that have the same assigned version and segment.
 
     count, rows: how many, and their positions, None for all. version: whose turn it is now, None if
     there is nobody; assigned: the number of the one whose turn it was first. tried: version numbers
     that failed. answered: number of the version whose answer it is, CONSTANT or NOBODY. scores,
-    answers: per row of the part. status, error: of the assigned version. units: hashes, while it is
-    evidence.
+    answers: per row of the part. status, error: of the assigned version. mark: while it is
+    evidence; the pieces of a part that was divided share it. deadline_ns: of the version whose turn
+    it is, once that is fixed; 0 before.
     """
 
     call: Call
@@ -48,9 +60,8 @@ class Part(msgspec.Struct):
     assigned: int
     segment: str = REST
     challenger: bool = False
-    cell: int | None = None
-    flights: list[int] | None = None
-    units: list[int] = []
+    mark: Mark | None = None
+    deadline_ns: int = 0
     share: float = 0.0
     status: Status = Status.OK
     error: str = ""
@@ -79,7 +90,8 @@ class Call(msgspec.Struct):
     at its last byte; at: the wall clock then, microseconds UTC. extra: what only its codec reads.
     kind: live, or a rehearsal: the caller's own rows, kept out of quality and retraining.
     pinned: the version that the caller asked for by name; such a call is no evidence.
-    parts and calls know each other; `parts` is emptied when the call is over.
+    parts and calls know each other; `parts` is emptied when the call is over. is_answered: its
+    exchange was; is_over: it is counted too, and what is still said about it is not heard.
     """
 
     exchange: Exchange
@@ -95,6 +107,8 @@ class Call(msgspec.Struct):
     at: int = 0
     open: int = 0
     parts: list[Part] = []
+    is_answered: bool = False
+    is_over: bool = False
 
     @property
     def failed(self) -> Part | None:

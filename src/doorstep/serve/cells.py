@@ -145,14 +145,23 @@ class CellWriter:
         words[_HEADER + slot * _SLOT + _KEY + _IN_FLIGHT] += 1
         return flights
 
-    def end(self, slot: int, units: Iterable[int], flights: list[int], ok: bool) -> None:
-        """The request of `begin` was answered; ok: by the version it was assigned to."""
+    def end(
+        self,
+        slot: int,
+        units: Iterable[int],
+        flights: list[int],
+        ok: bool,
+        bad: Iterable[int] | None = None,
+    ) -> None:
+        """The request of `begin` was answered; ok: by the version it was assigned to, at least in
+        part. bad: the units that went bad, where that is not none (ok) or all (not ok)."""
         words, at = self._words, _HEADER + slot * _SLOT + _KEY
         words[at + _REQUESTS] += 1
         words[at + (_OK if ok else _BAD_COUNT)] += 1
         self._note(slot, units, _SEEN, _SEEN_COUNT, self._seen[slot])
-        if not ok:
-            self._note(slot, units, _BAD, _BAD_UNITS, self._bad[slot])
+        if bad is None:
+            bad = () if ok else units
+        self._note(slot, bad, _BAD, _BAD_UNITS, self._bad[slot])
         self.forget(slot, flights)
 
     def forget(self, slot: int, flights: list[int]) -> None:
@@ -242,13 +251,20 @@ def read_cells(path: Path) -> Counts:
 
 
 def read_dead(path: Path) -> Counts:
-    """As `read_cells`, of a process that died: what was in flight counts as errors of its arm."""
+    """As `read_cells`, of a process that died: what was in flight counts as errors of its arm.
+
+    Its end is one event, however many units waited for it: each cell gets one bad unit of it.
+    """
     counts = read_cells(path)
     keys = list(counts.cells)
+    blamed: set[int] = set()
     for slot, unit in _flights(path):
-        if slot < len(keys):
-            cell = counts.cells[keys[slot]]
-            _keep(cell.seen, [unit])
+        if slot >= len(keys):
+            continue
+        cell = counts.cells[keys[slot]]
+        _keep(cell.seen, [unit])
+        if slot not in blamed:
+            blamed.add(slot)
             _keep(cell.bad_units, [unit])
     for cell in counts.cells.values():
         cell.requests += cell.in_flight

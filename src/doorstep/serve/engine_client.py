@@ -2,6 +2,8 @@
 
 Everything asked is answered exactly once through its callback: with scores, or with the status of
 why not. A connection that ends fails what is in flight as DIED; it is made again by itself.
+What befalls the engine as a whole has a cause: all that fails within `CAUSE_S` of its beginning,
+without a reply in between, has the same one.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from doorstep.formats.batch import Batch
 from doorstep.serve.limits import ENGINE_PENDING_MAX, ENGINE_RECONNECT_S, ENGINE_SWEEP_S
 from doorstep.serve.wire import Ask, Frames, Reply, encode_frame
 
+CAUSE_S = 1.0
 Answered = Callable[[Status, list[list[float]], str], None]
 
 
@@ -37,6 +40,16 @@ class EngineClient(asyncio.Protocol):
         self._sweeping = False
         self._closed = False
         self._pause_s = ENGINE_RECONNECT_S[0]
+        self._replied = True
+        self._cause_ns = 0
+
+    @property
+    def cause(self) -> int:
+        """When that began for which requests fail now, by the monotonic clock."""
+        now = time.monotonic_ns()
+        if self._replied or now - self._cause_ns > CAUSE_S * 1e9:
+            self._replied, self._cause_ns = False, now
+        return self._cause_ns
 
     @property
     def connected(self) -> bool:
@@ -109,6 +122,7 @@ class EngineClient(asyncio.Protocol):
         if entry is None:
             return None
         _, rows, answered = entry
+        self._replied = True
         if reply.error:
             return answered(Status.FAILED, [], reply.error)
         if len(reply.scores) != rows * reply.columns * 8:

@@ -15,6 +15,7 @@ import time
 import traceback
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +24,7 @@ from doorstep.core.ids import hash_unit
 from doorstep.core.plan import REST
 from doorstep.core.record import Status
 from doorstep.formats.batch import Batch
-from doorstep.serve.call import CONSTANT, Call, Part
+from doorstep.serve.call import CONSTANT, Call, Mark, Part
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.limits import ENGINE_BATCH_ROWS_MAX, IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX
 from doorstep.serve.record import Recorder
@@ -36,6 +37,8 @@ _STATUS_CODES = {
     Status.DIED: (503, "unavailable", "the model's process ended while it had the request"),
     Status.UNAVAILABLE: (503, "unavailable", "no version of the service can answer now"),
 }
+_WHOLE = (Status.TIMED_OUT, Status.DIED, Status.UNAVAILABLE)
+"""What befalls a version as a whole, whatever the rows were."""
 _FAILED = (500, "model-failed", "the model could not answer this request")
 _RETRY = b"retry-after: 1\r\n"
 
@@ -63,6 +66,7 @@ class Path:
         self._arrived: list[Call] = []
         self._done: list[Call] = []
         self._scheduled = False
+        self._causes: dict[int, int] = {}
         self.in_flight = 0
         self.rows_in_flight = 0
 
@@ -105,19 +109,33 @@ class Path:
             traceback.print_exc()
             self._abandon(arrived)
 
-    def _abandon(self, arrived: list[Call]) -> None:
-        """Answer those that a mistake of ours has left without an answer."""
-        unanswered = {id(call): call for call in arrived if call.parts or not call.at}
-        for call in unanswered.values():
-            self.in_flight -= 1
-            self.rows_in_flight -= call.parsed.count
-            for part in call.parts:
-                if part.cell is not None and part.flights is not None:
-                    self._cells.forget(part.cell, part.flights)
+    def _abandon(self, calls: list[Call]) -> None:
+        """Answer those that a mistake of ours has left without an answer; what was collected for
+        the journal is not written."""
+        self._recorder.drop()
+        done, self._done = self._done, []
+        for call in [*calls, *done]:
+            if call.is_over:
+                continue
+            self._close(call)
+            for mark in _marks(call):
+                self._cells.forget(mark.cell, mark.flights)
             call.parts = []
+            if not call.is_answered:
+                self._excuse(call)
+
+    def _excuse(self, call: Call) -> None:
+        call.is_answered = True
+        try:
             body = call.codec.refusal("internal", "this is our fault; it was logged", "", call.id)
             call.exchange.respond(500, body)
-        self._done = [call for call in self._done if id(call) not in unanswered]
+        except Exception:  # noqa: BLE001  the next of them wants an answer too
+            traceback.print_exc()
+
+    def _close(self, call: Call) -> None:
+        call.is_over = True
+        self.in_flight -= 1
+        self.rows_in_flight -= call.parsed.count
 
     def _assign(self, call: Call) -> list[Part]:
         service = call.service
@@ -129,7 +147,7 @@ class Path:
             number = champion.number if champion else 0
             parts = [Part(call, call.parsed.count, None, champion, number)]
         else:
-            parts = _cut(call)
+            parts = call.parts = _cut(call)
             self._mark(call, parts)
         call.parts = parts
         call.open = len(parts)
@@ -139,17 +157,13 @@ class Path:
         """Mark the parts in flight in their evidence cells."""
         service = call.service
         release = service.release
-        if release is None or call.at < release.warm_until:
+        if release is None:
             return
-        units = call.parsed.units
         for part in parts:
-            part.cell = service.cell(part.segment, part.challenger)
-            if part.cell is None:
-                continue
-            rows = part.rows if part.rows is not None else range(call.parsed.count)
-            texts = {(units[at] if units else "") or call.id for at in rows}
-            part.units = [hash_unit("unit", text) for text in texts]
-            part.flights = self._cells.begin(part.cell, part.units)
+            cell = service.cell(part.segment, part.challenger)
+            if cell is not None:
+                units = _units(part)
+                part.mark = Mark(cell, units, self._cells.begin(cell, units))
 
     def _score(self, batches: dict[Version | None, list[Part]]) -> dict[Version | None, list[Part]]:
         """Have every batch scored. Answers the batches of those who fall back at once."""
@@ -202,16 +216,24 @@ class Path:
         def answered(status: Status, scores: list[list[float]], error: str) -> None:
             if not sent:
                 return self._settle(part, status, scores, error, again)
-            later: dict[Version | None, list[Part]] = {}
-            self._settle(part, status, scores, error, later)
-            while later:
-                later = self._score(later)
-            if self._done:
-                self._schedule()
+            try:
+                self._go_on(part, status, scores, error)
+            except Exception:  # noqa: BLE001  a mistake of ours must not leave callers waiting
+                traceback.print_exc()
+                self._abandon([part.call])
             return None
 
         version.engine.ask(_batch(version, [part]), _deadline_ns(part), answered)
         sent = True
+
+    def _go_on(self, part: Part, status: Status, scores: list[list[float]], error: str) -> None:
+        """An engine has answered, in a turn of its own."""
+        later: dict[Version | None, list[Part]] = {}
+        self._settle(part, status, scores, error, later)
+        while later:
+            later = self._score(later)
+        if self._done:
+            self._schedule()
 
     def _settle(
         self, part: Part, status: Status, scores: list[list[float]], error: str,
@@ -219,12 +241,20 @@ class Path:
     ) -> None:  # fmt: skip
         """One version has answered this part, or failed; then the next of the chain is asked."""
         version = part.version
+        if part.call.is_over:
+            return None
         if status is Status.OK and version is not None:
             if version.is_valid(scores, part.count):
                 return self._succeed(part, version, scores)
             status, error = Status.INVALID, "the scores are not finite numbers of the right shape"
+        if version is not None and status not in _WHOLE and _is_divisible(part):
+            again.setdefault(version, []).extend(_divide(part))
+            return None
         if part.tried is None:
             part.status, part.error, part.tried = status, error[:ERROR_CHARS_MAX], set()
+            if part.mark is not None:
+                part.mark.bad = part.mark.bad + self._blame(part, part.mark)
+        part.deadline_ns = 0
         part.tried.add(version.number if version else part.assigned)
         part.step, found = part.call.service.next_version(part.step, part.tried)
         if isinstance(found, Version):
@@ -234,6 +264,17 @@ class Path:
         if found is not None:
             part.answered, part.constant = CONSTANT, found
         return self._finish(part)
+
+    def _blame(self, part: Part, mark: Mark) -> list[int]:
+        """The units that go bad with this part: one for each cause, not for each row that it hit,
+        because units that fail together say no more than one."""
+        engine = part.version.engine if part.version is not None else None
+        if part.status in _WHOLE and engine is not None:
+            cause = engine.cause
+            if self._causes.get(mark.cell) == cause:
+                return []
+            self._causes[mark.cell] = cause
+        return _units(part)[:1]
 
     def _succeed(self, part: Part, version: Version, scores: list[list[float]]) -> None:
         part.answered, part.scores = version.number, scores
@@ -260,21 +301,32 @@ class Path:
         except (OSError, OverloadedError) as error:
             self._recorder.drop()
             self._refuse(done, error)
+        except Exception:  # noqa: BLE001  a mistake of ours must not leave callers waiting
+            traceback.print_exc()
+            return self._abandon(done)
         else:
             self._troubles.tell("journal", "")
-            for call in done:
-                self._answer(call)
         for call in done:
-            self._count(call, now)
+            try:
+                if not call.is_answered:
+                    self._answer(call)
+                self._count(call, now)
+            except Exception:  # noqa: BLE001  as above; the others' records are written
+                traceback.print_exc()
+                self._abandon([call])
+        return None
 
     def _answer(self, call: Call) -> None:
         failed = call.failed
         if failed is None:
             headers = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {call.versions}\r\n"
-            return call.exchange.respond(200, call.codec.answer(call), headers.encode())
+            answer = call.codec.answer(call)
+            call.is_answered = True
+            return call.exchange.respond(200, answer, headers.encode())
         status, code, message = _STATUS_CODES.get(failed.status, _FAILED)
         body = call.codec.refusal(code, message, "", call.id)
         said = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {failed.assigned}\r\n"
+        call.is_answered = True
         return call.exchange.respond(
             status, body, said.encode() + (_RETRY if status == 503 else b"")
         )
@@ -289,19 +341,64 @@ class Path:
                 "journal-unavailable", "the answer could not be recorded", "try again", call.id
             )
             headers = f"doorstep-request-id: {call.id}\r\n".encode()
+            call.is_answered = True
             call.exchange.respond(503, body, headers + _RETRY)
 
     def _count(self, call: Call, now: int) -> None:
-        self.in_flight -= 1
-        self.rows_in_flight -= call.parsed.count
+        self._close(call)
         error = False
         for part in call.parts:
             error = error or part.answered < 0
-            if part.cell is not None and part.flights is not None:
-                ok = part.status is Status.OK
-                self._cells.end(part.cell, part.units, part.flights, ok)
+            if part.mark is not None and part.status is Status.OK:
+                part.mark.ok = True
+        for mark in _marks(call):
+            self._cells.end(mark.cell, mark.units, mark.flights, mark.ok, mark.bad)
         self._cells.count(call.service.name, (now - call.began_ns) // 1000, error=error)
         call.parts = []
+
+
+def _marks(call: Call) -> list[Mark]:
+    """What the call is marked as in evidence cells: each once, however it was divided."""
+    marks = [part.mark for part in call.parts if part.mark is not None]
+    return marks if len(marks) < 2 else list({id(mark): mark for mark in marks}.values())
+
+
+def _units(part: Part) -> list[int]:
+    """The hashes of the units whose rows these are."""
+    call = part.call
+    units = call.parsed.units
+    if units is None:
+        return [hash_unit("unit", call.id)]
+    rows = part.rows if part.rows is not None else range(part.count)
+    return [hash_unit("unit", one) for one in dict.fromkeys(units[at] or call.id for at in rows)]
+
+
+def _is_divisible(part: Part) -> bool:
+    """Whether it matters which of the rows fail, and there is time to find out."""
+    if part.count == 1:
+        return False
+    tried = {*(part.tried or ()), part.version.number if part.version else 0}
+    _, other = part.call.service.next_version(part.step, tried)
+    if other is None and part.mark is None:
+        return False
+    part.deadline_ns = _deadline_ns(part)
+    return time.monotonic_ns() < part.deadline_ns
+
+
+def _divide(part: Part) -> list[Part]:
+    """Two halves in place of a part that fails: a row that fails for itself is found by halving."""
+    call, middle = part.call, part.count // 2
+    rows = list(part.rows if part.rows is not None else range(part.count))
+    halves = [
+        msgspec.structs.replace(
+            part, count=len(mine), rows=mine, tried=set(part.tried) if part.tried else None
+        )
+        for mine in (rows[:middle], rows[middle:])
+    ]
+    at = next(at for at, one in enumerate(call.parts) if one is part)
+    call.parts[at : at + 1] = halves
+    call.open += 1
+    return halves
 
 
 def _is_finite(found: NDArray[np.float64], scores: list[list[float]]) -> bool:
@@ -364,6 +461,8 @@ def _chunks(parts: list[Part]) -> list[list[Part]]:
 def _deadline_ns(part: Part) -> int:
     """When this attempt must be over. While somebody can still answer instead, an attempt gets
     half of what is left of the request's time, so that the other has the rest."""
+    if part.deadline_ns:
+        return part.deadline_ns
     service = part.call.service
     last = part.call.began_ns + service.timeout_ns
     tried = {*(part.tried or ()), part.version.number if part.version else 0}

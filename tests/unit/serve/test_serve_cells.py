@@ -52,7 +52,8 @@ def test_what_was_in_flight_in_a_dead_process_is_an_error_of_its_arm(path: Path)
     assert not has_writer(path)
     cell = read_dead(path).cells[KEY]
     assert (cell.requests, cell.ok, cell.bad, cell.in_flight) == (2, 1, 1, 0)
-    assert set(cell.bad_units) == {1, 2**64 - 1}
+    assert len(cell.bad_units) == 1, "one end is one event, however many units waited"
+    assert set(cell.bad_units) <= {1, 2**64 - 1}
     assert set(cell.seen) == {1, 3, 2**64 - 1}
 
 

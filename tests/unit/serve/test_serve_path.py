@@ -275,13 +275,6 @@ def test_without_the_lease_the_champion_has_everybody_and_nothing_is_evidence(
     assert world.records()[0].share == 0.0
 
 
-def test_requests_before_warm_until_are_served_and_are_no_evidence(tmp_path: Path) -> None:
-    asked = plan(1, 2, release=release(1.0, warm_until=2**62))
-    world = World(tmp_path, asked, {1: Scorer(1), 2: Scorer(2)})
-    assert world.ask({"x": 1})[0].answer["version"] == 2
-    assert world.cell("challenger") is None
-
-
 def test_when_the_journal_cannot_be_written_nobody_is_answered(tmp_path: Path) -> None:
     world = World(tmp_path, plan(1), {1: Scorer(1)})
     world.ask({"x": 1})
@@ -319,3 +312,127 @@ def test_inputs_that_should_not_be_kept_are_not_in_the_journal(tmp_path: Path, r
     assert np.isnan(matrix[0])
     assert matrix[1] == 1.0
     assert group.rows[0].texts == (None, None)
+
+
+def test_one_row_that_raises_is_one_bad_unit_and_the_others_are_answered(tmp_path: Path) -> None:
+    asked = plan(1, 2, release=release(0.5), unit="customer")
+    world = World(tmp_path, asked, {1: Scorer(1, ValueError("x")), 2: Scorer(2, ValueError("x"))})
+    mine = [f"c{at}" for at in range(100) if is_challengers("r", f"c{at}", 0.5)]
+    rows = [{"x": -1 if f"c{at}" == mine[5] else 1, "customer": f"c{at}"} for at in range(100)]
+    (found,) = world.ask({"rows": rows})
+    assert found.status == 500, "nobody can answer the one row"
+    cell = world.cell("challenger")
+    assert (cell.requests, cell.ok, len(cell.seen), len(cell.bad_units)) == (1, 1, len(mine), 1)
+    assert (world.cell("champion").requests, len(world.cell("champion").bad_units)) == (1, 0)
+
+
+@pytest.mark.parametrize("misbehave", [ValueError("x"), "not finite"])
+def test_only_the_rows_that_fail_fall_back(tmp_path: Path, misbehave: Any) -> None:
+    class Odd(Scorer):
+        def score(self, batch: Batch) -> np.ndarray:
+            if isinstance(self.misbehave, Exception):
+                return super().score(batch)
+            return np.where(batch.numbers[:, :1] < 0, np.nan, self.score_of)
+
+    asked = plan(1, 2, release=release(1.0), unit="customer")
+    world = World(tmp_path, asked, {1: Scorer(1), 2: Odd(2, misbehave)})
+    rows = [{"x": -1 if at in (3, 4, 8) else 1, "customer": f"c{at}"} for at in range(11)]
+    (found,) = world.ask({"rows": rows})
+    values = [one["value"] for one in found.answer["predictions"]]
+    assert values == [1 if at in (3, 4, 8) else 2 for at in range(11)]
+    by_row = sorted(world.records(), key=lambda one: one.row)
+    assert [one.row for one in by_row if one.status != Status.OK] == [3, 4, 8]
+    assert len(world.cell("challenger").bad_units) == 3
+
+
+class Engine:
+    """Answers all that it was asked in one later turn, with one status."""
+
+    connected = True
+
+    def __init__(self, status: Status) -> None:
+        self.status, self.cause, self.asked = status, 1, []
+
+    def ask(self, batch: Batch, _deadline: int, answered: Any) -> None:
+        loop = asyncio.get_running_loop()
+        fine = self.status is Status.OK
+        scores = [[2.0]] * batch.rows if fine else []
+        loop.call_soon(answered, self.status, scores, "" if fine else "died")
+
+
+class EngineWorld(World):
+    """The challenger, or the only version, is in an engine."""
+
+    engine = Engine(Status.DIED)
+
+    def service(self) -> Service:
+        found = super().service()
+        version = found.versions[max(found.versions)]
+        version.scorer, version.engine = None, self.engine
+        return found
+
+
+@pytest.mark.parametrize("status", [Status.DIED, Status.TIMED_OUT])
+def test_one_cause_books_one_bad_unit_however_many_requests_it_hits(
+    tmp_path: Path, status: Status
+) -> None:
+    asked = plan(1, 2, release=release(1.0), unit="customer")
+    world = EngineWorld(tmp_path, asked, {1: Scorer(1), 2: Scorer(2)})
+    world.engine = Engine(status)
+    bodies = [
+        {"rows": [{"x": 1, "customer": f"c{call}-{at}"} for at in range(3)]} for call in range(4)
+    ]
+    assert [one.answer["fallback"] for one in world.ask(*bodies)] == ["champion"] * 4
+    cell = world.cell("challenger")
+    assert (cell.requests, cell.bad, len(cell.seen), len(cell.bad_units)) == (4, 4, 12, 1)
+
+
+def test_a_mistake_of_ours_in_recording_leaves_nobody_waiting_and_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, plan(1), {1: Scorer(1)})
+    real, added = world.recorder.add, []
+
+    def add(call: Any, latency_us: int) -> None:
+        added.append(call)
+        if len(added) == 2:
+            raise ValueError("a mistake of ours")
+        real(call, latency_us)
+
+    monkeypatch.setattr(world.recorder, "add", add)
+    assert [one.status for one in world.ask({"x": 1}, {"x": 2}, {"x": 3})] == [500] * 3
+    assert (world.path.in_flight, world.path.rows_in_flight, world.records()) == (0, 0, [])
+    assert [one.status for one in world.ask({"x": 4})] == [200]
+    assert len(world.records()) == 1
+
+
+@pytest.mark.parametrize("where", ["begin", "end", "count"])
+def test_a_mistake_of_ours_in_counting_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    world = World(tmp_path, plan(1, 2, release=release(1.0)), {1: Scorer(1), 2: Scorer(2)})
+
+    def mistake(*_: Any, **__: Any) -> None:
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(world.cells, where, mistake)
+    expected = 500 if where == "begin" else 200
+    assert [one.status for one in world.ask({"x": 1}, {"x": 2})] == [expected] * 2
+    assert (world.path.in_flight, world.path.rows_in_flight) == (0, 0)
+
+
+def test_a_mistake_of_ours_after_an_engine_has_answered_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = EngineWorld(tmp_path, plan(1), {1: Scorer(1)})
+    world.engine = Engine(Status.OK)
+
+    def mistake(*_: Any) -> None:
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(world.recorder, "add", mistake)
+    assert [one.status for one in world.ask({"x": 1}, {"x": 2})] == [500] * 2
+    assert world.path.in_flight == 0
+    monkeypatch.setattr(PredictPath, "_settle", mistake)
+    assert [one.status for one in world.ask({"x": 1}, {"x": 2})] == [500] * 2
+    assert world.path.in_flight == 0

@@ -181,8 +181,8 @@ def _default(one: Any) -> str:
 
 def errors_page() -> str:
     """Raises: ValueError if a code has no sentence, or a sentence no code."""
-    from doorstep.api.app import STATUS
     from doorstep.cli.main import EXIT_CODES
+    from doorstep.kernel.http_status import STATUS
 
     found = sorted(set(find_errors(SOURCE)))
     sentences = tomllib.loads(SENTENCES.read_text(encoding="utf-8"))

@@ -1,15 +1,16 @@
 """The control plane over HTTP: every operation as `POST /api/v1/noun/verb`, uploads, the console.
 
 Bodies are decoded by strict msgspec, not by the framework, whose decoding is lenient. Every route
-but `/healthz`, `/readyz`, `/sign-in` and the console's static files needs the local token or a
-session; a test walks all routes and asserts it.
+but `/healthz`, `/readyz`, `/sign-in`, the OpenAPI document and the console's static files needs
+the local token or a session; a test walks all routes and asserts it. Refusals are JSON; a browser
+that asks for anything but the API is told by a page.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 from anyio import to_thread
@@ -23,29 +24,22 @@ from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Sen
 
 from doorstep.api.bodies import decode_body
 from doorstep.api.openapi import openapi, path_of
-from doorstep.api.sessions import COOKIE, Sessions
-from doorstep.api.turns import Turns
+from doorstep.api.sessions import Sessions
 from doorstep.core.errors import DoorstepError, NotFoundError
 from doorstep.core.ids import new_id, parse_digest
 from doorstep.core.operation import Operation
+from doorstep.kernel.http_status import headers_of, status_of
+from doorstep.kernel.turns import Turns
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 UPLOAD_BYTES_MAX = 8 * 1024**3
 SAID_CHARS_MAX = 8_000
 """Of what an error says: it may repeat what was sent."""
-STATUS = {
-    "usage": 400,
-    "sign-in": 401,
-    "forbidden": 403,
-    "not-found": 404,
-    "refused": 409,
-    "input": 422,
-    "overloaded": 429,
-    "missing-extra": 501,
-    "unreachable": 503,
-    "waited": 504,
-}
 _log = logging.getLogger("doorstep.api")
+
+AnyRequest: TypeAlias = Request[Any, Any, Any]
+Refuser: TypeAlias = Callable[[AnyRequest, Any], Response[Any]]
+"""What answers an exception."""
 
 
 class Control(Protocol):
@@ -69,9 +63,12 @@ def build_app(
     sessions: Sessions,
     hosts: frozenset[str],
     pages: Sequence[ControllerRouterHandler],
+    shown: Mapping[int | type[Exception], Refuser],
 ) -> Litestar:
     """hosts: the Host header values that are answered (a page of another site that resolves its
-    name to this machine is not). pages: the console's handlers."""
+    name to this machine is not). pages: the console's handlers. shown: how a browser is told of
+    a DoorstepError and of an HTTPException; everything else is told in JSON."""
+    refuse = _by_reader(_refuse, shown[DoorstepError])
     routes: list[Any] = [_operation_route(control, sessions, one) for one in _table(control)]
     routes += [
         _upload_route(control, sessions),
@@ -85,9 +82,9 @@ def build_app(
         route_handlers=routes,
         middleware=[DefineMiddleware(HostGuard, hosts=hosts)],
         exception_handlers={
-            DoorstepError: _refuse,
-            HTTPException: _http_error,
-            Exception: _our_fault,
+            DoorstepError: refuse,
+            HTTPException: _by_reader(_http_error, shown[HTTPException]),
+            Exception: lambda request, error: refuse(request, _our_fault(error)),
         },
         request_max_body_size=BODY_BYTES_MAX,
         openapi_config=None,
@@ -103,7 +100,7 @@ def _operation_route(control: Control, sessions: Sessions, one: Operation) -> HT
     decoder = msgspec.json.Decoder(one.input, strict=True)
     turns = Turns(one.name)
 
-    async def answer(request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def answer(request: AnyRequest) -> Response[bytes]:
         sessions.require_token(request.headers.get("authorization"))
         asked = decode_body(decoder, await request.body() or b"{}", one.name)
         found = await turns.take(lambda: control.ask(one.name, asked, by="local"))
@@ -115,7 +112,7 @@ def _operation_route(control: Control, sessions: Sessions, one: Operation) -> HT
 
 def _upload_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
     @put("/api/v1/blobs/{digest:str}", request_max_body_size=UPLOAD_BYTES_MAX)
-    async def put_blob(request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def put_blob(request: AnyRequest) -> Response[bytes]:
         sessions.require_token(request.headers.get("authorization"))
         digest = parse_digest(request.path_params["digest"])
         spool = _Spool()
@@ -151,7 +148,7 @@ class _Spool:
 
 def _export_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
     @get("/api/v1/ledger/export")
-    async def export_ledger(request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def export_ledger(request: AnyRequest) -> Response[bytes]:
         sessions.require_token(request.headers.get("authorization"))
         found = await to_thread.run_sync(control.export_ledger)
         return Response(found, media_type="application/x-ndjson")
@@ -161,7 +158,7 @@ def _export_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
 
 def _invite_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
     @post("/api/v1/session/invite", status_code=200)
-    async def invite(request: Request[Any, Any, Any]) -> dict[str, str]:
+    async def invite(request: AnyRequest) -> dict[str, str]:
         sessions.require_token(request.headers.get("authorization"))
         return {"url": f"{control.addresses['console']}/sign-in?code={sessions.invite()}"}
 
@@ -191,10 +188,10 @@ def _open_routes(control: Control, sessions: Sessions) -> list[HTTPRouteHandler]
         )
 
     @get("/sign-in", opt={"open": True})
-    async def sign_in(request: Request[Any, Any, Any]) -> Redirect:
+    async def sign_in(request: AnyRequest) -> Redirect:
         session = sessions.accept(request.query_params.get("code", ""))
         answer = Redirect("/")
-        answer.set_cookie(COOKIE, session, httponly=True, samesite="strict", path="/")
+        answer.set_cookie(sessions.cookie, session, httponly=True, samesite="strict", path="/")
         return answer
 
     return [healthz, readyz, sign_in]
@@ -221,28 +218,38 @@ class HostGuard:
         await self._app(scope, receive, send)
 
 
-def _refuse(_: Request[Any, Any, Any], error: DoorstepError) -> Response[dict[str, Any]]:
-    headers = {"Retry-After": "1"} if error.kind in ("overloaded", "unreachable") else {}
-    return Response(_body(error), status_code=STATUS.get(error.kind, 409), headers=headers)
+def _by_reader(said: Refuser, shown: Refuser) -> Refuser:
+    """`shown` to a browser outside of the API, `said` to everybody else."""
+
+    def answer(request: AnyRequest, error: Any) -> Response[Any]:
+        is_page = not request.url.path.startswith("/api/")
+        is_browser = is_page and "text/html" in request.headers.get("accept", "")
+        return (shown if is_browser else said)(request, error)
+
+    return answer
 
 
-def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
+def _refuse(_: AnyRequest, error: DoorstepError) -> Response[dict[str, Any]]:
+    status = status_of(error.kind)
+    return Response(_body(error), status_code=status, headers=headers_of(error.kind))
+
+
+def _http_error(_: AnyRequest, error: HTTPException) -> Response[dict[str, Any]]:
     codes = {404: "no-route", 405: "wrong-method", 413: "too-large"}
     code = codes.get(error.status_code, "bad-request")
     said = DoorstepError(code, str(error.detail))
     return Response(_body(said), status_code=error.status_code)
 
 
-def _our_fault(_: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+def _our_fault(error: Exception) -> DoorstepError:
     # Internals stay in the log; the caller gets an id to ask about.
     incident = new_id().hex
     _log.exception("internal error %s", incident, exc_info=error)
-    said = DoorstepError(
+    return DoorstepError(
         "internal-error",
         f"a fault of Doorstep's, noted in its log under {incident}",
         "doorstep doctor",
     )
-    return Response(_body(said), status_code=500)
 
 
 def _body(error: DoorstepError) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import secrets
 import threading
 from collections import OrderedDict
 
-from doorstep.core.errors import ForbiddenError, SignInError
+from doorstep.core.errors import SignInError
+from doorstep.core.ids import digest_of
 from doorstep.core.instant import Clock
 
-COOKIE = "doorstep_session"
 INVITATION_S = 600.0
 SESSION_S = 12 * 3600.0
 INVITATIONS_MAX = 100
@@ -23,9 +23,14 @@ SESSIONS_MAX = 200
 
 
 class Sessions:
-    """Invitations and sessions of one control plane, bounded in number and age."""
+    """Invitations and sessions of one control plane, bounded in number and age.
 
-    def __init__(self, token: str, clock: Clock) -> None:
+    home: its id. cookie: the name of the session's cookie; it names the home, since browsers send
+    a cookie to every port of a host, and two homes would sign each other out.
+    """
+
+    def __init__(self, token: str, clock: Clock, home: str) -> None:
+        self.cookie = f"doorstep_session_{digest_of(home.encode())[:12]}"
         self._token = token
         self._clock = clock
         self._secret = secrets.token_bytes(32)
@@ -60,34 +65,28 @@ class Sessions:
         if scheme.lower() != "bearer" or not hmac.compare_digest(
             given.strip().encode(), self._token.encode()
         ):
-            raise not_signed_in()
+            raise SignInError(
+                "not-signed-in",
+                "this needs the local token",
+                "doorstep console signs a browser in; scripts read the token in the home's keys",
+            )
 
     def require_session(self, cookie: str | None) -> str:
         """Raises: SignInError (`not-signed-in`) unless the cookie is a live session."""
         with self._lock:
             made = self._sessions.get(cookie or "")
             if made is None or self._clock.monotonic_s() - made > SESSION_S:
-                raise not_signed_in()
+                raise SignInError(
+                    "not-signed-in",
+                    "this browser is not signed in, or not any more: a session ends after "
+                    "twelve hours, and with the server",
+                    "doorstep console",
+                )
         return cookie or ""
 
     def csrf(self, cookie: str) -> str:
         """The form token that belongs to a session."""
         return hmac.new(self._secret, cookie.encode(), hashlib.sha256).hexdigest()
-
-    def require_csrf(self, cookie: str, given: str | None) -> None:
-        """Raises: ForbiddenError (`bad-form`)."""
-        if not hmac.compare_digest(self.csrf(cookie).encode(), (given or "").encode()):
-            raise ForbiddenError(
-                "bad-form", "the form is not from this session", "reload the page, then try again"
-            )
-
-
-def not_signed_in() -> SignInError:
-    return SignInError(
-        "not-signed-in",
-        "this needs the local token or a signed-in browser",
-        "doorstep console prints a sign-in link; scripts read the token from the home's keys",
-    )
 
 
 def _add(kept: OrderedDict[str, float], key: str, now_s: float, most: int) -> None:

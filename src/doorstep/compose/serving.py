@@ -15,14 +15,15 @@ import uvicorn
 from litestar import Litestar, Request
 
 from doorstep.api.app import build_app
-from doorstep.api.sessions import COOKIE, Sessions
+from doorstep.api.sessions import Sessions
 from doorstep.compose.control import ControlPlane
 from doorstep.compose.loops import QUICK_S, SLOW_S, Loop, Quick, Slow
 from doorstep.compose.upkeep import ControlJournal, Uploads
-from doorstep.console.routes import console_routes
+from doorstep.console.routes import console_refusals, console_routes
 from doorstep.core.ids import new_id
 from doorstep.core.instant import SystemClock
 from doorstep.journal.ledgering import record_closed
+from doorstep.kernel.child import allow_children, end_children
 from doorstep.kernel.db import Database
 from doorstep.kernel.home import Home
 from doorstep.kernel.keys import load_token
@@ -59,7 +60,7 @@ class Serving:
         clock = SystemClock()
         self.control = ControlPlane(home, database, clock, table(), addresses, trust)
         self.control.challenger_lease_s = challenger_lease_s
-        self.sessions = Sessions(load_token(home.keys), clock)
+        self.sessions = Sessions(load_token(home.keys), clock, home.id)
         self._monitor_every_s = monitor_every_s
         self._journal = ControlJournal(self.control)
         self._loops: list[Loop] = []
@@ -73,6 +74,7 @@ class Serving:
         """Bring the database to this release's schema. Raises: RefusedError
         (`database-too-new`)."""
         upgrade(self.control.database)
+        allow_children()
 
     def start(self, bound: socket.socket) -> None:
         """Answer on the bound socket, and begin to look."""
@@ -115,10 +117,13 @@ class Serving:
 
         def session_csrf(request: Request[Any, Any, Any]) -> str:
             # Every page of the console asks for its form token, so this is also its guard.
-            return self.sessions.csrf(self.sessions.require_session(request.cookies.get(COOKIE)))
+            cookie = request.cookies.get(self.sessions.cookie)
+            return self.sessions.csrf(self.sessions.require_session(cookie))
 
-        pages = console_routes(ask, session_csrf, environment=self.control.home.environment)
-        return build_app(self.control, self.sessions, HOSTS, pages)
+        environment = self.control.home.environment
+        pages = console_routes(ask, session_csrf, environment=environment)
+        shown = console_refusals(environment)
+        return build_app(self.control, self.sessions, HOSTS, pages, shown)
 
     def is_ready(self) -> bool:
         started = self._server is not None and self._server.started
@@ -128,7 +133,9 @@ class Serving:
         return self.sessions.invite()
 
     def stop(self) -> None:
-        """Stop answering, stop the loops, give the lease back."""
+        """End what runs in children, stop answering, stop the loops, give the lease back."""
+        # First: a request or a loop that waits for a gate would keep this process for minutes.
+        end_children()
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join(STOP_S + 2)

@@ -23,6 +23,8 @@ from doorstep.console.render import Renderer
 from doorstep.core.errors import DoorstepError, ForbiddenError, NotFoundError, UsageError
 from doorstep.core.ids import digest_of
 from doorstep.core.instant import Clock, SystemClock
+from doorstep.kernel.http_status import headers_of, status_of
+from doorstep.kernel.turns import Turns
 from doorstep.release.surface import ChangeRelease, Release, Rollback
 
 FORM_BYTES_MAX = 16 * 1024
@@ -30,19 +32,7 @@ REASON_MAX = 500
 CHANGES = ("pause", "resume", "promote")
 FormData = Annotated[dict[str, str], Body(media_type=RequestEncodingType.URL_ENCODED)]
 AnyRequest = Request[Any, Any, Any]
-
-STATUS = {
-    "usage": 400,
-    "sign-in": 401,
-    "forbidden": 403,
-    "not-found": 404,
-    "refused": 409,
-    "input": 422,
-    "overloaded": 429,
-    "missing-extra": 501,
-    "unreachable": 503,
-    "waited": 504,
-}
+Refuser = Callable[[AnyRequest, Any], Response[Any]]
 
 # No inline script and no inline style anywhere: widths and colours are SVG attributes and classes.
 # Plotly keeps to it too: our stylesheet carries the id of its own and says `no-inline-styles`, and
@@ -88,7 +78,8 @@ def console_routes(
 ) -> list[Router]:
     """The console's routes, to be mounted at `/`.
 
-    ask: answers operations by name; it may block (handlers run in threads). csrf_token: the token
+    ask: answers operations by name; it may block (each page and each change has threads of its
+    own, so that slow pages keep no rollback waiting). csrf_token: the token
     of the request's session, asked before anything else, so it may refuse who is not signed in; a
     form must bring the same one. environment: shown on every page.
     """
@@ -115,7 +106,7 @@ def console_routes(
 
 def console_refusals(
     environment: str = "", clock: Clock | None = None
-) -> dict[int | type[Exception], Callable[[AnyRequest, Any], Response[Any]]]:
+) -> dict[int | type[Exception], Refuser]:
     """Exception handlers that answer with a page, for addresses that no route of ours has."""
     chrome = {"environment": environment, "assets": _asset_urls(_asset_files())}
     nobody = _Console(_ask_nothing, lambda _: "", Renderer(chrome), clock or SystemClock())
@@ -126,9 +117,7 @@ def _ask_nothing(name: str, given: Any) -> Any:  # noqa: ARG001
     raise NotFoundError("no-such-operation", f"{name} cannot be asked from an error page")
 
 
-def _refusals(
-    console: _Console,
-) -> dict[int | type[Exception], Callable[[AnyRequest, Any], Response[Any]]]:
+def _refusals(console: _Console) -> dict[int | type[Exception], Refuser]:
     # Litestar copies routers deeply, and a bound method with all that it holds: functions it keeps.
     return {
         DoorstepError: lambda request, error: console.refuse(error),  # noqa: ARG005
@@ -150,9 +139,11 @@ class _Console:
         self._clock = clock
 
     def page(self, path: str, maker: PageMaker) -> HTTPRouteHandler:
-        @get(path, sync_to_thread=True, name=f"console-{maker.__name__}")
-        def show(request: AnyRequest) -> Response[str]:
-            return self._show(request, maker)
+        turns = Turns(f"the page {path}")
+
+        @get(path, name=f"console-{maker.__name__}")
+        async def show(request: AnyRequest) -> Response[str]:
+            return await turns.take(lambda: self._show(request, maker))
 
         return show
 
@@ -167,20 +158,26 @@ class _Console:
         return _html(self._renderer.page(maker(self._ask, query), query), 200)
 
     def change(self, action: str) -> HTTPRouteHandler:
-        @post(f"/releases/{{release:str}}/{action}", sync_to_thread=True, status_code=303)
-        def change(request: AnyRequest, data: FormData) -> Redirect:
+        name = f"release.{action}"
+        turns = Turns(name)
+
+        @post(f"/releases/{{release:str}}/{action}", status_code=303)
+        async def change(request: AnyRequest, data: FormData) -> Redirect:
             why = self._reason(request, data)
             asked = ChangeRelease(release=request.path_params["release"], why=why)
-            return _see(answer(self._ask, f"release.{action}", asked, Release))
+            return _see(await turns.take(lambda: answer(self._ask, name, asked, Release)))
 
         return change
 
     def rollback(self) -> HTTPRouteHandler:
-        @post("/services/{service:str}/rollback", sync_to_thread=True, status_code=303)
-        def rollback(request: AnyRequest, data: FormData) -> Redirect:
+        name = "service.rollback"
+        turns = Turns(name)
+
+        @post("/services/{service:str}/rollback", status_code=303)
+        async def rollback(request: AnyRequest, data: FormData) -> Redirect:
             why = self._reason(request, data)
             asked = Rollback(service=request.path_params["service"], why=why)
-            return _see(answer(self._ask, "service.rollback", asked, Release))
+            return _see(await turns.take(lambda: answer(self._ask, name, asked, Release)))
 
         return rollback
 
@@ -215,8 +212,10 @@ class _Console:
         return search
 
     def refuse(self, error: DoorstepError) -> Response[str]:
-        status = STATUS.get(error.kind, 500)
-        return _html(self._renderer.error(error, status, self._clock.now()), status)
+        status = status_of(error.kind)
+        shown = _html(self._renderer.error(error, status, self._clock.now()), status)
+        shown.headers.update(headers_of(error.kind))
+        return shown
 
     def refuse_http(self, request: AnyRequest, error: HTTPException) -> Response[str]:
         missing = error.status_code == 404

@@ -8,26 +8,27 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from doorstep.api import turns
+from doorstep.kernel import turns
 
 
-class SlowGates:
-    """The control plane, whose gates take as long as the test wants."""
+class SlowOperation:
+    """The control plane, one operation of which takes as long as the test wants."""
 
-    def __init__(self, control) -> None:
+    def __init__(self, control, name: str) -> None:
         self._ask = control.ask
+        self._name = name
         self.begun = threading.Semaphore(0)
         self.go_on = threading.Event()
 
     def ask(self, name: str, asked: object, *, by: str):
-        if name == "gate.run":
+        if name == self._name:
             self.begun.release()
             assert self.go_on.wait(60)
         return self._ask(name, asked, by=by)
 
 
 def test_gates_that_take_long_keep_nobody_else_waiting(api, monkeypatch: pytest.MonkeyPatch):
-    slow = SlowGates(api.serving.control)
+    slow = SlowOperation(api.serving.control, "gate.run")
     monkeypatch.setattr(api.serving.control, "ask", slow.ask)
     monkeypatch.setattr(turns, "CALLS_WAITING_MAX", 2)
     asked = turns.CALLS_AT_ONCE + 6
@@ -42,3 +43,31 @@ def test_gates_that_take_long_keep_nobody_else_waiting(api, monkeypatch: pytest.
         statuses = sorted(one.result().status_code for one in calls)
     # 404: they were asked in the end, and there is no such version.
     assert statuses == [404] * (turns.CALLS_AT_ONCE + 2) + [429] * 4
+
+
+PREDICTION = "/predictions/0190a5b2-7c3d-7e4f-8a1b-2c3d4e5f6071.0"
+
+
+def test_slow_pages_keep_no_rollback_waiting(api, monkeypatch: pytest.MonkeyPatch):
+    slow = SlowOperation(api.serving.control, "prediction.show")
+    monkeypatch.setattr(api.serving.control, "ask", slow.ask)
+    monkeypatch.setattr(turns, "CALLS_WAITING_MAX", 2)
+    sessions = api.serving.sessions
+    cookie = sessions.accept(sessions.invite())
+    signed = {"cookie": f"{sessions.cookie}={cookie}"}
+    asked = turns.CALLS_AT_ONCE + 4
+    with ThreadPoolExecutor(asked) as pool:
+        pages = [pool.submit(api.client.get, PREDICTION, headers=signed) for _ in range(asked)]
+        for _ in range(turns.CALLS_AT_ONCE):
+            assert slow.begun.acquire(timeout=60)
+        for path in ("/", "/installation", "/ledger", "/services/loans"):
+            assert api.client.get(path, headers=signed).status_code == 200
+        form = {"csrf": sessions.csrf(cookie), "why": "because"}
+        sent = api.client.post("/services/loans/rollback", data=form, headers=signed)
+        # Understood at once; this service has nothing to roll back to.
+        assert sent.status_code == 409
+        while sum(one.done() for one in pages) < 2:
+            time.sleep(0.01)
+        slow.go_on.set()
+        statuses = sorted(one.result().status_code for one in pages)
+    assert statuses == [404] * (turns.CALLS_AT_ONCE + 2) + [429] * 2

@@ -77,7 +77,7 @@ def test_only_the_whole_token_is_let_in(api, header):
 
 def test_a_session_is_no_token(api):
     cookie = sign_in(api)
-    answer = api.client.post("/api/v1/service/list", headers=carrying(cookie))
+    answer = api.client.post("/api/v1/service/list", headers=carrying(api, cookie))
     assert answer.status_code == 401
 
 
@@ -85,15 +85,15 @@ def test_a_token_is_no_session(api):
     assert api.client.get("/", headers=api.signed).status_code == 401
 
 
-def carrying(cookie: str) -> dict[str, str]:
-    return {"cookie": f"doorstep_session={cookie}"}
+def carrying(api, cookie: str) -> dict[str, str]:
+    return {"cookie": f"{api.serving.sessions.cookie}={cookie}"}
 
 
 def sign_in(api) -> str:
     code = api.serving.invite()
     answer = api.client.get(f"/sign-in?code={code}", follow_redirects=False)
     assert answer.status_code in (301, 302, 303, 307)
-    cookie = answer.cookies["doorstep_session"]
+    cookie = answer.cookies[api.serving.sessions.cookie]
     api.client.cookies.clear()
     return cookie
 
@@ -103,9 +103,9 @@ def test_an_invitation_signs_one_browser_in_once(api):
     first = api.client.get(f"/sign-in?code={code}", follow_redirects=False)
     again = api.client.get(f"/sign-in?code={code}", follow_redirects=False)
     api.client.cookies.clear()
-    assert "doorstep_session" in first.cookies
+    assert api.serving.sessions.cookie in first.cookies
     assert again.status_code == 401
-    assert "doorstep_session" not in again.cookies
+    assert api.serving.sessions.cookie not in again.cookies
 
 
 def test_the_cookie_is_not_for_scripts_nor_for_other_sites(api):
@@ -117,9 +117,9 @@ def test_the_cookie_is_not_for_scripts_nor_for_other_sites(api):
 
 def test_the_console_is_shown_to_a_session_and_to_nobody_else(api):
     cookie = sign_in(api)
-    assert api.client.get("/", headers=carrying(cookie)).status_code == 200
+    assert api.client.get("/", headers=carrying(api, cookie)).status_code == 200
     assert api.client.get("/").status_code == 401
-    assert api.client.get("/", headers=carrying("x")).status_code == 401
+    assert api.client.get("/", headers=carrying(api, "x")).status_code == 401
 
 
 def test_a_form_needs_the_token_of_its_own_session(api):
@@ -130,7 +130,7 @@ def test_a_form_needs_the_token_of_its_own_session(api):
         answer = api.client.post(
             "/services/loans/rollback",
             data={"csrf": csrf, "why": "because"},
-            headers=carrying(mine),
+            headers=carrying(api, mine),
             follow_redirects=False,
         )
         statuses[csrf] = answer.status_code
@@ -168,3 +168,31 @@ def test_no_route_answers_another_origins_preflight_with_permission(api):
 def test_unknown_paths_and_methods_are_refused_without_a_fault(api):
     for method, path in (("GET", "/api/v1/nope"), ("GET", "/api/v1/service/list"), ("PATCH", "/")):
         assert api.client.request(method, path, headers=api.signed).status_code in (401, 404, 405)
+
+
+BROWSER = {"accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
+
+
+@pytest.mark.parametrize("path", ["/", "/services/loans", "/sign-in?code=used", "/sign-in"])
+def test_a_browser_that_is_not_signed_in_reads_the_next_command_on_a_page(api, path):
+    answer = api.client.get(path, headers=BROWSER)
+    assert answer.status_code == 401
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "doorstep console" in answer.text
+
+
+def test_a_browser_at_an_unknown_address_gets_a_page(api):
+    answer = api.client.get("/nope", headers=BROWSER)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"].startswith("text/html")
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json", ""])
+def test_scripts_are_refused_in_json(api, accept):
+    answer = api.client.get("/sign-in?code=used", headers={"accept": accept})
+    assert answer.json()["error"]["code"] == "bad-invitation"
+
+
+def test_the_api_refuses_in_json_whoever_asks(api):
+    for path in ("/api/v1/nope", "/api/v1/ledger/export"):
+        assert api.client.get(path, headers=BROWSER).json()["error"]["code"]

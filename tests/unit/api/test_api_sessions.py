@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from doorstep.api.sessions import INVITATION_S, INVITATIONS_MAX, SESSION_S, SESSIONS_MAX, Sessions
-from doorstep.core.errors import ForbiddenError, SignInError
+from doorstep.core.errors import SignInError
 
 
 class HandClock:
@@ -25,7 +27,7 @@ def clock() -> HandClock:
 
 @pytest.fixture
 def sessions(clock: HandClock) -> Sessions:
-    return Sessions("secret", clock)
+    return Sessions("secret", clock, "home")
 
 
 def test_an_invitation_lasts_ten_minutes(sessions: Sessions, clock: HandClock):
@@ -73,7 +75,11 @@ def test_invitations_and_sessions_are_bounded(sessions: Sessions):
 
 def test_the_form_token_belongs_to_its_session(sessions: Sessions):
     one, other = (sessions.accept(sessions.invite()) for _ in range(2))
-    sessions.require_csrf(one, sessions.csrf(one))
-    for given in (sessions.csrf(other), "", None, "é"):
-        with pytest.raises(ForbiddenError):
-            sessions.require_csrf(one, given)
+    assert sessions.csrf(one) == sessions.csrf(one)
+    assert sessions.csrf(one) != sessions.csrf(other)
+
+
+def test_the_cookie_of_a_home_is_not_that_of_another(clock: HandClock):
+    names = {Sessions("secret", clock, home).cookie for home in ("one", "two", "é; Path=/")}
+    assert len(names) == 3
+    assert all(re.fullmatch("doorstep_session_[0-9a-f]{12}", name) for name in names)

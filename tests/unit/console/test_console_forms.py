@@ -12,6 +12,7 @@ from litestar.testing import TestClient
 
 from doorstep.console import routes
 from doorstep.core import errors
+from doorstep.kernel.http_status import STATUS
 from doorstep.release.surface import ChangeRelease, Rollback
 from fakes.console import CSRF, FakeDoorstep, make_app
 from fakes.console_releases import RELEASE_BACK, RELEASE_STEP
@@ -115,7 +116,7 @@ def test_every_form_of_a_page_carries_the_token(desk: Desk) -> None:
 
 def test_every_kind_of_error_has_its_status() -> None:
     kinds = {one.kind for one in errors.DoorstepError.__subclasses__()}
-    assert kinds == set(routes.STATUS)
+    assert kinds == set(STATUS)
 
 
 def test_who_is_not_signed_in_is_told_so_before_anything_is_asked() -> None:
@@ -133,3 +134,11 @@ def test_who_is_not_signed_in_is_told_so_before_anything_is_asked() -> None:
         sent = client.post("/services/loans/rollback", data={"csrf": CSRF, "why": "because"})
         assert sent.status_code == 401
     assert fake.asked == []
+
+
+def test_a_first_version_has_nothing_to_roll_back_to_and_the_pages_say_so() -> None:
+    with TestClient(make_app(FakeDoorstep("empty"))) as client:
+        page = client.get(f"/releases/{RELEASE_STEP}").text
+        assert "There is nothing to roll back to" in page
+        assert "/rollback" not in page
+        assert "/rollback" not in client.get("/services/triage").text

@@ -59,6 +59,21 @@ def test_what_may_not_be_released_is_refused_and_changes_nothing(
     assert client.installation().ledger_size == size
 
 
+def test_a_verdict_of_gates_expires_with_the_gates_and_with_the_champion(
+    installation: RunningInstallation,
+):
+    here, client = installation, installation.client
+    here.register("expiring", release=LONG)
+    here.register("expiring", seed=2, release=LONG)
+    client.run_gates("expiring@2")
+    here.serve("expiring@1")
+    assert refusal(lambda: client.start_release("expiring@2")) == "gate-outdated"
+    client.run_gates("expiring@2")
+    here.register("expiring", seed=3, release=LONG, more='gates: {quality: ["auc >= 0.01"]}')
+    assert refusal(lambda: client.start_release("expiring@2")) == "gate-outdated"
+    assert here.serve("expiring@2").challenger == 2
+
+
 def test_a_release_is_paused_resumed_and_promoted_on_a_persons_word(
     installation: RunningInstallation,
 ):

@@ -125,7 +125,7 @@ class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True):
         Key(
             ListOf(Group(RetrainTrigger, short="finding"), most=10),
             "what starts a training",
-            "never by itself; doorstep retrain does",
+            "never by itself",
         ),
     ] = ()
     approve: Annotated[

@@ -120,7 +120,7 @@ def read_background(folder: Path, manifest: Manifest) -> Batch:
         raise InputError(
             "no-background",
             "the version has no background sample to compare with",
-            "doorstep register MODEL --train FILE",
+            "name data.train in the service file, then: doorstep register MODEL",
         )
     read_member(folder, manifest, BACKGROUND)
     texts = [field.name for field in manifest.contract.texts]
@@ -150,6 +150,9 @@ def _as_number(value: Value, field: Field) -> float:
 
 
 def _as_text(value: Value, field: Field) -> str | None:
+    """As the version saw it: an unseen category is missing where the contract says so."""
+    if isinstance(value, str) and field.unseen == "missing" and field.values:
+        return value if value in field.values else None
     if value is None or isinstance(value, str):
         return value
     raise InputError("bad-row", f"{field.name} is {value!r}, expected text")

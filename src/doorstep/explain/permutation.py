@@ -118,32 +118,8 @@ def check_additive(answer: Explanation) -> None:
             "not-additive",
             f"base and contributions give {total:.9g}, the score is {answer.score:.9g}: "
             "the model does not answer the same row the same way twice",
-            "doorstep gate SERVICE@N --only repeatability",
+            "doorstep gate SERVICE@N",
         )
-
-
-def importance(
-    score: ScoreColumn,
-    contract: Contract,
-    sample: Batch,
-    background: Batch,
-    *,
-    seed: int = 0,
-    pairs: int = 2,
-) -> dict[str, float]:
-    """Column -> mean |contribution| over the rows of `sample`, as a share of their sum (0..1).
-
-    All zero for a model that answers the same to everything. Raises: as explain_row.
-    """
-    sums = {field.name: 0.0 for field in contract.inputs}
-    for position in range(sample.rows):
-        answer = explain_row(
-            score, contract, take(sample, [position]), background, seed=seed, pairs=pairs
-        )
-        for one in answer.contributions:
-            sums[one.column] += abs(one.contribution)
-    total = math.fsum(sums.values())
-    return {name: value / total if total > 0 else 0.0 for name, value in sums.items()}
 
 
 def take(batch: Batch, positions: Sequence[int]) -> Batch:
@@ -270,7 +246,7 @@ def _thin(background: Batch, seed: int) -> Batch:
         raise InputError(
             "no-background",
             "there is no background row to compare with",
-            "doorstep register MODEL --train FILE",
+            "name data.train in the service file, then: doorstep register MODEL",
         )
     if background.rows <= BACKGROUND_ROWS_MAX:
         return background

@@ -91,7 +91,7 @@ def refusal_of(error: DBAPIError, said: str) -> DoorstepError:
         return InputError(
             "not-a-database",
             f"{said} cannot be read ({reason}); expected a SQLite database of Doorstep",
-            "doorstep restore, or choose another --home",
+            "put a copy of it back, or choose another --home",
         )
     return UnreachableError(
         "database-unreachable", f"the database {said} does not answer: {reason}", "doorstep doctor"

@@ -129,7 +129,7 @@ def _most_common(traffic: TrafficWindow) -> str:
 
 def _next(facts: ServiceFacts, promise: PromiseNow) -> str:
     if promise.kind == "quality":
-        return f"doorstep retrain {facts.service} --why"
+        return f"train on newer rows, then doorstep register MODEL; doorstep monitor {facts.service}"
     if facts.version is not None and facts.version > 1:
         return f"doorstep rollback {facts.service}"
     return f"doorstep status {facts.service}"

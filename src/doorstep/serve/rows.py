@@ -223,7 +223,7 @@ class RowReader:
             raise InputError(
                 "too-many-rows",
                 f"the request has {count} rows; expected at most {self._rows_max}",
-                "split it, or use: doorstep batch",
+                "split it",
             )
 
     def _default_context(self, context_type: type[msgspec.Struct]) -> Values | None:

@@ -14,7 +14,6 @@ from doorstep.explain.permutation import (
     EXACT_COLUMNS_MAX,
     check_additive,
     explain_row,
-    importance,
     take,
 )
 from doorstep.formats.batch import Batch
@@ -173,22 +172,6 @@ def test_a_large_background_is_thinned_the_same_way_each_time() -> None:
     first = explain_row(curved, contract_of(5), row, background, seed=3)
     assert first.background_rows == 100
     assert first == explain_row(curved, contract_of(5), row, background, seed=3)
-
-
-def test_importance_is_a_share_that_follows_the_effect() -> None:
-    weights = np.array([4.0, 1.0, 0.0])
-    found = importance(
-        lambda b: b.numbers @ weights, contract_of(3), rows_of(1, 20, 3), rows_of(2, 30, 3)
-    )
-    assert found["x0"] > found["x1"] > 0.01 > 1e-12 > found["x2"]
-    assert math.fsum(found.values()) == pytest.approx(1.0)
-
-
-def test_a_model_that_always_says_the_same_has_no_importances() -> None:
-    found = importance(
-        lambda b: np.ones(b.rows), contract_of(3), rows_of(1, 5, 3), rows_of(2, 5, 3)
-    )
-    assert set(found.values()) == {0.0}
 
 
 def test_taking_rows_keeps_numbers_and_texts_together() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import msgspec
 
 from doorstep.compose.up import Ready
 from doorstep.core.errors import DoorstepError, RefusedError, WaitedError
+from doorstep.core.ids import new_id
 from doorstep.kernel.home import open_home, resolve_home
 from doorstep.kernel.home_lock import holder_of
 from doorstep.kernel.server import read_announcement
@@ -23,7 +25,9 @@ START_S_MAX = 90.0
 """`up` itself gives up after 60 s and says why; this only bounds one that cannot even do that."""
 STOP_S_MAX = 40.0
 POLL_S = 0.05
-OUTPUT = "up.out"
+OUTPUT = "up-{}.out"
+"""One file for each attempt: two at once must not read each other's."""
+OUTPUT_KEPT_S = 3600.0
 OUTPUT_BYTES_MAX = 256 * 1024
 
 
@@ -44,8 +48,9 @@ def start_detached(settings: Settings, workers: int) -> Ready:
         environment=settings.environment,
         holds_database=not settings.database_url,
     )
-    output = home.run / OUTPUT
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    _sweep(home.run)
+    output = home.run / OUTPUT.format(new_id().hex)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as out:
         child = subprocess.Popen(
             command_of(settings, workers),
@@ -56,6 +61,14 @@ def start_detached(settings: Settings, workers: int) -> Ready:
             env=_environment(settings),
         )
     return _wait_ready(child, output)
+
+
+def _sweep(run: Path) -> None:
+    """Forget what attempts said that are over for long."""
+    for path in run.glob(OUTPUT.format("*")):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > OUTPUT_KEPT_S:
+                path.unlink()
 
 
 def refuse_second(home: Path) -> None:
@@ -105,7 +118,8 @@ def _wait_ready(child: subprocess.Popen[bytes], output: Path) -> Ready:
     while time.monotonic() < deadline:
         ended = child.poll()
         lines = _lines(output)
-        if (ready := find_ready(lines)) is not None:
+        ready = find_ready(lines)
+        if ready is not None and ready.pid == child.pid:
             return ready
         if ended is not None:
             raise find_error(lines) or RefusedError(
@@ -147,7 +161,8 @@ def find_error(lines: list[str]) -> DoorstepError | None:
 
 
 def stop(home: Path) -> int | None:
-    """Ask the `up` over this home to end, and wait until it has. None if there is none.
+    """Ask the `up` over this home to end, and wait until its process is gone and with it all that
+    it ran: it keeps its lock that long. None if there is none.
 
     Raises: WaitedError (`still-running`), RefusedError (`not-yours`).
     """

@@ -28,6 +28,7 @@ STEADY_S = 10.0
 """A supervisor that lived this long is started again after the shortest pause when it dies."""
 ORPHANS_S = 10.0
 """How long workers that just lost their supervisor may take to offer their socket."""
+LOG_BYTES_MAX = 10 * 1024 * 1024
 _PAUSE_S = 0.05
 _log = logging.getLogger("doorstep.up")
 
@@ -73,7 +74,7 @@ class Node:
 
     def __init__(self, home: Home, ports: NodePorts, workers: int) -> None:
         self._command = [
-            *(sys.executable, "-m", "doorstep.serve.node", "--home", str(home.path)),
+            *(sys.executable, "-P", "-m", "doorstep.serve.node", "--home", str(home.path)),
             *("--host", LOOPBACK, "--port", str(ports.data), "--health-port", str(ports.health)),
             *("--workers", str(workers), "--state", str(home.run / NODE_STATE), "--node", NODE),
         ]
@@ -90,7 +91,8 @@ class Node:
             )
 
     def revive(self) -> None:
-        """Start it again if it has died and its pause is over."""
+        """Start it again if it has died and its pause is over; keep its log short."""
+        self._bound_log()
         if self._process is None or self._process.poll() is None:
             return
         now_s = time.monotonic()
@@ -103,6 +105,11 @@ class Node:
         elif now_s >= self._again_s:
             self._again_s = 0.0
             self.start()
+
+    def _bound_log(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._log.stat().st_size > LOG_BYTES_MAX:
+                os.truncate(self._log, 0)
 
     def stop(self) -> None:
         """Drain it; end it if it takes too long."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import logging.handlers
 import os
 import signal
 import socket
@@ -33,6 +34,7 @@ from doorstep.kernel.trust import trust_folder
 
 READY_S = 60.0
 WATCH_S = 0.2
+LOG_BYTES_MAX = 10 * 1024 * 1024
 _log = logging.getLogger("doorstep.up")
 
 
@@ -62,7 +64,7 @@ def up(options: UpOptions, say_ready: Callable[[Ready], None]) -> None:
     """Run until SIGTERM or SIGINT; then drain the node and give the lease back.
 
     Raises: RefusedError (`home-in-use`, `port-in-use`, `home-*`, `database-*`), WaitedError
-    (`not-ready`).
+    (`not-ready`). The home stays locked until this process ends.
     """
     settings = options.settings
     url = settings.database_url
@@ -70,7 +72,9 @@ def up(options: UpOptions, say_ready: Callable[[Ready], None]) -> None:
         settings.home, create=True, environment=settings.environment, holds_database=not url
     )
     _log_to(home.run / "up.log")
-    with HomeLock(home), contextlib.ExitStack() as stack:
+    # Never left: the lock is free when this process is gone, threads and all, and not before.
+    HomeLock(home).__enter__()
+    with contextlib.ExitStack() as stack:
         stopping = _stop_on_signals()
         create_keys(home.keys, home.id)
         serving = port_of_orphans(home)
@@ -204,7 +208,7 @@ def _wait_ready(is_ready: Callable[[], bool], node: Node, stopping: threading.Ev
 
 
 def _log_to(path: Path) -> None:
-    handler = logging.FileHandler(path)
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=1)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger("doorstep")
     root.setLevel(logging.INFO)

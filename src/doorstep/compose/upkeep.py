@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from doorstep.compose.control import ControlPlane
 from doorstep.journal.operations import CONTROL_NODE, OutcomeWriter
@@ -17,6 +19,7 @@ COMPACT_S_MAX = 600.0
 UPLOADS_EVERY_S = 600.0
 UPLOAD_KEPT_S = 24 * 3600.0
 """An upload that broke off can be taken up again for a day."""
+LEFT_BUNDLES = (".incoming-*", ".broken-*")
 _log = logging.getLogger("doorstep.upkeep")
 
 
@@ -66,7 +69,7 @@ class ControlJournal:
     def _start(self, now_s: float) -> None:
         home = self._control.home
         command = [
-            *(sys.executable, "-m", "doorstep.journal.compactor", "--home", str(home.path)),
+            *(sys.executable, "-P", "-m", "doorstep.journal.compactor", "--home", str(home.path)),
             *("--node", CONTROL_NODE, "--once"),
         ]
         with (home.run / "compactor.log").open("wb") as log:
@@ -88,7 +91,8 @@ class ControlJournal:
 
 
 class Uploads:
-    """Forgets uploaded files of which no version was made within a day."""
+    """Forgets what nobody came back for within a day: uploaded files of which no version was made,
+    bundles that broke off half way, and damaged ones that were replaced."""
 
     def __init__(self, control: ControlPlane) -> None:
         self._control = control
@@ -99,7 +103,18 @@ class Uploads:
         if now_s - self._looked_s < UPLOADS_EVERY_S:
             return
         self._looked_s = now_s
-        for path in (self._control.home.path / UPLOADS).iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > UPLOAD_KEPT_S:
-                    path.unlink()
+        home = self._control.home
+        for path in (home.path / UPLOADS).iterdir():
+            if _is_old(path):
+                path.unlink(missing_ok=True)
+        for pattern in LEFT_BUNDLES:
+            for path in home.bundles.glob(pattern):
+                if _is_old(path):
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > UPLOAD_KEPT_S
+    except FileNotFoundError:
+        return False

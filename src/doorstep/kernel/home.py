@@ -13,7 +13,9 @@ release reads, and that SQLite may live there.
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -30,6 +32,7 @@ FORMAT = 1
 HOME_FILE = "doorstep.toml"
 FOLDERS = ("bundles", "data", "plan", "journal", "nodes", "run", "keys")
 _PRIVATE = ("run", "keys")
+_log = logging.getLogger("doorstep.home")
 
 
 class Home(msgspec.Struct, frozen=True):
@@ -107,7 +110,8 @@ def open_home(
     """The home at `path`; with `create`, it is made if it is not there.
 
     environment: the name that a new home gets. holds_database: whether SQLite will live in it,
-    so that a network file system is refused.
+    so that a network file system is refused. With `create`, a folder of this user's that others can
+    enter is closed to them, and a warning says so.
     Raises: NotFoundError (`no-home`), RefusedError (`home-not-writable`, `home-on-network`,
     `home-too-new`), InputError (`bad-home`).
     """
@@ -137,7 +141,8 @@ def refuse_network(path: Path, mounts: Mounts) -> None:
 
 def _make(path: Path, environment: str) -> None:
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _close_to_others(path)
         for name in FOLDERS:
             (path / name).mkdir(mode=0o700 if name in _PRIVATE else 0o755, exist_ok=True)
         if not (path / HOME_FILE).exists():
@@ -145,6 +150,16 @@ def _make(path: Path, environment: str) -> None:
             write_atomic(path / HOME_FILE, text.encode())
     except OSError as error:
         raise _not_writable(path, error.strerror or str(error)) from error
+
+
+def _close_to_others(path: Path) -> None:
+    """The database and the data in a home are for its owner alone: what is below needs no mode of
+    its own then. A folder of somebody else's is left to them."""
+    found = path.stat()
+    open_to = stat.S_IMODE(found.st_mode) & 0o077
+    if open_to and found.st_uid == os.geteuid():
+        path.chmod(stat.S_IMODE(found.st_mode) & 0o700)
+        _log.warning("other users could read the home %s; its mode is 0700 now", path)
 
 
 def _not_writable(path: Path, reason: str) -> RefusedError:

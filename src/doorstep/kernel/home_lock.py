@@ -12,6 +12,7 @@ from types import TracebackType
 
 from doorstep.core.errors import RefusedError
 from doorstep.kernel.home import Home
+from doorstep.kernel.server import is_running
 
 LOCK_FILE = "up.lock"
 
@@ -65,8 +66,9 @@ def holder_of(home: Path) -> int | None:
         return None
     try:
         written = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-        # An ended holder leaves an empty file, so the lock itself is hardly ever tried in vain.
-        if not written.isdecimal():
+        # Tried only for a process that is there: trying takes the lock for an instant, in which an
+        # `up` that starts would be refused.
+        if not written.isdecimal() or not is_running(int(written)):
             return None
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

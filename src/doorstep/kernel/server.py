@@ -46,7 +46,7 @@ def read_announcement(home: Path) -> Announcement | None:
 def is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
@@ -62,25 +62,40 @@ def find_server(
 ) -> tuple[str, str]:
     """(URL, token) of the control plane that the arguments, the environment or the home name.
 
-    Raises: UnreachableError (`no-server`), and what reading the token raises.
+    The home's own token goes only to the server that the home announced: any other URL needs a
+    token that was given for it. Raises: UnreachableError (`no-server`, `no-token`).
     """
     folder = resolve_home(str(home) if home else None, environ, cwd)
-    named = url or environ.get("DOORSTEP_URL", "")
+    named = (url or environ.get("DOORSTEP_URL", "")).rstrip("/")
     secret = token or environ.get("DOORSTEP_TOKEN", "")
-    if not named:
-        announced = read_announcement(folder)
-        if announced is None:
-            raise UnreachableError(
-                "no-server", f"no Doorstep is running in {folder}", "start one: doorstep up -d"
-            )
-        named = announced.url
-    if not secret:
-        try:
-            secret = load_token(folder / "keys")
-        except NotFoundError:
-            raise UnreachableError(
-                "no-token",
-                f"there is no token for {named} in {folder}",
-                "set DOORSTEP_TOKEN, or name the home with --home",
-            ) from None
-    return named.rstrip("/"), secret
+    if named and secret:
+        return named, secret
+    announced = read_announcement(folder)
+    ours = announced.url.rstrip("/") if announced else ""
+    if not named and not ours:
+        raise UnreachableError(
+            "no-server", f"no Doorstep is running in {folder}", "start one: doorstep up -d"
+        )
+    if named and named != ours:
+        raise _foreign(named, ours, folder)
+    return ours, secret or _own_token(folder, ours)
+
+
+def _foreign(named: str, ours: str, folder: Path) -> UnreachableError:
+    runs = f"runs at {ours}" if ours else "is not running"
+    return UnreachableError(
+        "no-token",
+        f"there is no token for {named}: the home {folder} {runs}, and its token is for it alone",
+        "set DOORSTEP_TOKEN to a token of that server, or leave --url and DOORSTEP_URL out",
+    )
+
+
+def _own_token(folder: Path, url: str) -> str:
+    try:
+        return load_token(folder / "keys")
+    except NotFoundError:
+        raise UnreachableError(
+            "no-token",
+            f"there is no token for {url} in {folder}",
+            "set DOORSTEP_TOKEN, or name the home with --home",
+        ) from None

@@ -119,6 +119,19 @@ def test_uploads_are_forgotten_after_a_day(control: ControlPlane):
     assert [path.name for path in folder.iterdir()] == ["new"]
 
 
+def test_bundles_that_broke_off_or_were_replaced_are_forgotten_after_a_day(control: ControlPlane):
+    bundles = control.home.bundles
+    old = (".incoming-old", f".broken-{'a' * 64}-old")
+    for name in (*old, ".incoming-new", "b" * 64):
+        (bundles / name).mkdir()
+        (bundles / name / "model.onnx").write_bytes(b"x")
+    for name in (*old, "b" * 64):
+        at_s = time.time() - UPLOAD_KEPT_S - 60
+        os.utime(bundles / name, (at_s, at_s))
+    Uploads(control).tick()
+    assert {path.name for path in bundles.iterdir()} == {".incoming-new", "b" * 64}
+
+
 def test_a_task_that_fails_does_not_keep_the_others_from_their_turn(control: ControlPlane):
     done = []
 

@@ -83,6 +83,39 @@ def test_a_made_home_has_its_folders_and_keeps_its_identity(tmp_path: Path):
     assert open_home(made.path) == made == open_home(made.path, create=True, environment="other")
 
 
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_a_new_home_is_its_owners_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    before = os.umask(0o022)
+    try:
+        made = open_home(tmp_path / "above" / "home", create=True)
+    finally:
+        os.umask(before)
+    assert mode(made.path) == 0o700
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("was", [0o755, 0o750, 0o701, 0o770])
+def test_a_home_that_others_could_enter_is_closed_once_and_said(
+    tmp_path: Path, was: int, caplog: pytest.LogCaptureFixture
+):
+    made = open_home(tmp_path / "home", create=True)
+    made.path.chmod(was)
+    for _ in range(2):
+        assert open_home(made.path, create=True) == made
+    assert mode(made.path) == 0o700
+    assert [str(made.path) in said for said in caplog.messages] == [True]
+
+
+def test_opening_a_home_to_read_it_changes_no_mode(tmp_path: Path):
+    made = open_home(tmp_path / "home", create=True)
+    made.path.chmod(0o755)
+    open_home(made.path)
+    assert mode(made.path) == 0o755
+
+
 def test_a_home_that_is_not_there_is_not_made_by_opening_it(tmp_path: Path):
     with pytest.raises(NotFoundError) as refused:
         open_home(tmp_path / "home")

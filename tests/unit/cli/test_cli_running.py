@@ -1,0 +1,50 @@
+"""Starting `up` in the background: whose words are believed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from doorstep.cli import running
+from doorstep.compose.up import Ready
+from doorstep.core.errors import RefusedError
+
+
+def ready_of(pid: int) -> str:
+    ready = Ready(console_url="c", data_url="d", health_url="h", invite="i", home="/h", pid=pid)
+    return msgspec.json.encode(ready).decode()
+
+
+def started(output: Path, program: str) -> subprocess.Popen[bytes]:
+    with output.open("wb") as out:
+        return subprocess.Popen([sys.executable, "-c", program], stdout=out, stderr=out)
+
+
+def test_the_ready_of_another_process_is_not_taken_for_ours(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    child = started(output, f"print({ready_of(1)!r})")
+    with pytest.raises(RefusedError, match="ended with code 0"):
+        running._wait_ready(child, output)
+
+
+def test_the_ready_of_the_process_that_was_started_is_believed(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    program = f"import os; print({ready_of(777)!r}.replace('777', str(os.getpid())))"
+    child = started(output, program)
+    assert running._wait_ready(child, output).pid == child.pid
+    child.wait()
+
+
+def test_what_earlier_attempts_said_is_kept_for_an_hour(tmp_path: Path) -> None:
+    for name, age_s in (("up-new.out", 0.0), ("up-old.out", 3700.0), ("up.log", 3700.0)):
+        (tmp_path / name).write_text("x")
+        at_s = time.time() - age_s
+        os.utime(tmp_path / name, (at_s, at_s))
+    running._sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"up-new.out", "up.log"}

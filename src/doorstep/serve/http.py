@@ -31,6 +31,7 @@ from doorstep.serve.limits import (
     IDLE_S,
     LINGER_S,
     PIPELINE_MAX,
+    SEND_S,
 )
 
 FOREVER = float("inf")
@@ -124,7 +125,9 @@ class HttpConnection(asyncio.Protocol):
         self._in_body = False
         self._closing = False
         self._lingers = False
+        # Two reasons not to read: too many requests wait here, and too many answers are not read.
         self._paused = False
+        self._write_paused = False
         self._head_bytes = 0
         # Where messages begin and end in what arrives, as long as that is certain.
         self._at_start = True
@@ -219,20 +222,30 @@ class HttpConnection(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
+        """The client does not read its answers: it may ask for no more, and not wait forever."""
+        self._write_paused = True
+        self.deadline_s = min(self.deadline_s, self.gate.now_s + SEND_S)
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self._transport is not None and not self._paused:
-            self._transport.resume_reading()
+        self._write_paused = False
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if not self._lingers:
+            self._wait(IDLE_S if self.idle else BODY_S if not self._queue else FOREVER)
+        if not self._paused:
+            transport.resume_reading()
 
     # -- the parser's side
 
     def on_url(self, url: bytes) -> None:
         if self._closing:
             raise _Refused
-        self._url = self._url + url if self._url else url
-        self.deadline_s = self.gate.now_s + HEADER_S
+        if not self._url:
+            self._wait(HEADER_S)
+        self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers += 1
@@ -257,7 +270,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_body = True
-        self.deadline_s = self.gate.now_s + BODY_S
+        self._wait(BODY_S)
         if self._parser.should_upgrade():
             self._stop(501, "no-upgrade", "this server does not change protocols")
         if self._length > BODY_BYTES_MAX:
@@ -301,7 +314,7 @@ class HttpConnection(asyncio.Protocol):
         """A whole request."""
         exchange = HttpExchange(self, head, head.keep_alive)
         self._queue.append(exchange)
-        self.deadline_s = FOREVER
+        self._wait(FOREVER)
         if not head.keep_alive:
             self._closing = True
         if len(self._queue) >= PIPELINE_MAX and not self._paused and self._transport is not None:
@@ -322,11 +335,17 @@ class HttpConnection(asyncio.Protocol):
             if not exchange.keep_alive:
                 return self._end(transport)
         if not queue and not self._in_body and not self._url:
-            self.deadline_s = self.gate.now_s + IDLE_S
+            self._wait(IDLE_S)
         if self._paused and len(queue) < PIPELINE_MAX // 2:
             self._paused = False
-            transport.resume_reading()
+            if not self._write_paused:
+                transport.resume_reading()
         return None
+
+    def _wait(self, seconds: float) -> None:
+        """What is awaited now must come in this time; but answers that are not read come first."""
+        if not self._write_paused:
+            self.deadline_s = self.gate.now_s + seconds
 
     @property
     def idle(self) -> bool:
@@ -338,7 +357,9 @@ class HttpConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        if self._lingers or self.idle:
+        if self._write_paused or transport.get_write_buffer_size():
+            transport.abort()
+        elif self._lingers or self.idle:
             self._closing = True
             transport.close()
         else:
@@ -352,9 +373,10 @@ class HttpConnection(asyncio.Protocol):
         """After the last answer: close, or linger where the request has not been read."""
         self._queue.clear()
         self._closing = True
+        unread = transport.get_write_buffer_size() > 0
+        self.deadline_s = self.gate.now_s + (SEND_S if unread else LINGER_S)
         if self._lingers and transport.can_write_eof():
             transport.write_eof()
-            self.deadline_s = self.gate.now_s + LINGER_S
         else:
             transport.close()
 
@@ -384,7 +406,7 @@ class HttpConnection(asyncio.Protocol):
         exchange = HttpExchange(self, Head(b"", b"", 0, False, False), False)
         self._queue.append(exchange)
         self._pieces = []
-        self.deadline_s = FOREVER
+        self._wait(FOREVER)
         headers = b"retry-after: 1\r\n" if status == 503 else b""
         exchange.respond(status, self._answerer.refusal(self._url, code, message), headers)
 

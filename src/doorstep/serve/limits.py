@@ -21,6 +21,8 @@ FALLBACKS_MAX = 4
 HEADER_S = 10.0
 BODY_S = 30.0
 IDLE_S = 75.0
+SEND_S = 30.0
+"""How long a client may leave answers unread that do not fit into the socket's buffers."""
 LINGER_S = 1.0
 """After a refusal: how long what still arrives is thrown away, so that the answer is read."""
 SWEEP_S = 0.5
@@ -40,6 +42,9 @@ INT_MAX = 2**53
 FRAME_BYTES_MAX = 256 * 1024 * 1024
 ENGINE_PENDING_MAX = 4096
 ENGINE_BATCH_ROWS_MAX = 4096
+HUNG_ASKS = 3
+HUNG_S = 5.0
+"""An engine that let so many asks time out, and said nothing for so long, is replaced."""
 ENGINE_SWEEP_S = 0.01
 ENGINE_RECONNECT_S = (0.02, 0.5)
 

@@ -100,6 +100,12 @@ def test_a_version_reads_its_own_columns_out_of_the_services() -> None:
 
 
 class Transport:
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return False
+
     def __init__(self) -> None:
         self.sent = b""
         self.ended = ""

@@ -1,0 +1,166 @@
+"""A connection and a client that does not do its part: what it may hold, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from doorstep.serve.http import FOREVER, Head, HttpConnection, HttpExchange
+from doorstep.serve.limits import HEADER_S, IDLE_S, PIPELINE_MAX, SEND_S
+
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+class Gate:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.heads: dict[bytes, Head] = {}
+        self.draining = False
+        self.bodies_bytes = 0
+
+    def opened(self, _connection: HttpConnection) -> bool:
+        return True
+
+    def closed(self, _connection: HttpConnection) -> None: ...
+
+
+class Answerer:
+    """Keeps what it was asked until the test answers it."""
+
+    def __init__(self) -> None:
+        self.asked: list[HttpExchange] = []
+
+    def handle(self, exchange: HttpExchange, *_: Any) -> None:
+        self.asked.append(exchange)
+
+    def refusal(self, _url: bytes, _code: str, _message: str) -> bytes:
+        return b"{}"
+
+
+class Transport:
+    """A socket whose client reads nothing: what is written stays in the buffer."""
+
+    def __init__(self) -> None:
+        self.reading = True
+        self.buffer = 0
+        self.ended = ""
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def write(self, data: bytes) -> None:
+        self.buffer += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.buffer
+
+    def is_closing(self) -> bool:
+        return bool(self.ended)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None: ...
+
+    def close(self) -> None:
+        self.ended = "closed"
+
+    def abort(self) -> None:
+        self.ended = "aborted"
+
+
+@pytest.fixture
+def made() -> tuple[HttpConnection, Transport, Answerer, Gate]:
+    gate, answerer, transport = Gate(), Answerer(), Transport()
+    connection = HttpConnection(gate, answerer)
+    connection.connection_made(cast(asyncio.Transport, transport))
+    return connection, transport, answerer, gate
+
+
+Made = tuple[HttpConnection, Transport, Answerer, Gate]
+
+
+def test_answers_that_are_not_read_keep_a_connection_from_being_read(made: Made) -> None:
+    connection, transport, answerer, _ = made
+    connection.data_received(GET * PIPELINE_MAX)
+    connection.pause_writing()
+    for exchange in answerer.asked:
+        exchange.respond(200, b"{}")
+    assert not transport.reading
+    connection.resume_writing()
+    assert transport.reading
+
+
+def test_too_many_waiting_requests_keep_it_from_being_read_when_answers_are(made: Made) -> None:
+    connection, transport, answerer, _ = made
+    connection.data_received(GET * PIPELINE_MAX)
+    connection.pause_writing()
+    connection.resume_writing()
+    assert not transport.reading
+    for exchange in answerer.asked:
+        exchange.respond(200, b"{}")
+    assert transport.reading
+
+
+def test_a_client_that_does_not_read_is_cut_off_whatever_else_it_waits_for(made: Made) -> None:
+    connection, transport, answerer, gate = made
+    connection.data_received(GET * 2)
+    connection.pause_writing()
+    assert connection.deadline_s == SEND_S
+    gate.now_s = 1.0
+    for exchange in answerer.asked:
+        exchange.respond(200, b"{}")
+    assert connection.deadline_s == SEND_S
+    connection.expire()
+    assert transport.ended == "aborted"
+
+
+def test_a_client_that_reads_again_has_the_usual_time(made: Made) -> None:
+    connection, _, answerer, gate = made
+    connection.data_received(GET)
+    connection.pause_writing()
+    connection.resume_writing()
+    assert connection.deadline_s == FOREVER
+    answerer.asked[0].respond(200, b"{}")
+    connection.pause_writing()
+    gate.now_s = 5.0
+    connection.resume_writing()
+    assert connection.deadline_s == 5.0 + IDLE_S
+
+
+@pytest.mark.parametrize(("unread", "ended"), [(0, "closed"), (1, "aborted")])
+def test_an_idle_connection_is_closed_unless_that_would_wait_for_its_client(
+    made: Made, unread: int, ended: str
+) -> None:
+    connection, transport, answerer, _ = made
+    connection.data_received(GET)
+    answerer.asked[0].respond(200, b"{}")
+    transport.buffer = unread
+    connection.expire()
+    assert transport.ended == ended
+
+
+def test_a_last_answer_that_is_not_read_ends_too(made: Made) -> None:
+    connection, transport, answerer, gate = made
+    gate.draining = True
+    connection.data_received(GET)
+    answerer.asked[0].respond(200, b"{}")
+    assert (transport.ended, connection.deadline_s) == ("closed", SEND_S)
+    connection.expire()
+    assert transport.ended == "aborted"
+
+
+def test_a_url_that_comes_in_pieces_has_the_time_of_one(made: Made) -> None:
+    connection, transport, _, gate = made
+    connection.data_received(b"GET /")
+    for piece in range(5):
+        gate.now_s = piece * HEADER_S / 4
+        connection.data_received(b"a")
+    assert connection.deadline_s == HEADER_S
+    connection.expire()
+    assert transport.buffer > 0

@@ -11,11 +11,13 @@ from doorstep.cli.options import Home, Json, Url, Why, connect
 from doorstep.cli.output import MARKS, done, emit, note, progress, table, warn, when
 
 if TYPE_CHECKING:
+    from doorstep.register.model_file import Source
     from doorstep.register.surface import Version
 
 VersionName = Annotated[str, typer.Argument(help="SERVICE@NUMBER, such as loans@3.")]
 CATEGORIES_SHOWN = 6
 DIGEST_SHOWN = 12
+FILES_SHOWN = 8
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,22 +30,39 @@ def add_to(app: typer.Typer) -> None:
 def trust(
     file: Annotated[str, typer.Argument(help="A model file, or file.py:function.")],
     why: Why,
+    code: Annotated[
+        list[Path] | None,
+        typer.Option(help="Code that it needs too, as runtime.code names it; may be repeated."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Sign that you made a file. Only then is one that can run code ever loaded."""
-    from doorstep.cli.vouching import trust_store, vouched_file
+    """Sign that you made a file and its code. Only then is one that can run code ever loaded."""
+    from doorstep.cli.vouching import fuller_command, trust_store
     from doorstep.core.instant import SystemClock
-    from doorstep.kernel.trust import digest_file, who_am_i
+    from doorstep.kernel.trust import who_am_i
+    from doorstep.register.model_file import find_source
 
-    path = vouched_file(file)
+    found = find_source(file, tuple(code or ()))
     who = who_am_i()
-    sha256 = digest_file(path)
-    signed = trust_store().sign(sha256, why=why, who=who, at=SystemClock().now())
-    for one in _odd_names(path):
-        warn(f"{path.name} would call {one} when it is loaded")
-    done(f'trusted {path.name} (sha256 {sha256[:DIGEST_SHOWN]}): "{why}", signed by {who}')
+    signed = trust_store().sign(found.digest, why=why, who=who, at=SystemClock().now())
+    for one in _odd_names(found.main):
+        warn(f"{found.main.name} would call {one} when it is loaded")
+    done(f'trusted {_covered(found)}: "{why}", signed by {who}')
+    if command := fuller_command(found):
+        note(f"doorstep.yaml names code that runs too; to vouch for all of it: {command}")
     if json:
         emit(signed, "", as_json=True)
+
+
+def _covered(found: Source) -> str:
+    """The file and its SHA-256, or all files that run and their one digest."""
+    if len(found.running) == 1 and not found.entry:
+        return f"{found.main.name} (sha256 {found.digest[:DIGEST_SHOWN]})"
+    names = [str(path) for path in found.running.values()]
+    more = len(names) - FILES_SHOWN
+    shown = ", ".join(names[:FILES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    count = f"{len(names):,} file" + ("s" if len(names) > 1 else "")
+    return f"{found.name}, {count}: {shown} (digest {found.digest[:DIGEST_SHOWN]})"
 
 
 def _odd_names(path: Path) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ import msgspec
 
 from doorstep.cli.checking import read_text
 from doorstep.cli.saying import Part
-from doorstep.cli.vouching import statement_about
+from doorstep.cli.vouching import statement_about, trust_store
 from doorstep.client import Client
-from doorstep.core.errors import InputError
+from doorstep.core.errors import InputError, RefusedError
+from doorstep.core.manifest import vouched_digest
 from doorstep.core.servicefile import ServiceFile, parse_service_file
 from doorstep.core.servicefile_types import DataSpec, FieldSpec
 from doorstep.core.verdict import Finding, Verdict
@@ -59,6 +60,8 @@ def register_model(
         built = build_bundle(
             model, spec, Path(folder), lambda what, share: _told_building(shown, what, share)
         )
+        if trust is not None:
+            _check_same(trust, built, model)
         shown("timing single rows", BUILD_SHARE)
         speed_ms_p99 = _speed(built, trusted=trust is not None)
         version = _send(client, text.decode(), built, speed_ms_p99, trust, shown)
@@ -67,6 +70,16 @@ def register_model(
     name = f"{version.service}@{version.number}"
     shown(f"gates of {name}", 1.0)
     return Registered(version, client.run_gates(name))
+
+
+def _check_same(trust: SignedTrust, built: Built, model: str) -> None:
+    """What was built is what was vouched for: the files did not change while they were read."""
+    if trust_store().find(vouched_digest(built.manifest)) != trust:
+        raise RefusedError(
+            "untrusted-model",
+            f"{model} or its code changed while it was read",
+            "register it again, when nothing writes to it",
+        )
 
 
 def _told_building(shown: Shown, what: str, share: float) -> None:

@@ -1,4 +1,4 @@
-"""The files that a person vouches for, and what this user has signed about them."""
+"""What a person vouches for, and what this user has signed about it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import os
 import sys
 from pathlib import Path
 
-from doorstep.core.errors import InputError, NotFoundError
-from doorstep.kernel.trust import SignedTrust, TrustStore, digest_file, trust_folder
+from doorstep.core.errors import DoorstepError
+from doorstep.core.servicefile import parse_service_file
+from doorstep.kernel.trust import SignedTrust, TrustStore, trust_folder
+from doorstep.register.model_file import Source, find_source
+
+SERVICE_FILE = Path("doorstep.yaml")
 
 
 def trust_store() -> TrustStore:
@@ -15,41 +19,23 @@ def trust_store() -> TrustStore:
     return TrustStore(trust_folder(os.environ, sys.platform))
 
 
-def vouched_file(model: str, code: tuple[Path, ...] = ()) -> Path:
-    """The file whose bytes a statement about `model` names: itself, or, of a function, the module
-    that holds it. Raises: NotFoundError (`no-file`), InputError (`bad-entry`, `bad-model`)."""
-    path = Path(model)
-    if path.is_file():
-        return path
-    if ":" not in model:
-        raise NotFoundError("no-file", f"there is no file {model}", "name the model's file")
-    from doorstep.formats.python import parse_entry
-
-    named, entry = parse_entry(model)
-    found = named or _module_file(entry.partition(":")[0], code)
-    if not found.is_file():
-        raise NotFoundError("no-file", f"there is no file {found}", "name the function's file")
-    return found
-
-
-def _module_file(module: str, code: tuple[Path, ...]) -> Path:
-    from doorstep.register.model_file import code_files
-
-    inner = module.replace(".", "/")
-    files = code_files(code)
-    for end in (".py", "/__init__.py"):
-        if (file := files.get(f"model/native/code/{inner}{end}")) is not None:
-            return file
-    raise InputError(
-        "bad-model",
-        f"{module} is not among the code of the model",
-        "name its file or package folder under runtime.code",
-    )
-
-
 def statement_about(model: str, code: tuple[Path, ...] = ()) -> SignedTrust | None:
-    """What this user has signed about the model, verified; None if nothing.
+    """What this user has signed about the model and all code of its own, as they are now,
+    verified; None if nothing.
 
-    Raises: as `vouched_file`, and RefusedError (`trust-broken`).
+    Raises: as `find_source`, and RefusedError (`trust-broken`).
     """
-    return trust_store().find(digest_file(vouched_file(model, code)))
+    return trust_store().find(find_source(model, code).digest)
+
+
+def fuller_command(found: Source, file: Path = SERVICE_FILE) -> str:
+    """The command that also vouches for the code that `file` names under runtime.code, if `found`
+    was named without any; else "". A file that cannot be read says nothing here."""
+    if found.code or found.kind == "onnx" or not file.is_file():
+        return ""
+    try:
+        named = parse_service_file(file.read_bytes(), str(file)).runtime.code
+        code = tuple(file.parent / one for one in named)
+        return find_source(found.name, code).command if code else ""
+    except (DoorstepError, OSError):
+        return ""

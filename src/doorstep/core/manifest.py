@@ -10,6 +10,7 @@ far it is to be trusted.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -20,6 +21,8 @@ from doorstep.core.ids import digest_of
 
 FORMAT = 1
 MANIFEST_BYTES_MAX = 4 * 1024 * 1024
+NATIVE_FOLDER = "model/native/"
+CODE_FOLDER = "model/native/code/"
 Task = Literal["binary", "multiclass", "regression", "ranking", "text-classification"]
 PartT = TypeVar("PartT", bound=msgspec.Struct)
 Datatype = Literal["FP32", "FP64", "INT64", "BOOL", "STRING"]
@@ -54,6 +57,7 @@ class OnnxForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class NativeForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The file as the user made it. frame: it wants a DataFrame with these column names; otherwise
     an array in this column order. dtypes: pandas dtype per column, "" where the default is right.
+    types: what a pickle would import, or the types of a skops file that need a person's word.
     """
 
     family: Literal["sklearn", "onnx", "python"]
@@ -87,7 +91,8 @@ class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the model came from. code_commit: "" if there is none; "-dirty" suffix if changed."""
+    """Where the model came from. code_commit: what HEAD names, "" if there is none. Whether files
+    were changed since is not said: asking git would run filters and hooks of that folder."""
 
     data: tuple[DataSource, ...] = ()
     code_commit: str = ""
@@ -126,6 +131,42 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError("a regression has no labels")
         if self.task == "binary" and (len(self.labels) != 2 or self.positive not in self.labels):
             raise ValueError("a binary task has two labels, one of them positive")
+
+
+def running_files(manifest: Manifest) -> tuple[FileEntry, ...]:
+    """The files that may run or be read by what runs when the native form is loaded: the native
+    file, and everything beside and below it; in the order of the manifest."""
+    native = manifest.native.file
+    return tuple(
+        one for one in manifest.files if one.path == native or one.path.startswith(NATIVE_FOLDER)
+    )
+
+
+def vouched_digest(manifest: Manifest) -> str:
+    """The digest that a trust statement about this version names: see `running_digest`.
+
+    Raises: InputError (`bad-manifest`) if the native file is not among the files.
+    """
+    files = [(one.path, one.sha256) for one in running_files(manifest)]
+    if manifest.native.file not in (path for path, _ in files):
+        raise InputError(
+            "bad-manifest", f"the manifest names {manifest.native.file}, but not its digest"
+        )
+    return running_digest(files, manifest.native.entry)
+
+
+def running_digest(files: Iterable[tuple[str, str]], entry: str = "") -> str:
+    """One digest over everything that runs. files: (path in the bundle, SHA-256). entry: of a
+    function, `module:function`.
+
+    One file without an entry is its own SHA-256, so that a statement about a model file can be
+    checked with any tool. Otherwise it is the SHA-256 of the sorted list and the entry: a file
+    that is added, renamed, removed or changed makes another digest.
+    """
+    listed = sorted(files)
+    if len(listed) == 1 and not entry:
+        return listed[0][1]
+    return digest_of(b"doorstep code v1\n" + msgspec.json.encode([entry, listed]))
 
 
 class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

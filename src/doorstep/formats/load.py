@@ -13,11 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, assert_never
 
 from doorstep.core.errors import InputError, RefusedError
-from doorstep.core.manifest import Manifest
+from doorstep.core.manifest import CODE_FOLDER, Manifest, running_files
 from doorstep.formats.batch import Scorer
 
 MODEL_BYTES_MAX = 2 * 1024**3 - 1
-CODE_FOLDER = "model/native/code/"
 
 
 def load_scorer(
@@ -27,7 +26,8 @@ def load_scorer(
 
     bundle_dir: the folder that holds the manifest's files. form: `onnx` runs no code of the
     model's author; `native` is the file as the user made it. trusted: somebody in this installation
-    said "I made it"; it comes from the plan or the trust store, never from the bundle.
+    vouched for the `vouched_digest` of this manifest, which covers every file that runs; it comes
+    from the plan or the trust store, never from the bundle.
     Raises: InputError (`no-onnx-form`, `bundle-changed`, `bad-path`, `bad-onnx`, `bad-model`),
     RefusedError (`untrusted-model`).
     """
@@ -69,14 +69,15 @@ def load_native_object(bundle_dir: Path, manifest: Manifest, *, trusted: bool) -
     native = manifest.native
     if native.family == "onnx":
         raise InputError("no-native-object", "an ONNX version has no native object")
-    code = [entry.path for entry in manifest.files if entry.path.startswith(CODE_FOLDER)]
-    if (code or native.family == "python") and not trusted:
+    beside = [entry.path for entry in running_files(manifest) if entry.path != native.file]
+    code = [path for path in (native.file, *beside) if path.startswith(CODE_FOLDER)]
+    if (beside or code or native.family == "python") and not trusted:
         raise RefusedError(
             "untrusted-model",
             f"{native.entry or native.file} brings Python code and nobody here has vouched for it",
-            'doorstep trust PATH --why "..."',
+            'doorstep trust FILE --code FOLDER --why "..."',
         )
-    for path in code:
+    for path in beside:
         read_member(bundle_dir, manifest, path)
     _refuse_extra_code(bundle_dir, set(code))
     if code:

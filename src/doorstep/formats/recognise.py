@@ -39,7 +39,7 @@ def read_model_file(path: Path) -> bytes:
     """The bytes of a model file. Raises: NotFoundError (`no-file`), InputError (`bad-model`) when
     it is empty, RefusedError (`model-too-large`)."""
     if not path.is_file():
-        raise NotFoundError("no-file", f"there is no file {path}")
+        raise NotFoundError("no-file", f"there is no file {path}", "name the model's file")
     size = path.stat().st_size
     if size == 0:
         raise InputError("bad-model", f"{path.name} is empty (0 bytes)")

@@ -88,6 +88,23 @@ def pickle_errors() -> tuple[type[Exception], ...]:
     return (*_CANNOT_LOAD, pickle.UnpicklingError, zlib.error)
 
 
+def skops_types(data: bytes, name: str) -> tuple[str, ...]:
+    """The types in a skops file that need a person's word, sorted; nothing of it is made.
+
+    Raises: InputError (`bad-model`), MissingExtraError (`skops`).
+    """
+    try:
+        import skops.io
+        from skops.io.exceptions import UnsupportedTypeException
+    except ImportError:
+        raise MissingExtraError.of("skops", "sklearn", "a skops model") from None
+    try:
+        needed = skops.io.get_untrusted_types(data=data)
+    except (*_CANNOT_LOAD, UnsupportedTypeException, RecursionError) as error:
+        raise _cannot_load(name, error) from None
+    return tuple(sorted(set(needed) - SKOPS_TYPES_ALLOWED))
+
+
 def _load_skops(data: bytes, name: str, *, trusted: bool) -> Any:
     try:
         import skops.io

@@ -124,10 +124,25 @@ def _check_entries(files: Iterable[FileEntry]) -> None:
         )
     if len(set(paths)) != len(paths) or MANIFEST in paths:
         raise InputError("bad-manifest", "the manifest names a file twice, or itself")
+    _check_apart([*paths, MANIFEST])
     for entry in files:
         parse_digest(entry.sha256)
         if not 0 <= entry.size <= FILE_BYTES_MAX:
             raise InputError("bad-manifest", f"{entry.path} has size {entry.size}")
+
+
+def _check_apart(paths: list[str]) -> None:
+    """No path is a folder of another one: one name cannot be a file and a folder."""
+    files = set(paths)
+    for path in paths:
+        parts = path.split("/")
+        for end in range(1, len(parts)):
+            if (inner := "/".join(parts[:end])) in files:
+                raise InputError(
+                    "bad-manifest",
+                    f"the manifest names {inner!r:.200} as a file and as the folder of "
+                    f"{path!r:.200}; expected one of the two",
+                )
 
 
 def _write_entry(folder: Path, entry: FileEntry, open_file: OpenFile) -> None:

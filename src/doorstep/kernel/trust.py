@@ -1,8 +1,10 @@
 """Trust: "I made this file", signed by the person who says so, on their own machine.
 
-A statement says which bytes (SHA-256), why, who and when. It lives in the user's own folder, never
-beside the model: a file, its folder and its service file cannot speak for themselves. No server is
-needed; one that takes the file later gets the signed statement and writes it into the ledger.
+A statement says which bytes (SHA-256), why, who and when. The bytes are those of everything that
+runs: the model's file, or that file and all code of its own (`core.manifest.running_digest`). The
+statement lives in the user's own folder, never beside the model: a file, its folder and its service
+file cannot speak for themselves. No server is needed; one that takes the file later gets the signed
+statement and writes it into the ledger.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _DOMAIN = b"doorstep trust v1\n"
 
 
 class Trust(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """sha256: of the file's bytes. why: in the person's words. who: user@host, as they said."""
+    """sha256: of the file, or over all files that run. why: in the person's words.
+    who: user@host, as they said."""
 
     v: int = FORMAT
     sha256: str
@@ -135,7 +138,12 @@ def open_trust(signed: SignedTrust, key: str, sha256: str) -> Trust:
     except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
         raise InputError("bad-trust", f"the trust statement cannot be read: {error}") from error
     if trust.sha256 != sha256:
-        raise InputError("bad-trust", f"the trust statement is about {trust.sha256[:12]}")
+        raise InputError(
+            "bad-trust",
+            f"the trust statement is about {trust.sha256[:12]}, and what runs is {sha256[:12]}: "
+            "the model or its code is not what was vouched for",
+            'doorstep trust FILE --why "..."',
+        )
     return trust
 
 

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 from typing import BinaryIO
 
 from doorstep.core.errors import InputError, NotFoundError, RefusedError
-from doorstep.core.manifest import MANIFEST_BYTES_MAX, FileEntry, Manifest, decode_manifest
+from doorstep.core.manifest import (
+    MANIFEST_BYTES_MAX,
+    FileEntry,
+    Manifest,
+    decode_manifest,
+    running_files,
+    vouched_digest,
+)
 from doorstep.core.operation import operation
 from doorstep.core.servicefile import ServiceFile, parse_service_file
 from doorstep.kernel.app import App
@@ -15,7 +23,7 @@ from doorstep.kernel.blobs import MANIFEST, OpenFile, publish_bundle
 from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
 from doorstep.kernel.keys import load_public_key
-from doorstep.kernel.trust import KEY_FILE, open_trust
+from doorstep.kernel.trust import KEY_FILE, SignedTrust, open_trust
 from doorstep.register import store
 from doorstep.register.decide import changed_keys, form_of, placement_of
 from doorstep.register.surface import (
@@ -106,7 +114,7 @@ def register_version(app: App, asked: RegisterVersion) -> tuple[store.VersionRow
     parsed = read_file(app, asked.file)
     data, manifest = _uploaded_manifest(app, asked.digest)
     _check_fits(parsed, manifest)
-    trusted = _check_trust(app, manifest, asked)
+    trusted = check_trust(app.trust_folder, manifest, asked.trust)
     is_new_holdout = bool(asked.holdout) and not app.data.has(asked.holdout)
     # What was not uploaded is said before anything is written.
     with _upload(app, asked.holdout) if is_new_holdout else io.BytesIO() as holdout:
@@ -202,21 +210,34 @@ def _check_fits(parsed: ServiceFile, manifest: Manifest) -> None:
         )
 
 
-def _check_trust(app: App, manifest: Manifest, asked: RegisterVersion) -> bool:
-    """Whether somebody of this installation vouched for the model file, by a signature that this
-    server verifies. A file that can run code is refused without."""
-    native = manifest.native
-    file = next((one for one in manifest.files if one.path == native.file), None)
-    if file is None:
-        raise InputError("bad-manifest", f"the manifest names {native.file}, but not its digest")
-    if asked.trust is not None:
-        own = load_public_key((app.trust_folder / KEY_FILE).with_suffix(".pub"))
-        open_trust(asked.trust, own.to_text(), file.sha256)
+def check_trust(folder: Path, manifest: Manifest, trust: SignedTrust | None) -> bool:
+    """Whether somebody of this installation vouched for everything that runs, by a signature that
+    this server verifies with the key in `folder`. What can run code is refused without.
+
+    Raises: InputError (`bad-trust`, `bad-manifest`), RefusedError (`untrusted-model`).
+    """
+    digest = vouched_digest(manifest)
+    if trust is not None:
+        own = load_public_key((folder / KEY_FILE).with_suffix(".pub"))
+        open_trust(trust, own.to_text(), digest)
         return True
-    if native.serialization in NEEDS_TRUST and form_of(manifest) == "native":
+    if form_of(manifest) == "native" and (why := _why_trust(manifest)):
         raise RefusedError(
             "untrusted-model",
-            f"{native.file} is {native.serialization} and can run code; nobody vouched for it",
-            f'doorstep trust {native.file} --why "..."',
+            f"{manifest.native.file} {why}; nobody vouched for it",
+            'doorstep trust FILE --why "..." (with --code FOLDER for code of its own)',
         )
     return False
+
+
+def _why_trust(manifest: Manifest) -> str:
+    """Why the native form needs a person's word; "" if it needs none. A manifest that keeps types
+    to itself gains nothing: the loader looks at the file again."""
+    native = manifest.native
+    if native.serialization in NEEDS_TRUST or native.family == "python":
+        return f"is {native.serialization} and can run code"
+    if len(running_files(manifest)) > 1:
+        return "brings Python code of its own"
+    if native.serialization == "skops" and native.types:
+        return f"holds types that can crash or run code when crafted: {native.types[0]:.200}"
+    return ""

@@ -5,39 +5,74 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 PARAMETERS_MAX = 200
 PARAMETER_LENGTH_MAX = 200
 ESTIMATOR_LENGTH_MAX = 2000
-GIT_TIMEOUT_S = 10
+REF_BYTES_MAX = 4096
+PACKED_BYTES_MAX = 16 * 1024 * 1024
 LIBRARIES = (
     "numpy", "scipy", "scikit-learn", "pandas", "skops", "joblib", "onnx", "skl2onnx",
     "onnxruntime", "xgboost", "lightgbm", "torch", "doorstep",
 )  # fmt: skip
+_COMMIT = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
+_REF = re.compile(r"refs/[^\x00-\x20\x7f\\]{1,1000}\Z")
 
 
 def code_commit(folder: Path) -> str:
-    """The git commit that `folder` is in, with `-dirty` if tracked files were changed; "" where
-    there is no git or no commit."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    if not commit:
+    """The git commit that HEAD names where `folder` is in; "" where there is no git or no commit.
+
+    It is read from files: git itself runs what the folder's own `.git/config` names (fsmonitor,
+    filters, hooks), and a folder of data is not to be believed. That is also why nothing is said
+    of changed files.
+    """
+    for place in (folder, *folder.parents):
+        if (place / ".git").exists():
+            return _head(_git_folder(place))
+    return ""
+
+
+def _git_folder(place: Path) -> Path:
+    """`.git`, or where the `.git` file of a linked work tree points."""
+    inner = place / ".git"
+    text = _small_text(inner)
+    return place / text.removeprefix("gitdir:").strip() if text.startswith("gitdir:") else inner
+
+
+def _head(git: Path) -> str:
+    head = _small_text(git / "HEAD")
+    if not head.startswith("ref:"):
+        return _commit(head)
+    name = head.removeprefix("ref:").strip()
+    if not _REF.match(name) or ".." in name:
         return ""
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return f"{commit}-dirty" if changed else commit
+    common = _small_text(git / "commondir")
+    shared = git / common if common else git
+    loose = _commit(_small_text(git / name)) or _commit(_small_text(shared / name))
+    return loose or _packed(_small_text(shared / "packed-refs", PACKED_BYTES_MAX), name)
 
 
-def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
+def _packed(text: str, name: str) -> str:
+    lines = (line.split(" ", 1) for line in text.splitlines())
+    return next((_commit(one[0]) for one in lines if one[1:] == [name]), "")
+
+
+def _commit(text: str) -> str:
+    return text if _COMMIT.match(text) else ""
+
+
+def _small_text(path: Path, bytes_max: int = REF_BYTES_MAX) -> str:
+    """What a small plain file says, without the space around it; "" if it is none."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        if not path.is_file():  # A pipe would be waited for.
+            return ""
+        with path.open("rb") as file:
+            data = file.read(bytes_max + 1)
+    except (OSError, ValueError):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return "" if len(data) > bytes_max else data.decode(errors="replace").strip()
 
 
 def library_versions() -> dict[str, str]:

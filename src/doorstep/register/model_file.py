@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
+import importlib
+import shutil
+import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from doorstep.core.contract import Contract
 from doorstep.core.errors import InputError, RefusedError
-from doorstep.core.manifest import Datatype, NativeForm, OnnxForm, Tensor
+from doorstep.core.ids import digest_of
+from doorstep.core.manifest import (
+    CODE_FOLDER,
+    NATIVE_FOLDER,
+    Datatype,
+    NativeForm,
+    OnnxForm,
+    Tensor,
+    running_digest,
+)
 from doorstep.formats.columns import Table
 from doorstep.formats.onnx import open_session
 from doorstep.formats.onnx_file import read_onnx
@@ -18,9 +33,11 @@ from doorstep.formats.recognise import (
     read_model_file,
     recognise,
 )
+from doorstep.kernel.trust import digest_file
 
 CODE_BYTES_MAX = 256 * 1024 * 1024
 CODE_FILES_MAX = 5000
+TYPES_MAX = 200
 ONNX_FILE = "model/onnx/model.onnx"
 _SKIPPED = {"__pycache__", ".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 _DATATYPES: dict[str, Datatype] = {
@@ -35,9 +52,10 @@ _SUFFIX = {"skops": ".skops", "pickle": ".pkl", "joblib": ".joblib", "onnx": ".o
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """names: the columns it was trained with, if it knows them. count: how many it takes, if it
-    says. classes: () for a regressor, None if it does not say. scores: the output of an ONNX model
-    that has the scores; width: its columns."""
+    """code: place in the bundle -> file, as it was imported: a copy, so that what lies beside the
+    author's own files is never run. names: the columns it was trained with, if it knows them.
+    count: how many it takes, if it says. classes: () for a regressor, None if it does not say.
+    scores: the output of an ONNX model that has the scores; width: its columns."""
 
     family: Literal["sklearn", "onnx", "python"]
     serialization: Serialization
@@ -59,19 +77,50 @@ class Opened:
             return ONNX_FILE
         if self.family == "python":
             return next(iter(self.code))
-        return "model/native/model" + _SUFFIX[self.serialization]
+        return _native_place(self.serialization)
 
 
-def open_model(source: Path | str, *, trusted: bool, code: tuple[Path, ...] = ()) -> Opened:
-    """The model at `source`: a file, or a function as `module:function` or `file.py:function`.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a person names as a model, before anything of it runs. main: the model's file, or the
+    module with the function. entry: of a function, else "". kind: what `main` is. running: place
+    in the bundle -> file, of everything that will run, `main` first."""
 
-    code: files and package folders that it needs beside itself. A pickle, or code, that nobody
-    vouched for is not loaded.
-    Raises: RefusedError (`untrusted-model`, ...), InputError (`bad-model`, ...), NotFoundError.
+    name: str
+    main: Path
+    entry: str
+    kind: Serialization
+    data: bytes
+    running: dict[str, Path]
+    code: tuple[Path, ...]
+
+    @property
+    def digest(self) -> str:
+        """What a trust statement about it names: `vouched_digest` of the bundle made of it."""
+        first, *others = self.running.items()
+        files = [(first[0], digest_of(self.data)), *((at, digest_file(one)) for at, one in others)]
+        return running_digest(files, self.entry)
+
+    @property
+    def command(self) -> str:
+        """The command that vouches for all of it."""
+        code = "" if self.kind == "onnx" else "".join(f" --code {quote(str(c))}" for c in self.code)
+        return f'doorstep trust {quote(self.name)}{code} --why "..."'
+
+
+def _native_place(kind: Serialization) -> str:
+    return ONNX_FILE if kind == "onnx" else f"{NATIVE_FOLDER}model{_SUFFIX[kind]}"
+
+
+def find_source(source: Path | str, code: tuple[Path, ...] = ()) -> Source:
+    """The files of the model that `source` names; nothing is loaded or run.
+
+    Raises: NotFoundError (`no-file`), InputError (`bad-entry`, `bad-model`, `bad-code`),
+    RefusedError (`model-too-large`, ...).
     """
-    own = code_files(code)
+    files = code_files(code)
     if ":" in str(source) and not Path(source).exists():
-        return _open_function(str(source), own, trusted=trusted)
+        return _find_function(str(source), files, code)
     path = Path(source)
     data = read_model_file(path)
     kind = recognise(data, path.name)
@@ -80,84 +129,101 @@ def open_model(source: Path | str, *, trusted: bool, code: tuple[Path, ...] = ()
             "bad-model", f"{path.name} is Python code; which function of it is the model?",
             f"name it: {path}:predict",
         )  # fmt: skip
-    if kind == "onnx":
-        return _open_onnx(data)
+    others = {} if kind == "onnx" else files
+    return Source(str(source), path, "", kind, data, {_native_place(kind): path, **others}, code)
+
+
+def _find_function(source: str, files: dict[str, Path], code: tuple[Path, ...]) -> Source:
+    from doorstep.formats.python import parse_entry
+
+    path, entry = parse_entry(source)
+    if path is not None:
+        read_model_file(path)
+        files = {**files, f"{CODE_FOLDER}{path.name}": path}
+    module = entry.partition(":")[0].replace(".", "/")
+    wanted = [f"{CODE_FOLDER}{module}{end}" for end in (".py", "/__init__.py")]
+    main = next((one for one in wanted if one in files), None)
+    if main is None:
+        raise InputError(
+            "bad-model",
+            f"{entry.partition(':')[0]} is not among the code of the model",
+            "name its file or package folder under runtime.code (doorstep trust: --code)",
+        )
+    running = {main: files[main], **files}
+    return Source(source, files[main], entry, "source", files[main].read_bytes(), running, code)
+
+
+def open_model(source: Path | str, *, trusted: bool, code: tuple[Path, ...] = ()) -> Opened:
+    """The model at `source`: a file, or a function as `module:function` or `file.py:function`.
+
+    code: files and package folders that it needs beside itself. trusted: this user vouched for
+    the digest of `find_source(source, code)`. A pickle, or code, that nobody vouched for is not
+    loaded.
+    Raises: RefusedError (`untrusted-model`, ...), InputError (`bad-model`, ...), NotFoundError.
+    """
+    found = find_source(source, code)
+    if found.kind == "onnx":
+        return _open_onnx(found.data)
+    own = {place: path for place, path in found.running.items() if place.startswith(CODE_FOLDER)}
     if own and not trusted:
-        raise _vouch(str(path))
-    return _open_sklearn(data, path, kind, own, trusted=trusted)
+        raise RefusedError(
+            "untrusted-model",
+            f"{source} runs Python code ({len(own):,} files), and nobody here has vouched for it "
+            f"as it is now. If you made it: {found.command}",
+            found.command,
+        )
+    copied = _copy_code(own)
+    return _open_function(found, copied) if found.entry else _open_sklearn(found, copied, trusted)
 
 
-def _vouch(name: str) -> RefusedError:
-    return RefusedError(
-        "untrusted-model",
-        f"{name} runs Python code, and nobody here has vouched for it. If you made it: "
-        f'doorstep trust {name} --why "..."',
-        f'doorstep trust {name} --why "..."',
-    )
+def _copy_code(code: dict[str, Path]) -> dict[str, Path]:
+    """Copy the code to a folder of its own and make only that importable: files beside it, which
+    nobody vouched for, are not found. The copy stays until this process ends."""
+    if not code:
+        return {}
+    root = Path(tempfile.mkdtemp(prefix="doorstep-code-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    copied = {place: root / place for place in code}
+    for place, path in code.items():
+        copied[place].parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copied[place])
+    sys.path.insert(0, str(root / CODE_FOLDER))
+    importlib.invalidate_caches()
+    return copied
 
 
-def _open_sklearn(
-    data: bytes, path: Path, kind: Serialization, code: dict[str, Path], *, trusted: bool
-) -> Opened:
-    from doorstep.formats.sklearn import class_labels, load_estimator, wants_texts
+def _open_sklearn(found: Source, code: dict[str, Path], trusted: bool) -> Opened:
+    from doorstep.formats.sklearn import class_labels, load_estimator, skops_types, wants_texts
 
-    _import_beside([*code.values()], code)
-    model = load_estimator(data, path.name, trusted=trusted)
+    data, name = found.data, found.main.name
+    model = load_estimator(data, name, trusted=trusted)
     if not hasattr(model, "predict"):
         raise InputError(
             "bad-model",
-            f"{path.name} holds a {type(model).__name__}, which has no predict method",
+            f"{name} holds a {type(model).__name__}, which has no predict method",
             "save the fitted estimator or pipeline itself",
         )
     names = getattr(model, "feature_names_in_", None)
     count = getattr(model, "n_features_in_", None)
+    types = skops_types(data, name) if found.kind == "skops" else pickle_globals(data)
     return Opened(
         family="sklearn",
-        serialization=kind,
+        serialization=found.kind,
         data=data,
         model=model,
         names=None if names is None else tuple(str(name) for name in names),
         count=1 if wants_texts(model) else None if count is None else int(count),
         classes=class_labels(model),
-        types=pickle_globals(data) if kind in ("pickle", "joblib") else (),
+        types=types[:TYPES_MAX],
         code=code,
     )
 
 
-def _import_beside(paths: list[Path], code: dict[str, Path]) -> None:
-    """Make the author's own packages importable while the model is loaded here."""
-    import sys
+def _open_function(found: Source, code: dict[str, Path]) -> Opened:
+    from doorstep.formats.python import import_function
 
-    for target, path in zip(code, paths, strict=True):
-        depth = len(Path(target).relative_to("model/native/code").parts)
-        root = str(path.resolve().parents[depth - 1])
-        if root not in sys.path:
-            sys.path.insert(0, root)
-
-
-def _open_function(source: str, code: dict[str, Path], *, trusted: bool) -> Opened:
-    from doorstep.formats.python import import_function, parse_entry
-
-    path, entry = parse_entry(source)
-    if path is not None:
-        read_model_file(path)
-        code = {f"model/native/code/{path.name}": path, **code}
-    if not trusted:
-        raise _vouch(str(path or source))
-    module = entry.partition(":")[0].replace(".", "/")
-    wanted = [f"model/native/code/{module}{end}" for end in (".py", "/__init__.py")]
-    main = next((one for one in wanted if one in code), None)
-    if main is None:
-        raise InputError(
-            "bad-model",
-            f"{entry.partition(':')[0]} is not among the code of the model",
-            "name its file or package folder under runtime.code",
-        )
-    code = {main: code[main], **code}
-    _import_beside([*code.values()], code)
-    data = code[main].read_bytes()
-    function = import_function(entry)
-    return Opened("python", "source", data, model=function, entry=entry, code=code)
+    function = import_function(found.entry)
+    return Opened("python", "source", found.data, model=function, entry=found.entry, code=code)
 
 
 def code_files(paths: tuple[Path, ...]) -> dict[str, Path]:
@@ -175,7 +241,7 @@ def code_files(paths: tuple[Path, ...]) -> dict[str, Path]:
             if file.is_symlink():
                 raise InputError("bad-code", f"{file} is a link; expected plain files")
             if file.is_file() and not _SKIPPED & set(inner.parts):
-                found[f"model/native/code/{inner.as_posix()}"] = file
+                found[f"{CODE_FOLDER}{inner.as_posix()}"] = file
     size = sum(file.stat().st_size for file in found.values())
     if len(found) > CODE_FILES_MAX or size > CODE_BYTES_MAX:
         raise InputError(

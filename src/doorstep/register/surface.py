@@ -61,8 +61,9 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
 class RegisterVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """file: the service file's text. digest: of a bundle that was uploaded. holdout: digest of the
     uploaded hold-out snapshot, "" if there is none. speed_ms_p99: single row, as `register`
-    measured it on the form that will serve. trust: the signed statement for a file that can run
-    code, as `doorstep trust` stored it. findings: what `register` saw on the caller's machine."""
+    measured it on the form that will serve. trust: the signed statement about everything that
+    runs (`vouched_digest` of the manifest), as `doorstep trust` stored it. findings: what
+    `register` saw on the caller's machine."""
 
     file: str
     digest: str

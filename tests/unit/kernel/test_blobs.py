@@ -240,3 +240,27 @@ def test_bytes_that_are_no_manifest_are_refused(tmp_path: Path):
         with pytest.raises(InputError):
             publish_bundle(tmp_path, data, open_from({}))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [("a", "a/b"), ("a/b/c", "a"), ("a/b", "a/b/c/d"), ("manifest.json/x",),
+     ("card.md/x", "card.md")],
+)  # fmt: skip
+def test_a_path_that_is_file_and_folder_is_refused_and_leaves_nothing(
+    tmp_path: Path, paths: tuple[str, ...]
+):
+    files = dict.fromkeys(paths, b"same")
+    listed = manifest_of([entry(path, data) for path, data in files.items()])
+    with pytest.raises(InputError) as refused:
+        publish_bundle(tmp_path, listed, open_from(files))
+    assert refused.value.code == "bad-manifest"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_begin_alike_are_apart(tmp_path: Path):
+    files = dict.fromkeys(("a", "a.b/c", "ab", "b/a"), b"same")
+    listed = manifest_of([entry(path, data) for path, data in files.items()])
+    assert (
+        verify_bundle(publish_bundle(tmp_path, listed, open_from(files)), digest_of(listed)) == []
+    )

@@ -40,7 +40,8 @@ _STATUS_CODES = {
 _WHOLE = (Status.TIMED_OUT, Status.DIED, Status.UNAVAILABLE)
 """What befalls a version as a whole, whatever the rows were."""
 _FAILED = (500, "model-failed", "the model could not answer this request")
-_RETRY = b"retry-after: 1\r\n"
+# An engine that died is back in one or two seconds; asked again sooner, a client fails twice.
+_RETRY = b"retry-after: 3\r\n"
 
 
 class Troubles(Protocol):

@@ -12,10 +12,11 @@ from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import Status
 from doorstep.gate.rules import is_upward
 from doorstep.gate.sentences import percent
-from doorstep.monitor.drift import observe_drift
+from doorstep.monitor.drift import drift_subjects, observe_drift
 from doorstep.monitor.incidents import carry_on
 from doorstep.monitor.promises import promises
 from doorstep.monitor.types import (
+    Kind,
     MonitorFinding,
     Observation,
     PromiseNow,
@@ -42,7 +43,22 @@ _WORDS = {
 
 def evaluate(facts: ServiceFacts, now: Instant) -> list[MonitorFinding]:
     """The findings of the service that are open now, or that this look resolved; worst first."""
-    return carry_on(facts, _observe(facts), now)
+    asked = asked_subjects(facts)
+    return carry_on(facts, _observe(facts), now, lambda kind, subject: (kind, subject) in asked)
+
+
+def asked_subjects(facts: ServiceFacts) -> frozenset[tuple[Kind, str]]:
+    """Everything that a look may judge, whether or not there are rows to judge it by: the columns
+    of the champion's reference, the promises of the service file, and what keeps us from knowing.
+    Without a champion, nothing."""
+    if facts.version is None:
+        return frozenset()
+    found: set[tuple[Kind, str]] = {("drift", one) for one in drift_subjects(facts)}
+    found |= {(one.kind, one.text) for one in promises(facts)}
+    found |= {("data", "traffic"), ("data", "contract")}
+    if facts.promised:
+        found.add(("data", "outcomes"))
+    return frozenset(found)
 
 
 def latest_window(now: Instant, window_s: float, late_s: float = LATE_S) -> tuple[Instant, Instant]:
@@ -129,7 +145,9 @@ def _most_common(traffic: TrafficWindow) -> str:
 
 def _next(facts: ServiceFacts, promise: PromiseNow) -> str:
     if promise.kind == "quality":
-        return f"train on newer rows, then doorstep register MODEL; doorstep monitor {facts.service}"
+        return (
+            f"train on newer rows, then doorstep register MODEL; doorstep monitor {facts.service}"
+        )
     if facts.version is not None and facts.version > 1:
         return f"doorstep rollback {facts.service}"
     return f"doorstep status {facts.service}"
@@ -151,6 +169,7 @@ def _of_data(facts: ServiceFacts) -> Iterator[Observation]:
             "whether quality is as promised cannot be known",
             cause="outcomes are not sent, or their keys do not match the predictions",
             next=f"doorstep outcome {facts.service} FILE",
+            is_certain=True,
             numbers={"rows": quality.rows, "labelled": quality.labelled},
         )
     if facts.drift is not None and facts.drift.rows >= WARNED_ROWS_MIN:

@@ -64,6 +64,13 @@ def _journal_names(reference: Profile, positive: str) -> dict[str, ColumnProfile
     return names | scores
 
 
+def drift_subjects(facts: ServiceFacts) -> frozenset[str]:
+    """The subjects whose drift can be judged as long as this version is the champion."""
+    if facts.reference is None:
+        return frozenset()
+    return frozenset(map(subject_of, _journal_names(facts.reference, facts.positive)))
+
+
 def column_report(facts: ServiceFacts) -> list[ColumnDrift]:
     """Every column compared, in the order of the window; [] where there is nothing to compare."""
     profiles, kinds = compared_columns(facts)

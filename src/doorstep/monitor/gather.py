@@ -135,10 +135,16 @@ def _facts(
         slo=seen.file.monitor.slo,
         promised=seen.file.monitor.quality,
         served_since=seen.served_since,
-        had_traffic=bool(recent.cells),
+        had_traffic=_was_asked(app, service, now),
         alert_kinds=frozenset(told),
         known=known,
     )
+
+
+def _was_asked(app: App, service: str, now: Instant) -> bool:
+    """In the day before `now`: silence is news only where somebody used to ask."""
+    day = _summary(app, service, now - round(SHOWN_S * SECOND_US), now)
+    return any(one.kind == Kind.LIVE for one in day.cells)
 
 
 def _summary(app: App, service: str, since: Instant, until: Instant) -> Summary:

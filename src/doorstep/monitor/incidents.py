@@ -1,14 +1,18 @@
 """One incident per subject while it lasts: opened at once, closed only when it is surely over.
 
 No flapping, by three rules. A number that is neither bad nor good (its interval crosses the limit)
-changes nothing. An incident closes after `LOOKS_CLEAR_MIN` judged windows without it. One that
-comes back within `REOPEN_S` of its end is the same incident again. A window is judged once, however
-often it is looked at.
+changes nothing. An incident closes after `LOOKS_CLEAR_MIN` judged windows without it that do not
+overlap each other, nor the last window that showed it. One that comes back within `REOPEN_S` of its
+end is the same incident again. A rolling window opens an incident at the first look that shows it,
+but however often the same hour is looked at, it counts once for closing one.
+
+A subject that is no longer asked about, such as a promise that was taken out of the service file,
+cannot be judged any more: its incident is closed, and says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -24,24 +28,31 @@ from doorstep.monitor.types import (
 )
 
 LOOKS_CLEAR_MIN = 3
+NOT_ASKED = "no longer asked"
+CLEARED = "clear"
 REOPEN_S = 3600
 ALERT_OF_KIND = {"drift": "drift", "quality": "quality", "errors": "slo", "latency": "slo"}
 """What `alert.when` of the service file calls each kind; `data` is shown, not told."""
 
 
 def carry_on(
-    facts: ServiceFacts, observations: Iterable[Observation], now: Instant
+    facts: ServiceFacts,
+    observations: Iterable[Observation],
+    now: Instant,
+    is_asked: Callable[[Kind, str], bool] = lambda _kind, _subject: True,
 ) -> list[MonitorFinding]:
     """The findings that are open now or were closed by this look, worst first.
 
-    A subject that was not observed keeps its open finding as it is. Resolved findings that stay
-    resolved are not repeated.
+    A subject that is asked about and was not observed keeps its open finding as it is; one that is
+    not asked about is closed. Resolved findings that stay resolved are not repeated.
     """
     known = _latest(facts.known)
     seen = {one.key: one for one in observations}
     found: list[MonitorFinding] = []
     for key in known.keys() | seen.keys():
-        after = step(facts, known.get(key), seen.get(key), now)
+        before = known.get(key)
+        is_over = before is not None and before.state == "open" and not is_asked(*key)
+        after = _dropped(before, now) if is_over else step(facts, before, seen.get(key), now)
         if after is not None:
             found.append(after)
     return sorted(found, key=_rank)
@@ -70,7 +81,10 @@ def step(
     if seen.is_bad:
         can_resume = before is not None and (is_open or _ended_lately(before, now))
         return _resumed(facts, before, seen, now) if can_resume else _opened(facts, seen, now)
-    return _cleared(before, seen, now) if is_open else None
+    if before is None or not is_open:
+        return None
+    is_new = seen.is_certain or seen.since >= before.judged_until
+    return _cleared(before, seen, now) if is_new else before
 
 
 def _ended_lately(before: MonitorFinding, now: Instant) -> bool:
@@ -110,34 +124,27 @@ def _resumed(
     )
 
 
-def _cleared(before: MonitorFinding | None, seen: Observation, now: Instant) -> MonitorFinding:
-    assert before is not None
+def _cleared(before: MonitorFinding, seen: Observation, now: Instant) -> MonitorFinding:
     looks = before.looks_clear + 1
-    is_over = looks >= LOOKS_CLEAR_MIN
+    is_over = seen.is_certain or looks >= LOOKS_CLEAR_MIN
     return msgspec.structs.replace(
         before,
         state="resolved" if is_over else "open",
         resolved_at=now if is_over else None,
+        ended=CLEARED if is_over else "",
         looks_clear=looks,
         judged_until=seen.until,
         updated_at=now,
     )
 
 
+def _dropped(before: MonitorFinding | None, now: Instant) -> MonitorFinding:
+    assert before is not None
+    return msgspec.structs.replace(
+        before, state="resolved", resolved_at=now, ended=NOT_ASKED, updated_at=now
+    )
+
+
 def _is_told(facts: ServiceFacts, kind: str, severity: str) -> bool:
     """Somebody is told of what matters; small but certain changes wait in the report."""
     return severity != "info" and ALERT_OF_KIND.get(kind, "") in facts.alert_kinds
-
-
-def alerts(
-    before: Iterable[MonitorFinding], after: Iterable[MonitorFinding]
-) -> list[MonitorFinding]:
-    """Of the findings after a look: those that somebody must be told of now, once per incident and
-    once more when it gets critical."""
-    told = {one.id: one for one in before if one.alert}
-    return [one for one in after if one.state == "open" and one.alert and _is_news(told, one)]
-
-
-def _is_news(told: dict[str, MonitorFinding], one: MonitorFinding) -> bool:
-    was = told.get(one.id)
-    return was is None or (one.severity == "critical" and was.severity != "critical")

@@ -80,6 +80,7 @@ def _save(app: App, changed: list[MonitorFinding], before: dict[str, MonitorFind
                         "severity": one.severity,
                         "sentence": one.sentence,
                         "alert": one.alert,
+                        "ended": one.ended,
                     },
                 )
 

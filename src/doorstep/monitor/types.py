@@ -23,8 +23,8 @@ class MonitorFinding(msgspec.Struct, frozen=True, kw_only=True):
     """One incident of one subject, from when it was first seen until it was over.
 
     since: start of the first window that showed it. judged_until: end of the last window that was
-    judged. looks_clear: judged windows in a row that showed nothing. severity: the worst so far.
-    alert: somebody is told.
+    judged. looks_clear: judged windows in a row, none overlapping another, that showed nothing.
+    severity: the worst so far. alert: somebody is told. ended: why it is over, "" while it is open.
     """
 
     id: str
@@ -42,6 +42,7 @@ class MonitorFinding(msgspec.Struct, frozen=True, kw_only=True):
     resolved_at: Instant | None = None
     looks_clear: int = 0
     alert: bool = False
+    ended: str = ""
     numbers: dict[str, Any] = {}
 
     @property
@@ -50,7 +51,8 @@ class MonitorFinding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """What one look at one subject saw. is_bad False: judged, and nothing is wrong."""
+    """What one look at one subject saw. is_bad False: judged, and nothing is wrong. is_certain: a
+    fact and not an estimate, so that one clear look ends it."""
 
     kind: Kind
     subject: str
@@ -61,6 +63,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str = ""
     cause: str = ""
     next: str = ""
+    is_certain: bool = False
     numbers: dict[str, Any] = {}
 
     @property
@@ -108,7 +111,8 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     version: the champion, None before the first release. positive: its positive label, "" if none.
     drift, traffic, quality: None where there is nothing to look at. slo, promised: the conditions
     of the service file. served_since: when this version became champion. had_traffic: the service
-    was ever asked. known: findings that are open, and those resolved not long ago.
+    was asked in the day before `traffic` ended. known: findings that are open, and those resolved
+    not long ago.
     """
 
     service: str

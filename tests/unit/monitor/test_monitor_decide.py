@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-
 import msgspec
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from doorstep.core.condition import parse_condition
 from doorstep.gate.types import Estimate
 from doorstep.journal.summary import LATENCY_BINS
 from doorstep.monitor.decide import evaluate, latest_window
-from doorstep.monitor.incidents import LOOKS_CLEAR_MIN, REOPEN_S, alerts, step
+from doorstep.monitor.incidents import LOOKS_CLEAR_MIN, NOT_ASKED, REOPEN_S, step
 from doorstep.monitor.promises import latency_quantile, promises
 from doorstep.monitor.types import (
     MonitorFinding,
@@ -108,7 +106,7 @@ def test_quality_says_how_many_outcomes_it_rests_on() -> None:
     facts = with_slo(None, promised=(parse_condition("f1 >= 0.6"),), quality=quality(0.5, 0.05))
     found = evaluate(facts, T0 + HOUR)[0]
     assert found.sentence == ("f1 >= 0.6 is broken: 0.500 [0.450, 0.550], labels for 62 % of 1,000")
-    assert found.next == "doorstep retrain loans --why"
+    assert found.next.endswith("doorstep monitor loans")
 
 
 def test_promises_without_data_are_not_yet_known() -> None:
@@ -221,17 +219,6 @@ def test_severity_only_rises_while_an_incident_lasts() -> None:
     assert found.severity == "critical"
 
 
-def test_somebody_is_told_once_and_again_when_it_gets_critical() -> None:
-    info = step(LOANS, None, seen(0, True, "info"), T0)
-    warning = step(LOANS, info, seen(1, True, "warning"), T0)
-    again = step(LOANS, warning, seen(2, True, "warning"), T0)
-    critical = step(LOANS, again, seen(3, True, "critical"), T0)
-    chain = [one for one in (info, warning, again, critical) if one is not None]
-    told = [alerts([b], [a]) for b, a in itertools.pairwise(chain)]
-    assert alerts([], chain[:1]) == []
-    assert [len(one) for one in told] == [1, 0, 1]
-
-
 def test_a_kind_that_nobody_asked_about_tells_nobody() -> None:
     facts = msgspec.structs.replace(LOANS, alert_kinds=frozenset({"quality"}))
     found = step(facts, None, seen(0, True), T0)
@@ -279,3 +266,100 @@ def test_evaluation_is_the_same_whenever_it_is_repeated() -> None:
     first = evaluate(facts, T0 + HOUR)
     again = evaluate(msgspec.structs.replace(facts, known=tuple(first)), T0 + 2 * HOUR)
     assert again == first
+
+
+MINUTE = 60 * SECOND
+
+
+def broken_between(start: int, end: int, now: int) -> ServiceFacts:
+    """Ten requests a minute, all of them errors from minute `start` to `end`; the last hour of
+    them at minute `now`."""
+    minutes = range(max(0, now - 60), now)
+    errors = 10 * sum(start <= one < end for one in minutes)
+    window = TrafficWindow(
+        since=T0 + (now - 60) * MINUTE,
+        until=T0 + now * MINUTE,
+        rows=10 * len(minutes),
+        errors=errors,
+        statuses=(0,) * 6,
+        latency=(10 * len(minutes),) + (0,) * (LATENCY_BINS - 1),
+    )
+    return with_slo(window, had_traffic=True)
+
+
+def looked_at_every_minute(start: int, end: int, until: int) -> dict[int, str]:
+    """Minute -> what the one incident was from then on."""
+    known: tuple[MonitorFinding, ...] = ()
+    states: dict[int, str] = {}
+    for now in range(60, until):
+        facts = msgspec.structs.replace(broken_between(start, end, now), known=known)
+        found = evaluate(facts, T0 + now * MINUTE)
+        assert len(found) <= 1
+        known = tuple(found) or known
+        state = known[0].state if known else "none"
+        if state != (list(states.values()) or [""])[-1]:
+            states[now] = state
+    return states
+
+
+def test_a_broken_promise_is_found_at_once_and_ends_once_after_three_separate_hours() -> None:
+    states = looked_at_every_minute(90, 100, 600)
+    assert list(states.values()) == ["none", "open", "resolved"]
+    opened, resolved = list(states)[1:]
+    assert 90 < opened <= 97
+    last_bad = 100 + 60 - 1
+    assert resolved >= 100 + LOOKS_CLEAR_MIN * 60
+    assert resolved <= last_bad + LOOKS_CLEAR_MIN * 60 + 60
+
+
+def test_the_same_hour_looked_at_again_and_again_clears_nothing() -> None:
+    found = after((0, True))
+    for second in range(0, 3600, 15):
+        look = msgspec.structs.replace(
+            seen(0, False), since=T0 + second * SECOND, until=T0 + HOUR + second * SECOND
+        )
+        found = step(LOANS, found, look, look.until)
+    assert found is not None
+    assert (found.state, found.looks_clear) == ("open", 0)
+
+
+def incident(kind: str, subject: str) -> MonitorFinding:
+    look = msgspec.structs.replace(seen(0, True), kind=kind, subject=subject)
+    found = step(LOANS, None, look, T0 + HOUR)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject", "is_asked"),
+    [
+        ("errors", "availability >= 99%", True),
+        ("errors", "availability >= 99.9%", False),
+        ("errors", "error_rate <= 5%", False),
+        ("latency", "p99 <= 50 ms", False),
+        ("quality", "f1 >= 0.6", True),
+        ("quality", "f1 >= 0.7", False),
+        ("drift", "income", True),
+        ("drift", "salary", False),
+        ("data", "traffic", True),
+        ("data", "outcomes", True),
+    ],
+)
+def test_what_is_no_longer_asked_is_over_and_says_so(kind, subject, is_asked) -> None:
+    facts = msgspec.structs.replace(
+        with_slo(None, "availability >= 99%", promised=(parse_condition("f1 >= 0.6"),)),
+        reference=REFERENCE,
+        known=(incident(kind, subject),),
+    )
+    found = evaluate(facts, T0 + 2 * HOUR)[0]
+    assert (found.state, found.ended) == (("open", "") if is_asked else ("resolved", NOT_ASKED))
+    assert found.resolved_at == (None if is_asked else T0 + 2 * HOUR)
+
+
+def test_outcomes_that_come_at_last_end_it_at_once() -> None:
+    window = QualityWindow(since=T0, until=T0 + HOUR, rows=1000, labelled=0, metrics={})
+    asked = {"promised": (parse_condition("f1 >= 0.6"),)}
+    opened = evaluate(with_slo(None, quality=window, **asked), T0 + HOUR)
+    later = msgspec.structs.replace(window, until=T0 + HOUR + SECOND, labelled=1)
+    found = evaluate(with_slo(None, quality=later, known=tuple(opened), **asked), T0 + HOUR + 1)
+    assert [(one.subject, one.state) for one in found] == [("outcomes", "resolved")]

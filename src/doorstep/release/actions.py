@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from doorstep.core.contract import Contract
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.ids import new_id, parse_version
 from doorstep.core.instant import SECOND_US, Instant
@@ -23,7 +24,7 @@ from doorstep.register import store as versions
 from doorstep.release import store
 from doorstep.release.collect import collect
 from doorstep.release.decide import decide, decide_person
-from doorstep.release.planning import parsed_file, previous_champion, write_plan
+from doorstep.release.planning import contract_of, parsed_file, previous_champion, write_plan
 from doorstep.release.spec import spec_of
 from doorstep.release.surface import StartRelease
 from doorstep.release.transition import METHOD_NAME, Beginning, apply, begin, unwatched
@@ -66,7 +67,8 @@ def _start(
     _require_gates(unit, app, version)
     champion = _settle_first(unit, app, service, version)
     row = versions.get_service(unit.connection, service)
-    spec = spec_of(parsed_file(row.file, app.home.environment), requests_per_s)
+    file = parsed_file(row.file, app.home.environment)
+    spec = spec_of(file, requests_per_s, _contracts(unit, app, version, champion))
     beginning = Beginning(
         id=new_id().hex,
         service=service,
@@ -91,6 +93,16 @@ def _start(
         },
     )
     return _with_plan(unit, app, started)
+
+
+def _contracts(
+    unit: Unit, app: App, version: versions.VersionRow, champion: int | None
+) -> list[Contract]:
+    """Of the champion and of the version; none without a champion."""
+    if champion is None:
+        return []
+    serving = versions.get_version(unit.connection, version.service, champion)
+    return [contract_of(app.home.bundles, one.digest) for one in (serving, version)]
 
 
 def _require_gates(unit: Unit, app: App, version: versions.VersionRow) -> None:

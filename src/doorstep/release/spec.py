@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from doorstep.core.contract import Contract
 from doorstep.core.errors import RefusedError
 from doorstep.core.plan import REST
 from doorstep.core.servicefile import ServiceFile
@@ -12,8 +15,12 @@ WARMUP_S = 60.0
 WARMUP_OF_DWELL = 0.2
 
 
-def spec_of(file: ServiceFile, requests_per_s: float) -> ReleaseSpec:
+def spec_of(
+    file: ServiceFile, requests_per_s: float, contracts: Sequence[Contract] = ()
+) -> ReleaseSpec:
     """What a release of this service will do. requests_per_s: measured, for `steps: auto`.
+    contracts: of the champion, whose rows are recorded, and of the challenger, which would score
+    them; () for a first release, which has no shadow.
 
     Method 1 decides on errors; other guardrails of the file are measured and shown, not decided
     on, which `doorstep check` says. Raises: InputError (`bad-release`), RefusedError
@@ -22,12 +29,8 @@ def spec_of(file: ServiceFile, requests_per_s: float) -> ReleaseSpec:
     asked = file.release
     steps = asked.steps or auto_steps(requests_per_s, asked.deadline.after_s)
     errors = next((one for one in asked.guardrails if one.name == "errors"), None)
-    if asked.shadow.requests and file.serve.record.mode == "no-inputs":
-        raise RefusedError(
-            "shadow-needs-inputs",
-            "release.shadow scores recorded requests, but serve.record: no-inputs keeps none",
-            "set release.shadow.requests: 0, or serve.record: full",
-        )
+    if asked.shadow.requests and contracts:
+        _require_inputs(file, contracts)
     dwell_s = tuple(asked.dwell_s_at(step, len(steps)) for step in range(len(steps)))
     margins = (
         tuple(errors.margin_at(step, len(steps)) for step in range(len(steps)))
@@ -53,6 +56,40 @@ def spec_of(file: ServiceFile, requests_per_s: float) -> ReleaseSpec:
         deadline_then=asked.deadline.then,
         segments=(REST, *(wave.name for wave in asked.waves)),
     )
+
+
+def _require_inputs(file: ServiceFile, contracts: Sequence[Contract]) -> None:
+    """The shadow scores what the journal has: with inputs that it lacks, a challenger would be
+    judged on rows that nobody sent. Raises: RefusedError (`shadow-needs-inputs`)."""
+    mode = file.serve.record.mode
+    if mode != "full":
+        raise RefusedError(
+            "shadow-needs-inputs",
+            f"release.shadow scores recorded requests, but serve.record: {mode} does not keep "
+            "the inputs of all of them",
+            "set release.shadow.requests: 0, or serve.record: full",
+        )
+    masked = masked_inputs(file, contracts)
+    if masked:
+        raise RefusedError(
+            "shadow-needs-inputs",
+            f"release.shadow scores recorded requests, but {', '.join(masked[:5])} of them "
+            "is personal, and is not recorded as it was sent",
+            "set release.shadow.requests: 0",
+        )
+
+
+def masked_inputs(file: ServiceFile, contracts: Sequence[Contract]) -> tuple[str, ...]:
+    """What the last contract reads and is personal in any of them or in the service file."""
+    personal = {
+        one.name
+        for contract in contracts
+        for one in (*contract.inputs, *contract.context)
+        if one.personal != "no"
+    }
+    stated = {**file.contract.inputs, **file.contract.context}
+    personal |= {name for name, one in stated.items() if one.personal != "no"}
+    return tuple(one.name for one in contracts[-1].inputs if one.name in personal)
 
 
 def auto_steps(requests_per_s: float, deadline_s: float) -> tuple[float, ...]:

@@ -84,8 +84,8 @@ class Target:
         )
         if not is_callers or row.release != self.release.id:
             return False
-        part = int.from_bytes(row.request[8:], "big") / 2.0**64
-        return part < self.release.sample
+        # A hash: bits of the id itself are not all random (it is a uuid7).
+        return hash_unit("shadow", row.request.hex()) < self.release.sample * 2.0**64
 
 
 class Shadow:

@@ -1,0 +1,56 @@
+"""What a service file makes of a release, and what a shadow refuses to be judged on."""
+
+from __future__ import annotations
+
+import pytest
+
+from doorstep.core.contract import Contract, Field
+from doorstep.core.errors import RefusedError
+from doorstep.core.servicefile import ServiceFile, parse_service_file
+from doorstep.release.spec import masked_inputs, spec_of
+
+PLAIN = Contract(inputs=(Field(name="x", type="float"),))
+PERSONAL = Contract(inputs=(Field(name="x", type="float", personal="drop"),))
+TEXT = """doorstep: 1
+service: loans
+model: {task: binary, label: y}
+data:
+  holdout: {path: h.csv}
+"""
+
+
+def file_of(more: str = "") -> ServiceFile:
+    return parse_service_file(TEXT + more, environment="development")
+
+
+@pytest.mark.parametrize("record", ["no-inputs", "sample 10%"])
+def test_a_shadow_is_refused_where_the_journal_does_not_keep_all_inputs(record: str) -> None:
+    file = file_of(f"serve: {{record: {record}}}\n")
+    with pytest.raises(RefusedError) as caught:
+        spec_of(file, 1.0, (PLAIN, PLAIN))
+    assert caught.value.code == "shadow-needs-inputs"
+    assert spec_of(file, 1.0).shadow_requests == 1000, "a first release has no shadow"
+
+
+@pytest.mark.parametrize(
+    ("contracts", "more"),
+    [
+        ((PERSONAL, PLAIN), ""),
+        ((PLAIN, PERSONAL), ""),
+        ((PLAIN, PLAIN), "contract: {inputs: {x: {type: float, personal: drop}}}\n"),
+    ],
+)
+def test_a_shadow_is_refused_where_an_input_that_it_needs_is_personal(
+    contracts: tuple[Contract, Contract], more: str
+) -> None:
+    with pytest.raises(RefusedError) as caught:
+        spec_of(file_of(more), 1.0, contracts)
+    assert caught.value.code == "shadow-needs-inputs"
+    without = file_of(more + "release: {shadow: {requests: 0}}\n")
+    assert spec_of(without, 1.0, contracts).shadow_requests == 0
+
+
+def test_what_the_challenger_does_not_read_may_be_personal() -> None:
+    others = Contract(inputs=(Field(name="name", type="text", personal="pseudonymise"),))
+    assert masked_inputs(file_of(), (others, PLAIN)) == ()
+    assert spec_of(file_of(), 1.0, (PLAIN, PLAIN)).shadow_requests == 1000

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import numpy as np
@@ -16,7 +18,10 @@ from hypothesis import strategies as st
 
 from doorstep.cli import doctoring, drafting
 from doorstep.cli.drafting import Asked, draft_service, field_spec, key_column, name_for
+from doorstep.cli.registering import register_model
+from doorstep.client import Client
 from doorstep.core.contract import Field
+from doorstep.core.errors import RefusedError
 from doorstep.core.ids import parse_name
 from doorstep.core.servicefile import parse_service_file
 from doorstep.formats.columns import Table, column_of
@@ -125,6 +130,51 @@ def test_a_function_is_a_model_once_its_file_is_vouched_for(loans: Path, run: Ru
     found = json.loads(said.text[said.text.index("{\n") :])
     assert "application_id" not in found["inputs"]
     assert found["key"] == "application_id"
+
+
+class Reached(Exception):
+    """The bundle was about to be sent."""
+
+
+class Unanswering(Client):
+    def upload(self, *_: object, **__: object) -> NoReturn:
+        raise Reached
+
+
+def test_code_that_changed_after_it_was_vouched_for_is_not_registered(
+    trusted: Path, run: Run
+) -> None:
+    words = "init model.pkl --train train.csv --holdout test.csv --label default"
+    assert run(words).code == 0
+    package = trusted / "src" / "credit_y"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "rule.py").write_text("LIMIT = 1\n")
+    with (trusted / "doorstep.yaml").open("a") as file:
+        file.write("\nruntime:\n  code: [src/credit_y]\n")
+    send = partial(
+        register_model,
+        Unanswering("http://127.0.0.1:9", ""),
+        "model.pkl",
+        Path("doorstep.yaml"),
+        lambda what, share: None,
+        with_gates=False,
+    )
+    command = 'doorstep trust model.pkl --code src/credit_y --why "..."'
+    assert command in run("trust model.pkl --why mine").text
+    with pytest.raises(RefusedError, match="vouched for it as it is now") as refused:
+        send()
+    assert refused.value.hint == command
+    said = run("trust model.pkl --code src/credit_y --why mine")
+    assert "model.pkl, 3 files: model.pkl, src/credit_y/__init__.py, src/credit_y/rule.py" in (
+        said.text
+    )
+    with pytest.raises(Reached):
+        send()
+    (package / "rule.py").write_text("LIMIT = 2\n")
+    with pytest.raises(RefusedError) as refused:
+        send()
+    assert (refused.value.code, refused.value.hint) == ("untrusted-model", command)
 
 
 def test_the_json_of_init_says_what_was_found(trusted: Path, run: Run) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import os
 import signal
 import urllib.error
 import urllib.request
@@ -14,9 +16,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from doorstep.core.manifest import FileEntry
 from doorstep.core.plan import ReleasePlan
 from doorstep.core.record import Status
 from doorstep.core.report import NodeReport
+from doorstep.release.collect import crash_loops
+from doorstep.release.transition import Beginning, begin
+from doorstep.release.types import ReleaseSpec
 from doorstep.testing.home import TestHome
 from doorstep.testing.load import Load, Tally
 from doorstep.testing.node import RunningNode
@@ -193,6 +199,93 @@ def test_a_plan_that_cannot_be_loaded_leaves_the_last_good_one_serving_and_is_re
         assert predict(node, {"x0": 1, "x1": 1, "x2": 1})[1]["version"] == 1
     home.publish(good, number=50)
     node.wait(lambda found: found.plan_number == 50 and not found.problems, "mended")
+
+
+def test_a_worker_that_starts_while_a_plan_is_refused_serves_the_last_good_one(
+    home: TestHome, node: RunningNode
+) -> None:
+    versions = {1: home.bundle(home.contract(3)), 2: home.bundle(home.contract(4), seed=2)}
+    good = home.service("loans", {1: versions[1]})
+    home.publish(good)
+    node.wait_plan(1)
+    home.publish(home.service("loans", versions))
+    refused = node.wait(lambda found: any("has not" in said for said in found.problems))
+    old = {one.pid for one in refused.workers if one.kind == "front"}
+    for pid in old:
+        os.kill(pid, signal.SIGKILL)
+    report = node.wait(
+        lambda found: (
+            found.plan_number == 1
+            and not old & {one.pid for one in found.workers if one.kind == "front"}
+        )
+    )
+    assert any("has not" in said for said in report.problems)
+    assert predict(node, {"x0": 1, "x1": 1, "x2": 1})[1]["version"] == 1
+    number = home.publish(good)
+    node.wait(lambda found: found.plan_number == number and not found.problems, "mended")
+
+
+def broken_model(home: TestHome, like: str) -> str:
+    """A bundle with the right digest whose model is none: its engine cannot start."""
+    data = b"not a model"
+    entry = FileEntry(
+        path="model/onnx/model.onnx", size=len(data), sha256=hashlib.sha256(data).hexdigest()
+    )
+    manifest = msgspec.structs.replace(home.read_manifest(like), files=(entry,))
+    return home.add_bundle(manifest, {entry.path: data})
+
+
+def test_a_service_that_cannot_be_loaded_holds_nobody_else_back_and_its_crash_loop_is_collected(
+    home: TestHome, node: RunningNode
+) -> None:
+    contract = home.contract(3)
+    one, two = home.bundle(contract), home.bundle(contract, seed=2)
+    first = home.service("other", {1: one})
+    home.publish(first, home.service("loans", {1: one, 2: two}, champion=2))
+    node.wait_plan(1)
+    stuck = home.service(
+        "other", {1: one, 2: broken_model(home, one)}, placement="engine", release=release(0.5)
+    )
+    number = home.publish(stuck, home.service("loans", {1: one, 2: two}, champion=1))
+    report = node.wait(lambda found: found.plan_number == number, "the others are swapped")
+    assert report.held_back == ("other",)
+    assert predict(node, {"x0": 1, "x1": 1, "x2": 1})[1]["version"] == 1
+    beginning = Beginning(id="r1", service="other", champion=1, challenger=2, spec=ReleaseSpec())
+    loop = begin(beginning, 0)
+    report = node.wait(lambda found: crash_loops(loop, [found]) == ["test"], "a crash loop")
+    assert any("other@2: engine not warm: " in said for said in report.problems)
+    down = node.wait(
+        lambda found: any(it.serves == "other@2" and it.pid == 0 for it in found.workers),
+        "an engine between two starts",
+    )
+    assert crash_loops(loop, [down]) == ["test"]
+    number = home.publish(first, home.service("loans", {1: one}))
+    assert node.wait_plan(number).held_back == ()
+
+
+def test_an_engine_that_answers_nothing_for_long_is_replaced(
+    home: TestHome, node: RunningNode
+) -> None:
+    digest = home.bundle(home.contract(3))
+    home.publish(home.service("loans", {1: digest}, placement="engine", timeout_ms=200))
+    report = node.wait_plan(1)
+    (hung,) = [one.pid for one in report.workers if one.kind == "engine"]
+    os.kill(hung, signal.SIGSTOP)
+
+    async def story() -> None:
+        async with Load(node.data_url, PATH, body_of, connections=4) as load:
+            await asyncio.to_thread(node.wait, lambda found: is_replaced(found, hung))
+            answered = load.tally.statuses[200]
+            async with asyncio.timeout(60):
+                while load.tally.statuses[200] < answered + 100:
+                    await asyncio.sleep(0.02)
+            await load.stop()
+
+    asyncio.run(story())
+
+
+def is_replaced(report: NodeReport, hung: int) -> bool:
+    return any(one.kind == "engine" and one.pid not in (0, hung) for one in report.workers)
 
 
 def test_a_node_that_starts_while_the_home_is_spoilt_serves_what_it_served_last(

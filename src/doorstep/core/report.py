@@ -71,7 +71,9 @@ class ServiceReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """plan_number: the plan that *every* front worker serves. loaded: `service@N` resident here.
-    problems: what could not be loaded or done, each a sentence; the last good plan then serves."""
+    problems: what could not be loaded or done, each a sentence; the last good plan then serves.
+    held_back: services that are not as plan `plan_number` has them (they are as before, or left
+    out), because that cannot be loaded (yet)."""
 
     format: int
     node: str
@@ -87,3 +89,4 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     problems: tuple[str, ...]
     services: tuple[ServiceReport, ...]
     cells: tuple[Cell, ...]
+    held_back: tuple[str, ...] = ()

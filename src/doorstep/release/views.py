@@ -42,7 +42,11 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         requests_challenger=_requests(evidence, "challenger"),
         guardrails=_guardrails(inner, newest, decisions),
         decisions=decisions,
-        settled=bool(alive) and all(one.plan_number >= row.plan_number for one in alive),
+        settled=bool(alive)
+        and all(
+            one.plan_number >= row.plan_number and inner.service not in one.held_back
+            for one in alive
+        ),
         silent=tuple(sorted(app.nodes.silent())),
         plan_number=row.plan_number,
     )

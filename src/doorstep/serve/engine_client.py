@@ -18,7 +18,13 @@ import numpy as np
 
 from doorstep.core.record import Status
 from doorstep.formats.batch import Batch
-from doorstep.serve.limits import ENGINE_PENDING_MAX, ENGINE_RECONNECT_S, ENGINE_SWEEP_S
+from doorstep.serve.limits import (
+    ENGINE_PENDING_MAX,
+    ENGINE_RECONNECT_S,
+    ENGINE_SWEEP_S,
+    HUNG_ASKS,
+    HUNG_S,
+)
 from doorstep.serve.wire import Ask, Frames, Reply, encode_frame
 
 CAUSE_S = 1.0
@@ -26,9 +32,18 @@ Answered = Callable[[Status, list[list[float]], str], None]
 
 
 class EngineClient(asyncio.Protocol):
-    """One connection to the engine at `socket`. Not thread-safe: lives in its loop."""
+    """One connection to the engine at `socket`. Not thread-safe: lives in its loop. hung: told the
+    socket when HUNG_ASKS in a row timed out and nothing was heard for HUNG_S."""
 
-    def __init__(self, socket: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        socket: str,
+        loop: asyncio.AbstractEventLoop,
+        hung: Callable[[str], None] = lambda _socket: None,
+    ) -> None:
+        self._hung = hung
+        self._late = 0
+        self._silent_s = 0.0
         self.socket = socket
         self._loop = loop
         self._transport: asyncio.WriteTransport | None = None
@@ -72,6 +87,8 @@ class EngineClient(asyncio.Protocol):
         if len(self._pending) >= ENGINE_PENDING_MAX:
             return answered(Status.UNAVAILABLE, [], f"{len(self._pending)} requests wait for it")
         self._last_id += 1
+        if not self._pending and not self._late:
+            self._silent_s = time.monotonic()
         ask = Ask(self._last_id, deadline_ns, batch.rows, batch.numbers.tobytes(), batch.texts)
         try:
             frame = encode_frame(ask)
@@ -87,6 +104,7 @@ class EngineClient(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
         self._frames = Frames()
+        self._late = 0
         self._pause_s = ENGINE_RECONNECT_S[0]
 
     def data_received(self, data: bytes) -> None:
@@ -118,6 +136,7 @@ class EngineClient(asyncio.Protocol):
         self._out.clear()
 
     def _take(self, reply: Reply) -> None:
+        self._late, self._silent_s = 0, time.monotonic()
         entry = self._pending.pop(reply.id, None)
         if entry is None:
             return None
@@ -142,6 +161,11 @@ class EngineClient(asyncio.Protocol):
         for number in late:
             _, _, answered = self._pending.pop(number)
             answered(Status.TIMED_OUT, [], "no answer in time")
+        self._late += len(late)
+        silent_s = time.monotonic() - self._silent_s
+        if late and self._late >= HUNG_ASKS and silent_s >= HUNG_S:
+            self._late = 0
+            self._hung(self.socket)
         if self._pending:
             self._watch()
 

@@ -31,13 +31,14 @@ class EngineSlot:
         self.unwanted_s: float | None = None
         self.began_s = time.monotonic()
         self.warm = False
+        self.hung = 0
 
     def keep(self) -> None:
         if self.child.keep():
             self.began_s = time.monotonic()
             self.warm = False
         self.warm = self.warm and self.child.running
-        if not self.warm:
+        if not self.warm and not self.child.stopping:
             self.warm = _answers(self.path)
         if not self.warm and time.monotonic() - self.began_s > ENGINE_START_S:
             self.child.stop(1.0)
@@ -71,6 +72,15 @@ class Engines:
                     slot.unwanted_s = None
                     needed[engine_key(version)] = str(slot.path)
         return needed
+
+    def replace_hung(self, socket: str) -> None:
+        """Kill the engine at `socket`; `keep` starts it again. One that is not warm is left alone:
+        it was replaced since this was said."""
+        for slot in self.slots.values():
+            if str(slot.path) == socket and slot.warm and slot.child.running:
+                slot.warm = False
+                slot.hung += 1
+                slot.child.stop(0.0)
 
     def all_warm(self, keys: Iterable[str]) -> bool:
         return all(self.slots[key].warm for key in keys)

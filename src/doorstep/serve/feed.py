@@ -73,11 +73,6 @@ class PlanFeed:
         self._raw = raw
         return published
 
-    def reread(self) -> None:
-        """Answer the same plan again at the next poll (it could not be used)."""
-        self._raw = b""
-        self.seen = msgspec.structs.replace(self.seen, root="")
-
     def _is_new(self, pointer: PlanPointer) -> bool:
         return not self._raw or pointer.root != self.seen.root
 

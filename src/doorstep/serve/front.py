@@ -23,7 +23,7 @@ from typing import cast
 import msgspec
 import uvloop
 
-from doorstep.core.errors import DoorstepError
+from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter
 from doorstep.serve.http import Head, HttpConnection
@@ -34,6 +34,7 @@ from doorstep.serve.nodeplan import (
     Apply,
     Drain,
     Full,
+    Hung,
     Lease,
     Lines,
     NodePlan,
@@ -48,7 +49,7 @@ from doorstep.serve.nodeplan import (
 from doorstep.serve.orphan import offer_listener
 from doorstep.serve.path import Path as PredictPath
 from doorstep.serve.record import Recorder
-from doorstep.serve.residents import Residents
+from doorstep.serve.residents import FAILURES, Residents
 from doorstep.serve.site import Site
 
 BACKLOG = 2048
@@ -102,13 +103,13 @@ class Front:
         self._recorder = Recorder(writer)
         self._path = PredictPath(loop, self._recorder, self._cells, self.link)
         self._site = Site(self._path, self._recorder, self._cells)
-        self._residents = Residents(loop, writer.declare, self._slot)
+        self._residents = Residents(loop, writer.declare, self._slot, self._tell_hung)
         self._connections: set[HttpConnection] = set()
         self._server: asyncio.Server | None = None
         self._plan: NodePlan | None = None
         self._lease_held = False
         self._lease_until_s = 0.0
-        self._wanted = 0
+        self._queue: list[int] = []
         self._applying: asyncio.Task[None] | None = None
         self._finished = asyncio.Event()
         self._drain_until_s = 0.0
@@ -145,7 +146,7 @@ class Front:
     def obey(self, order: Order) -> None:
         match order:
             case Apply(generation):
-                self._wanted = generation
+                self._queue.append(generation)
                 if self._applying is None:
                     self._applying = self._loop.create_task(self._apply())
             case Lease(held, left_s):
@@ -192,20 +193,38 @@ class Front:
     # -- plans
 
     async def _apply(self) -> None:
-        """Load what the plan file holds until it is what was asked for last."""
-        done = -1
-        while done < self._wanted:
-            done = self._wanted
+        """Load what was asked for last; before anything is loaded, all that was asked for in turn,
+        so that a plan which is refused leaves the one before it serving."""
+        while self._queue:
+            if self._plan is not None:
+                del self._queue[:-1]
+            generation = self._queue.pop(0)
             try:
-                plan = msgspec.json.decode(plan_file(self._state, done).read_bytes(), type=NodePlan)
-                await self._residents.load(plan)
-                self._swap(plan)
-            except (DoorstepError, OSError, msgspec.MsgspecError, ValueError) as error:
-                why = error.message if isinstance(error, DoorstepError) else str(error)
-                self.link.say(Refuses(done, why[:MESSAGE_CHARS_MAX]))
-            else:
-                self.link.say(Serves(plan.generation, plan.number))
+                data = plan_file(self._state, generation).read_bytes()
+                await self._load(msgspec.json.decode(data, type=NodePlan))
+            except FAILURES as error:
+                self.link.say(Refuses(generation, _said(error)))
         self._applying = None
+
+    async def _load(self, plan: NodePlan) -> None:
+        failed = await self._residents.load(plan)
+        why = "; ".join(f"{name}: {_said(error)}" for name, error in failed.items())
+        refusal = Refuses(plan.generation, why[:MESSAGE_CHARS_MAX], tuple(failed))
+        if failed and len(failed) == len(plan.services):
+            if self._plan is None and _are_late(failed):
+                # Connections wait in the backlog, or orphans answer them, until engines are warm.
+                refusal = msgspec.structs.replace(refusal, services=())
+                self._queue = self._queue or [plan.generation]
+            return self.link.say(refusal)
+        self._swap(_mend(plan, set(failed), self._plan))
+        held_back = tuple(sorted({*plan.held_back, *failed}))
+        self.link.say(Serves(plan.generation, plan.number, held_back))
+        if failed:
+            self.link.say(refusal)
+        return None
+
+    def _tell_hung(self, socket: str) -> None:
+        self.link.say(Hung(socket))
 
     def _swap(self, plan: NodePlan) -> None:
         loaded = self._plan is not None
@@ -260,6 +279,26 @@ class Front:
             except OSError as error:
                 self._recorder.drop()
                 self.link.tell("journal", f"the journal cannot be written ({error.strerror})")
+
+
+def _mend(plan: NodePlan, failed: set[str], last: NodePlan | None) -> NodePlan:
+    """`plan`, but services that failed are as the last plan had them, or left out."""
+    if not failed:
+        return plan
+    old = {one.service: one for one in last.services} if last else {}
+    kept = [old.get(one.service) if one.service in failed else one for one in plan.services]
+    services = tuple(one for one in kept if one is not None)
+    engines = (last.engines if last else {}) | plan.engines
+    return msgspec.structs.replace(plan, services=services, engines=engines)
+
+
+def _are_late(failed: dict[str, Exception]) -> bool:
+    return all(isinstance(error, UnreachableError) for error in failed.values())
+
+
+def _said(error: Exception) -> str:
+    said = error.message if isinstance(error, DoorstepError) else str(error)
+    return said[:MESSAGE_CHARS_MAX]
 
 
 def _read_text(path: Path) -> str:

@@ -16,6 +16,7 @@ from doorstep.serve.nodeplan import (
     Apply,
     Drain,
     Full,
+    Hung,
     Lease,
     Lines,
     Order,
@@ -49,6 +50,7 @@ class FrontWorker(asyncio.Protocol):
         self.cells = cells
         self.served = -1
         self.number = -1
+        self.held_back: tuple[str, ...] = ()
         self.draining = False
         self.troubles: dict[str, str] = {}
         self._hear = hear
@@ -66,14 +68,15 @@ class FrontWorker(asyncio.Protocol):
         for line in self._lines.feed(data):
             word = self._decode(line)
             match word:
-                case Serves(generation, number):
+                case Serves(generation, number, held_back):
                     self.served, self.number = generation, number
+                    self.held_back = held_back
                     self.troubles.pop("plan", None)
-                case Refuses(_, why):
+                case Refuses(why=why):
                     self.troubles["plan"] = why
                 case Trouble(topic, what):
                     self.troubles[topic] = what
-                case Full():
+                case Full() | Hung():
                     pass
             self._hear(self, word)
 

@@ -25,7 +25,8 @@ MESSAGE_CHARS_MAX = 1000
 
 class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """generation: rises with every change on this node. bundles: folder of bundles by digest.
-    engines: engine key -> Unix socket of a warm engine."""
+    engines: engine key -> Unix socket of a warm engine. held_back: services that are not as plan
+    `number` has them, because that could not be loaded: they are as before, or left out."""
 
     format: int
     generation: int
@@ -36,6 +37,7 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     lease_s: float
     services: tuple[ServicePlan, ...]
     engines: dict[str, str]
+    held_back: tuple[str, ...] = ()
 
 
 class Apply(msgspec.Struct, frozen=True, tag="apply"):
@@ -59,15 +61,19 @@ class Drain(msgspec.Struct, frozen=True, tag="drain"):
 
 
 class Serves(msgspec.Struct, frozen=True, tag="serves"):
+    """held_back: services that this worker does not serve as plan `number` has them."""
+
     generation: int
     number: int
+    held_back: tuple[str, ...] = ()
 
 
 class Refuses(msgspec.Struct, frozen=True, tag="refuses"):
-    """The plan could not be loaded; the last good one serves on."""
+    """The plan, or these services of it, could not be loaded; what was served serves on."""
 
     generation: int
     why: str
+    services: tuple[str, ...] = ()
 
 
 class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
@@ -77,12 +83,18 @@ class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
     what: str
 
 
+class Hung(msgspec.Struct, frozen=True, tag="hung"):
+    """The engine at this socket is connected and answers nothing."""
+
+    socket: str
+
+
 class Full(msgspec.Struct, frozen=True, tag="full"):
     """The cell file has no room for another release; replace this worker."""
 
 
 Order = Apply | Lease | Drain
-Word = Serves | Refuses | Trouble | Full
+Word = Serves | Refuses | Trouble | Hung | Full
 
 
 def plan_file(state: Path, generation: int) -> Path:

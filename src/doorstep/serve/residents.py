@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from doorstep.core.errors import InputError, UnreachableError
+import msgspec
+
+from doorstep.core.errors import DoorstepError, InputError, UnreachableError
 from doorstep.core.manifest import Manifest
 from doorstep.core.plan import ServicePlan, VersionPlan
 from doorstep.core.record import Layout
@@ -24,6 +26,8 @@ from doorstep.serve.service import Service
 from doorstep.serve.version import Version, columns_of, load_inline, read_manifest
 
 ENGINE_CONNECT_S = 5.0
+FAILURES = (DoorstepError, OSError, msgspec.MsgspecError, ValueError)
+"""What may be wrong with a document or a bundle."""
 HANG_UP_S = 30.0
 """An engine that no plan names any more is kept this long for what is under way."""
 
@@ -36,44 +40,43 @@ class Residents:
         loop: asyncio.AbstractEventLoop,
         declare: Callable[[Layout], int],
         slot: Callable[[CellKey], int | None],
+        hung: Callable[[str], None] = lambda _socket: None,
     ) -> None:
+        self._hung = hung
         self._loop = loop
         self._declare = declare
         self._slot = slot
         self._manifests: dict[str, Manifest] = {}
         self._scorers: dict[tuple[str, str], Scorer] = {}
         self._engines: dict[str, EngineClient] = {}
-        self._readers: dict[str, tuple[ServicePlan, RowReader]] = {}
+        self._readers: dict[bytes, RowReader] = {}
         self._plan: NodePlan | None = None
 
-    async def load(self, plan: NodePlan) -> None:
-        """Make everything of `plan` resident. The last plan stays whole whatever happens.
-
-        Raises: InputError, RefusedError, UnreachableError (`engine-unreachable`).
-        """
-        await self._loop.run_in_executor(None, self._load_files, plan)
+    async def load(self, plan: NodePlan) -> dict[str, Exception]:
+        """Make of `plan` resident what can be. Answers what is wrong with each service that cannot
+        be served as this plan has it. The last plan stays whole whatever happens."""
+        failed = await self._loop.run_in_executor(None, self._load_files, plan)
         for service in plan.services:
-            for version in service.versions:
-                if version.placement == "engine":
-                    self._connect(plan, service, version)
-        await self._wait_connected(plan)
+            if service.service not in failed:
+                try:
+                    self._prepare(plan, service)
+                except FAILURES as error:
+                    failed[service.service] = error
+        return failed | await self._wait_connected(plan, set(failed))
 
     def services(self, plan: NodePlan, *, lease_held: bool) -> dict[str, Service]:
-        """The services of a plan that is loaded. Raises: InputError (`contract-mismatch`,
-        `no-champion`)."""
-        made = {}
-        for service in plan.services:
-            versions = {one.number: self._version(plan, service, one) for one in service.versions}
-            if service.champion is not None and service.champion not in versions:
-                raise InputError(
-                    "no-champion",
-                    f"{service.service}: champion {service.champion} is not among its versions",
-                )
-            made[service.service] = Service(
-                service, versions, lease_held=lease_held, declare=self._declare, slot=self._slot,
-                reader=self._readers[service.service][1],
-            )  # fmt: skip
-        return made
+        """The services of a plan that is loaded."""
+        return {
+            one.service: Service(
+                one,
+                {version.number: self._version(plan, one, version) for version in one.versions},
+                lease_held=lease_held,
+                declare=self._declare,
+                slot=self._slot,
+                reader=self._readers[_reading(one)],
+            )
+            for one in plan.services
+        }
 
     def keep_only(self, plan: NodePlan) -> None:
         """Let go of what `plan` does not name."""
@@ -83,29 +86,45 @@ class Residents:
         self._manifests = {k: v for k, v in self._manifests.items() if k in bundles}
         inline = {(one.bundle, one.form) for one, _ in versions if one.placement == "inline"}
         self._scorers = {k: v for k, v in self._scorers.items() if k in inline}
-        names = {service.service for service in plan.services}
-        self._readers = {k: v for k, v in self._readers.items() if k in names}
+        readings = {_reading(service) for service in plan.services}
+        self._readers = {k: v for k, v in self._readers.items() if k in readings}
         sockets = set(plan.engines.values())
         for socket in [one for one in self._engines if one not in sockets]:
             self._loop.call_later(HANG_UP_S, self._engines.pop(socket).close)
 
-    def _load_files(self, plan: NodePlan) -> None:
-        bundles = Path(plan.bundles)
+    def _load_files(self, plan: NodePlan) -> dict[str, Exception]:
+        failed: dict[str, Exception] = {}
         for service in plan.services:
-            for version in service.versions:
-                if version.bundle not in self._manifests:
-                    self._manifests[version.bundle] = read_manifest(bundles, version.bundle)
-                key = (version.bundle, version.form)
-                if version.placement == "inline" and key not in self._scorers:
-                    manifest = self._manifests[version.bundle]
-                    self._scorers[key] = load_inline(bundles, version, manifest)
-            self._prepare_reader(service)
+            try:
+                self._load_service(Path(plan.bundles), service)
+            except FAILURES as error:
+                failed[service.service] = error
+        return failed
 
-    def _prepare_reader(self, plan: ServicePlan) -> None:
-        """A reader depends on the contract and ids; making one takes milliseconds."""
-        known = self._readers.get(plan.service)
-        if known is None or _reading(known[0]) != _reading(plan):
-            self._readers[plan.service] = (plan, RowReader(plan))
+    def _load_service(self, bundles: Path, service: ServicePlan) -> None:
+        for version in service.versions:
+            if version.bundle not in self._manifests:
+                self._manifests[version.bundle] = read_manifest(bundles, version.bundle)
+            key = (version.bundle, version.form)
+            if version.placement == "inline" and key not in self._scorers:
+                manifest = self._manifests[version.bundle]
+                self._scorers[key] = load_inline(bundles, version, manifest)
+        # Made beside the one in use, which a plan that is refused must leave alone.
+        reading = _reading(service)
+        if reading not in self._readers:
+            self._readers[reading] = RowReader(service)
+
+    def _prepare(self, plan: NodePlan, service: ServicePlan) -> None:
+        """Raises: InputError (`no-champion`, `no-engine`, `contract-mismatch`)."""
+        if service.champion not in (None, *(one.number for one in service.versions)):
+            raise InputError(
+                "no-champion",
+                f"{service.service}: champion {service.champion} is not among its versions",
+            )
+        for version in service.versions:
+            if version.placement == "engine":
+                self._connect(plan, service, version)
+            self._version(plan, service, version)
 
     def _connect(self, plan: NodePlan, service: ServicePlan, version: VersionPlan) -> None:
         socket = plan.engines.get(engine_key(version))
@@ -114,17 +133,28 @@ class Residents:
                 "no-engine", f"{service.service}@{version.number} has no engine on this node"
             )
         if socket not in self._engines:
-            self._engines[socket] = EngineClient(socket, self._loop)
+            self._engines[socket] = EngineClient(socket, self._loop, self._hung)
             self._engines[socket].start()
 
-    async def _wait_connected(self, plan: NodePlan) -> None:
+    async def _wait_connected(self, plan: NodePlan, failed: set[str]) -> dict[str, Exception]:
+        """Wait a while for engines that the last plan had not. Answers the services that lack one;
+        none of them at a start where others can be served: then they begin without it."""
+        known = set(self._plan.engines) if self._plan else set()
+        loaded = [one for one in plan.services if one.service not in failed]
         until = time.monotonic() + ENGINE_CONNECT_S
-        for socket in plan.engines.values():
-            engine = self._engines.get(socket)
-            while engine is not None and not engine.connected:
-                if time.monotonic() > until:
-                    raise UnreachableError("engine-unreachable", "an engine does not answer")
-                await asyncio.sleep(0.01)
+        while True:
+            late = [one for one in loaded if self._lacks_engine(plan, one, known)]
+            if not late or time.monotonic() > until:
+                break
+            await asyncio.sleep(0.01)
+        if self._plan is None and len(late) < len(loaded):
+            return {}
+        error = UnreachableError("engine-unreachable", "an engine does not answer")
+        return {one.service: error for one in late}
+
+    def _lacks_engine(self, plan: NodePlan, service: ServicePlan, known: set[str]) -> bool:
+        keys = {engine_key(one) for one in service.versions if one.placement == "engine"} - known
+        return not all(self._engines[plan.engines[key]].connected for key in keys)
 
     def _version(self, plan: NodePlan, service: ServicePlan, version: VersionPlan) -> Version:
         manifest = self._manifests[version.bundle]
@@ -136,5 +166,7 @@ class Residents:
         return Version(version, manifest, columns, None, engine)
 
 
-def _reading(plan: ServicePlan) -> tuple[object, ...]:
-    return (plan.contract, plan.key, plan.unit, plan.subject, plan.rows_max, plan.segments)
+def _reading(plan: ServicePlan) -> bytes:
+    """Names what a reader depends on."""
+    ids = (plan.service, plan.contract, plan.key, plan.unit, plan.subject)
+    return msgspec.json.encode((*ids, plan.rows_max, plan.segments))

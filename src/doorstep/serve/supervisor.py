@@ -1,9 +1,10 @@
 """The supervisor of a node: owns the listening socket, brings plans to its workers, keeps children
 alive, sums the evidence and writes the node's report. It never handles a request.
 
-Reconciling: what the home asks for is `wanted`; it becomes `current` only when every bundle was
-verified and every engine is warm. A newer plan replaces `wanted` at any time, so a rollback does
-not wait for a slow load. What cannot be loaded is reported, and the last good plan serves on.
+Reconciling: what the home asks for is `wanted`. Each service of it becomes `current` once its
+bundles were verified and its engines are warm; until then it stays as it was, and holds nobody
+else back (`readiness.py`). A newer plan replaces `wanted` at any time, so a rollback does not wait
+for a slow load. What cannot be loaded is reported.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from pathlib import Path
 
 import msgspec
 
-from doorstep.core.errors import DoorstepError, InputError, RefusedError
+from doorstep.core.errors import DoorstepError, RefusedError
 from doorstep.core.ids import new_id
+from doorstep.core.plan import PlanRoot, ServicePlan
 from doorstep.core.report import FORMAT as REPORT_FORMAT
 from doorstep.core.report import NodeReport, WorkerReport
 from doorstep.kernel.files import write_atomic
 from doorstep.serve import nodeplan
-from doorstep.serve.bundles import verify_bundle
 from doorstep.serve.children import Child
 from doorstep.serve.engines import Engines
 from doorstep.serve.evidence import Evidence, set_aside
@@ -34,11 +35,21 @@ from doorstep.serve.limits import (
     PROBLEMS_MAX,
     REPORT_IDLE_S,
     REPORT_S,
-    RETRY_S,
     WORKER_START_S,
 )
-from doorstep.serve.nodeplan import Apply, Full, Lease, NodePlan, Order, Refuses, Serves, Word
+from doorstep.serve.nodeplan import (
+    Apply,
+    Full,
+    Hung,
+    Lease,
+    NodePlan,
+    Order,
+    Refuses,
+    Serves,
+    Word,
+)
 from doorstep.serve.orphan import take_listener
+from doorstep.serve.readiness import Readiness
 from doorstep.serve.statelock import lock_state
 
 TICK_S = 0.1
@@ -86,9 +97,10 @@ class Supervisor:
         self.current: NodePlan | None = None
         self._good = -1
         self._wanted: Published | None = None
-        self._verified: set[str] = set()
-        self._verifying: asyncio.Task[None] | None = None
-        self._retry_s = 0.0
+        self.readiness = Readiness(options.home / "bundles", self.engines)
+        self._held: dict[str, str] = {}
+        self._good_plan: NodePlan | None = None
+        self._announced = False
         self._problems: dict[str, str] = {}
         self.lease_held = False
         self._told_renewed_s = self.feed.renewed_s
@@ -110,22 +122,37 @@ class Supervisor:
         """Serve until `stop`. Then drain and return."""
         self._load_last_good()
         polled_s = 0.0
-        announced = False
         while not self._stopping.is_set():
             now = time.monotonic()
             if now - polled_s >= POLL_S:
                 polled_s = now
                 self._poll()
-            self._reconcile()
-            self._keep_children()
-            self._watch_lease()
-            if not announced and self.ready:
-                announced = True
-                (self.options.state / nodeplan.SUPERVISOR_FILE).write_text(self.run_id)
-            self._write_report()
+            self._step()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), TICK_S)
         await self._shut_down()
+
+    def _step(self) -> None:
+        """All that is due. A disk that is full or gone ends nobody: the workers serve on."""
+        steps = (
+            self._reconcile, self._keep_children, self._note_good, self._watch_lease,
+            self._announce, self._write_report,
+        )  # fmt: skip
+        failed = ""
+        for step in steps:
+            try:
+                step()
+            except OSError as error:
+                failed = f"the state folder cannot be used: {error.strerror}"
+        if failed:
+            self._problems["state"] = failed
+        else:
+            self._problems.pop("state", None)
+
+    def _announce(self) -> None:
+        if not self._announced and self.ready:
+            (self.options.state / nodeplan.SUPERVISOR_FILE).write_text(self.run_id)
+            self._announced = True
 
     def stop(self) -> None:
         self._stopping.set()
@@ -172,9 +199,6 @@ class Supervisor:
     # -- plans
 
     def _poll(self) -> None:
-        if self._retry_s and time.monotonic() >= self._retry_s:
-            self._retry_s = 0.0
-            self.feed.reread()
         try:
             published = self.feed.poll()
         except DoorstepError as error:
@@ -185,54 +209,57 @@ class Supervisor:
             return
         if published is not None:
             self._wanted = published
-        if self._wanted is None:
-            self._problems.pop("plan", None)
+        self._problems.pop("plan", None)
 
     def _reconcile(self) -> None:
-        """Bring `wanted` one step nearer; when everything of it is there, publish it."""
+        """Bring `wanted` one step nearer; publish what of it is there."""
         wanted = self._wanted
         if wanted is None:
             return
-        digests = {one.bundle for service in wanted.services for one in service.versions}
-        missing = digests - self._verified
-        if missing:
-            if self._verifying is None or self._verifying.done():
-                loop = asyncio.get_running_loop()
-                self._verifying = loop.create_task(self._verify(wanted, missing))
-            return
-        sockets = self.engines.want(wanted.services)
-        if self.engines.all_warm(sockets):
-            self._publish(wanted, sockets)
-            self._wanted = None
-            self._problems.pop("plan", None)
+        before = self._before()
+        found = self.readiness.look(wanted.services, before)
+        self._held = found.held
+        if found.ready or not wanted.services:
+            self._publish(wanted.root, found.services, tuple(sorted(found.held)))
+        elif self._good_plan is not None and self._is_refused():
+            # Nothing of this plan can be served: the last good one is the plan that we are at.
+            good = self._good_plan
+            self._publish(good, found.services, good.held_back)
 
-    async def _verify(self, wanted: Published, digests: set[str]) -> None:
-        for digest in sorted(digests):
-            try:
-                await asyncio.to_thread(verify_bundle, self.options.home / "bundles", digest)
-            except InputError as error:
-                self._problems["plan"] = (
-                    f"plan {wanted.root.number} cannot be loaded: bundle {digest[:12]}: "
-                    f"{error.message}"
-                )
-                if self._wanted is wanted:
-                    self._wanted = None
-                    self._retry_s = time.monotonic() + RETRY_S
-                return
-            self._verified.add(digest)
+    def _before(self) -> dict[str, ServicePlan]:
+        """What each service is now: what was published last that no worker refused."""
+        found: dict[str, ServicePlan] = {}
+        for plan in (self._good_plan, self.current):
+            for one in plan.services if plan else ():
+                if not self.readiness.is_refused(one):
+                    found[one.service] = one
+        return found
 
-    def _publish(self, wanted: Published, sockets: dict[str, str]) -> None:
+    def _is_refused(self) -> bool:
+        plan = self.current
+        return plan is not None and any(self.readiness.is_refused(one) for one in plan.services)
+
+    def _publish(
+        self, root: PlanRoot | NodePlan, services: tuple[ServicePlan, ...], held: tuple[str, ...]
+    ) -> None:
+        """Have the workers serve this, if it is not what they were told last."""
+        last = self.current
+        lease_s = root.lease_s if isinstance(root, NodePlan) else root.challenger_lease_s
         plan = NodePlan(
             format=nodeplan.FORMAT,
-            generation=self.current.generation + 1 if self.current else 1,
-            term=wanted.root.term,
-            number=wanted.root.number,
-            environment=wanted.root.environment,
+            generation=last.generation if last else 0,
+            term=root.term,
+            number=root.number,
+            environment=root.environment,
             bundles=str(self.options.home / "bundles"),
-            lease_s=wanted.root.challenger_lease_s,
-            services=wanted.services,
-            engines=sockets,
+            lease_s=lease_s,
+            services=services,
+            engines=self.engines.want(services),
+            held_back=held,
         )
+        if plan == last:
+            return
+        plan = msgspec.structs.replace(plan, generation=plan.generation + 1)
         self._write_plan(nodeplan.plan_file(self.options.state, plan.generation), plan)
         previous, self.current = self.current, plan
         if previous is not None and previous.generation not in (self._good, plan.generation):
@@ -252,6 +279,7 @@ class Supervisor:
         plan = msgspec.structs.replace(plan, generation=1, engines=sockets)
         self._write_plan(nodeplan.plan_file(self.options.state, 1), plan)
         self.current, self._good = plan, 1
+        self._good_plan = plan
 
     def _write_plan(self, path: Path, plan: NodePlan) -> None:
         write_atomic(path, msgspec.json.encode(plan), PLAN_MODE)
@@ -270,9 +298,11 @@ class Supervisor:
         plan, live = self.current, self.fronts.live
         if plan is None or plan.generation == self._good or not live:
             return
-        if all(one.served == plan.generation for one in live):
-            old, self._good = self._good, plan.generation
+        told = set(plan.held_back)
+        if all(one.served == plan.generation and set(one.held_back) == told for one in live):
             self._write_plan(self.options.state / nodeplan.PLAN_FILE, plan)
+            old, self._good, self._good_plan = self._good, plan.generation, plan
+            self.readiness.accept(plan.services)
             if old >= 0:
                 nodeplan.plan_file(self.options.state, old).unlink(missing_ok=True)
 
@@ -280,8 +310,20 @@ class Supervisor:
         match word:
             case Full():
                 self.roll()
-            case Serves() | Refuses():
+            case Hung(socket):
+                self.engines.replace_hung(socket)
+            case Refuses(generation, why, services):
+                self._reported_s = 0.0
+                self._hear_refusal(generation, why, set(services))
+            case Serves():
                 self._reported_s = 0.0  # what the control plane waits for is told at once
+
+    def _hear_refusal(self, generation: int, why: str, services: set[str]) -> None:
+        if self.current is None or generation != self.current.generation:
+            return
+        for plan in self.current.services:
+            if plan.service in services:
+                self.readiness.refuse(plan, why)
 
     def _watch_lease(self) -> None:
         """Give the challengers' share back when nobody renews, until somebody does."""
@@ -311,15 +353,12 @@ class Supervisor:
 
     def _keep_children(self) -> None:
         plan = self.current
-        needed = set(plan.engines) if plan else set()
-        if self._wanted is not None:
-            needed |= set(self.engines.want(self._wanted.services))
+        needed = self.readiness.engines | (set(plan.engines) if plan else set())
         self.engines.keep(needed)
         for died in self.fronts.keep(self._first_orders()):
             self._problems["front"] = died
         if self.ready and all(one.child.running and one.served >= 0 for one in self.fronts.live):
             self._problems.pop("front", None)
-        self._note_good()
         for slot, child in self._extras.items():
             self._keep_extra(slot, child)
 
@@ -370,7 +409,7 @@ class Supervisor:
         workers = [one.child.report(max(one.number, 0)) for one in fronts + self.fronts.leaving]
         number = plan.number if plan else 0
         others = [slot.child for slot in self.engines.slots.values()] + list(self._extras.values())
-        workers += [child.report(number) for child in others if child.running]
+        workers += [one.report(number) for one in others if one.running or one.kind == "engine"]
         served = min((one.number for one in fronts), default=-1)
         versions = [
             (s.service, v.number) for s in (plan.services if plan else ()) for v in s.versions
@@ -390,10 +429,13 @@ class Supervisor:
             problems=tuple(self._sentences()[:PROBLEMS_MAX]),
             services=self.evidence.services(),
             cells=self.evidence.cells(),
+            held_back=tuple(sorted({name for one in fronts for name in one.held_back})),
         )
 
     def _sentences(self) -> list[str]:
-        found = list(self._problems.values()) + self.engines.problems
+        found = list(self._problems.values()) + [why for why in self._held.values() if why]
+        found += self.readiness.said(self._wanted.services) if self._wanted else []
+        found += self.engines.problems
         for worker in self.fronts.live:
             found += [f"{worker.child.slot}: {what}" for what in worker.troubles.values() if what]
         return list(dict.fromkeys(found))

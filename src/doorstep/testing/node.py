@@ -86,7 +86,10 @@ class RunningNode:
         raise TimeoutError(f"the node did not come to: {what or holds}; its report: {report}")
 
     def wait_plan(self, number: int) -> NodeReport:
-        return self.wait(lambda report: report.plan_number == number, f"plan {number}")
+        """Until every service is as plan `number` has it."""
+        return self.wait(
+            lambda report: report.plan_number == number and not report.held_back, f"plan {number}"
+        )
 
     def journaled(self) -> list[tuple[str, PredictionMeta]]:
         """Every prediction in this node's blocks, by prediction id, as often as it is there."""

@@ -1,0 +1,59 @@
+"""What a front worker has loaded: a plan that is refused touches nothing that serves."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from doorstep.core.contract import Contract, Field
+from doorstep.core.plan import ServicePlan
+from doorstep.serve.nodeplan import NodePlan
+from doorstep.serve.residents import Residents
+from doorstep.testing.home import TestHome
+
+A, B = Field(name="a", type="float"), Field(name="b", type="float")
+
+
+def plan_of(home: TestHome, *services: ServicePlan) -> NodePlan:
+    return NodePlan(
+        format=1, generation=1, term=1, number=1, environment="t",
+        bundles=str(home.path / "bundles"), lease_s=60.0, services=services, engines={},
+    )  # fmt: skip
+
+
+def test_a_plan_with_another_contract_leaves_the_reader_of_the_one_that_serves(
+    tmp_path: Path,
+) -> None:
+    home = TestHome(tmp_path / "home")
+    one = home.bundle(Contract(inputs=(A, B)), labels=())
+    two = home.bundle(Contract(inputs=(B, A)), labels=(), seed=2)
+
+    async def story() -> None:
+        residents = Residents(asyncio.get_running_loop(), lambda _layout: 1, lambda _key: 0)
+        plan = plan_of(home, home.service("s", {1: one}))
+        assert await residents.load(plan) == {}
+        residents.keep_only(plan)
+        other = plan_of(home, home.service("s", {2: two}))
+        assert await residents.load(other) == {}
+        service = residents.services(plan, lease_held=False)["s"]
+        assert list(service.reader.row.names) == ["a", "b"]
+
+    asyncio.run(story())
+
+
+def test_what_is_wrong_with_one_service_is_said_of_it_alone(tmp_path: Path) -> None:
+    home = TestHome(tmp_path / "home")
+    one = home.bundle(Contract(inputs=(A, B)), labels=())
+    good, lost = home.service("good", {1: one}), home.service("lost", {1: one})
+    missing = msgspec.structs.replace(lost.versions[0], bundle="0" * 64)
+    lost = msgspec.structs.replace(lost, versions=(missing,))
+
+    async def story() -> None:
+        residents = Residents(asyncio.get_running_loop(), lambda _layout: 1, lambda _key: 0)
+        assert set(await residents.load(plan_of(home, lost, good))) == {"lost"}
+        made = residents.services(plan_of(home, good), lease_held=True)
+        assert made["good"].ready
+
+    asyncio.run(story())

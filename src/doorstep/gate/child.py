@@ -161,7 +161,7 @@ def _on_scores(
     truth: NDArray[np.float64],
     scores: NDArray[np.float64],
 ) -> Iterator[Evidence]:
-    measured = _measured(request, subject, champion, table, truth, scores)
+    measured = _measured(subject, champion, table, truth, scores)
     yield UnseenEvidence(check="the hold-out is new to the model", unseen=measured.unseen)
     profile = subject.read_profile()
     if profile is not None:
@@ -179,7 +179,6 @@ def _on_scores(
 
 
 def _measured(
-    request: GateRequest,
     subject: Subject,
     champion: Subject | None,
     table: Table,
@@ -197,7 +196,6 @@ def _measured(
             problem = f"it raised {fault}"
         except DoorstepError as error:
             problem = error.message
-    train = read_table(Path(request.train)) if request.train else None
     profile = subject.read_profile()
     changes = column_changes(table, subject.manifest.contract, profile) if profile else ()
     return Measured(
@@ -207,6 +205,6 @@ def _measured(
         champion=champion.name if champion else "",
         of_champion=theirs,
         champion_problem=problem,
-        unseen=find_seen(table, subject.manifest, train, subject.read_background()),
+        unseen=find_seen(table, subject.manifest, subject.read_background()),
         changed=tuple(sorted(changes, key=size_of, reverse=True)[:CHANGED_KEPT]),
     )

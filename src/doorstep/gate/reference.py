@@ -88,22 +88,16 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def find_seen(
-    holdout: Table, manifest: Manifest, train: Table | None, background: Table | None
-) -> Unseen:
+def find_seen(holdout: Table, manifest: Manifest, background: Table | None) -> Unseen:
     """Whether the version may have trained on the held-out rows.
 
-    By the digest of the training data in the lineage; by rows where the training file is at hand;
-    by what `register` counted; else by the background sample, if it was drawn from training data.
+    By the digest of the training data in the lineage; by what `register` counted where it had both
+    files; else by the background sample, if it was drawn from training data.
     """
     digests = {one.digest for one in manifest.lineage.data if one.role == "train"}
     if table_digest(holdout) in digests:
         return _unseen(holdout, "training data", holdout.rows, 0, 0.0, is_same_file=True)
     names = [*(field.name for field in manifest.contract.inputs), manifest.label]
-    if train is not None and (shared := _common(holdout, train, names)):
-        mine, theirs = row_hashes(holdout, shared), row_hashes(train, shared)
-        found = int(np.isin(mine, theirs).sum())
-        return _unseen(holdout, "training data", found, train.rows, _twins(theirs))
     if SEEN_METRIC in manifest.lineage.metrics:
         found = min(holdout.rows, int(manifest.lineage.metrics[SEEN_METRIC]))
         rows = sum(one.rows for one in manifest.lineage.data if one.role == "train")

@@ -255,7 +255,7 @@ class GatesAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class GateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the gate's child is asked. holdout, train: Parquet files, "" if there is none.
+    """What the gate's child is asked. holdout: a Parquet file, "" if there is none.
     promised: the contract of the service file, None if it has none. favourable: the label that a
     person would rather get; "" leaves fairness inconclusive. timeout_ms: of the service,
     the limit for a single row when no speed is asked for."""
@@ -263,7 +263,6 @@ class GateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     version: Candidate
     champion: Candidate | None = None
     holdout: str = ""
-    train: str = ""
     promised: Contract | None = None
     gates: GatesAsked = GatesAsked()
     favourable: str = ""

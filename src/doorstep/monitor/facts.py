@@ -42,6 +42,12 @@ def traffic_window(summary: Summary, since: Instant, until: Instant) -> TrafficW
     )
 
 
+def was_asked(summary: Summary, since: Instant, until: Instant) -> bool:
+    """Whether any live request came in [since, until): ask it of a longer time than the traffic
+    window, or silence is never news."""
+    return any(one.rows for one in _live(summary, since, until))
+
+
 def quality_window(
     labelled: Labelled, task: Task, rows: int, since: Instant, until: Instant
 ) -> QualityWindow:

@@ -17,7 +17,7 @@ from doorstep.journal.summary import Cell, Summary
 from doorstep.journal.windows import column_codes
 from doorstep.kernel.app import App
 from doorstep.monitor.decide import LATE_S, latest_window
-from doorstep.monitor.facts import drift_window, quality_window, traffic_window
+from doorstep.monitor.facts import drift_window, quality_window, traffic_window, was_asked
 from doorstep.monitor.types import MonitorFinding, QualityWindow, ServiceFacts
 from doorstep.register import store as versions
 from doorstep.register.views import read_manifest
@@ -143,8 +143,8 @@ def _facts(
 
 def _was_asked(app: App, service: str, now: Instant) -> bool:
     """In the day before `now`: silence is news only where somebody used to ask."""
-    day = _summary(app, service, now - round(SHOWN_S * SECOND_US), now)
-    return any(one.kind == Kind.LIVE for one in day.cells)
+    day_since = now - round(SHOWN_S * SECOND_US)
+    return was_asked(_summary(app, service, day_since, now), day_since, now)
 
 
 def _summary(app: App, service: str, since: Instant, until: Instant) -> Summary:

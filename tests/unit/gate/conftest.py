@@ -14,8 +14,8 @@ from doorstep.gate.subject import Subject
 
 @pytest.fixture
 def make_subject(tmp_path: Path) -> Callable[..., Subject]:
-    return lambda scorer, profile=None, name="loans@2": subject_of(
-        tmp_path / name, scorer, profile, name
+    return lambda scorer, profile=None, name="loans@2", seen=None: subject_of(
+        tmp_path / name, scorer, profile, name, seen
     )
 
 

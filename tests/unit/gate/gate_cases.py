@@ -20,6 +20,7 @@ from doorstep.core.manifest import (
 )
 from doorstep.formats.batch import Batch
 from doorstep.formats.columns import Table, column_of, table_digest
+from doorstep.gate.reference import SEEN_METRIC
 from doorstep.gate.subject import PROFILE, Subject
 from doorstep.stats.codes import code_numbers, count_codes, quantile_edges
 
@@ -82,8 +83,13 @@ def profile_of(table: Table, amount_factor: float = 1.0) -> Profile:
 
 
 def subject_of(
-    folder: Path, scorer: object, profile: Profile | None = None, name: str = "loans@2"
+    folder: Path,
+    scorer: object,
+    profile: Profile | None = None,
+    name: str = "loans@2",
+    seen: int | None = None,
 ) -> Subject:
+    """seen: the held-out rows that `register` found in the training data; None: it did not look."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     if profile is not None:
@@ -104,11 +110,12 @@ def subject_of(
         onnx=None,
         parity=None,
         lineage=Lineage(
+            metrics={} if seen is None else {SEEN_METRIC: float(seen)},
             data=(
                 DataSource(
                     role="train", name="t", digest=table_digest(rows_of(1, 2000)), rows=2000
                 ),
-            )
+            ),
         ),
         reads=("credit_amount", "duration"),
         files=(*files, FileEntry(path="model/native/f.py", size=1000, sha256="")),

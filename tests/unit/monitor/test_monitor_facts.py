@@ -6,7 +6,9 @@ from monitor_cases import T0
 from doorstep.core.record import Kind
 from doorstep.gate.metrics import Labelled
 from doorstep.journal.summary import LATENCY_BINS, Cell, ColumnCount, Summary
-from doorstep.monitor.facts import drift_window, quality_window, traffic_window
+from doorstep.monitor.decide import evaluate
+from doorstep.monitor.facts import drift_window, quality_window, traffic_window, was_asked
+from doorstep.monitor.types import ServiceFacts
 
 MINUTE = 60_000_000
 
@@ -60,3 +62,16 @@ def test_quality_is_measured_on_what_has_an_outcome() -> None:
     assert found.metrics["accuracy"].value == 1.0
     nothing = Labelled(truth=truth[:0], scores=scores[:0], positive=1, threshold=0.5)
     assert quality_window(nothing, "binary", 1000, T0, T0 + MINUTE).metrics == {}
+
+
+def test_silence_after_traffic_is_seen_and_silence_after_silence_is_not() -> None:
+    hour = 60 * MINUTE
+    now = T0 + 3 * hour
+    quiet = traffic_window(SUMMARY, now - hour, now)
+    asked = was_asked(SUMMARY, now - 24 * hour, now)
+    assert (quiet.rows, asked) == (0, True)
+    facts = ServiceFacts(service="loans", version=1, traffic=quiet, had_traffic=asked)
+    assert [one.subject for one in evaluate(facts, now)] == ["traffic"]
+    assert not was_asked(SUMMARY, now - hour, now)
+    rehearsed = Summary(service="loans", cells=(cell(1, 1, Kind.REHEARSAL),))
+    assert not was_asked(rehearsed, now - 24 * hour, now)

@@ -6,6 +6,7 @@ value is NaN; a time is microseconds UTC). `category` and `text` are strings (mi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -13,6 +14,20 @@ import msgspec
 FieldType = Literal["int", "float", "bool", "category", "text", "time"]
 NUMBER_TYPES: frozenset[FieldType] = frozenset({"int", "float", "bool", "time"})
 FIELDS_MAX = 4096
+
+
+ALIKE = "names that differ in nothing but case are one column of the journal"
+
+
+def alike(names: Iterable[str]) -> tuple[str, str] | None:
+    """The first two names that are the same when case is ignored, which a journal's file does."""
+    seen: dict[str, str] = {}
+    for name in names:
+        folded = name.casefold()
+        if folded in seen:
+            return seen[folded], name
+        seen[folded] = name
+    return None
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,6 +61,11 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     inputs: tuple[Field, ...]
     context: tuple[Field, ...] = ()
     enforce: Literal["warn", "reject"] = "warn"
+
+    def __post_init__(self) -> None:
+        both = alike(one.name for one in self.inputs) or alike(one.name for one in self.context)
+        if both is not None:
+            raise ValueError(f"two fields are named {both[0]!r} and {both[1]!r}: {ALIKE}")
 
     @property
     def numbers(self) -> tuple[Field, ...]:

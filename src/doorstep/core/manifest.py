@@ -15,12 +15,13 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from doorstep.core.contract import Contract, FieldType
+from doorstep.core.contract import ALIKE, Contract, FieldType, alike
 from doorstep.core.errors import InputError
 from doorstep.core.ids import digest_of
 
 FORMAT = 1
 MANIFEST_BYTES_MAX = 4 * 1024 * 1024
+ANSWER = "answer"
 NATIVE_FOLDER = "model/native/"
 CODE_FOLDER = "model/native/code/"
 Task = Literal["binary", "multiclass", "regression", "ranking", "text-classification"]
@@ -131,6 +132,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError("a regression has no labels")
         if self.task == "binary" and (len(self.labels) != 2 or self.positive not in self.labels):
             raise ValueError("a binary task has two labels, one of them positive")
+        fault = label_fault(self.labels)
+        if fault:
+            raise ValueError(fault)
+
+
+def label_fault(labels: tuple[str, ...]) -> str:
+    """Why the scores of these labels cannot be columns of the journal beside the answer; ""."""
+    both = alike(labels)
+    if both is not None:
+        return f"two labels are {both[0]!r} and {both[1]!r}: {ALIKE}"
+    if any(label.casefold() == ANSWER for label in labels):
+        return f"a label is {ANSWER!r}: the journal keeps the answer itself under this name"
+    return ""
 
 
 def running_files(manifest: Manifest) -> tuple[FileEntry, ...]:

@@ -88,8 +88,8 @@ class Compactor:
     def run_once(self) -> list[Entry]:
         """One run. Returns the index lines it wrote.
 
-        Raises: OSError (disk full), duckdb.Error; what was listed until then stays, the rest is
-        done by the next run.
+        Raises: OSError, duckdb.Error (disk or memory full); what was listed until then stays, the
+        rest is done by the next run.
         """
         recover(self._folder)
         finish_listed(
@@ -121,10 +121,15 @@ class Compactor:
     def _compact(self, con: DuckDBPyConnection, path: Path) -> Entry | None:
         """None for a block that cannot be made sense of. It is kept as `.damaged`, so that it does
         not stop those behind it; one that a newer Doorstep wrote stays where it is."""
+        import duckdb
+
         job = BlockCompaction(con, self._folder, self._profiles, self._clock.now(), self._reached)
         try:
             return job.run(path)
-        except (InputError, OverflowError) as error:
+        except duckdb.OperationalError:
+            # The disk or the memory, not the block: the next run tries again.
+            raise
+        except (InputError, OverflowError, duckdb.Error) as error:
             print(f"compactor: {path.name}: {error}", file=sys.stderr)
             if not (isinstance(error, InputError) and error.code == "newer-block"):
                 path.rename(path.with_suffix(".damaged"))

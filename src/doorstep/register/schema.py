@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from doorstep.core.contract import Contract, Field, FieldType
+from doorstep.core.contract import ALIKE, Contract, Field, FieldType, alike
 from doorstep.core.errors import InputError
-from doorstep.core.manifest import Task
+from doorstep.core.manifest import Task, label_fault
 from doorstep.formats.columns import Column, Table, missing_column
 from doorstep.register.personal import looks_personal
 
@@ -63,6 +63,8 @@ def infer_contract(
                 f"contract.inputs has {name!r}, which the model does not read",
                 f"move it to contract.context, or remove it (the model reads {', '.join(inputs)})",
             )
+    _check_names("inputs", inputs)
+    _check_names("context", context or {})
     fields = tuple(_field(table.column(name), stated.get(name, {})) for name in inputs)
     around = tuple(
         _context_field(table, name, spec) for name, spec in sorted((context or {}).items())
@@ -70,6 +72,16 @@ def infer_contract(
     return Contract(
         inputs=fields, context=around, enforce="reject" if enforce == "reject" else "warn"
     )
+
+
+def _check_names(part: str, names: Iterable[str]) -> None:
+    both = alike(names)
+    if both is not None:
+        raise InputError(
+            "bad-contract",
+            f"contract.{part} has {both[0]!r} and {both[1]!r}: {ALIKE}",
+            "rename one of them, and train the model again",
+        )
 
 
 def _context_field(table: Table, name: str, stated: Mapping[str, Any]) -> Field:
@@ -214,6 +226,12 @@ def find_target(
     if not labels or task in ("regression", "ranking"):
         return Target("ranking" if task == "ranking" else "regression", (), "")
     _check_labels(column, present, labels)
+    fault = label_fault(labels)
+    if fault:
+        raise InputError(
+            "bad-label", f"the label column {column.name!r}: {fault}",
+            "give the labels other names, and train the model again",
+        )  # fmt: skip
     if len(labels) != 2:
         named: Task = "text-classification" if task == "text-classification" else "multiclass"
         return Target(named, labels, positive if positive in labels else "")

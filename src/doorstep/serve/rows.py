@@ -346,7 +346,11 @@ def _whole(low: float | None, high: float | None, kind: type) -> Any:
     high = INT_MAX if high is None else min(high, INT_MAX)
     if kind is int:
         return Annotated[int, Meta(ge=int(low), le=int(high))]
-    return Annotated[float, Meta(ge=float(low), le=float(high), multiple_of=1)]
+    # 2^53 + 1 becomes 2^53 as a float. So the bound itself goes the careful way, which reads it
+    # as it was written.
+    bounds: dict[str, Any] = {"gt" if low == -INT_MAX else "ge": float(low)}
+    bounds["lt" if high == INT_MAX else "le"] = float(high)
+    return Annotated[float, Meta(**bounds, multiple_of=1)]
 
 
 def _between(low: float | None, high: float | None) -> Any:

@@ -257,3 +257,19 @@ def test_importance_is_the_share_of_change_and_zero_for_what_is_not_read() -> No
     assert found == {"a": 1.0, "b": 0.0, "c": 0.0}
     assert measure_importance(lambda one: one.numbers[:, :1], Batch(batch.numbers[:1], [["x"]]),
                               contract) == {}  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [("yes", "YES", "no"), ("answer", "question"), ("Answer", "b")])
+def test_labels_that_the_journal_cannot_keep_apart_are_refused(labels: tuple[str, ...]) -> None:
+    with pytest.raises(InputError) as caught:
+        find_target(column_of("y", list(labels), "text"), labels)
+    assert caught.value.code == "bad-label"
+
+
+def test_fields_that_the_journal_cannot_keep_apart_are_refused() -> None:
+    fields = (Field(name="Age", type="float"), Field(name="age", type="float"))
+    with pytest.raises(ValueError, match="'Age' and 'age'"):
+        Contract(inputs=fields)
+    with pytest.raises(ValueError, match="'Age' and 'age'"):
+        Contract(inputs=(), context=fields)
+    assert Contract(inputs=fields[:1], context=fields[1:]).inputs == fields[:1]

@@ -169,3 +169,19 @@ def test_a_required_context_field_must_come() -> None:
     with pytest.raises(InputError, match="field 'store' is missing"):
         reader.read(json.dumps(GOOD).encode())
     assert reader.read(json.dumps(GOOD).encode(), b'{"store": 3}').count == 1
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**53) - 1])
+def test_a_whole_number_that_is_not_exact_is_refused_on_both_ways(number: int) -> None:
+    fields = (Field(name="i", type="int"), Field(name="c", type="category", values=("p",)))
+    reader = RowReader(
+        ServicePlan(
+            format=1, service="s", contract=Contract(inputs=fields), versions=(), champion=None
+        )
+    )
+    for category in ("p", "new"):
+        with pytest.raises(InputError) as caught:
+            reader.read(json.dumps({"i": number, "c": category}).encode())
+        assert caught.value.code == "bad-field"
+        exact = number - 1 if number > 0 else number + 1
+        assert reader.read(json.dumps({"i": exact, "c": category}).encode()).count == 1

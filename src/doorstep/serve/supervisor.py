@@ -205,7 +205,9 @@ class Supervisor:
             self._problems["plan"] = error.message
             return
         except OSError as error:
-            self._problems["plan"] = f"the home cannot be read: {error.strerror}"
+            self._problems["plan"] = (
+                f"the home cannot be read, or the state folder not written: {error.strerror}"
+            )
             return
         if published is not None:
             self._wanted = published

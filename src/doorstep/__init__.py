@@ -1,1 +1,24 @@
-"""Doorstep: the last mile for machine-learning models."""
+"""Doorstep: the last mile for machine-learning models.
+
+import doorstep
+with doorstep.connect() as here:
+    print(here.status("loans"))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from doorstep.client import Client, connect
+
+__all__ = ["Client", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    # The SDK is imported when it is asked for: a serving process imports this package too.
+    if name in __all__:
+        from doorstep import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module 'doorstep' has no attribute {name!r}")

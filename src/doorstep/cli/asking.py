@@ -40,10 +40,23 @@ def rows_of(
     if not found:
         raise InputError("no-rows", f"{source[:60]} has no rows")
     inputs = {one.name for one in contract.inputs}
+    if not inputs & set(found[0]):
+        raise InputError(
+            "no-matching-column",
+            f"{source[:60]} has none of the {len(inputs)} inputs, such as "
+            f"{', '.join(sorted(inputs)[:5])}; it has {', '.join(sorted(found[0])[:5])}",
+            "is it the file of another service?",
+        )
     context = {one.name for one in contract.context} | set(ids) - inputs
     rows = [{k: v for k, v in row.items() if k in inputs} for row in found[:limit]]
     contexts = [{k: v for k, v in row.items() if k in context} for row in found[:limit]]
     return rows, contexts
+
+
+def require_file(source: str) -> None:
+    """Raises: NotFoundError (`no-file`) unless it is JSON or a file that is there."""
+    if not source.lstrip().startswith(("{", "[")) and not Path(source).is_file():
+        raise NotFoundError("no-file", f"there is no file {source}", "name a CSV or Parquet file")
 
 
 def ids_of(service: Service) -> frozenset[str]:

@@ -9,7 +9,7 @@ import typer
 
 from doorstep.cli.options import Home, Json, Url, connect
 from doorstep.cli.output import done, emit, fail, table, when
-from doorstep.core.errors import RefusedError
+from doorstep.core.errors import NotFoundError, RefusedError
 
 Service = Annotated[str, typer.Argument(help="The service.")]
 
@@ -109,6 +109,8 @@ def export(
         )
     # Events that came after the checkpoint was signed are for the next export.
     found = b"".join(found.splitlines(keepends=True)[: verdict.checkpoint_size])
+    if not out.parent.is_dir():
+        raise NotFoundError("no-folder", f"there is no folder {out.parent}", f"mkdir {out.parent}")
     checkpoint, key = out.with_suffix(".checkpoint"), out.with_suffix(".pub")
     out.write_bytes(found)
     checkpoint.write_text(verdict.checkpoint)

@@ -65,6 +65,10 @@ def start(
     home: Home = None,
 ) -> None:
     """Start releasing a version: shadow, steps, bake; decided on evidence, followed to its end."""
+    if rehearse is not None:
+        from doorstep.cli.asking import require_file
+
+        require_file(rehearse)
     with connect(url, home) as client:
         begun = client.start_release(version, rehearsal=rehearse is not None)
         if rehearse is not None:

@@ -101,8 +101,22 @@ def show_history(app: App, asked: ShowHistory) -> History:
         get_service(connection, asked.service)
         rows = releases.list_tenures(connection, asked.service)
         events = read_events(connection, Filter(service=asked.service), HISTORY_EVENTS)
+        running = releases.find_running(connection, asked.service)
     at = asked.at or app.clock.now()
-    tenures = tuple(
+    watched = running.release if running is not None and running.release.is_first else None
+    first = (
+        Tenure(
+            version=watched.challenger,
+            since=watched.started_at,
+            until=None,
+            release=watched.id,
+            because="the first version: serves, and is watched",
+            by=running.by,
+        )
+        if watched is not None and running is not None and not rows
+        else None
+    )
+    tenures = ((first,) if first else ()) + tuple(
         Tenure(
             version=row.version,
             since=row.since,

@@ -217,7 +217,8 @@ def _crown(unit: Unit, release: Release, decision: Decision, by: str) -> None:
         unit.connection,
         store.TenureRow(
             service=release.service,
-            since=decision.at,
+            # A first version has served from the moment its release began.
+            since=release.started_at if release.is_first else decision.at,
             version=release.challenger,
             until=None,
             release=release.id,

@@ -29,8 +29,9 @@ def spec_of(
     asked = file.release
     steps = asked.steps or auto_steps(requests_per_s, asked.deadline.after_s)
     errors = next((one for one in asked.guardrails if one.name == "errors"), None)
-    if asked.shadow.requests and contracts:
-        _require_inputs(file, contracts)
+    shadow_requests = asked.shadow.requests
+    if shadow_requests and contracts:
+        shadow_requests = _shadow_requests(file, contracts)
     dwell_s = tuple(asked.dwell_s_at(step, len(steps)) for step in range(len(steps)))
     margins = (
         tuple(errors.margin_at(step, len(steps)) for step in range(len(steps)))
@@ -38,7 +39,7 @@ def spec_of(
         else (1.5,) * len(steps)
     )
     return ReleaseSpec(
-        shadow_requests=asked.shadow.requests,
+        shadow_requests=shadow_requests,
         steps=steps,
         dwell_s=dwell_s,
         margins=margins,
@@ -56,6 +57,17 @@ def spec_of(
         deadline_then=asked.deadline.then,
         segments=(REST, *(wave.name for wave in asked.waves)),
     )
+
+
+def _shadow_requests(file: ServiceFile, contracts: Sequence[Contract]) -> int:
+    """As the file says; 0 where the shadow was left to its default and cannot be had."""
+    try:
+        _require_inputs(file, contracts)
+    except RefusedError:
+        if any(path.startswith("release.shadow") for path in file.written):
+            raise
+        return 0
+    return file.release.shadow.requests
 
 
 def _require_inputs(file: ServiceFile, contracts: Sequence[Contract]) -> None:

@@ -19,13 +19,18 @@ data:
 """
 
 
+SHADOW = "release: {shadow: {requests: 1000}}\n"
+
+
 def file_of(more: str = "") -> ServiceFile:
     return parse_service_file(TEXT + more, environment="development")
 
 
 @pytest.mark.parametrize("record", ["no-inputs", "sample 10%"])
 def test_a_shadow_is_refused_where_the_journal_does_not_keep_all_inputs(record: str) -> None:
-    file = file_of(f"serve: {{record: {record}}}\n")
+    left_open = file_of(f"serve: {{record: {record}}}\n")
+    assert spec_of(left_open, 1.0, (PLAIN, PLAIN)).shadow_requests == 0, "a default gives way"
+    file = file_of(f"serve: {{record: {record}}}\n{SHADOW}")
     with pytest.raises(RefusedError) as caught:
         spec_of(file, 1.0, (PLAIN, PLAIN))
     assert caught.value.code == "shadow-needs-inputs"
@@ -44,8 +49,9 @@ def test_a_shadow_is_refused_where_an_input_that_it_needs_is_personal(
     contracts: tuple[Contract, Contract], more: str
 ) -> None:
     with pytest.raises(RefusedError) as caught:
-        spec_of(file_of(more), 1.0, contracts)
+        spec_of(file_of(more + SHADOW), 1.0, contracts)
     assert caught.value.code == "shadow-needs-inputs"
+    assert spec_of(file_of(more), 1.0, contracts).shadow_requests == 0, "a default gives way"
     without = file_of(more + "release: {shadow: {requests: 0}}\n")
     assert spec_of(without, 1.0, contracts).shadow_requests == 0
 

@@ -23,7 +23,7 @@ VERBS = frozenset({
     *("resume", "rollback", "show", "start", "status", "trust", "up", "verify"),
 })  # fmt: skip
 """What a command may be called besides a noun of the glossary."""
-PARTS = frozenset({"cells", "document", "head", "node", "run"})
+PARTS = frozenset({"cells", "document", "head", "node", "run", "watch"})
 """What the name of a table may go on with."""
 OTHER_WORDS = {
     "deployment": "release",

@@ -284,7 +284,10 @@ def _text_series(values: list[str | None], dtype: str) -> Any:
     if dtype == "object":
         return pandas.Series(values, dtype=object)
     if dtype == "category":
-        return pandas.Series(pandas.Categorical(values))
+        # Of missing values only, pandas would make categories of numbers, which a model of text
+        # categories cannot read.
+        known = None if any(text is not None for text in values) else [""]
+        return pandas.Series(pandas.Categorical(values, categories=known))
     blanks = [np.nan if text is None else text for text in values]
     return pandas.Series(blanks, dtype=_csv_text_dtype())
 

@@ -29,7 +29,13 @@ from doorstep.core.errors import DoorstepError, InputError, RefusedError
 from doorstep.core.manifest import Lineage, Manifest, NativeForm
 from doorstep.formats.batch import Batch
 from doorstep.formats.recognise import pickle_globals, recognise, suspicious_globals
-from doorstep.formats.sklearn import NativeScorer, class_labels, load_estimator, squash
+from doorstep.formats.sklearn import (
+    NativeScorer,
+    _text_series,
+    class_labels,
+    load_estimator,
+    squash,
+)
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(120, 2))
@@ -314,3 +320,17 @@ def test_a_histogram_booster_of_pandas_categories_is_asked_with_them() -> None:
     frame = pd.DataFrame({"n": X[:, 0], "c": pd.Categorical(["a", "b"] * 60)})
     model = HistGradientBoostingClassifier(max_iter=3, categorical_features="from_dtype")
     assert category_columns(model.fit(frame, Y)) == ("c",)
+
+
+def test_a_row_whose_category_is_missing_reaches_a_model_of_categories() -> None:
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"x": rng.normal(size=300), "kind": pd.Categorical(rng.choice(["a", "b"], 300))}
+    )
+    frame.loc[::7, "kind"] = None
+    model = HistGradientBoostingClassifier(categorical_features="from_dtype", max_iter=5)
+    model.fit(frame, rng.integers(0, 2, 300))
+    alone = pd.DataFrame({"x": [0.1], "kind": _text_series([None], "category")})
+    among = frame.assign(x=0.1)[frame.kind.isna()].head(1)
+    assert np.array_equal(model.predict_proba(alone), model.predict_proba(among))

@@ -54,7 +54,9 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
 
 def _step_number(release: Inner) -> int:
     """1 is the first step, as people count; 0 in the shadow and for a first version."""
-    in_shadow = State.SHADOW in (release.state, release.resumes)
+    # One that was ended in the shadow ended there, not at the first step.
+    ended = release.history[-1].before if release.is_over and release.history else None
+    in_shadow = State.SHADOW in (release.state, release.resumes, ended)
     return 0 if in_shadow or release.is_first else release.step + 1
 
 

@@ -174,7 +174,7 @@ def test_the_supervisor_and_then_everything_but_the_workers_may_be_killed(tmp_pa
         assert tally.refused_connections == 0
         assert_exactly_once(here, tally)
         assert here.settled(release.id).state == "step"
-        # What a node answers before the lease is renewed to it is no evidence; the rest counts once.
+        # What a node answers before its lease is renewed is no evidence; the rest counts once.
         found = here.client.release(release.id)
         assert 0 < found.requests_champion + found.requests_challenger <= tally.answers
 
@@ -185,10 +185,6 @@ def _other(here: RunningInstallation, supervisor: int, fronts: set[int]) -> bool
     found, report = here.pids("node"), here.report()
     now = {one.pid for one in report.workers if one.kind == "front"} if report else set()
     return bool(found) and supervisor not in found and len(now) == 2 and not now & fronts
-
-
-def _counted(release: Release, answers: int) -> bool:
-    return release.requests_champion + release.requests_challenger == answers
 
 
 @pytest.mark.parametrize("lost", ["reboot", "state"])

@@ -119,9 +119,13 @@ def test_a_challenger_that_nobody_watches_gives_its_share_back_until_somebody_do
             term = before.plan_term
             await soon(here, lambda: _held(here.report(), term), "the lease to be back")
             await load.wait_answers(200)
-            async with traffic(here, "loans") as again:
-                await again.wait_answers(400)
-                watched = await again.stop()
+            # The workers hear of it a moment after the report says it.
+            for _ in range(20):
+                async with traffic(here, "loans") as again:
+                    await again.wait_answers(400)
+                    watched = await again.stop()
+                if 2 in watched.answered.values():
+                    break
             assert_no_request_failed(await load.stop())
             return unwatched, watched
 

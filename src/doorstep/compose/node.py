@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,6 @@ import time
 import msgspec
 
 from doorstep.kernel.home import Home
-from doorstep.kernel.nodes import read_report
 from doorstep.kernel.settings import LOOPBACK, Port
 from doorstep.serve.orphan import orphans_port
 from doorstep.serve.statelock import end_holder
@@ -26,10 +24,7 @@ RESTART_S = 0.2
 RESTART_S_MAX = 5.0
 STEADY_S = 10.0
 """A supervisor that lived this long is started again after the shortest pause when it dies."""
-ORPHANS_S = 10.0
-"""How long workers that just lost their supervisor may take to offer their socket."""
 LOG_BYTES_MAX = 10 * 1024 * 1024
-_PAUSE_S = 0.05
 _log = logging.getLogger("doorstep.up")
 
 
@@ -46,22 +41,7 @@ def port_of_orphans(home: Home) -> int | None:
     """
     state = home.run / NODE_STATE
     end_holder(state)
-    report = read_report(home.nodes / f"{NODE}.json")
-    if report is None or not _listens(report.data_url):
-        return None
-    until_s = time.monotonic() + ORPHANS_S
-    while (port := orphans_port(state)) is None and time.monotonic() < until_s:
-        time.sleep(_PAUSE_S)
-    return port
-
-
-def _listens(url: str) -> bool:
-    host, _, port = url.removeprefix("http://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=1.0).close()
-    except (OSError, ValueError):
-        return False
-    return True
+    return orphans_port(state)
 
 
 def takes_over(wanted: Port, serving: int | None) -> bool:

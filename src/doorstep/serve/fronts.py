@@ -31,13 +31,15 @@ FRONT_MODULE = "doorstep.serve.front"
 
 
 class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What every front worker of a node is started with. run: id of this supervisor's life."""
+    """What every front worker of a node is started with. run: id of this supervisor's life. alive:
+    a descriptor that says that workers live here (`orphan.hold_alive`)."""
 
     state: Path
     journal: Path
     logs: Path
     node: str
     run: str
+    alive: int
 
 
 class FrontWorker(asyncio.Protocol):
@@ -171,7 +173,8 @@ class FrontSlots:
                 "--cells", str(cells), "--journal", str(options.journal),
                 "--node", options.node, "--boot", options.run, "--slot", name,
             ]  # fmt: skip
-            started = child.keep((self._listener.fileno(), theirs.fileno()), argv)
+            fds = (self._listener.fileno(), theirs.fileno(), options.alive)
+            started = child.keep(fds, argv)
         if not started:
             ours.close()
             cells.unlink()

@@ -1,23 +1,36 @@
 """The listening socket outlives its supervisor: workers hand it to the next one.
 
 An orphaned worker listens on `<state>/listener.sock` (first come; 0600) and passes the descriptor
-to whoever connects, so that no connection that waits to be accepted is lost.
+to whoever connects, so that no connection that waits to be accepted is lost. Two locks, which end
+with their holders, say what a name in a folder cannot: `workers.lock`, that workers live here, so
+that the next supervisor waits for their offer; `listener.lock`, that one of them offers, so that
+the others leave its name alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from doorstep.serve.nodeplan import LISTENER_SOCKET
 
 PATH_BYTES_MAX = 100
-TAKE_TIMEOUT_S = 2.0
+WORKERS_LOCK = "workers.lock"
+OFFER_LOCK = "listener.lock"
+TAKE_S = 10.0
+"""How long workers that live may take to notice their supervisor's death and offer the socket."""
+ANSWER_S = 2.0
 RETRY_S = 0.5
+TAKE_RETRY_S = 0.05
+T = TypeVar("T")
 
 
 def short_folder(state: Path) -> Path:
@@ -34,41 +47,52 @@ def short_folder(state: Path) -> Path:
     return made
 
 
+def hold_alive(state: Path) -> int:
+    """A descriptor that says that workers live here, for as long as any of them has it."""
+    return _lock(state / WORKERS_LOCK, fcntl.LOCK_SH)
+
+
 async def offer_listener(state: Path, listener: socket.socket) -> None:
-    """Hand `listener` to whoever asks, until cancelled."""
+    """Hand `listener` to whoever asks, until cancelled; while another worker does, wait."""
     loop = asyncio.get_running_loop()
-    path = short_folder(state) / LISTENER_SOCKET
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    server.setblocking(False)
-    try:
-        while True:
-            try:
-                _bind(server, path)
-                break
-            except OSError:
-                await asyncio.sleep(RETRY_S)
+    with contextlib.ExitStack() as held:
+        lock = await _until_done(lambda: _lock(state / OFFER_LOCK, fcntl.LOCK_EX))
+        held.callback(os.close, lock)
+        server = await _until_done(lambda: _listen_at(short_folder(state) / LISTENER_SOCKET))
+        held.enter_context(server)
         while True:
             peer, _ = await loop.sock_accept(server)
-            with peer:
+            # One that asked and did not wait for the answer is no reason to end the offer.
+            with peer, contextlib.suppress(OSError):
                 peer.setblocking(True)
                 socket.send_fds(peer, [b"listener"], [listener.fileno()])
-    finally:
-        server.close()
+
+
+async def _until_done(do: Callable[[], T]) -> T:
+    while True:
+        try:
+            return do()
+        except OSError:
+            await asyncio.sleep(RETRY_S)
 
 
 def take_listener(state: Path) -> socket.socket | None:
-    """The listening socket of a supervisor that died here, from one of its workers; None if there
-    is none."""
+    """The listening socket of a supervisor that died here, from one of its workers, once they offer
+    it; None if none of them lives, or none offers it in time."""
     # The name stays: if we die before our workers are up, the next one takes it from there again.
-    return _receive(short_folder(state) / LISTENER_SOCKET)
+    path = short_folder(state) / LISTENER_SOCKET
+    until_s = time.monotonic() + TAKE_S
+    while (found := _receive(path)) is None and time.monotonic() < until_s:
+        if not _workers_live(state):
+            return None
+        time.sleep(TAKE_RETRY_S)
+    return found
 
 
 def orphans_port(state: Path) -> int | None:
     """The port on which workers that lost their supervisor still serve; None if there are none.
     They keep their socket, and hand it to the next supervisor as if nobody had looked."""
-    if not state.is_dir():
-        return None
-    found = _receive(short_folder(state) / LISTENER_SOCKET)
+    found = take_listener(state) if state.is_dir() else None
     if found is None:
         return None
     with found:
@@ -77,35 +101,48 @@ def orphans_port(state: Path) -> int | None:
 
 def _receive(path: Path) -> socket.socket | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(TAKE_TIMEOUT_S)
+        client.settimeout(ANSWER_S)
         try:
             client.connect(str(path))
             _, found, _, _ = socket.recv_fds(client, 64, 1)
-        except ConnectionRefusedError:
-            # Whoever offered it is gone, and its name is in the way of the next one.
-            path.unlink(missing_ok=True)
-            return None
         except OSError:
             return None
     return socket.socket(fileno=found[0]) if found else None
 
 
-def _bind(server: socket.socket, path: Path) -> None:
-    _remove_stale(path)
+def _workers_live(state: Path) -> bool:
+    try:
+        os.close(_lock(state / WORKERS_LOCK, fcntl.LOCK_EX))
+    except OSError:
+        return True
+    return False
+
+
+def _lock(path: Path, kind: int) -> int:
+    """Raises: OSError if somebody holds it the other way."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _listen_at(path: Path) -> socket.socket:
+    """A socket at `path`, whatever lay there: it appears only once it can be connected to."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.unlink(missing_ok=True)
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     old = os.umask(0o177)
     try:
-        server.bind(str(path))
+        server.bind(str(temporary))
+        server.listen(4)
+        server.setblocking(False)
+        temporary.replace(path)
+    except OSError:
+        server.close()
+        raise
     finally:
         os.umask(old)
-    server.listen(4)
-
-
-def _remove_stale(path: Path) -> None:
-    """A worker that offered its socket and is gone has left the name behind."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.setblocking(False)
-        with contextlib.suppress(OSError):
-            try:
-                client.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink(missing_ok=True)
+    return server

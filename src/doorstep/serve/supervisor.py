@@ -48,7 +48,7 @@ from doorstep.serve.nodeplan import (
     Serves,
     Word,
 )
-from doorstep.serve.orphan import take_listener
+from doorstep.serve.orphan import hold_alive, take_listener
 from doorstep.serve.readiness import Readiness
 from doorstep.serve.statelock import lock_state
 
@@ -90,7 +90,7 @@ class Supervisor:
         self.engines = Engines(options.home / "bundles", options.state, logs)
         fronts = FrontOptions(
             state=options.state, journal=options.home / "journal", logs=logs,
-            node=options.node, run=self.run_id,
+            node=options.node, run=self.run_id, alive=hold_alive(options.state),
         )  # fmt: skip
         self.fronts = FrontSlots(options.workers, self._listener, fronts, self._hear)
         self._extras = {one.slot: one for one in self._make_extras(logs)}

@@ -1,0 +1,89 @@
+"""The listening socket is handed on: by one worker at a time, to whoever waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from doorstep.serve.nodeplan import LISTENER_SOCKET
+from doorstep.serve.orphan import hold_alive, offer_listener, orphans_port, take_listener
+
+
+@pytest.fixture
+def listener() -> socket.socket:
+    made = socket.socket()
+    made.bind(("127.0.0.1", 0))
+    made.listen()
+    return made
+
+
+@asynccontextmanager
+async def offered(state: Path, listener: socket.socket, workers: int) -> AsyncIterator[None]:
+    offers = [asyncio.create_task(offer_listener(state, listener)) for _ in range(workers)]
+    try:
+        yield
+    finally:
+        for one in offers:
+            one.cancel()
+        await asyncio.gather(*offers, return_exceptions=True)
+
+
+def test_nobody_is_waited_for_where_no_worker_lives(tmp_path: Path) -> None:
+    assert take_listener(tmp_path) is None
+    os.close(hold_alive(tmp_path))
+    assert take_listener(tmp_path) is None
+
+
+def test_a_worker_that_lives_is_waited_for_until_it_offers(
+    tmp_path: Path, listener: socket.socket
+) -> None:
+    async def story() -> int | None:
+        alive = hold_alive(tmp_path)
+        taking = asyncio.create_task(asyncio.to_thread(orphans_port, tmp_path))
+        await asyncio.sleep(0.3)
+        assert not taking.done()
+        async with offered(tmp_path, listener, workers=2):
+            found = await taking
+        os.close(alive)
+        return found
+
+    assert asyncio.run(story()) == listener.getsockname()[1]
+
+
+def test_one_who_asks_and_leaves_ends_no_offer(tmp_path: Path, listener: socket.socket) -> None:
+    async def story() -> list[int | None]:
+        alive = hold_alive(tmp_path)
+        async with offered(tmp_path, listener, workers=3):
+            found = [await asyncio.to_thread(orphans_port, tmp_path)]
+            for _ in range(20):
+                with socket.socket(socket.AF_UNIX) as hasty:
+                    hasty.connect(str(tmp_path / LISTENER_SOCKET))
+                await asyncio.sleep(0)
+            found.append(await asyncio.to_thread(orphans_port, tmp_path))
+        os.close(alive)
+        return found
+
+    port = listener.getsockname()[1]
+    assert asyncio.run(story()) == [port, port]
+
+
+def test_a_name_that_a_dead_worker_left_is_no_offer(
+    tmp_path: Path, listener: socket.socket
+) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / LISTENER_SOCKET))
+    assert take_listener(tmp_path) is None
+
+    async def story() -> int | None:
+        async with offered(tmp_path, listener, workers=1):
+            while (found := await asyncio.to_thread(orphans_port, tmp_path)) is None:
+                await asyncio.sleep(0.01)
+            return found
+
+    assert asyncio.run(story()) == listener.getsockname()[1]

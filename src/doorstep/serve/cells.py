@@ -93,10 +93,19 @@ class Counts(msgspec.Struct):
 
 
 def create_cells(path: Path) -> None:
-    """An empty cell file (sparse). Raises: OSError."""
-    with path.open("wb") as file:
-        file.truncate(_WORDS * 8)
-        file.write(MAGIC.to_bytes(8, "little") + FORMAT.to_bytes(8, "little"))
+    """An empty cell file, whose room on the disk is taken at once: on a disk that fills later,
+    touching a page that has none would end the process (SIGBUS). Raises: OSError; then there is no
+    file."""
+    data = MAGIC.to_bytes(8, "little") + FORMAT.to_bytes(8, "little")
+    try:
+        with path.open("wb") as file:
+            file.write(data.ljust(_WORDS * 8, b"\0"))
+            file.flush()
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, _WORDS * 8)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 class CellWriter:

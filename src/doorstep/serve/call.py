@@ -9,6 +9,7 @@ import msgspec
 
 from doorstep.core.plan import REST
 from doorstep.core.record import Kind, Status
+from doorstep.serve.http import JSON
 from doorstep.serve.rows import Parsed, Values
 from doorstep.serve.service import Service
 from doorstep.serve.version import Version
@@ -20,13 +21,21 @@ NOBODY = -1
 class Exchange(Protocol):
     """Where an answer goes."""
 
-    def respond(self, status: int, body: bytes, headers: bytes = b"") -> None: ...
+    def respond(
+        self, status: int, body: bytes, headers: bytes = b"", media: bytes = JSON
+    ) -> None: ...
 
 
 class Codec(Protocol):
-    """How one protocol writes answers and refusals."""
+    """How one protocol writes answers and refusals. bad_input: the status of an answer to what it
+    does not take."""
 
-    def answer(self, call: Call) -> bytes: ...
+    bad_input: int
+
+    def answer(self, call: Call) -> bytes:
+        """The answer's body; where it is no JSON, `call.media` says what it is, and
+        `call.headers` has what headers it needs."""
+        ...
 
     def refusal(self, code: str, message: str, hint: str, request: str, /) -> bytes: ...
 
@@ -92,6 +101,7 @@ class Call(msgspec.Struct):
     pinned: the version that the caller asked for by name; such a call is no evidence.
     parts and calls know each other; `parts` is emptied when the call is over. is_answered: its
     exchange was; is_over: it is counted too, and what is still said about it is not heard.
+    media, headers: of its answer, see `Codec.answer`.
     """
 
     exchange: Exchange
@@ -109,6 +119,8 @@ class Call(msgspec.Struct):
     parts: list[Part] = []
     is_answered: bool = False
     is_over: bool = False
+    media: bytes = JSON
+    headers: bytes = b""
 
     @property
     def failed(self) -> Part | None:

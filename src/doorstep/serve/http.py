@@ -41,21 +41,32 @@ KNOWN_HEADS_MAX = 1024
 KNOWN_HEAD_BYTES_MAX = 1024
 _END = b"\r\n\r\n"
 _UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
+JSON = b"application/json"
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n"
     "content-type: application/json\r\ncontent-length: ".encode()
     for status in HTTPStatus
 }
+KEPT_ALIKE = frozenset(
+    (b"accept", b"authorization", b"content-type", b"doorstep-service", b"x-api-key")
+)
+"""Headers that an answerer reads, and that a client sends alike with each of its requests."""
+KEPT = KEPT_ALIKE | {
+    b"doorstep-context", b"idempotency-key", b"inference-header-content-length", b"traceparent",
+}  # fmt: skip
+"""All headers that an answerer reads; a head with one of the others is not remembered."""
 
 
 class Head(NamedTuple):
-    """What a request's head says. length: of the body, from Content-Length."""
+    """What a request's head says. length: of the body, from Content-Length. fields: the headers
+    of KEPT that it has, by their names in lower case."""
 
     method: bytes
     url: bytes
     length: int
     keep_alive: bool
     said_keep_alive: bool
+    fields: dict[bytes, bytes]
 
 
 class Gate(Protocol):
@@ -77,9 +88,7 @@ class Gate(Protocol):
 class Answerer(Protocol):
     """Answers whole requests, and words the refusal of those that never became whole."""
 
-    def handle(
-        self, exchange: HttpExchange, method: bytes, url: bytes, body: bytes, context: bytes
-    ) -> None: ...
+    def handle(self, exchange: HttpExchange, head: Head, body: bytes) -> None: ...
 
     def refusal(self, url: bytes, code: str, message: str) -> bytes: ...
 
@@ -99,8 +108,8 @@ class HttpExchange:
         self.keep_alive = keep_alive
         self.data: bytes | None = None
 
-    def respond(self, status: int, body: bytes, headers: bytes = b"") -> None:
-        """Answer. headers: whole lines, each with its line end."""
+    def respond(self, status: int, body: bytes, headers: bytes = b"", media: bytes = JSON) -> None:
+        """Answer. headers: whole lines, each with its line end. media: the body's content type."""
         if self.connection.gate.draining:
             self.keep_alive = False
         if not self.keep_alive:
@@ -108,7 +117,10 @@ class HttpExchange:
         elif self.head.said_keep_alive:
             headers += b"connection: keep-alive\r\n"
         shown = b"" if self.head.method == b"HEAD" else body
-        self.data = b"%b%d\r\n%b\r\n%b" % (_STATUS_LINES[status], len(body), headers, shown)
+        line = _STATUS_LINES[status]
+        if media is not JSON:
+            line = line.replace(JSON, media)
+        self.data = b"%b%d\r\n%b\r\n%b" % (line, len(body), headers, shown)
         self.connection.write_ready()
 
 
@@ -142,7 +154,8 @@ class HttpConnection(asyncio.Protocol):
         self._counted = self._size = self._raw = 0
         self._chunks = self._headers = self._header_bytes = 0
         self._length = 0
-        self._expect = self._context = b""
+        self._expect = b""
+        self._fields: dict[bytes, bytes] = {}
         self._said_keep_alive = False
         self._is_common = True
 
@@ -169,7 +182,7 @@ class HttpConnection(asyncio.Protocol):
             head = data[:end]
             known = self.gate.heads.get(head)
             if known is not None and len(data) == end + known.length:
-                return self._take(known, data[end:], b"")
+                return self._take(known, data[end:])
             self._at_start = False
             self._first = head if end >= len(_END) else b""
             if _UPGRADE.search(head):
@@ -260,9 +273,10 @@ class HttpConnection(asyncio.Protocol):
             case b"expect":
                 self._is_common = False
                 self._expect = value.lower()
-            case b"doorstep-context":
-                self._is_common = False
-                self._context = value
+            case kept if kept in KEPT:
+                self._fields[kept] = value
+                if kept not in KEPT_ALIKE:
+                    self._is_common = False
             case b"transfer-encoding" | b"upgrade":
                 self._is_common = False
             case b"content-encoding" if value.lower() != b"identity":
@@ -295,10 +309,12 @@ class HttpConnection(asyncio.Protocol):
         self._pieces.append(data)
 
     def on_message_complete(self) -> None:
-        pieces, context, method = self._pieces, self._context, self._parser.get_method()
+        pieces, method = self._pieces, self._parser.get_method()
         body = b"" if not pieces else pieces[0] if len(pieces) == 1 else b"".join(pieces)
         keep_alive = self._parser.should_keep_alive()
-        head = Head(method, self._url, self._length, keep_alive, self._said_keep_alive)
+        head = Head(
+            method, self._url, self._length, keep_alive, self._said_keep_alive, self._fields
+        )
         if self._counted:
             self.gate.bodies_bytes -= self._counted
         self._completed += 1
@@ -306,11 +322,11 @@ class HttpConnection(asyncio.Protocol):
         self._in_body = False
         self._head_bytes = 0
         self._clear()
-        self._take(head, body, context)
+        self._take(head, body)
 
     # -- ours
 
-    def _take(self, head: Head, body: bytes, context: bytes) -> None:
+    def _take(self, head: Head, body: bytes) -> None:
         """A whole request."""
         exchange = HttpExchange(self, head, head.keep_alive)
         self._queue.append(exchange)
@@ -320,7 +336,7 @@ class HttpConnection(asyncio.Protocol):
         if len(self._queue) >= PIPELINE_MAX and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        self._answerer.handle(exchange, head.method, head.url, body, context)
+        self._answerer.handle(exchange, head, body)
 
     def write_ready(self) -> None:
         """Write every answer whose turn it is."""
@@ -403,7 +419,7 @@ class HttpConnection(asyncio.Protocol):
         if self._closing:
             return
         self._closing = self._lingers = True
-        exchange = HttpExchange(self, Head(b"", b"", 0, False, False), False)
+        exchange = HttpExchange(self, Head(b"", b"", 0, False, False, {}), False)
         self._queue.append(exchange)
         self._pieces = []
         self._wait(FOREVER)

@@ -1,20 +1,30 @@
-"""The native JSON protocol: rows in, answers out, under /v1/services."""
+"""The native JSON protocol: rows in, answers out.
+
+GET  /healthz  /v1/services  /v1/services/{service}
+POST /v1/services/{service}/predict  /rehearse  /outcomes
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from doorstep.core.errors import InputError
+from doorstep.core.errors import InputError, OverloadedError, RefusedError
 from doorstep.core.ids import parse_prediction_id
 from doorstep.core.instant import Instant, parse_instant
-from doorstep.core.record import OutcomeRecord
+from doorstep.core.record import Kind, OutcomeRecord
 from doorstep.serve.call import Call, Part
 from doorstep.serve.fields import read_id
 from doorstep.serve.limits import INT_MAX, OUTCOMES_MAX
 from doorstep.serve.service import Service
+from doorstep.serve.visit import Skin, Visit
 
+if TYPE_CHECKING:
+    from doorstep.serve.site import Site
+
+RETRY = b"retry-after: 1\r\n"
 LABEL_CHARS_MAX = 1000
 
 
@@ -65,6 +75,8 @@ _decode_outcomes = msgspec.json.Decoder(OutcomesGiven).decode
 
 
 class NativeCodec:
+    bad_input = 422
+
     def answer(self, call: Call) -> bytes:
         part = call.parts[0]
         if part.count == 1 and len(call.parts) == 1:
@@ -165,3 +177,69 @@ def _instant(found: str | int | None, now: Instant) -> Instant:
     if not 0 <= found <= INT_MAX:
         raise ValueError(f"'at' is {found}; expected microseconds since 1970")
     return found
+
+
+# -- routes
+
+
+def predict(site: Site, visit: Visit) -> None:
+    service = site.service(visit.service)
+    site.submit(visit, service, service.reader.read(visit.body, visit.context))
+
+
+def rehearse(site: Site, visit: Visit) -> None:
+    if site.environment == "production":
+        raise RefusedError(
+            "rehearsal-in-production", "this environment is production: rows here are real"
+        )
+    service = site.service(visit.service)
+    parsed = service.reader.read(visit.body, visit.context)
+    site.submit(visit, service, parsed, kind=Kind.REHEARSAL)
+
+
+def take_outcomes(site: Site, visit: Visit) -> None:
+    service = site.service(visit.service)
+    records = read_outcomes(visit.body, service.name, time.time_ns() // 1000)
+    name = site.new_id()
+    headers = f"doorstep-request-id: {name}\r\n".encode()
+    try:
+        for record in records:
+            site.recorder.writer.outcome(record)
+        site.recorder.flush()
+    except (OSError, OverloadedError):
+        site.recorder.drop()
+        body = visit.codec.refusal(
+            "journal-unavailable", "the outcomes could not be recorded", "try again", name
+        )
+        return visit.exchange.respond(503, body, headers + RETRY)
+    return site.reply(visit, {"recorded": len(records)}, 200, headers)
+
+
+def healthz(site: Site, visit: Visit) -> None:
+    state = "serving" if site.serving else "draining" if site.draining else "starting"
+    site.reply(visit, {"status": state}, 200 if site.serving else 503)
+
+
+def list_services(site: Site, visit: Visit) -> None:
+    found = [describe_service(one) for _, one in sorted(site.services.items())]
+    for one in found:
+        del one["contract"]
+    site.reply(visit, {"services": found})
+
+
+def show_service(site: Site, visit: Visit) -> None:
+    site.reply(visit, describe_service(site.service(visit.service)))
+
+
+SKIN = Skin(
+    codec=NativeCodec(),
+    prefixes=(b"/v1/services",),
+    routes={
+        "healthz": {"GET": healthz},
+        "v1/services": {"GET": list_services},
+        "v1/services/{service}": {"GET": show_service},
+        "v1/services/{service}/predict": {"POST": predict},
+        "v1/services/{service}/rehearse": {"POST": rehearse},
+        "v1/services/{service}/outcomes": {"POST": take_outcomes},
+    },
+)

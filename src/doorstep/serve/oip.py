@@ -4,11 +4,14 @@ Inputs: one tensor per field, shape [n] or [n, 1], named as in the contract (or 
 one matrix [n, columns] with all number inputs in contract order under any other name. Context and
 ids may also be request parameters. Outputs: `answer` (BYTES [n]) and `probabilities`
 (FP64 [n, labels]); for a regression `value` (FP64 [n]).
+
+GET  /v2  /v2/health/live  /v2/health/ready  /v2/models/{m}[/versions/{v}][/ready]
+POST /v2/models/{m}[/versions/{v}]/infer
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,6 +22,10 @@ from doorstep.serve.fields import describe
 from doorstep.serve.rows import Parsed, RowReader
 from doorstep.serve.service import Service
 from doorstep.serve.version import Version
+from doorstep.serve.visit import Skin, Visit
+
+if TYPE_CHECKING:
+    from doorstep.serve.site import Site
 
 INPUTS_MAX = 8192
 DEPTH_MAX = 8
@@ -68,6 +75,8 @@ _decode = msgspec.json.Decoder(InferRequest).decode
 
 class OipCodec:
     """A call's `extra` is its InferRequest."""
+
+    bad_input = 400
 
     def answer(self, call: Call) -> bytes:
         request: InferRequest = call.extra
@@ -283,3 +292,63 @@ def _output_metadata(version: Version | None) -> list[dict[str, Any]]:
         {"name": "answer", "datatype": "BYTES", "shape": [-1]},
         {"name": "probabilities", "datatype": "FP64", "shape": [-1, width]},
     ]
+
+
+# -- routes
+
+
+def infer(site: Site, visit: Visit) -> None:
+    service = site.service(visit.service)
+    pinned = site.version(service, visit.version)
+    asked, parsed = read_infer(visit.body, service)
+    site.submit(visit, service, parsed, extra=asked, pinned=pinned)
+
+
+def server(site: Site, visit: Visit) -> None:
+    site.reply(visit, {"name": "doorstep", "version": "1", "extensions": []})
+
+
+def server_live(site: Site, visit: Visit) -> None:
+    site.reply(visit, {"live": True})
+
+
+def server_ready(site: Site, visit: Visit) -> None:
+    fine = site.serving
+    site.reply(visit, {"ready": fine, "live": True}, 200 if fine else 503)
+
+
+def model(site: Site, visit: Visit) -> None:
+    service = site.service(visit.service)
+    version = site.version(service, visit.version)
+    numbers = [version.number] if version else sorted(service.versions)
+    site.reply(visit, describe_model(service, list(map(str, numbers))))
+
+
+def model_ready(site: Site, visit: Visit) -> None:
+    service = site.service(visit.service)
+    version = site.version(service, visit.version)
+    fine = service.ready
+    if version is not None:
+        fine = version.engine is None or version.engine.connected
+    site.reply(visit, {"name": service.name, "ready": fine}, 200 if fine else 503)
+
+
+_MODEL = {
+    "": {"GET": model},
+    "/ready": {"GET": model_ready},
+    "/infer": {"POST": infer},
+}
+SKIN = Skin(
+    codec=OipCodec(),
+    prefixes=(b"/v2",),
+    routes={
+        "v2": {"GET": server},
+        "v2/health/live": {"GET": server_live},
+        "v2/health/ready": {"GET": server_ready},
+    }
+    | {
+        f"v2/models/{{service}}{version}{what}": handlers
+        for version in ("", "/versions/{version}")
+        for what, handlers in _MODEL.items()
+    },
+)

@@ -320,10 +320,10 @@ class Path:
     def _answer(self, call: Call) -> None:
         failed = call.failed
         if failed is None:
-            headers = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {call.versions}\r\n"
+            said = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {call.versions}\r\n"
             answer = call.codec.answer(call)
             call.is_answered = True
-            return call.exchange.respond(200, answer, headers.encode())
+            return call.exchange.respond(200, answer, said.encode() + call.headers, call.media)
         status, code, message = _STATUS_CODES.get(failed.status, _FAILED)
         body = call.codec.refusal(code, message, "", call.id)
         said = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {failed.assigned}\r\n"

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from doorstep.serve.nodeplan import LISTENER_SOCKET
-from doorstep.serve.orphan import hold_alive, offer_listener, orphans_port, take_listener
+from doorstep.serve.orphan import (
+    hold_alive,
+    offer_listener,
+    orphans_port,
+    short_folder,
+    take_listener,
+)
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def test_one_who_asks_and_leaves_ends_no_offer(tmp_path: Path, listener: socket.
             found = [await asyncio.to_thread(orphans_port, tmp_path)]
             for _ in range(20):
                 with socket.socket(socket.AF_UNIX) as hasty:
-                    hasty.connect(str(tmp_path / LISTENER_SOCKET))
+                    hasty.connect(str(short_folder(tmp_path) / LISTENER_SOCKET))
                 await asyncio.sleep(0)
             found.append(await asyncio.to_thread(orphans_port, tmp_path))
         os.close(alive)
@@ -77,7 +83,7 @@ def test_a_name_that_a_dead_worker_left_is_no_offer(
     tmp_path: Path, listener: socket.socket
 ) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(tmp_path / LISTENER_SOCKET))
+        dead.bind(str(short_folder(tmp_path) / LISTENER_SOCKET))
     assert take_listener(tmp_path) is None
 
     async def story() -> int | None:

@@ -136,7 +136,7 @@ class Worker:
 
     def closed(self, connection: HttpConnection) -> None: ...
 
-    def handle(self, exchange: Any, method: bytes, url: bytes, body: bytes, context: bytes) -> None:
+    def handle(self, exchange: Any, _head: Any, body: bytes) -> None:
         self.asked.append((exchange, body))
 
     def refusal(self, url: bytes, code: str, message: str) -> bytes:

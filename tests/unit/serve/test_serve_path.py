@@ -27,6 +27,7 @@ from doorstep.formats.batch import Batch
 from doorstep.journal.reader import Group, list_blocks, read_block
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter, create_cells, read_cells
+from doorstep.serve.http import JSON, Head
 from doorstep.serve.limits import IN_FLIGHT_MAX
 from doorstep.serve.path import Path as PredictPath
 from doorstep.serve.record import Recorder
@@ -64,7 +65,7 @@ class Exchange:
         self.answer: Any = None
         self.headers = ""
 
-    def respond(self, status: int, body: bytes, headers: bytes = b"") -> None:
+    def respond(self, status: int, body: bytes, headers: bytes = b"", media: bytes = JSON) -> None:
         assert not self.status, "answered twice"
         self.status, self.answer, self.headers = status, json.loads(body), headers.decode()
 
@@ -102,7 +103,8 @@ class World:
             exchanges = [Exchange() for _ in bodies]
             for exchange, body in zip(exchanges, bodies, strict=True):
                 data = json.dumps(body).encode()
-                site.handle(exchange, b"POST", f"/v1/services/s/{way}".encode(), data, b"")
+                url = f"/v1/services/s/{way}".encode()
+                site.handle(exchange, Head(b"POST", url, len(data), True, False, {}), data)
             await asyncio.sleep(0.01)
             return exchanges
 

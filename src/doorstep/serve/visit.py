@@ -1,0 +1,46 @@
+"""What a protocol's routes are given, and what a protocol is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from doorstep.serve.call import Codec, Exchange
+from doorstep.serve.http import Head
+from doorstep.serve.router import Routes
+
+if TYPE_CHECKING:
+    from doorstep.serve.site import Site
+
+
+class Visit:
+    """One request at its route. service, version: as its path names them, else empty."""
+
+    __slots__ = ("body", "codec", "exchange", "head", "service", "version")
+
+    def __init__(
+        self, exchange: Exchange, head: Head, body: bytes, codec: Codec, service: str, version: str
+    ) -> None:
+        self.exchange = exchange
+        self.head = head
+        self.body = body
+        self.codec = codec
+        self.service = service
+        self.version = version
+
+    @property
+    def context(self) -> bytes:
+        """The header `Doorstep-Context`."""
+        return self.head.fields.get(b"doorstep-context", b"")
+
+
+Handler = Callable[["Site", Visit], None]
+
+
+class Skin(NamedTuple):
+    """One protocol: how it writes, where it listens. prefixes: of the paths that are its own, so
+    that also a request that never became one is refused in its words."""
+
+    codec: Codec
+    prefixes: tuple[bytes, ...]
+    routes: Routes[Handler]

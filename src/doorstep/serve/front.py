@@ -1,7 +1,6 @@
 """A front worker: takes requests from the shared listening socket, answers, and writes the journal.
 
-    python -m doorstep.serve.front --listen FD --link FD --state DIR --cells FILE
-                                   --journal DIR --node NAME --boot ID --slot NAME
+    python -m doorstep.serve.front START        (`nodeplan.FrontStart` as JSON)
 
 It is told what to do over the link (`nodeplan.py`). When its supervisor dies it serves on without
 challengers, hands the listening socket to the next supervisor, and leaves once that one is up.
@@ -9,7 +8,6 @@ challengers, hands the listening socket to the next supervisor, and leaves once 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import os
@@ -33,6 +31,7 @@ from doorstep.serve.nodeplan import (
     SUPERVISOR_FILE,
     Apply,
     Drain,
+    FrontStart,
     Full,
     Hung,
     Lease,
@@ -92,14 +91,17 @@ class Link(asyncio.Protocol):
 class Front:
     """One worker's parts and its life: started, serving, draining, gone."""
 
-    def __init__(self, args: argparse.Namespace, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, start: FrontStart, loop: asyncio.AbstractEventLoop) -> None:
+        options = start.options
         self._loop = loop
-        self._state = Path(args.state)
-        self._listener = socket.socket(fileno=args.listen)
-        self._link_socket = socket.socket(fileno=args.link)
+        self._state = Path(options.state)
+        self._listener = socket.socket(fileno=options.listen)
+        self._link_socket = socket.socket(fileno=start.link)
         self.link = Link(self)
-        self._cells = CellWriter(Path(args.cells))
-        writer = BlockWriter(Path(args.journal), node=args.node, boot=args.boot, slot=args.slot)
+        self._cells = CellWriter(Path(start.cells))
+        writer = BlockWriter(
+            Path(options.journal), node=options.node, boot=options.run, slot=start.slot
+        )
         self._recorder = Recorder(writer)
         self._path = PredictPath(loop, self._recorder, self._cells, self.link)
         self._site = Site(self._path, self._recorder, self._cells)
@@ -309,17 +311,12 @@ def _read_text(path: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="doorstep.serve.front")
-    parser.add_argument("--listen", type=int, required=True)
-    parser.add_argument("--link", type=int, required=True)
-    for name in ("state", "cells", "journal", "node", "boot", "slot"):
-        parser.add_argument(f"--{name}", required=True)
-    args = parser.parse_args()
+    start = msgspec.json.decode(sys.argv[1], type=FrontStart)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    front = Front(args, loop)
+    front = Front(start, loop)
     loop.add_signal_handler(signal.SIGTERM, front.drain, DRAIN_S)
     loop.run_until_complete(front.run())
     sys.stderr.flush()

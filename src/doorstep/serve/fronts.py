@@ -15,6 +15,8 @@ from doorstep.serve.children import Child
 from doorstep.serve.nodeplan import (
     Apply,
     Drain,
+    FrontOptions,
+    FrontStart,
     Full,
     Hung,
     Lease,
@@ -28,18 +30,6 @@ from doorstep.serve.nodeplan import (
 )
 
 FRONT_MODULE = "doorstep.serve.front"
-
-
-class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What every front worker of a node is started with. run: id of this supervisor's life. alive:
-    a descriptor that says that workers live here (`orphan.hold_alive`)."""
-
-    state: Path
-    journal: Path
-    logs: Path
-    node: str
-    run: str
-    alive: int
 
 
 class FrontWorker(asyncio.Protocol):
@@ -100,13 +90,13 @@ class FrontSlots:
     """All front workers: one current per slot, and those that are leaving."""
 
     def __init__(
-        self, count: int, listener: socket.socket, options: FrontOptions,
+        self, count: int, options: FrontOptions, logs: Path,
         hear: Callable[[FrontWorker, Word], None],
     ) -> None:  # fmt: skip
-        self._listener = listener
+        self._logs = logs
         self._options = options
         self._hear = hear
-        self._children = [Child(f"front-{at}", "front", (), options.logs) for at in range(count)]
+        self._children = [Child(f"front-{at}", "front", (), logs) for at in range(count)]
         self.current: list[FrontWorker | None] = [None] * count
         self.leaving: list[FrontWorker] = []
 
@@ -136,7 +126,7 @@ class FrontSlots:
         """Start a second worker in a slot: (old, new). The old one goes on until `retire`."""
         old = self.current[at]
         if old is not None:
-            fresh = Child(old.child.slot, "front", (), self._options.logs)
+            fresh = Child(old.child.slot, "front", (), self._logs)
             fresh.starts = old.child.starts
             self._children[at] = fresh
             self.leaving.append(old)
@@ -165,16 +155,11 @@ class FrontSlots:
         ours, theirs = socket.socketpair()
         with theirs:
             name = f"{child.slot}-{child.starts + 1}"
-            cells = options.state / "cells" / f"{options.run}-{name}.cells"
+            cells = Path(options.state) / "cells" / f"{options.run}-{name}.cells"
             create_cells(cells)
-            argv = [
-                "-m", FRONT_MODULE, "--listen", str(self._listener.fileno()),
-                "--link", str(theirs.fileno()), "--state", str(options.state),
-                "--cells", str(cells), "--journal", str(options.journal),
-                "--node", options.node, "--boot", options.run, "--slot", name,
-            ]  # fmt: skip
-            fds = (self._listener.fileno(), theirs.fileno(), options.alive)
-            started = child.keep(fds, argv)
+            start = FrontStart(options=options, slot=name, link=theirs.fileno(), cells=str(cells))
+            argv = ["-m", FRONT_MODULE, msgspec.json.encode(start).decode()]
+            started = child.keep((options.listen, start.link, options.alive), argv)
         if not started:
             ours.close()
             cells.unlink()

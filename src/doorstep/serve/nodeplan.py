@@ -40,6 +40,29 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     held_back: tuple[str, ...] = ()
 
 
+class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What every front worker of a node is started with. run: id of this supervisor's life.
+    listen: the shared listening socket; alive: a descriptor that says that workers live here
+    (`orphan.hold_alive`)."""
+
+    state: str
+    journal: str
+    node: str
+    run: str
+    listen: int
+    alive: int
+
+
+class FrontStart(msgspec.Struct, frozen=True, kw_only=True):
+    """The one argument of a front worker's process, as JSON. slot: name of this life in its slot.
+    link: its end of the socket pair to the supervisor."""
+
+    options: FrontOptions
+    slot: str
+    link: int
+    cells: str
+
+
 class Apply(msgspec.Struct, frozen=True, tag="apply"):
     """Load the plan file of this generation."""
 

@@ -28,7 +28,7 @@ from doorstep.serve.children import Child
 from doorstep.serve.engines import Engines
 from doorstep.serve.evidence import Evidence, set_aside
 from doorstep.serve.feed import PlanFeed, Published
-from doorstep.serve.fronts import FrontOptions, FrontSlots, FrontWorker
+from doorstep.serve.fronts import FrontSlots, FrontWorker
 from doorstep.serve.limits import (
     DRAIN_S,
     POLL_S,
@@ -39,6 +39,7 @@ from doorstep.serve.limits import (
 )
 from doorstep.serve.nodeplan import (
     Apply,
+    FrontOptions,
     Full,
     Hung,
     Lease,
@@ -89,10 +90,10 @@ class Supervisor:
         set_aside(options.home / "nodes", options.node, self.evidence.boot)
         self.engines = Engines(options.home / "bundles", options.state, logs)
         fronts = FrontOptions(
-            state=options.state, journal=options.home / "journal", logs=logs,
-            node=options.node, run=self.run_id, alive=hold_alive(options.state),
+            state=str(options.state), journal=str(options.home / "journal"), node=options.node,
+            run=self.run_id, listen=self._listener.fileno(), alive=hold_alive(options.state),
         )  # fmt: skip
-        self.fronts = FrontSlots(options.workers, self._listener, fronts, self._hear)
+        self.fronts = FrontSlots(options.workers, fronts, logs, self._hear)
         self._extras = {one.slot: one for one in self._make_extras(logs)}
         self.current: NodePlan | None = None
         self._good = -1

@@ -39,12 +39,15 @@ def short_folder(state: Path) -> Path:
     if len(os.fsencode(state)) <= PATH_BYTES_MAX - 40:
         return state
     pointer = state / "sockets"
-    if pointer.is_symlink() and pointer.is_dir():
-        return pointer.readlink()
-    made = Path(tempfile.mkdtemp(prefix="doorstep-"))
-    pointer.unlink(missing_ok=True)
-    pointer.symlink_to(made)
-    return made
+    if pointer.is_symlink() and not pointer.is_dir():
+        pointer.unlink(missing_ok=True)
+    if not pointer.is_symlink():
+        made = Path(tempfile.mkdtemp(prefix="doorstep-"))
+        try:
+            pointer.symlink_to(made)
+        except FileExistsError:
+            made.rmdir()  # another process was first
+    return pointer.readlink()
 
 
 def hold_alive(state: Path) -> int:

@@ -7,11 +7,13 @@ import json
 import os
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from doorstep.core.plan import ReleasePlan
 from doorstep.testing.home import TestHome
 from doorstep.testing.load import Load, Tally
 from doorstep.testing.node import RunningNode
@@ -88,3 +90,106 @@ def test_a_full_state_disk_ends_nobody_and_is_over_when_there_is_room(
         assert supervisor.poll() is None
     assert tally.gave_up == 0
     assert set(tally.statuses) == {200}
+
+
+def test_a_full_journal_disk_refuses_with_503_and_loses_no_answer(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    home = TestHome(tmp_path / "home")
+    home.publish(home.service("loans", {1: home.bundle(home.contract(3))}))
+    (home.path / "journal").rmdir()
+    (small_disk / "journal").mkdir()
+    (home.path / "journal").symlink_to(small_disk / "journal")
+    with RunningNode(home.path, tmp_path / "state", workers=2) as node:
+        node.wait_plan(1)
+
+        async def story() -> Tally:
+            async with Load(node.data_url, PATH, body_of, connections=8) as load:
+                await load.wait_answers(300)
+                filler = fill(small_disk)
+                while not load.tally.statuses[503]:
+                    await load.wait_answers(50)
+                refused = await asyncio.to_thread(
+                    node.wait, lambda report: any("journal" in one for one in report.problems)
+                )
+                assert any("refused with 503" in one for one in refused.problems)
+                filler.unlink()
+                answered = load.tally.statuses[200]
+                while load.tally.statuses[200] < answered + 300:
+                    await load.wait_answers(50)
+                await asyncio.to_thread(node.wait, lambda report: not report.problems)
+                return await load.stop()
+
+        tally = asyncio.run(story())
+        times = Counter(name for name, _ in node.journaled())
+    assert tally.dropped == 0
+    assert set(tally.statuses) == {200, 503}
+    assert {name: times[name] for name in tally.answered} == dict.fromkeys(tally.answered, 1)
+
+
+JUMPS = ("+365d", "-365d", "+0")
+FAKE_TIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+
+
+@pytest.fixture
+def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that says how far the wall clocks of processes started from now on are off. Their
+    Python starts itself again with libfaketime loaded, also where our children's environment is
+    swept."""
+    if not FAKE_TIME.exists():
+        pytest.skip("libfaketime is not installed (apt-get install faketime)")
+    offset, site = tmp_path / "offset", tmp_path / "site"
+    offset.write_text("+0\n")
+    site.mkdir()
+    variables = {
+        "LD_PRELOAD": str(FAKE_TIME),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    (site / "sitecustomize.py").write_text(
+        f"import os, sys\nvariables = {variables!r}\n"
+        "if 'FAKETIME_TIMESTAMP_FILE' not in os.environ:\n"
+        "    os.environ.update(variables)\n"
+        "    os.execv(sys.executable, sys.orig_argv)\n"
+    )
+    paths = [str(site), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(one for one in paths if one))
+    return offset
+
+
+def test_a_clock_that_jumps_by_a_year_and_back_changes_no_answer_and_no_lease(
+    tmp_path: Path, clock: Path
+) -> None:
+    home = TestHome(tmp_path / "home")
+    contract = home.contract(3)
+    bundles = {1: home.bundle(contract), 2: home.bundle(contract, seed=2)}
+    release = ReleasePlan(id="r1", challenger=2, state="step", epoch=1, shares={"": 0.5})
+    service = home.service("loans", bundles, release=release)
+    home.publish(service)
+    with RunningNode(home.path, tmp_path / "state", workers=2) as node:
+        node.wait_plan(1)
+        home.renew()
+        began = node.wait(lambda report: report.lease_held)
+
+        async def story() -> Tally:
+            async with Load(node.data_url, PATH, body_of, connections=8) as load:
+                await load.wait_answers(300)
+                for jump in JUMPS:
+                    clock.write_text(f"{jump}\n")
+                    await load.wait_answers(600)
+                return await load.stop()
+
+        tally = asyncio.run(story())
+        ended = node.wait(
+            lambda report: sum(cell.requests for cell in report.cells) >= len(tally.answered)
+        )
+        records = node.journaled()
+    assert set(tally.statuses) == {200}
+    assert tally.dropped == 0
+    assert ended.lease_held
+    assert {one.pid for one in ended.workers} == {one.pid for one in began.workers}
+    years = {(meta.at - records[0][1].at) // (300 * 86_400_000_000) for _, meta in records}
+    assert {0, 1} <= years
+    times = Counter(name for name, _ in records)
+    assert {name: times[name] for name in tally.answered} == dict.fromkeys(tally.answered, 1)

@@ -20,7 +20,7 @@ from doorstep.monitor.decide import LATE_S, latest_window
 from doorstep.monitor.facts import drift_window, quality_window, traffic_window, was_asked
 from doorstep.monitor.types import MonitorFinding, QualityWindow, ServiceFacts
 from doorstep.register import store as versions
-from doorstep.register.views import read_manifest
+from doorstep.register.views import manifest_of
 from doorstep.release import store as releases
 from doorstep.release.planning import parsed_file
 
@@ -74,7 +74,7 @@ def watched(app: App, service: str) -> Watched | None:
     return Watched(
         file=parsed_file(row.file, app.home.environment),
         version=version,
-        manifest=read_manifest(app, version.digest),
+        manifest=manifest_of(app.home.bundles, version.digest),
         profile=profile,
         served_since=since,
     )

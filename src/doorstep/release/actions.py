@@ -21,10 +21,11 @@ from doorstep.kernel.app import App
 from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
 from doorstep.register import store as versions
+from doorstep.register.views import manifest_of
 from doorstep.release import store
 from doorstep.release.collect import collect
 from doorstep.release.decide import decide, decide_person
-from doorstep.release.planning import contract_of, parsed_file, previous_champion, write_plan
+from doorstep.release.planning import parsed_file, previous_champion, write_plan
 from doorstep.release.spec import spec_of
 from doorstep.release.surface import StartRelease
 from doorstep.release.transition import METHOD_NAME, Beginning, apply, begin, unwatched
@@ -105,7 +106,7 @@ def _contracts(
     if champion is None:
         return []
     serving = versions.get_version(unit.connection, version.service, champion)
-    return [contract_of(app.home.bundles, one.digest) for one in (serving, version)]
+    return [manifest_of(app.home.bundles, one.digest).contract for one in (serving, version)]
 
 
 def _require_gates(unit: Unit, app: App, version: versions.VersionRow) -> None:

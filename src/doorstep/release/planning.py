@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
-from pathlib import Path
 
 import msgspec
 from sqlalchemy import Connection
 
-from doorstep.core.contract import Contract
 from doorstep.core.errors import RefusedError
 from doorstep.core.ids import digest_of
-from doorstep.core.manifest import decode_manifest
 from doorstep.core.plan import FORMAT, PlanPointer, PlanRoot
 from doorstep.core.servicefile import ServiceFile, parse_service_file
-from doorstep.kernel.blobs import MANIFEST
 from doorstep.kernel.db import Unit
 from doorstep.kernel.files import write_atomic
 from doorstep.kernel.home import Home
 from doorstep.kernel.keys import SigningKey
 from doorstep.register import store as versions
+from doorstep.register.views import manifest_of
 from doorstep.release import store
 from doorstep.release.plan import ServiceState, plan_root, service_plan
 from doorstep.release.types import Release
@@ -122,7 +119,7 @@ def _state(connection: Connection, home: Home, row: versions.ServiceRow) -> Serv
     serving = champion if champion is not None else _challenger(release, row.name)
     return ServiceState(
         file=parsed_file(row.file, home.environment),
-        contract=contract_of(home.bundles, rows[serving].digest),
+        contract=manifest_of(home.bundles, rows[serving].digest).contract,
         versions=rows,
         champion=champion,
         last_champion=last,
@@ -158,9 +155,3 @@ def _challenger(release: Release | None, service: str) -> int:
 def parsed_file(text: str, environment: str) -> ServiceFile:
     """`parse_service_file`, remembered: a text is parsed once, however often plans are made."""
     return parse_service_file(text, environment=environment)
-
-
-@lru_cache(maxsize=PARSED_KEPT)
-def contract_of(bundles: Path, digest: str) -> Contract:
-    """The contract that a published bundle was made for; bundles never change."""
-    return decode_manifest((bundles / digest / MANIFEST).read_bytes(), digest).contract

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from doorstep.core.errors import InputError
 from doorstep.core.ids import parse_prediction_id
 from doorstep.core.instant import Instant, parse_instant
-from doorstep.core.record import OutcomeRecord
+from doorstep.core.record import OutcomeRecord, require_possible
 from doorstep.serve.call import Call, Part
 from doorstep.serve.fields import read_id
 from doorstep.serve.limits import INT_MAX, OUTCOMES_MAX
@@ -116,10 +117,15 @@ def describe_service(service: Service) -> dict[str, Any]:
     }
 
 
-def read_outcomes(body: bytes, service: str, now: Instant) -> list[OutcomeRecord]:
+def read_outcomes(
+    body: bytes, service: str, known: Collection[tuple[str, ...]], now: Instant
+) -> list[OutcomeRecord]:
     """The outcomes of a body: `{"outcomes": [{"prediction" or "key", "label" or "value", "at"}]}`.
 
-    Raises: InputError (`bad-outcomes`), naming the first that is wrong; then none is taken.
+    known: as `outcome_fault` wants it, of the versions that are resident here.
+
+    Raises: InputError (`bad-outcomes`, `bad-outcome`), naming the first that is wrong; then none
+    is taken.
     """
     try:
         given = _decode_outcomes(body).outcomes
@@ -129,7 +135,9 @@ def read_outcomes(body: bytes, service: str, now: Instant) -> list[OutcomeRecord
         raise InputError(
             "bad-outcomes", f"the request has {len(given)} outcomes; expected 1 to {OUTCOMES_MAX}"
         )
-    return [_outcome(one, service, now, at) for at, one in enumerate(given)]
+    found = [_outcome(one, service, now, at) for at, one in enumerate(given)]
+    require_possible(found, known)
+    return found
 
 
 def _outcome(given: OutcomeGiven, service: str, now: Instant, number: int) -> OutcomeRecord:

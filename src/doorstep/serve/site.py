@@ -219,7 +219,8 @@ class Site:
         self._enter(call)
 
     def outcomes(self, visit: Visit) -> None:
-        records = read_outcomes(visit.body, self._service(visit).name, time.time_ns() // 1000)
+        service, now = self._service(visit), time.time_ns() // 1000
+        records = read_outcomes(visit.body, service.name, service.labels, now)
         name = id_text(self._ids.next())
         headers = f"doorstep-request-id: {name}\r\n".encode()
         try:

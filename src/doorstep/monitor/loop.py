@@ -65,7 +65,6 @@ def look(app: App, service: str, now: Instant) -> list[MonitorFinding]:
 
 def _save(app: App, changed: list[MonitorFinding], before: dict[str, MonitorFinding]) -> None:
     with app.database.transaction() as unit:
-        unit.require_leader(app.leader_term)
         for one in changed:
             store.save_finding(unit.connection, one)
             kind = _kind_of(before.get(one.id), one)

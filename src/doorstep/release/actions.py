@@ -240,13 +240,9 @@ def _with_plan(unit: Unit, app: App, row: store.ReleaseRow) -> store.ReleaseRow:
 
 
 def tick_release(app: App, release_id: str, evidence: Evidence) -> Decision | None:
-    """Decide once on the evidence and act on it; None if nothing changed.
-
-    Raises: RefusedError (`not-leader`) when another control plane leads.
-    """
+    """Decide once on the evidence and act on it; None if nothing changed."""
 
     def act(unit: Unit) -> Decision | None:
-        unit.require_leader(app.leader_term)
         row = store.get_release(unit.connection, release_id)
         decision = decide(row.release, evidence, unit.now())
         if isinstance(decision.outcome, Hold) and decision.outcome.opens is None:
@@ -257,18 +253,17 @@ def tick_release(app: App, release_id: str, evidence: Evidence) -> Decision | No
     return app.database.run(act)
 
 
-def keep_watch(app: App, rows: Sequence[store.ReleaseRow], lease_s: float) -> None:
+def keep_watch(app: App, rows: Sequence[store.ReleaseRow]) -> None:
     """Note that these releases are being looked at. Where nobody looked for longer than the
     challenger's lease, after which nodes give its share back, that time is taken out of the step,
     the bake and the deadline: no version becomes champion for time in which nobody watched it, nor
     for a clock that jumped."""
     now = app.clock.now()
     with app.database.transaction() as unit:
-        unit.require_leader(app.leader_term)
         seen = store.read_watches(unit.connection)
         for row in rows:
             gap = now - seen.get(row.release.id, now)
-            if gap > round(lease_s * SECOND_US):
+            if gap > round(app.challenger_lease_s * SECOND_US):
                 _take_out(unit, row, now, gap)
             store.note_watch(unit.connection, row.release.id, now)
 

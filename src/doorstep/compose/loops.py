@@ -113,9 +113,10 @@ class Quick:
                 return
             self._renewal += 1
             publish_plan(connection, app.home, self._key, self._renewal)
-            if now_s - self._swept_s >= SWEEP_EVERY_S:
-                sweep_plans(connection, app.home)
-                self._swept_s = now_s
+        if now_s - self._swept_s >= SWEEP_EVERY_S:
+            with app.database.transaction() as unit:
+                sweep_plans(unit, app.home)
+            self._swept_s = now_s
         self._published, self._renewed_s = (app.leader_term, newest), now_s
 
 

@@ -88,10 +88,12 @@ def _pointer(newest: store.PlanRow, key: SigningKey, renewal: int) -> PlanPointe
     return msgspec.structs.replace(pointer, signature=signature)
 
 
-def sweep_plans(connection: Connection, home: Home) -> None:
-    """Remove documents that the newest plan does not name, if they have lain for an hour: a node
-    may still be reading them. Only whoever publishes may call it, between two publications."""
-    newest = store.newest_plan(connection)
+def sweep_plans(unit: Unit, home: Home) -> None:
+    """Prune the rows of plans; remove documents from the home that the newest plan does not name,
+    if they have lain for an hour: a node may still be reading them. Only whoever publishes may
+    call it, between two publications."""
+    store.prune_plans(unit.connection)
+    newest = store.newest_plan(unit.connection)
     if newest is None:
         return
     root = msgspec.json.decode(newest.root, type=PlanRoot)

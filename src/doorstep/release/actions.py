@@ -297,7 +297,8 @@ def change_release(app: App, name: str, person: Person, evidence: Evidence) -> s
 
 
 def roll_back_service(app: App, service: str, person: Person, evidence: Evidence) -> str:
-    """Give the service back to the champion, or, with no release running, to the last one.
+    """Give the service back to the champion, or, with no release running, to the last one. While a
+    first version is watched there is none: then nobody serves, and the fallback answers.
 
     Returns the id of the release that was rolled back, or that of the way back.
     Raises: NotFoundError, RefusedError (`nothing-to-roll-back`).
@@ -307,7 +308,7 @@ def roll_back_service(app: App, service: str, person: Person, evidence: Evidence
     def act(unit: Unit) -> str:
         versions.get_service(unit.connection, service)
         running = store.find_running(unit.connection, service)
-        if running is not None and not running.release.is_first:
+        if running is not None:
             decision = decide_person(running.release, evidence, unit.now(), person)
             apply_decision(unit, app, running, decision, person.name)
             return running.release.id

@@ -78,7 +78,11 @@ def _change(app: App, asked: ChangeRelease, action: str) -> Release:
 
 @operation("service.rollback", permission="release:rollback", effect="write")
 def roll_back(app: App, asked: Rollback) -> Release:
-    """Give a service back to its champion, or, with no release running, to the last one."""
+    """Give a service back to its champion, or, with no release running, to the last one.
+
+    A first version that is watched has none: then no version serves, and callers get the constant
+    of its fallback, or 503.
+    """
     with app.database.reading() as connection:
         running = store.find_running(connection, asked.service)
     evidence = collect(app, running.release) if running else Evidence()

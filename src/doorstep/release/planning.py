@@ -8,7 +8,6 @@ from functools import lru_cache
 import msgspec
 from sqlalchemy import Connection
 
-from doorstep.core.errors import RefusedError
 from doorstep.core.ids import digest_of
 from doorstep.core.plan import FORMAT, PlanPointer, PlanRoot
 from doorstep.core.servicefile import ServiceFile, parse_service_file
@@ -20,7 +19,6 @@ from doorstep.register import store as versions
 from doorstep.register.views import manifest_of
 from doorstep.release import store
 from doorstep.release.plan import ServiceState, plan_root, service_plan
-from doorstep.release.types import Release
 
 PARSED_KEPT = 2048
 PLAN_KEPT_S = 3600.0
@@ -28,8 +26,7 @@ PLAN_KEPT_S = 3600.0
 
 def write_plan(unit: Unit, home: Home, term: int, lease_s: float) -> int:
     """The number of the plan that says what this transaction leaves; a new row if it differs from
-    the newest plan. lease_s: of challengers.
-    Raises: RefusedError (`service-without-version`) never in a sound database."""
+    the newest plan. lease_s: of challengers."""
     newest = store.newest_plan(unit.connection)
     number = newest.number + 1 if newest else 1
     plans = [
@@ -104,28 +101,28 @@ def sweep_plans(unit: Unit, home: Home) -> None:
 
 
 def _state(connection: Connection, home: Home, row: versions.ServiceRow) -> ServiceState | None:
-    """None for a service of which nothing was ever released."""
+    """None for a service of which nothing was ever released. Where nothing serves any more, the
+    service stays: callers get its fallback, by the contract of what was released last."""
     tenures = store.list_tenures(connection, row.name)
     champion = tenures[0].version if tenures and tenures[0].until is None else None
     running = store.find_running(connection, row.name)
-    release = running.release if running else None
-    if champion is None and release is None:
+    newest = running or next(iter(store.list_releases(connection, row.name, 1)), None)
+    if newest is None:
         return None
     last = previous_champion(tenures)
-    named = {champion, last, release.challenger if release else None} - {None}
+    spoken_for = champion or newest.release.challenger
     rows = {
         number: versions.get_version(connection, row.name, number)
-        for number in named
+        for number in {champion, last, newest.release.challenger}
         if number is not None
     }
-    serving = champion if champion is not None else _challenger(release, row.name)
     return ServiceState(
         file=parsed_file(row.file, home.environment),
-        contract=manifest_of(home.bundles, rows[serving].digest).contract,
+        contract=manifest_of(home.bundles, rows[spoken_for].digest).contract,
         versions=rows,
         champion=champion,
         last_champion=last,
-        release=release,
+        release=running.release if running else None,
     )
 
 
@@ -145,12 +142,6 @@ def previous_champion(tenures: list[store.TenureRow]) -> int | None:
             standing.append(tenure.version)
         crowned.add(tenure.release)
     return standing[-2] if len(standing) > 1 else None
-
-
-def _challenger(release: Release | None, service: str) -> int:
-    if release is None:
-        raise RefusedError("service-without-version", f"{service} has neither champion nor release")
-    return release.challenger
 
 
 @lru_cache(maxsize=PARSED_KEPT)

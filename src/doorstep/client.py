@@ -230,8 +230,8 @@ class Client:
     def promote(self, release: str, why: str) -> Release:
         return self.call("release.promote", ChangeRelease(release=release, why=why), Release)
 
-    def rollback(self, service: str, why: str) -> Release:
-        return self.call("service.rollback", Rollback(service=service, why=why), Release)
+    def rollback(self, service: str, why: str, to: int | None = None) -> Release:
+        return self.call("service.rollback", Rollback(service=service, why=why, to=to), Release)
 
     # predictions
     def prediction(self, prediction: str) -> Prediction:

@@ -238,18 +238,22 @@ def promote(
 def rollback(
     service: Annotated[str, typer.Argument(help="The service to take back.")],
     why: Why = "asked for at the command line",
+    to: Annotated[
+        int | None,
+        typer.Option("--to", min=0, help="A version that served before; 0: none serves."),
+    ] = None,
     json: Json = False,
     url: Url = None,
     home: Home = None,
 ) -> None:
     """Give a service back to its champion (or, with no release running, to the last one).
 
-    A first version has none: then no version serves, and callers get the constant of
-    serve.fallback, or 503.
+    A first version that is watched has none: then no version serves, and callers get the constant
+    of serve.fallback, or 503. Sent twice, it goes back once; --to goes further.
     """
     started = time.monotonic()
     with connect(url, home) as client:
-        found = settle(client, client.rollback(service, why))
+        found = settle(client, client.rollback(service, why, to))
         state = client.service(service)
     took_s = time.monotonic() - started
     now = rolled_back_text(state)

@@ -55,7 +55,8 @@ def _epoch(_: Event, data: Data) -> str:
 
 
 def _rolled_back(_: Event, data: Data) -> str:
-    return f"{data['to']} serves again instead of {data['from']}: {data['why']}"
+    to, left = data["to"] or "no version", data["from"] or "none"
+    return f"{to} serves instead of {left}: {data['why']}"
 
 
 def _found(_: Event, data: Data) -> str:

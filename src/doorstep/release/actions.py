@@ -25,7 +25,7 @@ from doorstep.register.views import manifest_of
 from doorstep.release import store
 from doorstep.release.collect import collect
 from doorstep.release.decide import decide, decide_person
-from doorstep.release.planning import parsed_file, previous_champion, write_plan
+from doorstep.release.planning import parsed_file, write_plan
 from doorstep.release.spec import spec_of
 from doorstep.release.surface import StartRelease
 from doorstep.release.transition import METHOD_NAME, Beginning, apply, begin, unwatched
@@ -96,7 +96,7 @@ def _start(
             "spec": spec,
         },
     )
-    return _with_plan(unit, app, started)
+    return with_plan(unit, app, started)
 
 
 def _contracts(
@@ -202,7 +202,7 @@ def apply_decision(
         },
     )
     store.save_release(unit.connection, changed)
-    return _with_plan(unit, app, changed)
+    return with_plan(unit, app, changed)
 
 
 def _kind_of(decision: Decision, after: Release) -> str:
@@ -232,7 +232,7 @@ def _crown(unit: Unit, release: Release, decision: Decision, by: str) -> None:
     )
 
 
-def _with_plan(unit: Unit, app: App, row: store.ReleaseRow) -> store.ReleaseRow:
+def with_plan(unit: Unit, app: App, row: store.ReleaseRow) -> store.ReleaseRow:
     number = write_plan(unit, app.home, app.leader_term, app.challenger_lease_s)
     planned = msgspec.structs.replace(row, plan_number=number)
     store.save_release(unit.connection, planned)
@@ -286,7 +286,7 @@ def would_act(release: Release, evidence: Evidence, now: int) -> bool:
 
 def change_release(app: App, name: str, person: Person, evidence: Evidence) -> store.ReleaseRow:
     """Pause, resume, promote or roll back on a person's word. Raises: RefusedError."""
-    _require_why(person)
+    require_why(person)
 
     def act(unit: Unit) -> store.ReleaseRow:
         row = store.find_running(unit.connection, name) or store.get_release(unit.connection, name)
@@ -296,61 +296,7 @@ def change_release(app: App, name: str, person: Person, evidence: Evidence) -> s
     return app.database.run(act, app.actor)
 
 
-def roll_back_service(app: App, service: str, person: Person, evidence: Evidence) -> str:
-    """Give the service back to the champion, or, with no release running, to the last one. While a
-    first version is watched there is none: then nobody serves, and the fallback answers.
-
-    Returns the id of the release that was rolled back, or that of the way back.
-    Raises: NotFoundError, RefusedError (`nothing-to-roll-back`).
-    """
-    _require_why(person)
-
-    def act(unit: Unit) -> str:
-        versions.get_service(unit.connection, service)
-        running = store.find_running(unit.connection, service)
-        if running is not None:
-            decision = decide_person(running.release, evidence, unit.now(), person)
-            apply_decision(unit, app, running, decision, person.name)
-            return running.release.id
-        return _return_to_last(unit, app, service, person)
-
-    return app.database.run(act, app.actor)
-
-
-def _return_to_last(unit: Unit, app: App, service: str, person: Person) -> str:
-    tenures = store.list_tenures(unit.connection, service)
-    last = previous_champion(tenures)
-    if last is None:
-        raise RefusedError(
-            "nothing-to-roll-back",
-            f"{service} has no champion before the one that serves now",
-            f"doorstep history {service}",
-        )
-    left = tenures[0]
-    because = f"taken back from {service}@{left.version}: {person.why}"
-    store.crown(
-        unit.connection,
-        store.TenureRow(
-            service=service,
-            since=unit.now(),
-            version=last,
-            until=None,
-            release=left.release,
-            because=because,
-            by=person.name,
-        ),
-    )
-    unit.record(
-        "service.rolled-back",
-        Object("service", service),
-        {"from": f"{service}@{left.version}", "to": f"{service}@{last}", "why": person.why},
-    )
-    row = store.get_release(unit.connection, left.release)
-    _with_plan(unit, app, row)
-    return left.release
-
-
-def _require_why(person: Person) -> None:
+def require_why(person: Person) -> None:
     if not person.why.strip():
         raise RefusedError(
             "no-reason",

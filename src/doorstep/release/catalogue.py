@@ -25,7 +25,7 @@ from doorstep.register.surface import (
 )
 from doorstep.register.views import manifest_of, service_view, version_view
 from doorstep.release import store as releases
-from doorstep.release.planning import previous_champion
+from doorstep.release.tenures import previous_champion
 
 
 @operation("service.list", permission="service:read", effect="read")

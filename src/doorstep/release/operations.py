@@ -5,6 +5,7 @@ from __future__ import annotations
 from doorstep.core.operation import operation
 from doorstep.kernel.app import App
 from doorstep.release import actions, store
+from doorstep.release.back import roll_back_service
 from doorstep.release.collect import collect
 from doorstep.release.surface import (
     ChangeRelease,
@@ -87,7 +88,7 @@ def roll_back(app: App, asked: Rollback) -> Release:
         running = store.find_running(connection, asked.service)
     evidence = collect(app, running.release) if running else Evidence()
     person = _person(app, "rollback", asked.why)
-    release_id = actions.roll_back_service(app, asked.service, person, evidence)
+    release_id = roll_back_service(app, asked.service, person, evidence, asked.to)
     return release_view(app, _get(app, release_id))
 
 

@@ -19,6 +19,7 @@ from doorstep.register import store as versions
 from doorstep.register.views import manifest_of
 from doorstep.release import store
 from doorstep.release.plan import ServiceState, plan_root, service_plan
+from doorstep.release.tenures import previous_champion
 
 PARSED_KEPT = 2048
 PLAN_KEPT_S = 3600.0
@@ -124,24 +125,6 @@ def _state(connection: Connection, home: Home, row: versions.ServiceRow) -> Serv
         last_champion=last,
         release=running.release if running else None,
     )
-
-
-def previous_champion(tenures: list[store.TenureRow]) -> int | None:
-    """Where a rollback goes: the version that served before the champion of now, of those that
-    were not rolled back themselves. tenures: newest first.
-
-    So a rollback that is sent twice goes back twice; it never brings back what it took away.
-    """
-    standing: list[int] = []
-    crowned: set[str] = set()
-    for tenure in reversed(tenures):
-        if tenure.release in crowned:
-            # A release crowns once: its second tenure is the way back to the version before.
-            standing.pop()
-        if standing[-1:] != [tenure.version]:
-            standing.append(tenure.version)
-        crowned.add(tenure.release)
-    return standing[-2] if len(standing) > 1 else None
 
 
 @lru_cache(maxsize=PARSED_KEPT)

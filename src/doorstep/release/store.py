@@ -210,11 +210,20 @@ def crown(connection: Connection, row: TenureRow) -> None:
     """End the tenure that is open, if any, and begin this one: after it, even where the clock was
     set back meanwhile, because tenures are told in the order of their beginnings."""
     mine = tenures.c.service == row.service
-    newest = connection.scalar(select(func.max(tenures.c.since)).where(mine))
+    ends = select(func.max(tenures.c.since), func.max(tenures.c.until)).where(mine)
+    newest = max((one for one in connection.execute(ends).one() if one is not None), default=None)
     since = row.since if newest is None else max(row.since, int(newest) + 1)
     is_open = mine & tenures.c.until.is_(None)
     connection.execute(update(tenures).where(is_open).values(until=since))
     connection.execute(insert(tenures).values(msgspec.structs.asdict(row) | {"since": since}))
+
+
+def vacate(connection: Connection, service: str, at: Instant) -> None:
+    """End the tenure that is open, and begin none."""
+    is_open = (tenures.c.service == service) & tenures.c.until.is_(None)
+    since = connection.scalar(select(tenures.c.since).where(is_open))
+    until = max(at, int(since or 0) + 1)
+    connection.execute(update(tenures).where(is_open).values(until=until))
 
 
 def newest_plan(connection: Connection) -> PlanRow | None:

@@ -65,6 +65,7 @@ from doorstep.register.surface import (
     Missing,
     RegisterVersion,
     Service,
+    ServiceDiff,
     ServiceRevision,
     Services,
     ShowService,
@@ -150,6 +151,9 @@ class Client:
     # services and versions
     def apply(self, file: str, name: str = "doorstep.yaml") -> ServiceRevision:
         return self.call("service.apply", ApplyService(file=file, name=name), ServiceRevision)
+
+    def diff(self, file: str, name: str = "doorstep.yaml") -> ServiceDiff:
+        return self.call("service.diff", ApplyService(file=file, name=name), ServiceDiff)
 
     def services(self) -> tuple[Service, ...]:
         return self.call("service.list", ListServices(), Services).services

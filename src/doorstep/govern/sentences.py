@@ -19,7 +19,8 @@ def sentence_of(event: Event) -> str:
 
 
 def _applied(event: Event, data: Data) -> str:
-    changed = ", ".join(data.get("changed") or ()) or "first revision"
+    said = "first revision" if event.object.ver == "1" else "nothing that holds here"
+    changed = ", ".join(data.get("changed") or ()) or said
     return f"revision {event.object.ver} of the service file of {event.object.id}: {changed}"
 
 

@@ -15,10 +15,14 @@ from doorstep.core.servicefile import parse_service_file
 from doorstep.journal.writer import BlockWriter
 from doorstep.kernel.app import App
 from doorstep.kernel.db import Database
+from doorstep.kernel.event import Object
 from doorstep.kernel.home import open_home
 from doorstep.monitor.gather import Watched, quality_of
+from doorstep.monitor.incidents import NOT_ASKED
+from doorstep.monitor.loop import look
+from doorstep.monitor.store import save_finding
 from doorstep.monitor.types import MonitorFinding
-from doorstep.register.store import VersionRow
+from doorstep.register.store import ServiceRow, VersionRow, save_revision
 from doorstep.testing.home import TestHome
 from doorstep.testing.installation import service_file
 
@@ -108,3 +112,16 @@ def test_newer_outcomes_are_those_that_were_received_since_the_last_judged_windo
     assert later.fresh[PROMISE].until == now + MINUTE
     assert later.fresh[PROMISE].metrics == fresh.metrics
     writer.close()
+
+
+def test_where_nothing_serves_any_more_no_incident_stays_open(app: App):
+    row = ServiceRow(
+        name="loans", revision=1, created_at=0, file=service_file("loans"), applied_at=0, by="t"
+    )
+    with app.database.transaction() as unit:
+        save_revision(unit.connection, row)
+        save_finding(unit.connection, incident(1))
+        unit.record("service.applied", Object("service", "loans"), {})
+    (ended,) = look(app, "loans", app.clock.now())
+    assert (ended.state, ended.ended) == ("resolved", NOT_ASKED)
+    assert look(app, "loans", app.clock.now()) == []

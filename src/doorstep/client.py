@@ -65,6 +65,7 @@ from doorstep.register.surface import (
     Missing,
     RegisterVersion,
     Service,
+    ServiceDiff,
     ServiceRevision,
     Services,
     ShowService,
@@ -151,6 +152,9 @@ class Client:
     def apply(self, file: str, name: str = "doorstep.yaml") -> ServiceRevision:
         return self.call("service.apply", ApplyService(file=file, name=name), ServiceRevision)
 
+    def diff(self, file: str, name: str = "doorstep.yaml") -> ServiceDiff:
+        return self.call("service.diff", ApplyService(file=file, name=name), ServiceDiff)
+
     def services(self) -> tuple[Service, ...]:
         return self.call("service.list", ListServices(), Services).services
 
@@ -230,8 +234,8 @@ class Client:
     def promote(self, release: str, why: str) -> Release:
         return self.call("release.promote", ChangeRelease(release=release, why=why), Release)
 
-    def rollback(self, service: str, why: str) -> Release:
-        return self.call("service.rollback", Rollback(service=service, why=why), Release)
+    def rollback(self, service: str, why: str, to: int | None = None) -> Release:
+        return self.call("service.rollback", Rollback(service=service, why=why, to=to), Release)
 
     # predictions
     def prediction(self, prediction: str) -> Prediction:

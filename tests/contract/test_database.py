@@ -22,7 +22,7 @@ from doorstep.core.errors import (
 from doorstep.kernel import engine, ledger
 from doorstep.kernel.db import Database, Unit
 from doorstep.kernel.event import Actor, Object
-from doorstep.kernel.leases import free_lease, read_lease, renew_lease, take_lease
+from doorstep.kernel.leases import free_lease, read_lease, renew_lease, require_term, take_lease
 from doorstep.migrations.tables import all_tables
 from doorstep.migrations.upgrade import head_revision, revision_of, upgrade
 
@@ -328,7 +328,7 @@ def test_the_export_is_the_stored_bytes_one_event_a_line(grown: Database):
 def test_a_term_rises_with_each_taking(database: Database):
     with database.transaction() as unit:
         first = take_lease(unit.connection, "a", None)
-        unit.require_leader(1)
+        require_term(unit.connection, 1)
     with database.transaction() as unit:
         second = take_lease(unit.connection, "b", first)
     assert (first.term, second.term) == (1, 2)
@@ -339,10 +339,14 @@ def test_a_leader_of_an_earlier_term_can_do_nothing(shop: Database):
         old = take_lease(unit.connection, "a", None)
     with shop.transaction() as unit:
         take_lease(unit.connection, "b", old)
-    with pytest.raises(RefusedError) as refused, shop.transaction() as unit:
+    led = shop.led(old.term)
+    with pytest.raises(RefusedError) as refused, led.transaction() as unit:
         add(unit, "a")
-        unit.require_leader(old.term)
     assert refused.value.code == "not-leader"
+    with pytest.raises(RefusedError):
+        led.run(lambda unit: add(unit, "a"))
+    with pytest.raises(RefusedError), led.reading():
+        pass
     assert (names(shop), sizes(shop)) == ([], 0)
     for change in (renew_lease, free_lease):
         with pytest.raises(RefusedError), shop.transaction() as unit:
@@ -365,7 +369,7 @@ def test_a_lease_that_was_given_back_is_free_and_nobodys(database: Database):
         held = take_lease(unit.connection, "a", None)
         free_lease(unit.connection, held)
         with pytest.raises(RefusedError):
-            unit.require_leader(held.term)
+            require_term(unit.connection, held.term)
     with database.reading() as connection:
         lease = read_lease(connection)
     assert lease is not None and (lease.owner, lease.term) == ("", 1)

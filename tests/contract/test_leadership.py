@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from doorstep.core.errors import RefusedError
 from doorstep.kernel.db import Database
 from doorstep.kernel.leadership import Leadership
@@ -34,12 +36,10 @@ def test_a_leader_that_fell_silent_is_replaced_and_notices(database: Database):
     assert (first.tick(), second.tick()) == (1, None)
     clock.at_s += LEASE_S
     assert second.tick() == 2
-    with database.transaction() as unit:
-        unit.require_leader(2)
-        try:
-            unit.require_leader(1)
-        except RefusedError as error:
-            assert error.code == "not-leader"
+    with database.led(2).transaction():
+        pass
+    with pytest.raises(RefusedError, match="another control plane"), database.led(1).transaction():
+        pass
     assert (first.tick(), second.tick()) == (None, 2)
     first.step_down()
     assert second.tick() == 2

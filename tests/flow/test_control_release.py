@@ -6,10 +6,13 @@ import asyncio
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from control_cases import (
     assert_exactly_once,
     assert_no_request_failed,
+    body_of,
+    path_of,
     traffic,
 )
 
@@ -39,11 +42,12 @@ def test_what_may_not_be_released_is_refused_and_changes_nothing(
     assert refusal(lambda: client.start_release("nobody@1")) == "no-service"
     assert refusal(lambda: client.start_release("strict")) == "bad-version"
     assert refusal(lambda: client.rollback("strict", "why not")) == "nothing-to-roll-back"
+    assert refusal(lambda: client.rollback("strict", "why not", 0)) == "nothing-to-roll-back"
     assert client.installation().ledger_size == size
     here.serve("strict@1")
     assert refusal(lambda: client.start_release("strict@1")) == "release-running"
-    assert refusal(lambda: client.rollback("strict", "why not")) == "nothing-to-roll-back"
     client.promote("strict", "it is fine")
+    assert refusal(lambda: client.rollback("strict", "why not")) == "nothing-to-roll-back"
     assert refusal(lambda: client.start_release("strict@1")) == "same-version"
     here.register("strict", seed=2, release=LONG)
     here.serve("strict@2")
@@ -107,8 +111,85 @@ def test_a_rollback_while_it_runs_is_sent_twice_and_goes_back_once(
     here.serve("twice-back@2")
     client.promote("twice-back", "go")
     client.rollback("twice-back", "no")
-    assert refusal(lambda: client.rollback("twice-back", "no")) == "nothing-to-roll-back"
+    assert refusal(lambda: client.rollback("twice-back", "no")) == "rolled-back-already"
     assert client.history("twice-back").live == 1
+
+
+def test_going_further_back_needs_a_version_that_is_named(installation: RunningInstallation):
+    here, client, service = installation, installation.client, "further"
+    for number in (1, 2, 3):
+        here.register(service, seed=number, release=LONG)
+        here.serve(f"{service}@{number}")
+        client.promote(service, "go")
+
+    def again(to: int | None = None) -> DoorstepError:
+        with pytest.raises(DoorstepError) as caught:
+            client.rollback(service, "no", to)
+        return caught.value
+
+    client.rollback(service, "no")
+    size = client.installation().ledger_size
+    said = again()
+    assert said.code == "rolled-back-already"
+    assert f"{service}@2 serves since " in said.message
+    assert said.hint.startswith(f"doorstep rollback {service} --to 1 ")
+    assert again(4).code == "never-served"
+    # What serves already is no change: a retry of the same words is harmless.
+    client.rollback(service, "no", 2)
+    assert (client.installation().ledger_size, client.history(service).live) == (size, 2)
+    for to in (1, 1, 3):
+        here.settled(client.rollback(service, "on purpose", to).id)
+        assert client.history(service).live == to
+    # A release that was rolled back counts as well: what served before it stays.
+    here.register(service, seed=5, release=LONG)
+    here.serve(f"{service}@4")
+    assert again(1).code == "release-running"
+    client.rollback(service, "no")
+    assert again().code == "rolled-back-already"
+    assert client.history(service).live == 3
+    here.settled(client.rollback(service, "out of service", 0).id)
+    assert again().code == "nothing-to-roll-back"
+    history = client.history(service)
+    assert (history.live, client.service(service).champion) == (None, None)
+    assert f"no version serves instead of {service}@3" in history.events[0].sentence
+    here.settled(client.rollback(service, "and back", 3).id)
+    assert client.history(service).live == 3
+    assert client.verify_ledger().intact
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "answer"),
+    [("", 503, None), ("serve: {fallback: [champion, {answer: good}]}", 200, "good")],
+)
+def test_a_first_version_that_is_taken_back_leaves_its_fallback_or_503(
+    installation: RunningInstallation, more: str, status: int, answer: str | None
+):
+    here, client, service = installation, installation.client, f"first-{status}"
+    here.register(service, release=LONG, more=more)
+    begun = here.serve(f"{service}@1")
+    client.rollback(service, "it is upside down")
+    ended = here.settled(begun.id)
+    assert (ended.state, ended.reason) == ("rolled-back", "local: it is upside down")
+    said = httpx.post(
+        f"{here.data_url}{path_of(service)}", content=body_of(1), trust_env=False, timeout=30
+    )
+    assert said.status_code == status
+    body = said.json()
+    if answer is None:
+        assert body["error"]["code"] == "unavailable"
+    else:
+        assert (body["version"], body["predictions"][0]["answer"]) == (0, answer)
+    assert client.service(service).champion is None
+    history = client.history(service)
+    assert (history.live, history.events[0].kind) == (None, "release.rolled-back")
+    assert client.status(service)[0].state == "waiting"
+    with pytest.raises(RefusedError) as again:
+        client.rollback(service, "sent twice")
+    assert again.value.code == "nothing-to-roll-back"
+    # Another version can be released, or the same one again.
+    assert here.serve(f"{service}@1").state == "bake"
+    assert client.history(service).live == 1
+    assert client.verify_ledger().intact
 
 
 @pytest.mark.parametrize("when", ["step", "champion"])

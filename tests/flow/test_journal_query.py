@@ -239,6 +239,7 @@ def test_outcomes_are_joined_across_files_layouts_and_open_blocks(journal):
         assert found.label.tolist() == ["no", None]
         assert found.version.tolist() == [1, 2]
         assert found.answer.tolist() == ["yes", "yes"]
+        assert found.received_at.tolist() == [AT + 9 * MINUTE] * 2
         np.testing.assert_equal(found.value, [np.nan, 7.0])
         np.testing.assert_equal(found.scores, {"yes": np.array([0.1, 0.2]),
                                                "no": np.array([np.nan, 0.8])})  # fmt: skip

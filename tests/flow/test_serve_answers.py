@@ -360,12 +360,12 @@ def test_outcomes_are_journaled_or_refused_whole(site: Site) -> None:
     name = site.ask(PREDICT, ROW)[2]["predictions"][0]["id"]
     outcomes = [
         {"prediction": name, "label": "bad"},
-        {"key": "a-1", "value": 3.5, "at": "2026-01-02T03:04:05Z"},
+        {"key": "a-1", "label": "good", "at": "2026-01-02T03:04:05Z"},
     ]
     assert site.ask(path, {"outcomes": outcomes})[2] == {"recorded": 2}
     found = [(one.prediction, one.key, one.label, one.value) for one in site.node.outcomes()]
     assert (name, "", "bad", None) in found
-    assert ("", "a-1", None, 3.5) in found
+    assert ("", "a-1", "good", None) in found
     for bad, said in [
         ([], "0 outcomes"),
         ([{"label": "x"}], "names a prediction or a key"),
@@ -373,10 +373,24 @@ def test_outcomes_are_journaled_or_refused_whole(site: Site) -> None:
         ([{"prediction": "zzz", "label": "x"}], "is not a prediction id"),
         ([{"key": "a", "label": "x", "at": "yesterday"}], "is not a time"),
         ([{"key": "a", "label": "x", "more": 1}], "unknown field `more`"),
+        ([{"key": "b", "label": "bad"}, {"key": "a", "label": "x"}], "outcome 1: found label 'x'"),
+        ([{"key": "b", "label": "bad"}, {"key": "a", "value": 1}], "knows: 'bad', 'good'"),
     ]:
         status, _, answer = site.ask(path, {"outcomes": bad})
-        assert (status, answer["error"]["code"]) == (422, "bad-outcomes")
+        assert status == 422
+        assert answer["error"]["code"] in ("bad-outcomes", "bad-outcome")
         assert said in answer["error"]["message"]
+    assert len(site.node.outcomes()) == len(found)
+
+
+def test_a_service_that_predicts_numbers_takes_numbers_as_outcomes(site: Site) -> None:
+    path, before = "/v1/services/price/outcomes", len(site.node.outcomes())
+    good, bad = {"key": "a-1", "value": 3.5}, {"key": "a-2", "label": "3.5"}
+    status, _, answer = site.ask(path, {"outcomes": [good, bad]})
+    assert (status, answer["error"]["code"]) == (422, "bad-outcome")
+    assert "price predicts a number" in answer["error"]["message"]
+    assert len(site.node.outcomes()) == before
+    assert site.ask(path, {"outcomes": [good]})[2] == {"recorded": 1}
 
 
 def test_services_are_listed_and_described(site: Site) -> None:

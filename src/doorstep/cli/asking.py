@@ -13,6 +13,7 @@ import msgspec
 from doorstep.client import error_from
 from doorstep.core.contract import Contract
 from doorstep.core.errors import InputError, NotFoundError, UnreachableError
+from doorstep.core.record import outcome_fault
 from doorstep.core.servicefile import parse_service_file
 from doorstep.formats.columns import Column, Table, value_text
 from doorstep.formats.table import read_table
@@ -133,10 +134,14 @@ def _ask(http: httpx.Client, service: str, body: dict[str, Any]) -> dict[str, An
     return found
 
 
-def outcomes_of(path: Path, service: Service, column: str, key: str) -> list[OutcomeGiven]:
-    """Outcomes in a file. column: "" is the label; key: "" is `prediction`, else `ids.key`.
+def outcomes_of(
+    path: Path, service: Service, known: Collection[tuple[str, ...]], column: str, key: str
+) -> list[OutcomeGiven]:
+    """Outcomes in a file. known: as `outcome_fault` wants it. column: "" is the label; key: "" is
+    `prediction`, else `ids.key`.
 
-    Raises: NotFoundError (`no-column`), and what reading the file raises.
+    All of them are looked at before any is sent. Raises: NotFoundError (`no-column`), InputError
+    (`bad-outcome`), and what reading the file raises.
     """
     file = parse_service_file(service.file)
     # As `predict` sends it: a key such as 007 stays text.
@@ -152,7 +157,16 @@ def outcomes_of(path: Path, service: Service, column: str, key: str) -> list[Out
                 "name it with --column or --key",
             )
     is_value = service.task in ("regression", "ranking")
-    return [_outcome(row, value, by, is_value) for row in records(table) if row[value] is not None]
+    found = []
+    for number, row in enumerate(records(table), 1):
+        if row[value] is None:
+            continue
+        one = _outcome(row, value, by, is_value)
+        if fault := outcome_fault(one.label, one.value, service.service, known):
+            hint = f"correct it and send {path} again; none was recorded"
+            raise InputError("bad-outcome", f"{path}, row {number}: {fault}", hint)
+        found.append(one)
+    return found
 
 
 def _outcome(row: Row, value: str, by: str, is_value: bool) -> OutcomeGiven:

@@ -13,6 +13,7 @@ from doorstep.cli.output import MARKS, done, emit, fail, note, percent, progress
 if TYPE_CHECKING:
     from doorstep.client import Client
     from doorstep.gate.surface import GateRun
+    from doorstep.register.surface import Service
     from doorstep.release.surface import GuardrailView, Release
 
 POLL_S = 0.3
@@ -237,24 +238,45 @@ def promote(
 def rollback(
     service: Annotated[str, typer.Argument(help="The service to take back.")],
     why: Why = "asked for at the command line",
+    to: Annotated[
+        int | None,
+        typer.Option("--to", min=0, help="A version that served before; 0: none serves."),
+    ] = None,
     json: Json = False,
     url: Url = None,
     home: Home = None,
 ) -> None:
-    """Give a service back to its champion (or, with no release running, to the last one)."""
+    """Give a service back to its champion (or, with no release running, to the last one).
+
+    A first version that is watched has none: then no version serves, and callers get the constant
+    of serve.fallback, or 503. Sent twice, it goes back once; --to goes further.
+    """
     started = time.monotonic()
     with connect(url, home) as client:
-        found = settle(client, client.rollback(service, why))
-        champion = client.service(service).champion
+        found = settle(client, client.rollback(service, why, to))
+        state = client.service(service)
     took_s = time.monotonic() - started
+    now = rolled_back_text(state)
     if found.settled:
-        done(f"{service}@{champion} serves all of {service} again, {took_s:.2f} s after the word")
+        done(f"{now}, {took_s:.2f} s after the word")
     elif found.silent:
         fail(f"rolled back, but there is no word from {', '.join(found.silent)}")
     else:
         warn("rolled back; the nodes have not all confirmed it yet")
-    emit(found, f"{service}@{champion}", as_json=json)
+    emit(found, service if state.champion is None else f"{service}@{state.champion}", as_json=json)
     raise typer.Exit(0 if found.settled else 4)
+
+
+def rolled_back_text(state: Service) -> str:
+    """Who answers callers after a rollback."""
+    if state.champion is not None:
+        return f"{state.service}@{state.champion} serves all of {state.service} again"
+    from doorstep.core.servicefile import parse_service_file
+
+    fallback = parse_service_file(state.file).serve.fallback
+    constant = next((one.answer for one in fallback if one.kind == "answer"), None)
+    callers = "503" if constant is None else f"the constant {constant!r}"
+    return f"no version of {state.service} serves now: callers get {callers}"
 
 
 def status(

@@ -104,7 +104,8 @@ def outcome(
     from doorstep.cli.asking import outcomes_of
 
     with connect(url, home) as client:
-        given = outcomes_of(file, client.service(service), column, key)
+        known = {one.manifest.labels for one in client.versions(service)}
+        given = outcomes_of(file, client.service(service), known, column, key)
         with progress(len(given), "outcomes") as shown:
             for start in range(0, len(given), OUTCOMES_A_CALL):
                 client.record_outcomes(service, given[start : start + OUTCOMES_A_CALL])

@@ -13,6 +13,7 @@ import sys
 import typer
 
 from doorstep.cli import (
+    commands_apply,
     commands_govern,
     commands_release,
     commands_start,
@@ -54,6 +55,7 @@ def build() -> typer.Typer:
         demo,
         commands_start,
         commands_version,
+        commands_apply,
         commands_release,
         commands_use,
         commands_govern,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import BinaryIO
@@ -65,6 +66,10 @@ class ControlPlane:
             leader_term=self.term,
             challenger_lease_s=self.challenger_lease_s,
         )
+
+    def leading(self) -> App:
+        """What the loops get: this installation, for as long as this process leads it."""
+        return replace(self.app(), database=self.database.led(self.term))
 
     def ask(self, name: str, asked: msgspec.Struct, *, by: str) -> msgspec.Struct:
         """The answer of one operation. Raises: what it raises; NotFoundError (`no-operation`)."""

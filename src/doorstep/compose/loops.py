@@ -1,5 +1,7 @@
 """What the control plane does by itself, in two threads: the quick loop decides and publishes, the
-slow loop reads the journal. Both only call actions; a crash between two of them loses nothing."""
+slow loop reads the journal. Both only call actions; a crash between two of them loses nothing.
+What they read and write of the database they get from `ControlPlane.leading`, which checks the
+term."""
 
 from __future__ import annotations
 
@@ -67,25 +69,24 @@ class Quick:
 
     def _plan(self) -> None:
         """A new plan when anything changed: each change of domain state grows the ledger."""
-        control = self._control
-        with control.database.reading() as connection:
+        app = self._control.leading()
+        with app.database.reading() as connection:
             size = read_head(connection).size
-        if (control.term, size) == (self._published[0], self._planned_size):
+        if (app.leader_term, size) == (self._published[0], self._planned_size):
             return
-        with control.database.transaction() as unit:
-            unit.require_leader(control.term)
-            write_plan(unit, control.home, control.term, control.challenger_lease_s)
+        with app.database.transaction() as unit:
+            write_plan(unit, app.home, app.leader_term, app.challenger_lease_s)
         self._planned_size = size
 
     def _releases(self) -> None:
-        app = self._control.app()
+        app = self._control.leading()
         rows = running_releases(app)
         now_s = self._control.clock.monotonic_s()
         if now_s - self._kept_s >= KEEP_EVERY_S:
             self._keeper.keep(app, [row.release for row in rows])
             self._kept_s = now_s
         if rows and now_s - self._watched_s >= WATCH_EVERY_S:
-            keep_watch(app, rows, self._control.challenger_lease_s)
+            keep_watch(app, rows)
             self._watched_s = now_s
             rows = running_releases(app)
         # Nothing new was reported: only the passing of time can change a decision.
@@ -101,21 +102,22 @@ class Quick:
                     _log.info("%s: %s", row.release.service, decision.reason)
 
     def _publish(self) -> None:
-        control = self._control
-        now_s = control.clock.monotonic_s()
-        with control.database.reading() as connection:
-            every_s = min(RENEWAL_EVERY_S, control.challenger_lease_s / RENEWALS_A_LEASE)
+        app = self._control.leading()
+        now_s = app.clock.monotonic_s()
+        with app.database.reading() as connection:
+            every_s = min(RENEWAL_EVERY_S, app.challenger_lease_s / RENEWALS_A_LEASE)
             is_due_now = now_s - self._renewed_s >= every_s
             plan = newest_plan(connection)
             newest = plan.number if plan else 0
-            if (control.term, newest) == self._published and not is_due_now:
+            if (app.leader_term, newest) == self._published and not is_due_now:
                 return
             self._renewal += 1
-            publish_plan(connection, control.home, self._key, self._renewal)
-            if now_s - self._swept_s >= SWEEP_EVERY_S:
-                sweep_plans(connection, control.home)
-                self._swept_s = now_s
-        self._published, self._renewed_s = (control.term, newest), now_s
+            publish_plan(connection, app.home, self._key, self._renewal)
+        if now_s - self._swept_s >= SWEEP_EVERY_S:
+            with app.database.transaction() as unit:
+                sweep_plans(unit, app.home)
+            self._swept_s = now_s
+        self._published, self._renewed_s = (app.leader_term, newest), now_s
 
 
 class Slow:
@@ -138,7 +140,7 @@ class Slow:
             raise failed
 
     def _checkpoint(self) -> None:
-        app = self._control.app()
+        app = self._control.leading()
         with app.database.reading() as connection:
             head, last = read_head(connection), read_checkpoint(connection)
         if is_due(head, last, app.clock.now()):

@@ -79,12 +79,12 @@ class Serving:
     def start(self, bound: socket.socket) -> None:
         """Answer on the bound socket, and begin to look."""
         quick = Quick(self.control, self._leader)
-        monitors = Monitors(self.control.app, self._monitor_every_s)
+        monitors = Monitors(self.control.leading, self._monitor_every_s)
         slow = Slow(
             self.control,
             [
                 self._journal.tick,
-                lambda: record_closed(self.control.app()),
+                lambda: record_closed(self.control.leading()),
                 Uploads(self.control).tick,
             ],
         )

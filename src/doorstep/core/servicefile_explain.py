@@ -45,6 +45,13 @@ def explain(service_file: ServiceFile) -> list[ExplainedKey]:
     return list(_explained(ROOT, service_file, "", written))
 
 
+def values_of(service_file: ServiceFile) -> dict[str, str]:
+    """Every key that has a value, as the file would say it; lists are whole. Two files that mean
+    the same have the same."""
+    rows = _explained(ROOT, service_file, "", frozenset())
+    return {row.path: row.value for row in rows if row.value != NOT_SET}
+
+
 def _explained(
     reader: Group, value: Any, path: str, written: frozenset[str]
 ) -> Iterator[ExplainedKey]:

@@ -113,7 +113,7 @@ def show_history(app: App, asked: ShowHistory) -> History:
             because="the first version: serves, and is watched",
             by=running.by,
         )
-        if watched is not None and running is not None and not rows
+        if watched is not None and running is not None and not (rows and rows[0].until is None)
         else None
     )
     tenures = ((first,) if first else ()) + tuple(

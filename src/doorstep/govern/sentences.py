@@ -19,7 +19,8 @@ def sentence_of(event: Event) -> str:
 
 
 def _applied(event: Event, data: Data) -> str:
-    changed = ", ".join(data.get("changed") or ()) or "first revision"
+    said = "first revision" if event.object.ver == "1" else "nothing that holds here"
+    changed = ", ".join(data.get("changed") or ()) or said
     return f"revision {event.object.ver} of the service file of {event.object.id}: {changed}"
 
 
@@ -55,7 +56,8 @@ def _epoch(_: Event, data: Data) -> str:
 
 
 def _rolled_back(_: Event, data: Data) -> str:
-    return f"{data['to']} serves again instead of {data['from']}: {data['why']}"
+    to, left = data["to"] or "no version", data["from"] or "none"
+    return f"{to} serves instead of {left}: {data['why']}"
 
 
 def _found(_: Event, data: Data) -> str:

@@ -37,7 +37,8 @@ JOINED_ROWS_MAX = 1_000_000
 class OutcomeArrays(msgspec.Struct, frozen=True, kw_only=True):
     """Rows by (at, id); arrays of one length. scores: per output name (without `out.`), NaN where
     the version has no such output. label: None where the outcome is a value (then `value`, else
-    NaN). answer: the predicted label or None. is_cut: older rows were left out."""
+    NaN). received_at: when we were told. answer: the predicted label or None. is_cut: older rows
+    were left out."""
 
     id: Array
     at: NDArray[np.int64]
@@ -49,6 +50,7 @@ class OutcomeArrays(msgspec.Struct, frozen=True, kw_only=True):
     label: Array
     value: NDArray[np.float64]
     outcome_at: NDArray[np.int64]
+    received_at: NDArray[np.int64]
     scores: dict[str, NDArray[np.float64]]
     is_cut: bool
 
@@ -72,7 +74,7 @@ told AS (
 last AS (
   SELECT * FROM told QUALIFY row_number() OVER (PARTITION BY about ORDER BY "at" DESC,
     received_at DESC, coalesce(label, '') DESC, coalesce(value, 0) DESC) = 1)
-SELECT p.*, last.label, last.value, last."at" AS outcome_at
+SELECT p.*, last.label, last.value, last."at" AS outcome_at, last.received_at
   FROM p JOIN last ON p.id = last.about
   WHERE list_contains($kinds, p.kind) AND p."at" >= $since AND p."at" < $until
   ORDER BY p."at" DESC, p.id DESC, p.version DESC LIMIT $rows
@@ -190,6 +192,7 @@ def _arrays(found: dict[str, Any], count: int) -> OutcomeArrays:
         label=_texts(found, "label", kept),
         value=_floats(found.get("value"), kept),
         outcome_at=_integers(found, "outcome_at", kept),
+        received_at=_integers(found, "received_at", kept),
         scores={
             name.removeprefix("out."): _floats(column, kept)
             for name, column in found.items()

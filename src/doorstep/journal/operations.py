@@ -12,7 +12,7 @@ from doorstep.core.errors import InputError, NotFoundError
 from doorstep.core.ids import new_id, parse_prediction_id
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
-from doorstep.core.record import Kind, OutcomeRecord, Status
+from doorstep.core.record import Kind, OutcomeRecord, Status, require_possible
 from doorstep.journal import query
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.rows import VISIBLE, Filters
@@ -37,7 +37,8 @@ from doorstep.journal.surface import (
 from doorstep.journal.windows import CountRow, SummaryCache, counts
 from doorstep.journal.writer import BlockWriter
 from doorstep.kernel.app import App
-from doorstep.register.store import get_service
+from doorstep.register.store import get_service, list_versions
+from doorstep.register.views import manifest_of
 
 CONTROL_NODE = "control"
 TRAFFIC_MINUTES_MAX = 60 * 24 * 31
@@ -225,8 +226,11 @@ def record_outcomes(app: App, asked: RecordOutcomes) -> OutcomesRecorded:
         )
     with app.database.reading() as connection:
         get_service(connection, asked.service)
+        versions = list_versions(connection, asked.service)
     now = app.clock.now()
     records = [_record(asked.service, one, now, index) for index, one in enumerate(asked.outcomes)]
+    known = {manifest_of(app.home.bundles, one.digest).labels for one in versions}
+    require_possible(records, known)
     writer = app.kept.get(OutcomeWriter, lambda: OutcomeWriter(app.home.journal))
     return OutcomesRecorded(recorded=writer.write(records))
 

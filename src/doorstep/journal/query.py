@@ -261,7 +261,7 @@ def _pack(array: Any) -> Any:
     return [array.dtype.str, array.tobytes()]
 
 
-_NUMBERS = ("at", "version", "assigned", "kind", "value", "outcome_at")
+_NUMBERS = ("at", "version", "assigned", "kind", "value", "outcome_at", "received_at")
 _TEXTS = ("id", "segment", "answer", "label")
 
 

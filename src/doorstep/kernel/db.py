@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, TypeVar
 
 import msgspec
@@ -73,10 +74,6 @@ class Unit:
         at = self.clock.now()
         return self._appender.append(kind, about, data, actor=actor or self.actor, at=at)
 
-    def require_leader(self, term: int) -> None:
-        """Raises: RefusedError (`not-leader`) unless the lease is held in this term."""
-        require_term(self.connection, term)
-
     def finish(self) -> None:
         """Write the events. Raises: RuntimeError if domain state changed without one."""
         changed = changed_tables(self.connection)
@@ -93,6 +90,18 @@ class Database:
         self._clock = clock
         self._said = say_url(url)
         self._thread = threading.local()
+        self._term: int | None = None
+
+    def led(self, term: int) -> Database:
+        """The same database for the loops of the leader of this term: each of its transactions,
+        reading or writing, begins by checking that the lease is still held in it. So what a loop
+        of a process that leads no longer has decided is neither saved nor published.
+
+        Its transactions raise, besides: RefusedError (`not-leader`).
+        """
+        led = copy(self)
+        led._term = term
+        return led
 
     @property
     def kind(self) -> str:
@@ -158,6 +167,8 @@ class Database:
     def _begun(self, *, writes: bool) -> Iterator[Connection]:
         connection = self._begin(writes=writes)
         with connection:
+            if self._term is not None:
+                require_term(connection, self._term)
             yield connection
 
     def _begin(self, *, writes: bool) -> Connection:

@@ -35,8 +35,8 @@ class Leadership:
     def tick(self) -> int | None:
         """The term in which this process leads now, or None. Call it at least each LEASE_S / 3.
 
-        Renews what is held; takes what is free. The term is what transactions then check with
-        `unit.require_leader(term)`. Raises: as `Database.transaction`.
+        Renews what is held; takes what is free. The term is what the loops' transactions
+        then check (`Database.led`). Raises: as `Database.transaction`.
         """
         if self._held is not None:
             self._held = self._renewed(self._held)

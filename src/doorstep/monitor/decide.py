@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import Status
-from doorstep.gate.rules import is_upward
+from doorstep.gate.rules import is_upward, meets, worst_end
 from doorstep.gate.sentences import percent
+from doorstep.gate.types import Estimate
 from doorstep.monitor.drift import drift_subjects, observe_drift
 from doorstep.monitor.incidents import carry_on
-from doorstep.monitor.promises import promises
+from doorstep.monitor.promises import promises, quality_by
 from doorstep.monitor.types import (
     Kind,
     MonitorFinding,
     Observation,
     PromiseNow,
+    QualityWindow,
     ServiceFacts,
     Severity,
     TrafficWindow,
@@ -30,6 +34,7 @@ WARNED_SHARE_MAX = 0.01
 """Contract ranges come from the training data; a percent outside them is new, a few are not."""
 WARNED_ROWS_MIN = 200
 OUTCOMES_AWAITED_MIN = 1000
+QUALITY_WINDOW_S = 7 * 86_400.0
 LATE_S = 120
 """Windows close two minutes late, so that slow writers are in."""
 _WORDS = {
@@ -86,11 +91,15 @@ def _of_promise(
     facts: ServiceFacts, promise: PromiseNow, drifted: tuple[str, ...]
 ) -> Observation | None:
     """Broken is bad. Clear only when the estimate itself keeps the promise: between the two, an
-    open finding stays and none is opened."""
-    window = facts.quality if promise.kind == "quality" else facts.traffic
+    open finding stays and none is opened. Quality is surely over when the whole interval keeps the
+    promise, on newer outcomes only, however few days they took."""
+    window = _window(facts, promise)
     if window is None or promise.state == "not-yet-known":
         return None
     is_bad = promise.state == "broken"
+    is_sure = promise.kind == "quality" and not is_bad and _is_surely_kept(promise)
+    if promise.text in facts.fresh and not (is_bad or is_sure or _is_whole(window)):
+        return None
     return Observation(
         kind=promise.kind,
         subject=promise.text,
@@ -101,8 +110,24 @@ def _of_promise(
         sentence=f"{promise.text} is broken: {promise.measured}",
         cause=_cause(facts, promise, drifted),
         next=_next(facts, promise),
+        is_certain=is_sure,
         numbers=promise.numbers,
     )
+
+
+def _window(facts: ServiceFacts, promise: PromiseNow) -> TrafficWindow | QualityWindow | None:
+    return quality_by(facts, promise.text) if promise.kind == "quality" else facts.traffic
+
+
+def _is_surely_kept(promise: PromiseNow) -> bool:
+    found = msgspec.convert(promise.numbers["found"], Estimate)
+    worst = worst_end(found, promise.numbers["operator"])
+    bound = float(promise.numbers["bound"])
+    return worst is not None and meets(worst, promise.numbers["operator"], bound)
+
+
+def _is_whole(window: TrafficWindow | QualityWindow) -> bool:
+    return window.until - window.since >= round(QUALITY_WINDOW_S * SECOND_US)
 
 
 def _severity(promise: PromiseNow) -> Severity:
@@ -121,7 +146,7 @@ def _severity(promise: PromiseNow) -> Severity:
 
 
 def _cause(facts: ServiceFacts, promise: PromiseNow, drifted: tuple[str, ...]) -> str:
-    window = facts.quality if promise.kind == "quality" else facts.traffic
+    window = _window(facts, promise)
     assert window is not None
     if facts.served_since is not None and facts.served_since >= window.since:
         return f"{facts.service}@{facts.version} became champion in this window"

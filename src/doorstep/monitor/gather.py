@@ -16,15 +16,14 @@ from doorstep.journal.operations import windows_of
 from doorstep.journal.summary import Cell, Summary
 from doorstep.journal.windows import column_codes
 from doorstep.kernel.app import App
-from doorstep.monitor.decide import LATE_S, latest_window
+from doorstep.monitor.decide import LATE_S, QUALITY_WINDOW_S, latest_window
 from doorstep.monitor.facts import drift_window, quality_window, traffic_window, was_asked
 from doorstep.monitor.types import MonitorFinding, QualityWindow, ServiceFacts
 from doorstep.register import store as versions
-from doorstep.register.views import read_manifest
+from doorstep.register.views import manifest_of
 from doorstep.release import store as releases
 from doorstep.release.planning import parsed_file
 
-QUALITY_WINDOW_S = 7 * 86_400.0
 TRAFFIC_WINDOW_S = 3_600.0
 SHOWN_S = 86_400.0
 LATE_OF_WINDOW = 1 / 12
@@ -41,18 +40,24 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
     served_since: Instant
 
 
+class QualitySeen(msgspec.Struct, frozen=True, kw_only=True):
+    """outcomes: how many the journal had. judged: by promise with an incident: end of the last
+    window of it that was judged. week: by all outcomes; fresh: by those received since."""
+
+    outcomes: int = -1
+    judged: dict[str, Instant] = {}
+    week: QualityWindow | None = None
+    fresh: dict[str, QualityWindow] = {}
+
+
 class QualityKept:
-    """Joined outcomes per service, asked again by a look that finds more outcomes than before."""
+    """What was seen per service and version, joined again by a look that has more to see."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, int], tuple[int, QualityWindow | None]] = {}
+        self.seen: dict[tuple[str, int], QualitySeen] = {}
 
-    def get(self, key: tuple[str, int]) -> tuple[int, QualityWindow | None]:
-        """How many outcomes the last look counted, and what it found; (-1, None) before any."""
-        return self._found.get(key, (-1, None))
-
-    def put(self, key: tuple[str, int], outcomes: int, window: QualityWindow | None) -> None:
-        self._found[key] = (outcomes, window)
+    def get(self, key: tuple[str, int]) -> QualitySeen:
+        return self.seen.get(key, QualitySeen())
 
 
 def watched(app: App, service: str) -> Watched | None:
@@ -74,7 +79,7 @@ def watched(app: App, service: str) -> Watched | None:
     return Watched(
         file=parsed_file(row.file, app.home.environment),
         version=version,
-        manifest=read_manifest(app, version.digest),
+        manifest=manifest_of(app.home.bundles, version.digest),
         profile=profile,
         served_since=since,
     )
@@ -86,7 +91,9 @@ def gather(
     """Everything that `decide.evaluate` may know about this service at `now`."""
     drift_s = seen.file.monitor.drift.window_s
     window = latest_window(now, drift_s, min(LATE_S, drift_s * LATE_OF_WINDOW))
-    return _facts(app, seen, now, window, quality_of(app, seen, now), known)
+    quality = quality_of(app, seen, now, known)
+    facts = _facts(app, seen, now, window, quality.week, known)
+    return msgspec.structs.replace(facts, fresh=quality.fresh)
 
 
 def gather_shown(app: App, seen: Watched, now: Instant) -> ServiceFacts:
@@ -101,7 +108,7 @@ def gather_shown(app: App, seen: Watched, now: Instant) -> ServiceFacts:
     window = latest_window(min(now, closes), drift_s, late_s)
     # A control plane that does not lead never looks, so there the asking has to do it.
     looks = app.leader_term > 0
-    quality = quality_seen(app, seen) if looks else quality_of(app, seen, now)
+    quality = quality_seen(app, seen) if looks else quality_of(app, seen, now).week
     return _facts(app, seen, now, window, quality, ())
 
 
@@ -153,35 +160,66 @@ def _summary(app: App, service: str, since: Instant, until: Instant) -> Summary:
         return column_codes(app.home.path, service, since, until, cache=windows.cache)
 
 
-def quality_of(app: App, seen: Watched, now: Instant) -> QualityWindow | None:
+def quality_of(
+    app: App, seen: Watched, now: Instant, known: tuple[MonitorFinding, ...] = ()
+) -> QualitySeen:
     """Quality of the champion's live predictions of the last week, as far as outcomes are known.
 
     Joining new outcomes takes a child process: this is for a look; who shows a page asks
     `quality_seen`.
     """
-    service, number = seen.version.service, seen.version.number
+    key = (seen.version.service, seen.version.number)
     since = now - round(QUALITY_WINDOW_S * SECOND_US)
-    week = _summary(app, service, since, now)
-    outcomes = sum(week.outcomes.values())
-    rows = sum(one.rows for one in week.cells if _is_of(one, number))
+    summary = _summary(app, seen.version.service, since, now)
+    outcomes = sum(summary.outcomes.values())
+    rows = sum(one.rows for one in summary.cells if _is_of(one, seen.version.number))
+    judged = _judged(known)
     kept = app.kept.get(QualityKept, QualityKept)
-    counted, found = kept.get((service, number))
+    found = kept.get(key)
     if not rows:
-        found = None
-    elif found is None or counted != outcomes:
-        arrays = _joined(app, service, since, now) if outcomes else None
-        labelled = _labelled(seen.manifest, arrays, number)
-        found = quality_window(labelled, seen.manifest.task, rows, since, now)
+        found = QualitySeen(outcomes=outcomes, judged=judged)
+    elif found.week is None or (found.outcomes, found.judged) != (outcomes, judged):
+        arrays = _joined(app, seen.version.service, since, now) if outcomes else None
+
+        def received_since(at: Instant) -> QualityWindow:
+            labelled = _labelled(seen.manifest, arrays, seen.version.number, at)
+            return quality_window(labelled, seen.manifest.task, rows, max(since, at), now)
+
+        found = QualitySeen(
+            outcomes=outcomes,
+            judged=judged,
+            week=received_since(0),
+            fresh={promise: received_since(at) for promise, at in judged.items()},
+        )
     else:
-        found = msgspec.structs.replace(found, rows=rows, until=now)
-    kept.put((service, number), outcomes, found)
+        found = _looked_at_again(found, rows, since, now)
+    kept.seen[key] = found
     return found
+
+
+def _judged(known: tuple[MonitorFinding, ...]) -> dict[str, Instant]:
+    found: dict[str, Instant] = {}
+    for one in known:
+        if one.kind == "quality":
+            found[one.subject] = max(one.judged_until, found.get(one.subject, 0))
+    return found
+
+
+def _looked_at_again(found: QualitySeen, rows: int, since: Instant, now: Instant) -> QualitySeen:
+    """The same outcomes, at another time."""
+
+    def moved(window: QualityWindow, begins: Instant) -> QualityWindow:
+        return msgspec.structs.replace(window, rows=rows, since=max(since, begins), until=now)
+
+    assert found.week is not None
+    fresh = {key: moved(one, found.judged[key]) for key, one in found.fresh.items()}
+    return msgspec.structs.replace(found, week=moved(found.week, 0), fresh=fresh)
 
 
 def quality_seen(app: App, seen: Watched) -> QualityWindow | None:
     """What the last look of this process found, as it is; None before the first."""
     key = (seen.version.service, seen.version.number)
-    return app.kept.get(QualityKept, QualityKept).get(key)[1]
+    return app.kept.get(QualityKept, QualityKept).get(key).week
 
 
 def _joined(app: App, service: str, since: Instant, until: Instant) -> OutcomeArrays:
@@ -192,8 +230,11 @@ def _joined(app: App, service: str, since: Instant, until: Instant) -> OutcomeAr
     return arrays
 
 
-def _labelled(manifest: Manifest, arrays: OutcomeArrays | None, number: int) -> Labelled:
-    """Rows of this version whose outcome and scores are known, in the manifest's columns."""
+def _labelled(
+    manifest: Manifest, arrays: OutcomeArrays | None, number: int, since: Instant
+) -> Labelled:
+    """Rows of this version whose scores are known and whose outcome was received since `since`, in
+    the manifest's columns."""
     names = manifest.labels or ("value",)
     if arrays is None or not set(names) <= set(arrays.scores):
         return labelled_of(manifest, np.empty(0), np.empty((0, len(names))))
@@ -203,5 +244,6 @@ def _labelled(manifest: Manifest, arrays: OutcomeArrays | None, number: int) -> 
         truth = np.array([known.get(str(label), np.nan) for label in arrays.label])
     else:
         truth = np.asarray(arrays.value, dtype=np.float64)
-    mine = (arrays.version == number) & np.isfinite(truth) & np.isfinite(scores).all(axis=1)
+    mine = (arrays.version == number) & (arrays.received_at >= since)
+    mine &= np.isfinite(truth) & np.isfinite(scores).all(axis=1)
     return labelled_of(manifest, truth[mine], scores[mine])

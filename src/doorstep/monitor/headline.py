@@ -59,7 +59,7 @@ def _who(
         return f"{service}@{champion} has served {what} for {since}"
     if release is not None:
         return f"{service}@{release.challenger}, the first version, serves all traffic, watched"
-    return "nothing has been released yet"
+    return "no version serves"
 
 
 def _releasing(service: str, release: Release) -> str:

@@ -4,7 +4,8 @@ No flapping, by three rules. A number that is neither bad nor good (its interval
 changes nothing. An incident closes after `LOOKS_CLEAR_MIN` judged windows without it that do not
 overlap each other, nor the last window that showed it. One that comes back within `REOPEN_S` of its
 end is the same incident again. A rolling window opens an incident at the first look that shows it,
-but however often the same hour is looked at, it counts once for closing one.
+but however often the same hour is looked at, it counts once for closing one. Quality, whose windows
+are a week, is over at the first look at which newer outcomes are sure of it (`is_certain`).
 
 A subject that is no longer asked about, such as a promise that was taken out of the service file,
 cannot be judged any more: its incident is closed, and says why.

@@ -12,7 +12,7 @@ from doorstep.kernel.event import Object
 from doorstep.monitor import store
 from doorstep.monitor.decide import evaluate
 from doorstep.monitor.gather import gather, watched
-from doorstep.monitor.types import MonitorFinding
+from doorstep.monitor.types import MonitorFinding, ServiceFacts
 from doorstep.register.store import list_services
 from doorstep.release.planning import parsed_file
 
@@ -51,11 +51,10 @@ class Monitors:
 def look(app: App, service: str, now: Instant) -> list[MonitorFinding]:
     """Judge one service once; store and ledger what changed. Returns the findings that changed."""
     seen = watched(app, service)
-    if seen is None:
-        return []
     with app.database.reading() as connection:
-        known = store.list_findings(connection, service)
-    found = evaluate(gather(app, seen, now, tuple(known)), now)
+        known = tuple(store.list_findings(connection, service))
+    nothing_serves = ServiceFacts(service=service, version=None, known=known)
+    found = evaluate(gather(app, seen, now, known) if seen else nothing_serves, now)
     before = {one.id: one for one in known}
     changed = [one for one in found if before.get(one.id) != one]
     if changed:
@@ -65,7 +64,6 @@ def look(app: App, service: str, now: Instant) -> list[MonitorFinding]:
 
 def _save(app: App, changed: list[MonitorFinding], before: dict[str, MonitorFinding]) -> None:
     with app.database.transaction() as unit:
-        unit.require_leader(app.leader_term)
         for one in changed:
             store.save_finding(unit.connection, one)
             kind = _kind_of(before.get(one.id), one)

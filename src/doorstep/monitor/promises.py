@@ -14,7 +14,14 @@ from doorstep.gate.metrics import as_estimate
 from doorstep.gate.rules import judge, meets
 from doorstep.gate.sentences import percent, too_few, with_interval
 from doorstep.gate.types import Estimate, Order
-from doorstep.monitor.types import Kind, PromiseNow, PromiseState, ServiceFacts, TrafficWindow
+from doorstep.monitor.types import (
+    Kind,
+    PromiseNow,
+    PromiseState,
+    QualityWindow,
+    ServiceFacts,
+    TrafficWindow,
+)
 from doorstep.stats.intervals import Interval, normal_quantile, proportion, unknown
 
 ROWS_MIN = 50
@@ -76,8 +83,13 @@ def latency_quantile(counts: tuple[int, ...], q: float, confidence: float = 0.95
     return Interval(ends[1] / 1000, ends[0] / 1000, ends[2] / 1000, n)
 
 
+def quality_by(facts: ServiceFacts, promise: str) -> QualityWindow | None:
+    """The window by which a promise of quality is judged."""
+    return facts.fresh.get(promise, facts.quality)
+
+
 def _of_quality(condition: Condition, facts: ServiceFacts) -> PromiseNow:
-    window = facts.quality
+    window = quality_by(facts, str(condition))
     if window is None or window.rows == 0:
         return _unknown(condition, "quality", "no predictions whose outcome could be known")
     labels = f"labels for {percent(window.labelled / window.rows)} of {window.rows:,}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -51,8 +52,8 @@ class MonitorFinding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """What one look at one subject saw. is_bad False: judged, and nothing is wrong. is_certain: a
-    fact and not an estimate, so that one clear look ends it."""
+    """What one look at one subject saw. is_bad False: judged, and nothing is wrong. is_certain:
+    a fact, or an estimate whose whole interval is good, so that one clear look ends it."""
 
     kind: Kind
     subject: str
@@ -96,7 +97,7 @@ class TrafficWindow(msgspec.Struct, frozen=True, kw_only=True):
 
 class QualityWindow(msgspec.Struct, frozen=True, kw_only=True):
     """Predictions whose outcome may have arrived. rows: of the version in [since, until);
-    labelled: of those, with an outcome. metrics: name -> estimate on the labelled rows."""
+    labelled: of those, with an outcome that counts here. metrics: name -> estimate on these."""
 
     since: Instant
     until: Instant
@@ -110,9 +111,10 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     version: the champion, None before the first release. positive: its positive label, "" if none.
     drift, traffic, quality: None where there is nothing to look at. slo, promised: the conditions
-    of the service file. served_since: when this version became champion. had_traffic: the service
-    was asked in the day before `traffic` ended. known: findings that are open, and those resolved
-    not long ago.
+    of the service file. fresh: by promise that had an incident: quality by the outcomes that were
+    received since the last window of it that was judged. served_since: when this version became
+    champion. had_traffic: the service was asked in the day before `traffic` ended. known: findings
+    that are open, and those resolved not long ago.
     """
 
     service: str
@@ -122,6 +124,7 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     drift: DriftWindow | None = None
     traffic: TrafficWindow | None = None
     quality: QualityWindow | None = None
+    fresh: Mapping[str, QualityWindow] = {}
     slo: tuple[Condition, ...] = ()
     promised: tuple[Condition, ...] = ()
     served_since: Instant | None = None

@@ -25,14 +25,16 @@ from doorstep.kernel.event import Object
 from doorstep.kernel.keys import load_public_key
 from doorstep.kernel.trust import KEY_FILE, SignedTrust, open_trust
 from doorstep.register import store
-from doorstep.register.decide import changed_keys, form_of, placement_of
+from doorstep.register.decide import changes, form_of, placement_of
 from doorstep.register.surface import (
     FILE_BYTES_MAX,
     NAME_CHARS_MAX,
     ApplyService,
     FindMissing,
+    KeyChange,
     Missing,
     RegisterVersion,
+    ServiceDiff,
     ServiceRevision,
 )
 
@@ -45,7 +47,29 @@ NEEDS_TRUST = ("pickle", "joblib", "source")
 def apply_service(app: App, asked: ApplyService) -> ServiceRevision:
     """Make a service file the newest revision of its service."""
     parsed = read_file(app, asked.file, asked.name[:NAME_CHARS_MAX])
-    return app.database.run(lambda unit: revise(unit, parsed, asked.file), app.actor)
+    return app.database.run(lambda unit: revise(unit, app, parsed, asked.file), app.actor)
+
+
+@operation("service.diff", permission="service:read", effect="read")
+def diff_service(app: App, asked: ApplyService) -> ServiceDiff:
+    """Say what applying a service file would change, and when it takes effect."""
+    parsed = read_file(app, asked.file, asked.name[:NAME_CHARS_MAX])
+    with app.database.reading() as connection:
+        newest = store.find_service(connection, parsed.service)
+    return ServiceDiff(
+        service=parsed.service,
+        revision=newest.revision if newest else 0,
+        is_same=newest is not None and newest.file == asked.file,
+        changes=_changes(app, newest, parsed),
+    )
+
+
+def _changes(
+    app: App, newest: store.ServiceRow | None, parsed: ServiceFile
+) -> tuple[KeyChange, ...]:
+    environment = app.home.environment
+    before = parse_service_file(newest.file, environment=environment) if newest else None
+    return changes(before, parsed)
 
 
 def read_file(app: App, text: str, name: str = "doorstep.yaml") -> ServiceFile:
@@ -55,7 +79,7 @@ def read_file(app: App, text: str, name: str = "doorstep.yaml") -> ServiceFile:
     return parse_service_file(text, name, app.home.environment)
 
 
-def revise(unit: Unit, parsed: ServiceFile, text: str) -> ServiceRevision:
+def revise(unit: Unit, app: App, parsed: ServiceFile, text: str) -> ServiceRevision:
     """The revision that this text is: the newest one if nothing changed, else a new one."""
     newest = store.find_service(unit.connection, parsed.service)
     if newest is not None and newest.file == text:
@@ -64,9 +88,9 @@ def revise(unit: Unit, parsed: ServiceFile, text: str) -> ServiceRevision:
             revision=newest.revision,
             applied_at=newest.applied_at,
             by=newest.by,
+            created=False,
             changed=(),
         )
-    before = None if newest is None else parse_service_file(newest.file)
     now = unit.now()
     row = store.ServiceRow(
         name=parsed.service,
@@ -76,7 +100,7 @@ def revise(unit: Unit, parsed: ServiceFile, text: str) -> ServiceRevision:
         applied_at=now,
         by=unit.actor.id,
     )
-    changed = changed_keys(before, parsed)
+    changed = tuple(one.key for one in _changes(app, newest, parsed)) if newest else ()
     store.save_revision(unit.connection, row)
     unit.record(
         "service.applied",
@@ -88,6 +112,7 @@ def revise(unit: Unit, parsed: ServiceFile, text: str) -> ServiceRevision:
         revision=row.revision,
         applied_at=now,
         by=row.by,
+        created=True,
         changed=changed,
     )
 
@@ -122,16 +147,21 @@ def register_version(app: App, asked: RegisterVersion) -> tuple[store.VersionRow
         if is_new_holdout:
             app.data.put_file(asked.holdout, holdout)
     row, is_new = app.database.run(
-        lambda unit: _save(unit, parsed, manifest, asked, trusted), app.actor
+        lambda unit: _save(unit, app, parsed, manifest, asked, trusted), app.actor
     )
     _forget_uploads(app, manifest, asked)
     return row, is_new
 
 
 def _save(
-    unit: Unit, parsed: ServiceFile, manifest: Manifest, asked: RegisterVersion, trusted: bool
+    unit: Unit,
+    app: App,
+    parsed: ServiceFile,
+    manifest: Manifest,
+    asked: RegisterVersion,
+    trusted: bool,
 ) -> tuple[store.VersionRow, bool]:
-    revise(unit, parsed, asked.file)
+    revise(unit, app, parsed, asked.file)
     known = store.find_digest(unit.connection, parsed.service, asked.digest)
     if known is not None:
         return known, False

@@ -2,32 +2,105 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
-import msgspec
-
+from doorstep.core.condition import Champion, Condition, Quantity
 from doorstep.core.manifest import Manifest
 from doorstep.core.servicefile import ServiceFile
+from doorstep.core.servicefile_explain import values_of
+from doorstep.core.servicefile_running import Guardrail
+from doorstep.core.servicefile_types import SliceSpec
+from doorstep.register.surface import KeyChange
 
+RuleT = TypeVar("RuleT")
+AT_ONCE = "at once"
+_NEXT_REGISTER = "at the next register"
+_TAKES_EFFECT = {
+    "ids": "at once, or when a release that runs has ended",
+    "model": _NEXT_REGISTER,
+    "runtime": _NEXT_REGISTER,
+    "data": _NEXT_REGISTER,
+    "contract": _NEXT_REGISTER,
+    "gates": "when gates run next",
+    "release": "with the next release",
+}
+"""A release that runs keeps what it began with; a version keeps what it was registered with."""
 INLINE_MS_P99_MAX = 1.0
 """An inline call cannot be timed out, so only versions that are surely short run in the worker."""
 
 
-def changed_keys(before: ServiceFile | None, after: ServiceFile) -> tuple[str, ...]:
-    """Dotted keys whose values differ, sorted; of a first revision: none."""
+def changes(before: ServiceFile | None, after: ServiceFile) -> tuple[KeyChange, ...]:
+    """The keys whose values differ, in the order of the documentation; of a first revision: those
+    that the file writes. Both as they are in the same environment."""
+    old, new = values_of(before) if before else {}, values_of(after)
     if before is None:
-        return ()
-    old, new = _flat(msgspec.to_builtins(before)), _flat(msgspec.to_builtins(after))
-    return tuple(sorted(key for key in old | new if old.get(key) != new.get(key)))
+        new = {key: value for key, value in new.items() if key in after.written}
+    loose = loosened(before, after) if before else frozenset()
+    return tuple(
+        KeyChange(
+            key=key,
+            now=old.get(key, ""),
+            after=new.get(key, ""),
+            takes_effect=_TAKES_EFFECT.get(key.partition(".")[0], AT_ONCE),
+            loosens=any(key.startswith(one) for one in loose),
+        )
+        for key in dict.fromkeys((*new, *old))
+        if old.get(key) != new.get(key)
+    )
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {path: value}
-    found: dict[str, Any] = {}
-    for key, inner in value.items():
-        found |= _flat(inner, f"{path}.{key}" if path else str(key))
-    return found
+def loosened(before: ServiceFile, after: ServiceFile) -> frozenset[str]:
+    """The lists of gates and guardrails by which something passes that would not have before."""
+    old, new = before.gates, after.gates
+    rails = before.release.guardrails, after.release.guardrails
+    is_kept = {
+        "gates.quality": _is_kept(old.quality, new.quality, _is_as_tight),
+        "gates.fairness": _is_kept(old.fairness, new.fairness, _is_as_tight),
+        "gates.speed": _is_kept(old.speed, new.speed, _is_as_tight),
+        "gates.slices": _is_kept(old.slices, new.slices, _is_slice_as_tight),
+        "release.guardrails": _is_kept(*rails, _is_guardrail_as_tight),
+    }
+    return frozenset(key for key, kept in is_kept.items() if not kept)
+
+
+def _is_kept(
+    were: Sequence[RuleT], are: Sequence[RuleT], is_as_tight: Callable[[RuleT, RuleT], bool]
+) -> bool:
+    return all(any(is_as_tight(one, it) for one in are) for it in were)
+
+
+def _is_as_tight(one: Condition, than: Condition) -> bool:
+    """Whether what meets `one` meets `than`."""
+    if (one.left, one.operator) != (than.left, than.operator) or one.unit != than.unit:
+        return False
+    match one.right, than.right:
+        case Quantity(value=new), Quantity(value=old):
+            bounds = new, old
+        case Champion(offset=new_offset), Champion(offset=old_offset):
+            bounds = new_offset.value, old_offset.value
+        case _:
+            return one.right == than.right
+    if one.operator in (">=", ">"):
+        return bounds[0] >= bounds[1]
+    return bounds[0] <= bounds[1] if one.operator in ("<=", "<") else bounds[0] == bounds[1]
+
+
+def _is_slice_as_tight(one: SliceSpec, than: SliceSpec) -> bool:
+    """Parts with fewer rows than `min_rows` are inconclusive, which never passes."""
+    is_alike = one.by == than.by and one.min_rows >= than.min_rows
+    return is_alike and _is_as_tight(one.check, than.check)
+
+
+def _is_guardrail_as_tight(one: Guardrail, than: Guardrail) -> bool:
+    margins = zip(one.margins, than.margins, strict=False)
+    return (
+        one.name == than.name
+        and one.tolerance <= than.tolerance
+        and one.ceiling <= than.ceiling
+        and len(one.margins) >= len(than.margins)
+        and all(new <= old for new, old in margins)
+    )
 
 
 def form_of(manifest: Manifest) -> Literal["onnx", "native"]:

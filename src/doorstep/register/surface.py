@@ -20,13 +20,37 @@ class ApplyService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     name: str = "doorstep.yaml"
 
 
+class KeyChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One key of a service file as it is and as it would be, each as the file says it or "".
+    loosens: by it something passes a gate or guardrail that would not have passed."""
+
+    key: str
+    now: str
+    after: str
+    takes_effect: str
+    loosens: bool
+
+
+class ServiceDiff(msgspec.Struct, frozen=True, kw_only=True):
+    """What applying a file would change. revision: the one in effect, 0 if there is none. is_same:
+    the file is that revision, letter by letter; where it is not and nothing changes, only comments
+    and layout differ, or what holds in other environments."""
+
+    service: str
+    revision: int
+    is_same: bool
+    changes: tuple[KeyChange, ...]
+
+
 class ServiceRevision(msgspec.Struct, frozen=True, kw_only=True):
-    """changed: the keys that differ from the revision before; () if nothing does."""
+    """created: False if the file is the newest revision already. changed: the keys that differ from
+    the revision before."""
 
     service: str
     revision: int
     applied_at: Instant
     by: str
+    created: bool
     changed: tuple[str, ...]
 
 

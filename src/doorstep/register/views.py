@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 
 from doorstep.core.manifest import Manifest, decode_manifest
 from doorstep.core.servicefile import parse_service_file
@@ -11,10 +13,15 @@ from doorstep.kernel.blobs import MANIFEST
 from doorstep.register import store
 from doorstep.register.surface import Service, Version
 
+MANIFESTS_KEPT = 2048
 
-def read_manifest(app: App, digest: str) -> Manifest:
-    """The manifest of a published bundle. Raises: InputError (`bad-manifest`)."""
-    return decode_manifest((app.home.bundles / digest / MANIFEST).read_bytes(), digest)
+
+@lru_cache(maxsize=MANIFESTS_KEPT)
+def manifest_of(bundles: Path, digest: str) -> Manifest:
+    """The manifest of a published bundle, remembered: bundles never change.
+
+    Raises: InputError (`bad-manifest`)."""
+    return decode_manifest((bundles / digest / MANIFEST).read_bytes(), digest)
 
 
 def service_view(row: store.ServiceRow, champion: int | None, last: int | None) -> Service:
@@ -52,6 +59,6 @@ def version_view(
         by=row.by,
         state=states.get(row.number, "registered"),
         created=created,
-        manifest=read_manifest(app, row.digest),
+        manifest=manifest_of(app.home.bundles, row.digest),
         findings=row.findings,
     )

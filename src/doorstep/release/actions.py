@@ -21,10 +21,11 @@ from doorstep.kernel.app import App
 from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
 from doorstep.register import store as versions
+from doorstep.register.views import manifest_of
 from doorstep.release import store
 from doorstep.release.collect import collect
 from doorstep.release.decide import decide, decide_person
-from doorstep.release.planning import contract_of, parsed_file, previous_champion, write_plan
+from doorstep.release.planning import parsed_file, write_plan
 from doorstep.release.spec import spec_of
 from doorstep.release.surface import StartRelease
 from doorstep.release.transition import METHOD_NAME, Beginning, apply, begin, unwatched
@@ -95,7 +96,7 @@ def _start(
             "spec": spec,
         },
     )
-    return _with_plan(unit, app, started)
+    return with_plan(unit, app, started)
 
 
 def _contracts(
@@ -105,7 +106,7 @@ def _contracts(
     if champion is None:
         return []
     serving = versions.get_version(unit.connection, version.service, champion)
-    return [contract_of(app.home.bundles, one.digest) for one in (serving, version)]
+    return [manifest_of(app.home.bundles, one.digest).contract for one in (serving, version)]
 
 
 def _require_gates(unit: Unit, app: App, version: versions.VersionRow) -> None:
@@ -201,7 +202,7 @@ def apply_decision(
         },
     )
     store.save_release(unit.connection, changed)
-    return _with_plan(unit, app, changed)
+    return with_plan(unit, app, changed)
 
 
 def _kind_of(decision: Decision, after: Release) -> str:
@@ -231,7 +232,7 @@ def _crown(unit: Unit, release: Release, decision: Decision, by: str) -> None:
     )
 
 
-def _with_plan(unit: Unit, app: App, row: store.ReleaseRow) -> store.ReleaseRow:
+def with_plan(unit: Unit, app: App, row: store.ReleaseRow) -> store.ReleaseRow:
     number = write_plan(unit, app.home, app.leader_term, app.challenger_lease_s)
     planned = msgspec.structs.replace(row, plan_number=number)
     store.save_release(unit.connection, planned)
@@ -239,13 +240,9 @@ def _with_plan(unit: Unit, app: App, row: store.ReleaseRow) -> store.ReleaseRow:
 
 
 def tick_release(app: App, release_id: str, evidence: Evidence) -> Decision | None:
-    """Decide once on the evidence and act on it; None if nothing changed.
-
-    Raises: RefusedError (`not-leader`) when another control plane leads.
-    """
+    """Decide once on the evidence and act on it; None if nothing changed."""
 
     def act(unit: Unit) -> Decision | None:
-        unit.require_leader(app.leader_term)
         row = store.get_release(unit.connection, release_id)
         decision = decide(row.release, evidence, unit.now())
         if isinstance(decision.outcome, Hold) and decision.outcome.opens is None:
@@ -256,18 +253,17 @@ def tick_release(app: App, release_id: str, evidence: Evidence) -> Decision | No
     return app.database.run(act)
 
 
-def keep_watch(app: App, rows: Sequence[store.ReleaseRow], lease_s: float) -> None:
+def keep_watch(app: App, rows: Sequence[store.ReleaseRow]) -> None:
     """Note that these releases are being looked at. Where nobody looked for longer than the
     challenger's lease, after which nodes give its share back, that time is taken out of the step,
     the bake and the deadline: no version becomes champion for time in which nobody watched it, nor
     for a clock that jumped."""
     now = app.clock.now()
     with app.database.transaction() as unit:
-        unit.require_leader(app.leader_term)
         seen = store.read_watches(unit.connection)
         for row in rows:
             gap = now - seen.get(row.release.id, now)
-            if gap > round(lease_s * SECOND_US):
+            if gap > round(app.challenger_lease_s * SECOND_US):
                 _take_out(unit, row, now, gap)
             store.note_watch(unit.connection, row.release.id, now)
 
@@ -290,7 +286,7 @@ def would_act(release: Release, evidence: Evidence, now: int) -> bool:
 
 def change_release(app: App, name: str, person: Person, evidence: Evidence) -> store.ReleaseRow:
     """Pause, resume, promote or roll back on a person's word. Raises: RefusedError."""
-    _require_why(person)
+    require_why(person)
 
     def act(unit: Unit) -> store.ReleaseRow:
         row = store.find_running(unit.connection, name) or store.get_release(unit.connection, name)
@@ -300,60 +296,7 @@ def change_release(app: App, name: str, person: Person, evidence: Evidence) -> s
     return app.database.run(act, app.actor)
 
 
-def roll_back_service(app: App, service: str, person: Person, evidence: Evidence) -> str:
-    """Give the service back to the champion, or, with no release running, to the last one.
-
-    Returns the id of the release that was rolled back, or that of the way back.
-    Raises: NotFoundError, RefusedError (`nothing-to-roll-back`).
-    """
-    _require_why(person)
-
-    def act(unit: Unit) -> str:
-        versions.get_service(unit.connection, service)
-        running = store.find_running(unit.connection, service)
-        if running is not None and not running.release.is_first:
-            decision = decide_person(running.release, evidence, unit.now(), person)
-            apply_decision(unit, app, running, decision, person.name)
-            return running.release.id
-        return _return_to_last(unit, app, service, person)
-
-    return app.database.run(act, app.actor)
-
-
-def _return_to_last(unit: Unit, app: App, service: str, person: Person) -> str:
-    tenures = store.list_tenures(unit.connection, service)
-    last = previous_champion(tenures)
-    if last is None:
-        raise RefusedError(
-            "nothing-to-roll-back",
-            f"{service} has no champion before the one that serves now",
-            f"doorstep history {service}",
-        )
-    left = tenures[0]
-    because = f"taken back from {service}@{left.version}: {person.why}"
-    store.crown(
-        unit.connection,
-        store.TenureRow(
-            service=service,
-            since=unit.now(),
-            version=last,
-            until=None,
-            release=left.release,
-            because=because,
-            by=person.name,
-        ),
-    )
-    unit.record(
-        "service.rolled-back",
-        Object("service", service),
-        {"from": f"{service}@{left.version}", "to": f"{service}@{last}", "why": person.why},
-    )
-    row = store.get_release(unit.connection, left.release)
-    _with_plan(unit, app, row)
-    return left.release
-
-
-def _require_why(person: Person) -> None:
+def require_why(person: Person) -> None:
     if not person.why.strip():
         raise RefusedError(
             "no-reason",

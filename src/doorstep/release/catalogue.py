@@ -23,9 +23,9 @@ from doorstep.register.surface import (
     Version,
     Versions,
 )
-from doorstep.register.views import service_view, version_view
+from doorstep.register.views import manifest_of, service_view, version_view
 from doorstep.release import store as releases
-from doorstep.release.planning import contract_of, previous_champion
+from doorstep.release.tenures import previous_champion
 
 
 @operation("service.list", permission="service:read", effect="read")
@@ -113,7 +113,7 @@ def run_gates(app: App, asked: RunGates) -> GateRun:
         against = None
         if champion is not None and champion != number:
             against = store.get_version(connection, service, champion)
-    promised = contract_of(app.home.bundles, against.digest) if against else None
+    promised = manifest_of(app.home.bundles, against.digest).contract if against else None
     return gates.run_gates(app, version, against, file, promised)
 
 

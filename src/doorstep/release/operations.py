@@ -5,6 +5,7 @@ from __future__ import annotations
 from doorstep.core.operation import operation
 from doorstep.kernel.app import App
 from doorstep.release import actions, store
+from doorstep.release.back import roll_back_service
 from doorstep.release.collect import collect
 from doorstep.release.surface import (
     ChangeRelease,
@@ -78,12 +79,16 @@ def _change(app: App, asked: ChangeRelease, action: str) -> Release:
 
 @operation("service.rollback", permission="release:rollback", effect="write")
 def roll_back(app: App, asked: Rollback) -> Release:
-    """Give a service back to its champion, or, with no release running, to the last one."""
+    """Give a service back to its champion, or, with no release running, to the last one.
+
+    A first version that is watched has none: then no version serves, and callers get the constant
+    of its fallback, or 503.
+    """
     with app.database.reading() as connection:
         running = store.find_running(connection, asked.service)
     evidence = collect(app, running.release) if running else Evidence()
     person = _person(app, "rollback", asked.why)
-    release_id = actions.roll_back_service(app, asked.service, person, evidence)
+    release_id = roll_back_service(app, asked.service, person, evidence, asked.to)
     return release_view(app, _get(app, release_id))
 
 

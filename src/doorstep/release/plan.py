@@ -14,12 +14,12 @@ from doorstep.core.plan import (
     FallbackStep,
     PlanRoot,
     ReleasePlan,
-    Segment,
     ServicePlan,
     VersionPlan,
 )
 from doorstep.core.servicefile import ServiceFile
 from doorstep.register.store import VersionRow
+from doorstep.release.spec import waves_of
 from doorstep.release.types import Release, State
 
 StateName = Literal["shadow", "step", "bake", "paused"]
@@ -46,25 +46,25 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
 
 def service_plan(state: ServiceState) -> ServicePlan:
     """The document that nodes get for one service."""
-    serve = state.file.serve
+    serve, release = state.file.serve, state.release
+    # Units must not change sides because the file was edited while a release runs.
+    frozen = release.spec if release is not None else None
     return ServicePlan(
         format=FORMAT,
         service=state.file.service,
         contract=state.contract,
         versions=_versions(state),
         champion=_serving(state),
-        release=_release_plan(state.release),
-        segments=tuple(
-            Segment(name=wave.name, match=wave.match) for wave in state.file.release.waves
-        ),
+        release=_release_plan(release, is_recorded=serve.record.mode == "full"),
+        segments=frozen.waves if frozen else waves_of(state.file),
         fallback=tuple(
             FallbackStep(kind="version")
             if step.kind == "champion"
             else FallbackStep(kind="answer", answer=step.answer)
             for step in serve.fallback
         ),
-        key=state.file.ids.key,
-        unit=state.file.ids.unit,
+        key=frozen.key if frozen else state.file.ids.key,
+        unit=frozen.unit if frozen else state.file.ids.unit,
         subject=state.file.ids.subject,
         timeout_ms=max(1, round(serve.timeout_s * 1000)),
         record=serve.record.mode,
@@ -103,7 +103,9 @@ def _version(row: VersionRow, *, to_engine: bool) -> VersionPlan:
     )
 
 
-def _release_plan(release: Release | None) -> ReleasePlan | None:
+def _release_plan(release: Release | None, *, is_recorded: bool) -> ReleasePlan | None:
+    """is_recorded: whether the journal has what a shadow scores; rows without their inputs are
+    no evidence against the challenger."""
     if release is None or release.is_over:
         return None
     return ReleasePlan(
@@ -112,7 +114,7 @@ def _release_plan(release: Release | None) -> ReleasePlan | None:
         state=_RUNNING[release.state],
         epoch=release.epoch.number,
         shares=release.plan_shares(),
-        sample=release.spec.shadow_sample if release.state is State.SHADOW else 0.0,
+        sample=release.spec.shadow_sample if is_recorded and release.state is State.SHADOW else 0.0,
         rehearsal=release.rehearsal,
     )
 

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
-from pathlib import Path
 
 import msgspec
 from sqlalchemy import Connection
 
-from doorstep.core.contract import Contract
-from doorstep.core.errors import RefusedError
 from doorstep.core.ids import digest_of
-from doorstep.core.manifest import decode_manifest
 from doorstep.core.plan import FORMAT, PlanPointer, PlanRoot
 from doorstep.core.servicefile import ServiceFile, parse_service_file
-from doorstep.kernel.blobs import MANIFEST
 from doorstep.kernel.db import Unit
 from doorstep.kernel.files import write_atomic
 from doorstep.kernel.home import Home
 from doorstep.kernel.keys import SigningKey
 from doorstep.register import store as versions
+from doorstep.register.views import manifest_of
 from doorstep.release import store
 from doorstep.release.plan import ServiceState, plan_root, service_plan
-from doorstep.release.types import Release
+from doorstep.release.tenures import previous_champion
 
 PARSED_KEPT = 2048
 PLAN_KEPT_S = 3600.0
@@ -31,8 +27,7 @@ PLAN_KEPT_S = 3600.0
 
 def write_plan(unit: Unit, home: Home, term: int, lease_s: float) -> int:
     """The number of the plan that says what this transaction leaves; a new row if it differs from
-    the newest plan. lease_s: of challengers.
-    Raises: RefusedError (`service-without-version`) never in a sound database."""
+    the newest plan. lease_s: of challengers."""
     newest = store.newest_plan(unit.connection)
     number = newest.number + 1 if newest else 1
     plans = [
@@ -91,10 +86,12 @@ def _pointer(newest: store.PlanRow, key: SigningKey, renewal: int) -> PlanPointe
     return msgspec.structs.replace(pointer, signature=signature)
 
 
-def sweep_plans(connection: Connection, home: Home) -> None:
-    """Remove documents that the newest plan does not name, if they have lain for an hour: a node
-    may still be reading them. Only whoever publishes may call it, between two publications."""
-    newest = store.newest_plan(connection)
+def sweep_plans(unit: Unit, home: Home) -> None:
+    """Prune the rows of plans; remove documents from the home that the newest plan does not name,
+    if they have lain for an hour: a node may still be reading them. Only whoever publishes may
+    call it, between two publications."""
+    store.prune_plans(unit.connection)
+    newest = store.newest_plan(unit.connection)
     if newest is None:
         return
     root = msgspec.json.decode(newest.root, type=PlanRoot)
@@ -105,62 +102,32 @@ def sweep_plans(connection: Connection, home: Home) -> None:
 
 
 def _state(connection: Connection, home: Home, row: versions.ServiceRow) -> ServiceState | None:
-    """None for a service of which nothing was ever released."""
+    """None for a service of which nothing was ever released. Where nothing serves any more, the
+    service stays: callers get its fallback, by the contract of what was released last."""
     tenures = store.list_tenures(connection, row.name)
     champion = tenures[0].version if tenures and tenures[0].until is None else None
     running = store.find_running(connection, row.name)
-    release = running.release if running else None
-    if champion is None and release is None:
+    newest = running or next(iter(store.list_releases(connection, row.name, 1)), None)
+    if newest is None:
         return None
     last = previous_champion(tenures)
-    named = {champion, last, release.challenger if release else None} - {None}
+    spoken_for = champion or newest.release.challenger
     rows = {
         number: versions.get_version(connection, row.name, number)
-        for number in named
+        for number in {champion, last, newest.release.challenger}
         if number is not None
     }
-    serving = champion if champion is not None else _challenger(release, row.name)
     return ServiceState(
         file=parsed_file(row.file, home.environment),
-        contract=contract_of(home.bundles, rows[serving].digest),
+        contract=manifest_of(home.bundles, rows[spoken_for].digest).contract,
         versions=rows,
         champion=champion,
         last_champion=last,
-        release=release,
+        release=running.release if running else None,
     )
-
-
-def previous_champion(tenures: list[store.TenureRow]) -> int | None:
-    """Where a rollback goes: the version that served before the champion of now, of those that
-    were not rolled back themselves. tenures: newest first.
-
-    So a rollback that is sent twice goes back twice; it never brings back what it took away.
-    """
-    standing: list[int] = []
-    crowned: set[str] = set()
-    for tenure in reversed(tenures):
-        if tenure.release in crowned:
-            # A release crowns once: its second tenure is the way back to the version before.
-            standing.pop()
-        if standing[-1:] != [tenure.version]:
-            standing.append(tenure.version)
-        crowned.add(tenure.release)
-    return standing[-2] if len(standing) > 1 else None
-
-
-def _challenger(release: Release | None, service: str) -> int:
-    if release is None:
-        raise RefusedError("service-without-version", f"{service} has neither champion nor release")
-    return release.challenger
 
 
 @lru_cache(maxsize=PARSED_KEPT)
 def parsed_file(text: str, environment: str) -> ServiceFile:
     """`parse_service_file`, remembered: a text is parsed once, however often plans are made."""
     return parse_service_file(text, environment=environment)
-
-
-@lru_cache(maxsize=PARSED_KEPT)
-def contract_of(bundles: Path, digest: str) -> Contract:
-    """The contract that a published bundle was made for; bundles never change."""
-    return decode_manifest((bundles / digest / MANIFEST).read_bytes(), digest).contract

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from doorstep.core.contract import Contract
 from doorstep.core.errors import RefusedError
-from doorstep.core.plan import REST
+from doorstep.core.plan import REST, Segment
 from doorstep.core.servicefile import ServiceFile
 from doorstep.core.servicefile_running import STEP_SHARES
 from doorstep.release.types import Guardrail, ReleaseSpec
@@ -56,7 +56,14 @@ def spec_of(
         deadline_s=asked.deadline.after_s,
         deadline_then=asked.deadline.then,
         segments=(REST, *(wave.name for wave in asked.waves)),
+        waves=waves_of(file),
+        key=file.ids.key,
+        unit=file.ids.unit,
     )
+
+
+def waves_of(file: ServiceFile) -> tuple[Segment, ...]:
+    return tuple(Segment(name=wave.name, match=wave.match) for wave in file.release.waves)
 
 
 def _shadow_requests(file: ServiceFile, contracts: Sequence[Contract]) -> int:

@@ -11,6 +11,8 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     Text,
+    bindparam,
+    delete,
     func,
     insert,
     select,
@@ -23,6 +25,9 @@ from doorstep.core.plan import PlanRoot
 from doorstep.core.report import Cell
 from doorstep.kernel.schema import OPERATIONAL, At, Whole, metadata
 from doorstep.release.types import Decision, Release
+
+PLANS_KEPT = 100
+"""Enough to see what a node that lags was told; a plan that is served is the newest one."""
 
 releases = Table(
     "release",
@@ -205,11 +210,20 @@ def crown(connection: Connection, row: TenureRow) -> None:
     """End the tenure that is open, if any, and begin this one: after it, even where the clock was
     set back meanwhile, because tenures are told in the order of their beginnings."""
     mine = tenures.c.service == row.service
-    newest = connection.scalar(select(func.max(tenures.c.since)).where(mine))
+    ends = select(func.max(tenures.c.since), func.max(tenures.c.until)).where(mine)
+    newest = max((one for one in connection.execute(ends).one() if one is not None), default=None)
     since = row.since if newest is None else max(row.since, int(newest) + 1)
     is_open = mine & tenures.c.until.is_(None)
     connection.execute(update(tenures).where(is_open).values(until=since))
     connection.execute(insert(tenures).values(msgspec.structs.asdict(row) | {"since": since}))
+
+
+def vacate(connection: Connection, service: str, at: Instant) -> None:
+    """End the tenure that is open, and begin none."""
+    is_open = (tenures.c.service == service) & tenures.c.until.is_(None)
+    since = connection.scalar(select(tenures.c.since).where(is_open))
+    until = max(at, int(since or 0) + 1)
+    connection.execute(update(tenures).where(is_open).values(until=until))
 
 
 def newest_plan(connection: Connection) -> PlanRow | None:
@@ -227,6 +241,25 @@ def add_plan(connection: Connection, row: PlanRow, bodies: dict[str, bytes]) -> 
         ):
             connection.execute(insert(documents).values(digest=digest, body=body))
     connection.execute(insert(plans).values(msgspec.structs.asdict(row)))
+
+
+def prune_plans(connection: Connection) -> None:
+    """Forget all but the newest `PLANS_KEPT` plans and those that a running release names, and the
+    service documents that none of them names. The changes that made them are in the ledger."""
+    newest = select(plans.c.number).order_by(plans.c.number.desc()).limit(PLANS_KEPT)
+    named = select(releases.c.plan_number).where(releases.c.is_over.is_(False))
+    is_old = plans.c.number.not_in(newest) & plans.c.number.not_in(named)
+    connection.execute(delete(plans).where(is_old))
+    roots = connection.scalars(select(plans.c.root))
+    kept = {one for root in roots for one in _root_of(root).services.values()}
+    gone = set(connection.scalars(select(documents.c.digest))) - kept
+    if gone:
+        mine = documents.c.digest == bindparam("gone")
+        connection.execute(delete(documents).where(mine), [{"gone": one} for one in gone])
+
+
+def _root_of(body: bytes) -> PlanRoot:
+    return msgspec.json.decode(body, type=PlanRoot)
 
 
 def read_documents(connection: Connection, root: PlanRoot) -> dict[str, bytes]:

@@ -37,10 +37,12 @@ class ChangeRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Rollback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Give the service back: to the champion while a release runs, else to the last champion."""
+    """Give the service back: to the champion while a release runs, else to the last champion. to:
+    the number of the version that serves after it, which must have served before; 0 is none."""
 
     service: str
     why: str
+    to: int | None = None
 
 
 class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ import msgspec
 
 from doorstep.core.errors import InputError
 from doorstep.core.instant import Instant
-from doorstep.core.plan import REST
+from doorstep.core.plan import REST, Segment
 
 METHOD = 1
 STEPS_MAX = 20
@@ -73,7 +73,8 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     dwell_s: shortest stay per step. margins: per step, the ratio of rates that must be excluded
     before the next. alpha: chance of a false rollback over the whole release. alpha_p: chance of
     advancing wrongly. shadow_requests: 0 means no shadow. shadow_margin: excess of the challenger's
-    error rate that shadow must exclude. segments: those the release is for.
+    error rate that shadow must exclude. segments: those the release is for. waves: how they are
+    told apart. key, unit: the fields of `ids`, by which units stick to a version.
     """
 
     method: int = METHOD
@@ -93,6 +94,9 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float = 36_000.0
     deadline_then: OnDeadline = "rollback"
     segments: tuple[str, ...] = (REST,)
+    waves: tuple[Segment, ...] = ()
+    key: str = ""
+    unit: str = ""
 
     def __post_init__(self) -> None:
         _check(self.method == METHOD, "method", self.method, f"{METHOD}")

@@ -7,6 +7,7 @@ POST /v1/services/{service}/predict  /rehearse  /outcomes
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from doorstep.core.errors import InputError, OverloadedError, RefusedError
 from doorstep.core.ids import parse_prediction_id
 from doorstep.core.instant import Instant, parse_instant
-from doorstep.core.record import Kind, OutcomeRecord
+from doorstep.core.record import Kind, OutcomeRecord, require_possible
 from doorstep.serve.call import Call, Part
 from doorstep.serve.fields import read_id
 from doorstep.serve.limits import INT_MAX, OUTCOMES_MAX
@@ -128,10 +129,15 @@ def describe_service(service: Service) -> dict[str, Any]:
     }
 
 
-def read_outcomes(body: bytes, service: str, now: Instant) -> list[OutcomeRecord]:
+def read_outcomes(
+    body: bytes, service: str, known: Collection[tuple[str, ...]], now: Instant
+) -> list[OutcomeRecord]:
     """The outcomes of a body: `{"outcomes": [{"prediction" or "key", "label" or "value", "at"}]}`.
 
-    Raises: InputError (`bad-outcomes`), naming the first that is wrong; then none is taken.
+    known: as `outcome_fault` wants it, of the versions that are resident here.
+
+    Raises: InputError (`bad-outcomes`, `bad-outcome`), naming the first that is wrong; then none
+    is taken.
     """
     try:
         given = _decode_outcomes(body).outcomes
@@ -141,7 +147,9 @@ def read_outcomes(body: bytes, service: str, now: Instant) -> list[OutcomeRecord
         raise InputError(
             "bad-outcomes", f"the request has {len(given)} outcomes; expected 1 to {OUTCOMES_MAX}"
         )
-    return [_outcome(one, service, now, at) for at, one in enumerate(given)]
+    found = [_outcome(one, service, now, at) for at, one in enumerate(given)]
+    require_possible(found, known)
+    return found
 
 
 def _outcome(given: OutcomeGiven, service: str, now: Instant, number: int) -> OutcomeRecord:
@@ -199,7 +207,7 @@ def rehearse(site: Site, visit: Visit) -> None:
 
 def take_outcomes(site: Site, visit: Visit) -> None:
     service = site.service(visit.service)
-    records = read_outcomes(visit.body, service.name, time.time_ns() // 1000)
+    records = read_outcomes(visit.body, service.name, service.labels, time.time_ns() // 1000)
     name = site.new_id()
     headers = f"doorstep-request-id: {name}\r\n".encode()
     try:

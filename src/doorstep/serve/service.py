@@ -33,6 +33,7 @@ class Service:
         self.plan = plan
         self.name = plan.service
         self.versions = versions
+        self.labels = frozenset(one.labels for one in versions.values())
         self.champion = None if plan.champion is None else versions[plan.champion]
         self.reader = reader or RowReader(plan)
         row, context = self.reader.row, self.reader.context

@@ -16,6 +16,7 @@ from doorstep.operations import table
 OPERATIONS = table()
 VALID: dict[str, dict[str, Any]] = {
     "service.apply": {"file": "doorstep: 1"},
+    "service.diff": {"file": "doorstep: 1"},
     "blob.missing": {"digests": ["0" * 64]},
     "version.register": {"file": "doorstep: 1", "digest": "0" * 64},
     "service.show": {"service": "x"},

@@ -136,9 +136,9 @@ def test_who_is_not_signed_in_is_told_so_before_anything_is_asked() -> None:
     assert fake.asked == []
 
 
-def test_a_first_version_has_nothing_to_roll_back_to_and_the_pages_say_so() -> None:
+def test_taking_a_first_version_back_says_that_nobody_serves_then() -> None:
     with TestClient(make_app(FakeDoorstep("empty"))) as client:
         page = client.get(f"/releases/{RELEASE_STEP}").text
-        assert "There is nothing to roll back to" in page
-        assert "/rollback" not in page
+        assert "No version of loans serves then: callers get its constant fallback" in page
+        assert "/services/loans/rollback" in page
         assert "/rollback" not in client.get("/services/triage").text

@@ -18,7 +18,7 @@ from doorstep.operations import table
 GLOSSARY = DOCS / "reference" / "glossary.md"
 ROW = re.compile(r"^\| (?P<words>[a-z, ]+) \| (?P<meaning>.+) \|$", re.M)
 VERBS = frozenset({
-    *("apply", "check", "console", "demo", "doctor", "down", "explain", "export"),
+    *("apply", "check", "console", "demo", "diff", "doctor", "down", "explain", "export"),
     *("find", "history", "init", "list", "pause", "predict", "promote", "register"),
     *("resume", "rollback", "show", "start", "status", "trust", "up", "verify"),
 })  # fmt: skip

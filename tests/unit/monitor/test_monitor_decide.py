@@ -10,7 +10,7 @@ from monitor_cases import HOUR, T0, facts_of, reference_of, rows_of, window_of
 from doorstep.core.condition import parse_condition
 from doorstep.gate.types import Estimate
 from doorstep.journal.summary import LATENCY_BINS
-from doorstep.monitor.decide import evaluate, latest_window
+from doorstep.monitor.decide import QUALITY_WINDOW_S, evaluate, latest_window
 from doorstep.monitor.incidents import LOOKS_CLEAR_MIN, NOT_ASKED, REOPEN_S, step
 from doorstep.monitor.promises import latency_quantile, promises
 from doorstep.monitor.types import (
@@ -363,3 +363,60 @@ def test_outcomes_that_come_at_last_end_it_at_once() -> None:
     later = msgspec.structs.replace(window, until=T0 + HOUR + SECOND, labelled=1)
     found = evaluate(with_slo(None, quality=later, known=tuple(opened), **asked), T0 + HOUR + 1)
     assert [(one.subject, one.state) for one in found] == [("outcomes", "resolved")]
+
+
+F1 = "f1 >= 0.6"
+WEEK = round(QUALITY_WINDOW_S) * SECOND
+DAY = 24 * HOUR
+
+
+def fresh_look(
+    known: list[MonitorFinding], value: float, half: float, now: int, since: int
+) -> list[MonitorFinding]:
+    """A look at which the week is as bad as before, and newer outcomes say `value`."""
+    bad = msgspec.structs.replace(quality(0.5, 0.05), since=now - WEEK, until=now)
+    newer = msgspec.structs.replace(quality(value, half), since=since, until=now)
+    facts = with_slo(
+        None, promised=(parse_condition(F1),), quality=bad, fresh={F1: newer}, known=tuple(known)
+    )
+    return [one for one in evaluate(facts, now) if one.kind == "quality"]
+
+
+def broken_quality() -> list[MonitorFinding]:
+    week = msgspec.structs.replace(quality(0.5, 0.05), since=T0 - WEEK, until=T0)
+    facts = with_slo(None, promised=(parse_condition(F1),), quality=week)
+    return evaluate(facts, T0)
+
+
+def test_quality_is_over_once_newer_outcomes_are_sure_of_it_long_before_three_weeks() -> None:
+    opened = broken_quality()
+    assert [one.state for one in opened] == ["open"]
+    (ended,) = fresh_look(opened, 0.75, 0.05, T0 + DAY, T0)
+    assert (ended.state, ended.ended, ended.id) == ("resolved", "clear", opened[0].id)
+    # The week still has the bad outcomes: they do not open it again.
+    assert fresh_look([ended], 0.75, 0.05, T0 + DAY + 1, ended.judged_until) == []
+    # Newer ones that are bad do.
+    again = fresh_look([ended], 0.5, 0.05, T0 + 2 * DAY, ended.judged_until)
+    assert [one.state for one in again] == ["open"]
+
+
+def test_newer_outcomes_that_are_not_sure_leave_it_open_until_three_whole_weeks_were_kept() -> None:
+    known, since = broken_quality(), T0
+    assert fresh_look(known, 0.65, 0.1, T0 + DAY, since) == known
+    for week in range(1, LOOKS_CLEAR_MIN + 1):
+        (one,) = known = fresh_look(known, 0.65, 0.1, T0 + week * WEEK, since)
+        since = one.judged_until
+        assert one.state == ("resolved" if week == LOOKS_CLEAR_MIN else "open")
+
+
+def test_newer_outcomes_that_are_bad_keep_it_open_and_begin_anew() -> None:
+    opened = broken_quality()
+    (one,) = fresh_look(opened, 0.5, 0.05, T0 + DAY, T0)
+    assert (one.state, one.id, one.judged_until) == ("open", opened[0].id, T0 + DAY)
+    # Nothing newer than that has come yet.
+    empty = msgspec.structs.replace(quality(0.0, 0.0, labelled=0), since=T0 + DAY)
+    facts = with_slo(
+        None, promised=(parse_condition(F1),), quality=quality(0.5, 0.05), known=(one,),
+        fresh={F1: empty},
+    )  # fmt: skip
+    assert [two for two in evaluate(facts, T0 + DAY + 1) if two.kind == "quality"] == [one]

@@ -10,8 +10,8 @@ from doorstep.kernel.db import Database
 from doorstep.kernel.event import Object
 from doorstep.register import store as versions
 from doorstep.release import store
-from doorstep.release.planning import previous_champion
 from doorstep.release.store import TenureRow
+from doorstep.release.tenures import is_way_back, previous_champion, standing
 
 
 def tenure(since: int, version: int, release: str, until: int | None = None) -> TenureRow:
@@ -80,3 +80,40 @@ def test_a_clock_that_was_set_back_does_not_hide_the_champion(database: Database
         assert store.champions(connection) == {"loans": 2}
     assert (newest.version, newest.until) == (2, None)
     assert oldest.until == newest.since > oldest.since
+
+
+@pytest.mark.parametrize(
+    ("crowned", "stands", "way_back"),
+    [
+        ([(1, "a"), (2, "b"), (3, "c")], [1, 2, 3], False),
+        ([(1, "a"), (2, "b"), (3, "c"), (2, "c")], [1, 2], True),
+        # Two steps at once, on a person's word; and forward again, to what was taken back.
+        ([(1, "a"), (2, "b"), (3, "c"), (1, "c")], [1], True),
+        ([(1, "a"), (2, "b"), (3, "c"), (2, "c"), (3, "c")], [1, 2, 3], True),
+        ([(1, "a"), (2, "b"), (1, "b"), (4, "d")], [1, 4], False),
+        # 1 twice: the way back leads to its second time.
+        ([(1, "a"), (2, "b"), (1, "c"), (3, "d"), (1, "d")], [1, 2, 1], True),
+    ],
+)
+def test_a_way_back_cuts_off_what_came_after(crowned, stands, way_back):
+    rows = history(*crowned)
+    assert (standing(rows), is_way_back(rows)) == (stands, way_back)
+
+
+def test_nothing_that_served_before_a_service_was_vacated_stands(database: Database):
+    with database.transaction() as unit:
+        row = versions.ServiceRow(
+            name="loans", revision=1, created_at=0, file="", applied_at=0, by="t"
+        )
+        versions.save_revision(unit.connection, row)
+        store.crown(unit.connection, tenure(10, 1, "a"))
+        # At the same moment, and by a clock that was set back: time still goes on.
+        store.vacate(unit.connection, "loans", 10)
+        assert store.champions(unit.connection) == {}
+        gone = store.list_tenures(unit.connection, "loans")
+        store.crown(unit.connection, tenure(3, 2, "b"))
+        unit.record("service.applied", Object("service", "loans"), {})
+        found = store.list_tenures(unit.connection, "loans")
+    assert (gone[0].until, previous_champion(gone)) == (11, None)
+    assert [(one.version, one.since, one.until) for one in found] == [(2, 12, None), (1, 10, 11)]
+    assert (standing(found), previous_champion(found)) == ([2], None)

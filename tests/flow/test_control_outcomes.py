@@ -1,0 +1,31 @@
+"""Outcomes that are told to the control plane."""
+
+from __future__ import annotations
+
+import pytest
+
+from doorstep.core.errors import InputError
+from doorstep.journal.operations import CONTROL_NODE
+from doorstep.journal.surface import OutcomeGiven
+from doorstep.testing.installation import RunningInstallation
+
+
+def recorded(here: RunningInstallation) -> int:
+    """Bytes of outcomes in the control plane's journal."""
+    folder = here.home / "journal" / CONTROL_NODE
+    return sum(one.stat().st_size for one in folder.glob("*.open"))
+
+
+def test_outcomes_that_the_service_cannot_have_are_refused_whole(
+    installation: RunningInstallation,
+):
+    client = installation.client
+    installation.register("told")
+    good = OutcomeGiven(key="k1", label="good")
+    assert client.record_outcomes("told", [good]) == 1
+    before = recorded(installation)
+    for bad in (OutcomeGiven(key="k2", label="gut"), OutcomeGiven(key="k2", value=1.0)):
+        with pytest.raises(InputError, match=r"outcome 1: found .*told knows: 'bad', 'good'") as no:
+            client.record_outcomes("told", [good, bad])
+        assert (no.value.code, "none was recorded" in no.value.hint) == ("bad-outcome", True)
+    assert recorded(installation) == before

@@ -1,0 +1,127 @@
+"""Live quality from a real journal: of the week, and of the outcomes that are newer."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from doorstep.compose.control import ControlPlane
+from doorstep.core.ids import new_id
+from doorstep.core.instant import SECOND_US, SystemClock
+from doorstep.core.record import Column, Layout, OutcomeRecord, PredictionMeta
+from doorstep.core.servicefile import parse_service_file
+from doorstep.journal.writer import BlockWriter
+from doorstep.kernel.app import App
+from doorstep.kernel.db import Database
+from doorstep.kernel.event import Object
+from doorstep.kernel.home import open_home
+from doorstep.monitor.gather import Watched, quality_of
+from doorstep.monitor.incidents import NOT_ASKED
+from doorstep.monitor.loop import look
+from doorstep.monitor.store import save_finding
+from doorstep.monitor.types import MonitorFinding
+from doorstep.register.store import ServiceRow, VersionRow, save_revision
+from doorstep.testing.home import TestHome
+from doorstep.testing.installation import service_file
+
+LAYOUT = Layout(
+    format=1,
+    service="loans",
+    numbers=(Column("out.bad", "float"), Column("out.good", "float")),
+    texts=(Column("out.answer", "text"),),
+)
+PROMISE = "accuracy >= 0.75"
+MINUTE = 60 * SECOND_US
+
+
+@pytest.fixture
+def app(sqlite_database: Database, tmp_path: Path) -> App:
+    home = open_home(tmp_path / "home", create=True)
+    return ControlPlane(home, sqlite_database, SystemClock(), {}, {}, tmp_path).app()
+
+
+def watched_of(folder: Path) -> Watched:
+    maker = TestHome(folder / "maker")
+    digest = maker.bundle(TestHome.contract(3))
+    version = VersionRow(
+        service="loans", number=1, digest=digest, form="onnx", placement="inline", trusted=False,
+        holdout="", speed_ms_p99=0.1, registered_at=0, by="t", findings=(),
+    )  # fmt: skip
+    return Watched(
+        file=parse_service_file(service_file("loans")),
+        version=version,
+        manifest=maker.read_manifest(digest),
+        profile=None,
+        served_since=0,
+    )
+
+
+def told(writer: BlockWriter, label: str, rows: int, at: int, received_at: int) -> None:
+    """Predictions that all say bad, and what became true of them, told at `received_at`."""
+    layout = writer.declare(LAYOUT)
+    for _ in range(rows):
+        request = new_id().bytes
+        meta = PredictionMeta(
+            request=request, row=0, at=at, version=1, assigned=1, status=0, kind=0, release="",
+            epoch=0, share=0.0, segment="", key=request.hex(), unit="", latency_us=900,
+            warnings=(), texts=("bad",),
+        )  # fmt: skip
+        writer.predictions(layout, [meta], struct.pack("<2d", 0.9, 0.1))
+        writer.outcome(
+            OutcomeRecord(
+                service="loans", at=at + 1, received_at=received_at, key=request.hex(), label=label
+            )
+        )
+    writer.flush()
+
+
+def incident(judged_until: int) -> MonitorFinding:
+    return MonitorFinding(
+        id="f", service="loans", kind="quality", subject=PROMISE, severity="critical",
+        state="open", sentence="", cause="", next="", since=0, updated_at=0,
+        judged_until=judged_until,
+    )  # fmt: skip
+
+
+def test_newer_outcomes_are_those_that_were_received_since_the_last_judged_window(
+    app: App, tmp_path: Path
+):
+    seen, now = watched_of(tmp_path), app.clock.now()
+    writer = BlockWriter(app.home.journal, node="n1", boot="b1", slot="front-0")
+    # All of the same hour: what is newer is told by when it was received.
+    made = now - 60 * MINUTE
+    told(writer, "good", 100, made, made + MINUTE)
+    first = quality_of(app, seen, now)
+    assert first.week is not None
+    assert (first.week.labelled, first.week.metrics["accuracy"].value) == (100, 0.0)
+    assert first.fresh == {}
+    judged = made + 10 * MINUTE
+    after = quality_of(app, seen, now, (incident(judged),))
+    assert after.fresh[PROMISE].labelled == 0
+    told(writer, "bad", 60, made, judged + MINUTE)
+    found = quality_of(app, seen, now + SECOND_US, (incident(judged),))
+    fresh = found.fresh[PROMISE]
+    assert (fresh.labelled, fresh.metrics["accuracy"].value) == (60, 1.0)
+    assert (fresh.since, fresh.until) == (judged, now + SECOND_US)
+    assert found.week is not None
+    assert (found.week.labelled, found.week.metrics["accuracy"].value) == (160, 0.375)
+    # The same outcomes, looked at again later.
+    later = quality_of(app, seen, now + MINUTE, (incident(judged),))
+    assert later.fresh[PROMISE].until == now + MINUTE
+    assert later.fresh[PROMISE].metrics == fresh.metrics
+    writer.close()
+
+
+def test_where_nothing_serves_any_more_no_incident_stays_open(app: App):
+    row = ServiceRow(
+        name="loans", revision=1, created_at=0, file=service_file("loans"), applied_at=0, by="t"
+    )
+    with app.database.transaction() as unit:
+        save_revision(unit.connection, row)
+        save_finding(unit.connection, incident(1))
+        unit.record("service.applied", Object("service", "loans"), {})
+    (ended,) = look(app, "loans", app.clock.now())
+    assert (ended.state, ended.ended) == ("resolved", NOT_ASKED)
+    assert look(app, "loans", app.clock.now()) == []

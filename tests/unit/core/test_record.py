@@ -1,0 +1,41 @@
+"""Which outcomes a service can have."""
+
+from __future__ import annotations
+
+import pytest
+
+from doorstep.core.record import LABELS_SAID_MAX, outcome_fault
+
+LABELS = {("bad", "good")}
+NUMBER = {()}
+
+
+@pytest.mark.parametrize(
+    ("label", "value", "known", "said"),
+    [
+        ("bad", None, LABELS, ""),
+        ("Bad", None, LABELS, "label 'Bad'"),
+        ("unknown", None, LABELS, "expected \"label\" with one that loans knows: 'bad', 'good'"),
+        (None, 1.0, LABELS, "found value 1;"),
+        (None, 1.5, NUMBER, ""),
+        ("1.5", None, NUMBER, 'loans predicts a number; expected "value"'),
+        # One version has a label more than the other: both may have meant it.
+        ("late", None, {("bad", "good"), ("bad", "good", "late")}, ""),
+        # Nothing was registered, so nothing is known to be wrong.
+        ("anything", None, set(), ""),
+        (None, 7.0, set(), ""),
+    ],
+)
+def test_an_outcome_is_one_that_a_version_of_the_service_could_have_predicted(
+    label, value, known, said
+):
+    found = outcome_fault(label, value, "loans", known)
+    assert said in found
+    assert bool(found) is bool(said)
+
+
+def test_many_and_long_labels_are_cut_short():
+    labels = tuple(f"{number:04d}" + "x" * 200 for number in range(500))
+    found = outcome_fault("y" * 900, None, "loans", {labels})
+    assert f"and {500 - LABELS_SAID_MAX} more" in found
+    assert len(found) < 1500

@@ -204,7 +204,8 @@ def list_releases(
         for one in found
     ]
     head = ("release", "version", "state", "started", "reason")
-    emit(found, lambda: table(head, rows) if rows else "no releases yet", as_json=json)
+    empty = f"no releases yet\nnext: doorstep release start {service or 'SERVICE'}@1"
+    emit(found, lambda: table(head, rows) if rows else empty, as_json=json)
 
 
 def pause(
@@ -280,5 +281,8 @@ def status(
         )
         for one in found
     ]
-    empty = "no services yet; make one: doorstep init MODEL --train FILE --holdout FILE --label COL"
+    empty = (
+        "no services yet\n"
+        "next: doorstep init MODEL --train FILE --holdout FILE --label COL; doorstep register MODEL"
+    )
     emit(found, lambda: table(head, rows, right=(4, 5, 6)) if rows else empty, as_json=json)

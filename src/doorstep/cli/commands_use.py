@@ -131,7 +131,8 @@ def list_predictions(
         for one in found
     ]
     head = ("prediction", "at", "answered by", "answer", "outcome", "status")
-    emit(found, lambda: table(head, rows) if rows else "no predictions yet", as_json=json)
+    empty = f"no predictions yet\nnext: doorstep predict {service} FILE"
+    emit(found, lambda: table(head, rows) if rows else empty, as_json=json)
 
 
 def _who(one: Prediction) -> str:

@@ -10,14 +10,20 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
+from doorstep.core.errors import RefusedError, WaitedError
+from doorstep.kernel.files import write_atomic
 from doorstep.kernel.home import Home
 from doorstep.kernel.nodes import read_report
+from doorstep.kernel.server import is_running
 from doorstep.kernel.settings import LOOPBACK, Port
+from doorstep.serve.nodeplan import SUPERVISOR_FILE
 from doorstep.serve.orphan import orphans_port
-from doorstep.serve.statelock import end_holder
+from doorstep.serve.statelock import end_holder, holder_of_state
 
 NODE = "local"
 NODE_STATE = "node"
@@ -28,6 +34,8 @@ STEADY_S = 10.0
 """A supervisor that lived this long is started again after the shortest pause when it dies."""
 ORPHANS_S = 10.0
 """How long workers that just lost their supervisor may take to offer their socket."""
+END_S = 40.0
+"""How long a node may take to answer what is under way when it is ended."""
 LOG_BYTES_MAX = 10 * 1024 * 1024
 _PAUSE_S = 0.05
 _log = logging.getLogger("doorstep.up")
@@ -53,6 +61,52 @@ def port_of_orphans(home: Home) -> int | None:
     while (port := orphans_port(state)) is None and time.monotonic() < until_s:
         time.sleep(_PAUSE_S)
     return port
+
+
+def end_supervisor(home: Path) -> int | None:
+    """End the node that an `up` over this home left behind when it was killed: asked to, so that
+    it drains. Its pid; None if there is none. Raises: RefusedError (`not-yours`), WaitedError."""
+    state = home / "run" / NODE_STATE
+    pid = holder_of_state(state)
+    if pid is None:
+        return None
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return pid
+    except PermissionError:
+        raise RefusedError(
+            "not-yours", f"process {pid} is the node of {home} and belongs to somebody else"
+        ) from None
+    _wait_gone(lambda: holder_of_state(state) == pid, f"process {pid}, the node of {home},")
+    return pid
+
+
+def end_orphans(home: Path) -> int | None:
+    """End workers that lost their supervisor too, as the next one would: they drain once its file
+    is another. The port they served; None if there are none. Raises: WaitedError."""
+    state = home / "run" / NODE_STATE
+    report = read_report(home / "nodes" / f"{NODE}.json")
+    fronts = [one.pid for one in report.workers if one.kind == "front"] if report else []
+    until_s = time.monotonic() + ORPHANS_S
+    while (port := orphans_port(state)) is None:
+        # Their pids may be other processes' by now: then nobody offers a socket, and we go on.
+        if time.monotonic() > until_s or not any(map(is_running, fronts)):
+            return None
+        time.sleep(_PAUSE_S)
+    write_atomic(state / SUPERVISOR_FILE, b"none")
+    _wait_gone(lambda: _listens(f"http://{LOOPBACK}:{port}"), f"what serves at port {port}")
+    return port
+
+
+def _wait_gone(is_there: Callable[[], bool], what: str) -> None:
+    until_s = time.monotonic() + END_S
+    while is_there():
+        if time.monotonic() > until_s:
+            raise WaitedError(
+                "still-running", f"{what} was asked to end {END_S:g} s ago and has not"
+            )
+        time.sleep(_PAUSE_S)
 
 
 def _listens(url: str) -> bool:

@@ -26,7 +26,7 @@ def test_what_is_suggested_reaches_the_home_that_was_named(here: Path, run: Run)
     ("text", "expected"),
     [
         ("doorstep release start a@1", "doorstep release start --home h a@1"),
-        ("doorstep up -d, or doorstep gate m", "doorstep up --home h -d, or doorstep gate --home h m"),
+        ("doorstep up -d, or doorstep up", "doorstep up --home h -d, or doorstep up --home h"),
         ('doorstep trust FILE --why "..."', 'doorstep trust FILE --why "..."'),
         ("export PATH first", "export PATH first"),
     ],

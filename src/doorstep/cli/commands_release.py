@@ -267,7 +267,10 @@ def status(
     """Show each service at a glance, worst first."""
     with connect(url, home) as client:
         found = client.status(service)
-    head = ("service", "state", "champion", "challenger", "req/min", "errors", "p99 ms", "")
+    head = (
+        *("service", "state", "champion", "challenger"),
+        *("req/min", "errors", "rescued", "p99 ms", ""),
+    )
     rows = [
         (
             one.service,
@@ -276,6 +279,7 @@ def status(
             f"@{one.challenger} {percent(one.share, 0)}" if one.challenger else "–",
             str(one.requests[-1] if one.requests else 0),
             percent(one.error_rate),
+            f"{one.rescued:,}",
             "–" if one.latency_ms_p99 is None else f"{one.latency_ms_p99:.1f}",
             one.headline,
         )
@@ -285,4 +289,4 @@ def status(
         "no services yet\n"
         "next: doorstep init MODEL --train FILE --holdout FILE --label COL; doorstep register MODEL"
     )
-    emit(found, lambda: table(head, rows, right=(4, 5, 6)) if rows else empty, as_json=json)
+    emit(found, lambda: table(head, rows, right=(4, 5, 6, 7)) if rows else empty, as_json=json)

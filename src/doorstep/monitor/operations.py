@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from doorstep.core.condition import Condition, Quantity
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
-from doorstep.journal.operations import count_rows
+from doorstep.journal.operations import count_rescued, count_rows
 from doorstep.journal.summary import latency_ms
 from doorstep.journal.windows import CountRow
 from doorstep.kernel.app import App
@@ -94,7 +94,7 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
         champion = releases.champions(connection).get(row.name)
         tenures = releases.list_tenures(connection, row.name)
         running = releases.find_running(connection, row.name)
-        findings = store.list_findings(connection, row.name, "open")
+        findings = _worst_first(store.list_findings(connection, row.name, "open"))
     since = now - MINUTES_SHOWN * 60 * SECOND_US
     counted = count_rows(app, row.name, since, now, 60)
     seen = watched(app, row.name)
@@ -115,6 +115,7 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
         requests=requests,
         errors=errors,
         error_rate=sum(errors) / sum(requests) if sum(requests) else None,
+        rescued=count_rescued(counted),
         latency_ms_p99=_p99(counted),
         promise_ms_p99=promised,
         quality=first_quality,

@@ -100,6 +100,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One service at a glance. state: healthy, watch (a warning is open), broken (a critical
     finding or no champion able to answer), releasing, or waiting (nothing released yet).
     headline: a sentence made from facts. requests, errors: per minute, the last 60, oldest first.
+    rescued: in these 60, what the assigned version failed and another one or the fallback answered.
     quality: the first promised quality metric: (name, estimate, low, high), None without outcomes.
     promise_ms_p99: the promised latency, None if nothing is promised. objective: kept, broken,
     not-yet-known, or none."""
@@ -114,6 +115,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     requests: tuple[int, ...]
     errors: tuple[int, ...]
     error_rate: float | None
+    rescued: int
     latency_ms_p99: float | None
     promise_ms_p99: float | None
     quality: tuple[str, float, float, float] | None

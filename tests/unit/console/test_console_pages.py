@@ -157,6 +157,13 @@ def test_hostile_values_are_only_ever_text(hostile: Site, name: str) -> None:
     ]
 
 
+def test_failures_that_another_version_answered_are_no_errors_and_are_shown(normal: Site) -> None:
+    service, release = Seen(normal.get("service").text).words, normal.get("release-back")
+    assert "311 failed, another answered" in service
+    assert "Failed of assigned, last 1h" in service
+    assert "46 failed, the champion answered" in Seen(release.text).words
+
+
 def test_chart_data_cannot_end_its_script(hostile: Site) -> None:
     seen = Seen(hostile.get("service").text)
     figures = [text for text in seen.scripts if text.startswith("{")]

@@ -206,6 +206,12 @@ def monitor(service: Service, json: Json = False, url: Url = None, home: Home = 
 
 
 def monitor_text(found: MonitorView) -> str:
+    """What `doorstep monitor` prints: every number beside the window that it is of."""
+    from doorstep.release.wording import say_time
+
+    if found.version is None:
+        nothing = f"no version of {found.service} was released yet"
+        return f"{nothing}\nnext: doorstep release start {found.service}@1"
     rows = [
         (
             "!" if one.drifted else "",
@@ -222,11 +228,14 @@ def monitor_text(found: MonitorView) -> str:
         for name, (value, low, high) in found.quality.items()
     ]
     lines = [
-        f"{found.service}@{found.version}: {found.rows:,} rows since {when(found.since)}; "
-        f"outcomes of {percent(found.labelled, 0)} ({found.labelled_rows:,} rows)",
-        f"quality: {', '.join(quality) or 'not yet known: no outcomes'}",
-        f"errors {percent(found.errors, 2)} · p99 "
+        f"quality, last {say_time(found.quality_s)}: "
+        f"{', '.join(quality) or 'not yet known: no outcomes'} "
+        f"(outcomes of {percent(found.labelled, 0)}, {found.labelled_rows:,} rows)",
+        f"traffic, last {say_time(found.traffic_s)}: errors {percent(found.errors, 2)} · "
+        f"failed by its version {percent(found.failed, 2)} · p99 "
         + ("–" if found.latency_ms_p99 is None else f"{found.latency_ms_p99:.1f} ms"),
+        f"columns, {say_time(found.window_s)} from {when(found.since)}: {found.rows:,} rows of "
+        f"{found.service}@{found.version}",
         "",
         table(("", "column", "shift sd", "psi", "missing", "p"), rows, right=(2, 3, 4, 5)),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urldefrag
@@ -162,6 +163,13 @@ def test_failures_that_another_version_answered_are_no_errors_and_are_shown(norm
     assert "311 failed, another answered" in service
     assert "Failed of assigned, last 1h" in service
     assert "46 failed, the champion answered" in Seen(release.text).words
+
+
+def test_every_number_of_the_monitor_page_names_its_own_window(normal: Site) -> None:
+    seen = Seen(normal.get("monitor").text).words
+    assert "Quality last 7 d: 20,934 outcomes , known for 41.2 % of the predictions" in seen
+    assert re.search(r"Columns against their reference 1 h from [-0-9: ]+ UTC, .*50,812 rows", seen)
+    assert "Errors, 1 h" in Seen(normal.get("service").text).words
 
 
 def test_chart_data_cannot_end_its_script(hostile: Site) -> None:

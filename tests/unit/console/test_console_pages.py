@@ -19,6 +19,7 @@ from fakes.console import HOSTILE, FakeDoorstep, Variant, make_app
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
 PAGE_BYTES_MAX = 200_000
+RELEASE_ID = "01a2225dc2a7702cb905e552437bc366"
 Client = TestClient[Any]
 
 
@@ -307,6 +308,7 @@ def test_several_fragments_come_in_one_answer_that_asks_for_no_more_than_they_ne
         ("", "/"),
         ("a&b=<", "/?q=a%26b%3D%3C"),
         ("//evil.example", "/?q=//evil.example"),
+        (RELEASE_ID, f"/releases/{RELEASE_ID}"),
         (
             "0197cafe-0003-7abc-8def-4e07408562be.2",
             "/predictions/0197cafe-0003-7abc-8def-4e07408562be.2",
@@ -317,6 +319,19 @@ def test_search_leads_to_the_thing_itself(normal: Site, wanted: str, path: str) 
     answer = normal.client.get("/find", params={"q": wanted}, follow_redirects=False)
     assert answer.status_code == 303
     assert answer.headers["location"] == path
+
+
+def test_a_search_that_finds_nothing_says_so_and_what_can_be_searched(
+    normal: Site, hostile: Site
+) -> None:
+    words = Seen(normal.client.get("/find", params={"q": "zebra"}).text).words
+    assert "Nothing was found for zebra : none of 5 services has a name that holds it." in words
+    assert "a version, such as loans@3" in words
+    assert "Needs a person" not in words
+    assert (
+        "Services whose name holds LOAN : 1 of 5" in Seen(normal.client.get("/?q=LOAN").text).words
+    )
+    assert "<b>1</b>" not in hostile.client.get("/", params={"q": "<b>1</b>"}).text
 
 
 @pytest.mark.parametrize("number", ["-1", "x", "9" * 40, "1.5", "²"])

@@ -127,12 +127,18 @@ def list_predictions(
     with connect(url, home) as client:
         found = client.predictions(service, limit, key)
     rows = [
-        (one.id, when(one.at), _who(one), str(one.answer), str(one.outcome or "–"), one.status)
+        (one.id, when(one.at), _who(one), _shown(one.answer), _shown(one.outcome), one.status)
         for one in found
     ]
     head = ("prediction", "at", "answered by", "answer", "outcome", "status")
     empty = f"no predictions yet\nnext: doorstep predict {service} FILE"
     emit(found, lambda: table(head, rows) if rows else empty, as_json=json)
+
+
+def _shown(answer: str | float | None) -> str:
+    if answer is None:
+        return "–"
+    return f"{answer:.6g}" if isinstance(answer, float) else str(answer)
 
 
 def _who(one: Prediction) -> str:
@@ -150,9 +156,9 @@ def show_prediction(
     def text() -> str:
         values = [*found.inputs.items(), *((f"{k} (context)", v) for k, v in found.context.items())]
         lines = [
-            f"{found.service}, {when(found.at)}: {found.answer} by {_who(found)} "
+            f"{found.service}, {when(found.at)}: {_shown(found.answer)} by {_who(found)} "
             f"({found.status}, {found.latency_ms:.2f} ms)",
-            f"outcome: {found.outcome if found.outcome is not None else 'not yet known'}",
+            f"outcome: {'not yet known' if found.outcome is None else _shown(found.outcome)}",
             *(f"warning: {one}" for one in found.warnings),
             "",
             table(("field", "value"), [(name, str(value)) for name, value in values]),
@@ -182,7 +188,7 @@ def explanation_text(found: Explanation) -> str:
     of = f"score of {found.of!r}" if found.of else "value"
     return "\n".join(
         (
-            f"{found.version} answered {found.answer}: {of} {found.score:.4f} = "
+            f"{found.version} answered {_shown(found.answer)}: {of} {found.score:.4f} = "
             f"{found.base:.4f} on average of {found.background_rows} reference rows "
             f"{found.score - found.base:+.4f}",
             *(f"  {one}" for one in reasons),

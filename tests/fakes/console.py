@@ -196,8 +196,11 @@ def _monitor(fake: FakeDoorstep, given: Any) -> MonitorView:
         quality={"auc": (0.783, 0.761, 0.803), "f1": (0.64, 0.60, 0.68)} if busy else {},
         labelled=0.412 if busy else 0.0,
         labelled_rows=20_934 if busy else 0,
-        errors=0.0044 if busy else None,
+        quality_s=7 * 86_400.0 if busy else 0.0,
+        errors=0.0 if busy else None,
+        failed=0.0044 if busy else None,
         latency_ms_p99=18.4 if busy else None,
+        traffic_s=3600.0 if busy else 0.0,
         promises=data.PROMISES if busy else (),
         findings=opened if busy else (),
     )

@@ -108,6 +108,8 @@ def _stepping(now: Instant) -> Release:
         by="mira",
         requests_champion=41_277,
         requests_challenger=1_284,
+        failed_champion=3,
+        failed_challenger=4,
         guardrails=guardrails(0.86),
         decisions=tuple(
             _decision(place + 1, start + minute * MINUTE, action, state, reason)
@@ -159,6 +161,8 @@ def _rolled_back(now: Instant) -> Release:
         by="jonas",
         requests_champion=9_902,
         requests_challenger=1_121,
+        failed_champion=3,
+        failed_challenger=46,
         guardrails=(bad, *guardrails(0.5)[1:2]),
         decisions=decisions,
         settled=True,
@@ -199,6 +203,8 @@ def _finished(now: Instant) -> Release:
         by="mira",
         requests_champion=61_204,
         requests_challenger=58_931,
+        failed_champion=3,
+        failed_challenger=110,
         guardrails=guardrails(1.0),
         decisions=decisions,
         settled=True,

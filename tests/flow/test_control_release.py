@@ -17,6 +17,7 @@ from control_cases import (
 )
 
 from doorstep.core.errors import DoorstepError, RefusedError
+from doorstep.journal.surface import TrafficBucket
 from doorstep.release.surface import Release
 from doorstep.testing.installation import RunningInstallation
 from doorstep.testing.load import Tally
@@ -254,6 +255,19 @@ def test_a_challenger_that_raises_is_taken_back_by_itself_and_no_client_notices(
     assert_no_request_failed(tally)
     assert_exactly_once(here, tally)
     assert client.verify_ledger().intact
+    # Nobody saw an error, and it is not hidden that the challenger made some.
+    assert ended.failed_champion == 0
+    assert 0 < ended.failed_challenger < ended.requests_challenger
+    assert client.status(service)[0].rescued > 0
+    assert _charged(client.traffic(service).buckets, 1) == (0, 0)
+    failed, rescued = _charged(client.traffic(service).buckets, 2)
+    assert failed == rescued > 0
+
+
+def _charged(buckets: tuple[TrafficBucket, ...], version: int) -> tuple[int, int]:
+    """(failed, and of these answered by another) of one version."""
+    mine = [one for one in buckets if one.version == version]
+    return sum(one.failed for one in mine), sum(one.rescued for one in mine)
 
 
 def _over(release: Release) -> Release | None:

@@ -1,4 +1,4 @@
-"""`up -d` and `down`: in a hostile folder, and while a gate hangs."""
+"""`up -d` and `down`: in a hostile folder, while a gate hangs, and when `up` was killed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def test_up_imports_nothing_that_lies_in_the_working_folder_and_down_ends_it(tmp
     ports = [word for name in ("data", "health", "control") for word in (f"--{name}-port", "0")]
     said = cli(tmp_path, "up", "-d", "--json", "--home", str(home), *ports)
     assert said.returncode == 0, said.stderr
-    pid = json.loads(said.stdout)["pid"]
+    ready = json.loads(said.stdout)
+    pid = ready["pid"]
+    assert (ready["home"], ready["home_is_new"]) == (str(home), True)
     node = holder_of_state(home / "run" / "node")
     assert holder_of(home) == pid
     assert node is not None
@@ -91,3 +93,34 @@ def test_down_returns_when_all_is_gone_and_waits_for_no_hanging_gate(tmp_path: P
         assert is_gone(gate)
         judging.join(TIMEOUT_S)
         assert len(found) == 1
+
+
+def test_down_ends_the_node_that_serves_on_when_up_was_killed(tmp_path: Path):
+    with RunningInstallation(tmp_path / "home", workers=1) as here:
+        here.register("loans")
+        here.serve("loans@1")
+        node, front = here.pid("node"), here.pid("front")
+        here.kill("control")
+        assert not is_gone(node)
+        said = cli(tmp_path, "down", "--home", str(here.home))
+        assert said.returncode == 0, said.stderr
+        assert f"process {node}, a node that served on without its `up`" in said.stderr
+        assert is_gone(node)
+        assert is_gone(front)
+        again = cli(tmp_path, "down", "--home", str(here.home))
+        assert "nothing is running" in again.stderr
+
+
+def test_down_ends_workers_that_lost_their_node_too(tmp_path: Path):
+    with RunningInstallation(tmp_path / "home", workers=2) as here:
+        here.register("loans")
+        here.serve("loans@1")
+        fronts = here.pids("front")
+        port = here.data_url.rpartition(":")[2]
+        here.kill("control")
+        here.kill("node")
+        said = cli(tmp_path, "down", "--home", str(here.home), "--json")
+        assert said.returncode == 0, said.stderr
+        assert f"workers that served on at port {port} without their node" in said.stderr
+        assert json.loads(said.stdout) == {"stopped": None, "node": None, "port": int(port)}
+        here.wait(lambda: all(map(is_gone, fronts)), "the workers to be gone")

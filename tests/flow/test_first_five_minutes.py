@@ -5,20 +5,14 @@ One server for all of the module; every test is a stretch of one story, in order
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
+from shell_case import Shell
 
 from loans_case import write_case
 
-WAIT_S = 120
 QUICK = """
 release:
   shadow: {requests: 0}
@@ -27,45 +21,6 @@ release:
   bake: 1s
 """
 """A release whose times are over at once; how much evidence it needs stays as it is."""
-
-
-class Said(NamedTuple):
-    """out: what was answered. told: what was said along the way."""
-
-    code: int
-    out: str
-    told: str
-
-
-class Shell:
-    """A person's shell: one folder, one home, one user."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "loans"
-        self.folder.mkdir()
-        self._environ = {
-            **{name: value for name, value in os.environ.items() if "DOORSTEP" not in name},
-            "DOORSTEP_HOME": str(folder / "home"),
-            "DOORSTEP_TRUST": str(folder / "trust"),
-            "COLUMNS": "200",
-        }
-
-    def __call__(self, *words: str) -> Said:
-        done = subprocess.run(
-            [sys.executable, "-m", "doorstep.cli.main", *words],
-            cwd=self.folder,
-            env=self._environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=WAIT_S,
-        )
-        return Said(done.returncode, done.stdout, done.stderr)
-
-    def json(self, *words: str) -> Any:
-        said = self(*words, "--json")
-        assert said.code == 0, said.told
-        return json.loads(said.out)
 
 
 @pytest.fixture(scope="module")

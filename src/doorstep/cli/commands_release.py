@@ -205,7 +205,8 @@ def list_releases(
         for one in found
     ]
     head = ("release", "version", "state", "started", "reason")
-    emit(found, lambda: table(head, rows) if rows else "no releases yet", as_json=json)
+    empty = f"no releases yet\nnext: doorstep release start {service or 'SERVICE'}@1"
+    emit(found, lambda: table(head, rows) if rows else empty, as_json=json)
 
 
 def pause(
@@ -288,7 +289,10 @@ def status(
     """Show each service at a glance, worst first."""
     with connect(url, home) as client:
         found = client.status(service)
-    head = ("service", "state", "champion", "challenger", "req/min", "errors", "p99 ms", "")
+    head = (
+        *("service", "state", "champion", "challenger"),
+        *("req/min", "errors", "rescued", "p99 ms", ""),
+    )
     rows = [
         (
             one.service,
@@ -297,10 +301,14 @@ def status(
             f"@{one.challenger} {percent(one.share, 0)}" if one.challenger else "–",
             str(one.requests[-1] if one.requests else 0),
             percent(one.error_rate),
+            f"{one.rescued:,}",
             "–" if one.latency_ms_p99 is None else f"{one.latency_ms_p99:.1f}",
             one.headline,
         )
         for one in found
     ]
-    empty = "no services yet; make one: doorstep init MODEL --train FILE --holdout FILE --label COL"
-    emit(found, lambda: table(head, rows, right=(4, 5, 6)) if rows else empty, as_json=json)
+    empty = (
+        "no services yet\n"
+        "next: doorstep init MODEL --train FILE --holdout FILE --label COL; doorstep register MODEL"
+    )
+    emit(found, lambda: table(head, rows, right=(4, 5, 6, 7)) if rows else empty, as_json=json)

@@ -190,18 +190,18 @@ def up(
         with progress() as shown:
             shown.stage("starting")
             ready = start_detached(settings, workers)
-        _say_ready(ready, as_json=json)
+        say_ready(ready, as_json=json)
         return
     from doorstep.compose.up import UpOptions
     from doorstep.compose.up import up as run
 
     run(
         UpOptions(settings=settings, workers=workers),
-        lambda ready: _say_ready(ready, as_json=json),
+        lambda ready: say_ready(ready, as_json=json),
     )
 
 
-def _say_ready(ready: Ready, *, as_json: bool) -> None:
+def say_ready(ready: Ready, *, as_json: bool) -> None:
     if as_json:
         # One line, so that whoever started this process can tell it from what is said elsewhere.
         import msgspec
@@ -209,6 +209,8 @@ def _say_ready(ready: Ready, *, as_json: bool) -> None:
         print(msgspec.json.encode(ready).decode(), flush=True)
         return
     done(f"console {ready.console_url}   predict {ready.data_url}")
+    made = ", made now (another: --home DIR)" if ready.home_is_new else ""
+    note(f"  home {ready.home}{made}")
     note(f"  sign in once with {ready.invite}")
 
 
@@ -219,10 +221,10 @@ def down(home: Home = None, json: Json = False) -> None:
     folder = home_folder(home)
     with progress() as shown:
         shown.stage("stopping")
-        pid = stop(folder)
-    done(f"stopped (process {pid})" if pid else f"nothing is running in {folder}")
+        found = stop(folder)
+    done(f"stopped ({found})" if str(found) else f"nothing is running in {folder}")
     if json:
-        emit({"stopped": pid}, "", as_json=True)
+        emit(found, "", as_json=True)
 
 
 def console(json: Json = False, url: Url = None, home: Home = None) -> None:

@@ -128,11 +128,18 @@ def list_predictions(
     with connect(url, home) as client:
         found = client.predictions(service, limit, key)
     rows = [
-        (one.id, when(one.at), _who(one), str(one.answer), str(one.outcome or "–"), one.status)
+        (one.id, when(one.at), _who(one), _shown(one.answer), _shown(one.outcome), one.status)
         for one in found
     ]
     head = ("prediction", "at", "answered by", "answer", "outcome", "status")
-    emit(found, lambda: table(head, rows) if rows else "no predictions yet", as_json=json)
+    empty = f"no predictions yet\nnext: doorstep predict {service} FILE"
+    emit(found, lambda: table(head, rows) if rows else empty, as_json=json)
+
+
+def _shown(answer: str | float | None) -> str:
+    if answer is None:
+        return "–"
+    return f"{answer:.6g}" if isinstance(answer, float) else str(answer)
 
 
 def _who(one: Prediction) -> str:
@@ -150,9 +157,9 @@ def show_prediction(
     def text() -> str:
         values = [*found.inputs.items(), *((f"{k} (context)", v) for k, v in found.context.items())]
         lines = [
-            f"{found.service}, {when(found.at)}: {found.answer} by {_who(found)} "
+            f"{found.service}, {when(found.at)}: {_shown(found.answer)} by {_who(found)} "
             f"({found.status}, {found.latency_ms:.2f} ms)",
-            f"outcome: {found.outcome if found.outcome is not None else 'not yet known'}",
+            f"outcome: {'not yet known' if found.outcome is None else _shown(found.outcome)}",
             *(f"warning: {one}" for one in found.warnings),
             "",
             table(("field", "value"), [(name, str(value)) for name, value in values]),
@@ -182,7 +189,7 @@ def explanation_text(found: Explanation) -> str:
     of = f"score of {found.of!r}" if found.of else "value"
     return "\n".join(
         (
-            f"{found.version} answered {found.answer}: {of} {found.score:.4f} = "
+            f"{found.version} answered {_shown(found.answer)}: {of} {found.score:.4f} = "
             f"{found.base:.4f} on average of {found.background_rows} reference rows "
             f"{found.score - found.base:+.4f}",
             *(f"  {one}" for one in reasons),
@@ -206,6 +213,12 @@ def monitor(service: Service, json: Json = False, url: Url = None, home: Home = 
 
 
 def monitor_text(found: MonitorView) -> str:
+    """What `doorstep monitor` prints: every number beside the window that it is of."""
+    from doorstep.release.wording import say_time
+
+    if found.version is None:
+        nothing = f"no version of {found.service} was released yet"
+        return f"{nothing}\nnext: doorstep release start {found.service}@1"
     rows = [
         (
             "!" if one.drifted else "",
@@ -222,11 +235,14 @@ def monitor_text(found: MonitorView) -> str:
         for name, (value, low, high) in found.quality.items()
     ]
     lines = [
-        f"{found.service}@{found.version}: {found.rows:,} rows since {when(found.since)}; "
-        f"outcomes of {percent(found.labelled, 0)} ({found.labelled_rows:,} rows)",
-        f"quality: {', '.join(quality) or 'not yet known: no outcomes'}",
-        f"errors {percent(found.errors, 2)} · p99 "
+        f"quality, last {say_time(found.quality_s)}: "
+        f"{', '.join(quality) or 'not yet known: no outcomes'} "
+        f"(outcomes of {percent(found.labelled, 0)}, {found.labelled_rows:,} rows)",
+        f"traffic, last {say_time(found.traffic_s)}: errors {percent(found.errors, 2)} · "
+        f"failed by its version {percent(found.failed, 2)} · p99 "
         + ("–" if found.latency_ms_p99 is None else f"{found.latency_ms_p99:.1f} ms"),
+        f"columns, {say_time(found.window_s)} from {when(found.since)}: {found.rows:,} rows of "
+        f"{found.service}@{found.version}",
         "",
         table(("", "column", "shift sd", "psi", "missing", "p"), rows, right=(2, 3, 4, 5)),
     ]

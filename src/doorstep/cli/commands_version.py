@@ -192,5 +192,5 @@ def list_versions(
         for one in found
     ]
     head = ("version", "state", "serves as", "registered", "by", "digest")
-    empty = "no versions yet; make one: doorstep register MODEL"
+    empty = "no versions yet\nnext: doorstep register MODEL"
     emit(found, lambda: table(head, rows) if rows else empty, as_json=json)

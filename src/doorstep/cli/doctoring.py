@@ -158,7 +158,7 @@ def _disk(folder: Path) -> Line:
 
 
 def _ports() -> Iterator[Line]:
-    yield Line("absent", "server", "not running; start it: doorstep up -d")
+    yield Line("absent", "server", "not running", "doorstep up -d")
     ports = Ports()
     wanted = (("data", ports.data), ("health", ports.health), ("control", ports.control))
     taken = [(name, port.number) for name, port in wanted if not _is_free(port.number)]

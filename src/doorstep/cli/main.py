@@ -102,20 +102,22 @@ def _say(error: DoorstepError) -> None:
     if "--json" in sys.argv:
         import msgspec
 
+        from doorstep.cli.pointing import reachable
+
         body = {
             "error": {
                 "kind": error.kind,
                 "code": error.code,
                 "message": error.message,
-                "hint": error.hint,
+                "hint": reachable(error.hint, sys.argv),
             }
         }
         sys.stdout.buffer.write(msgspec.json.encode(body) + b"\n")
-    from doorstep.cli.output import fail
+    from doorstep.cli.output import fail, note
 
     fail(f"{error.code}: {error.message}")
     if error.hint:
-        print(f"\nhint: {error.hint}", file=sys.stderr)
+        note(f"\nhint: {error.hint}")
 
 
 if __name__ == "__main__":

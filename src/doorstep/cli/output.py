@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from doorstep.cli.pointing import point
+
 MARKS = {"pass": "✓", "fail": "✗", "inconclusive": "?"}
 PROGRESS_AFTER_S = 1.0
 
@@ -23,12 +25,12 @@ def emit(value: Any, text: str | Callable[[], str], *, as_json: bool) -> None:
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
     else:
-        sys.stdout.write((text() if callable(text) else text) + "\n")
+        sys.stdout.write(point(text() if callable(text) else text) + "\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(point(text), file=sys.stderr, flush=True)
 
 
 def done(text: str) -> None:

@@ -186,7 +186,7 @@ def _told(findings: list[Finding], verdict: Verdict) -> Iterator[Part]:
     for one in findings[:TOLD_ONE_BY_ONE_MAX]:
         yield verdict.value, f"{_gate_name(one)}{word}: {one.reason}"
     if (more := len(findings) - TOLD_ONE_BY_ONE_MAX) > 0:
-        yield verdict.value, f"{more} more: doorstep gate"
+        yield verdict.value, f"{more} more"
 
 
 def _gate_name(finding: Finding) -> str:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import msgspec
 
+from doorstep.compose.node import end_orphans, end_supervisor
 from doorstep.compose.up import Ready
 from doorstep.core.errors import DoorstepError, RefusedError, WaitedError
 from doorstep.core.ids import new_id
-from doorstep.kernel.home import open_home, resolve_home
+from doorstep.kernel.home import is_home, open_home, resolve_home
 from doorstep.kernel.home_lock import holder_of
 from doorstep.kernel.server import read_announcement
 from doorstep.kernel.settings import Port, Settings
@@ -42,6 +43,7 @@ def start_detached(settings: Settings, workers: int) -> Ready:
     the very error that it ended with.
     """
     refuse_second(settings.home)
+    is_new = not is_home(settings.home)
     home = open_home(
         settings.home,
         create=True,
@@ -60,7 +62,8 @@ def start_detached(settings: Settings, workers: int) -> Ready:
             start_new_session=True,
             env=_environment(settings),
         )
-    return _wait_ready(child, output)
+    # Made here, not by the child: only we know that it was not there.
+    return msgspec.structs.replace(_wait_ready(child, output), home_is_new=is_new)
 
 
 def _sweep(run: Path) -> None:
@@ -160,7 +163,32 @@ def find_error(lines: list[str]) -> DoorstepError | None:
     return None
 
 
-def stop(home: Path) -> int | None:
+class Stopped(msgspec.Struct, frozen=True):
+    """stopped: the pid of `up`. node: of a node that served on without one. port: where workers
+    served on that had lost their node too. None: there was none to stop."""
+
+    stopped: int | None = None
+    node: int | None = None
+    port: int | None = None
+
+    def __str__(self) -> str:
+        said = [f"process {self.stopped}"] if self.stopped else []
+        if self.node:
+            said.append(f"process {self.node}, a node that served on without its `up`")
+        if self.port:
+            said.append(f"workers that served on at port {self.port} without their node")
+        return ", ".join(said)
+
+
+def stop(home: Path) -> Stopped:
+    """End all that runs over this home, also what an `up` that was killed has left behind.
+
+    Raises: WaitedError (`still-running`), RefusedError (`not-yours`).
+    """
+    return Stopped(_stop_up(home), end_supervisor(home), end_orphans(home))
+
+
+def _stop_up(home: Path) -> int | None:
     """Ask the `up` over this home to end, and wait until its process is gone and with it all that
     it ran: it keeps its lock that long. None if there is none.
 

@@ -9,13 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
+from doorstep.core.errors import RefusedError, WaitedError
+from doorstep.kernel.files import write_atomic
 from doorstep.kernel.home import Home
 from doorstep.kernel.settings import LOOPBACK, Port
-from doorstep.serve.orphan import orphans_port
-from doorstep.serve.statelock import end_holder
+from doorstep.serve.nodeplan import SUPERVISOR_FILE
+from doorstep.serve.orphan import orphans_port, workers_live
+from doorstep.serve.statelock import end_holder, holder_of_state
 
 NODE = "local"
 NODE_STATE = "node"
@@ -24,6 +29,9 @@ RESTART_S = 0.2
 RESTART_S_MAX = 5.0
 STEADY_S = 10.0
 """A supervisor that lived this long is started again after the shortest pause when it dies."""
+END_S = 40.0
+"""How long a node may take to answer what is under way when it is ended."""
+_PAUSE_S = 0.05
 LOG_BYTES_MAX = 10 * 1024 * 1024
 _log = logging.getLogger("doorstep.up")
 
@@ -42,6 +50,46 @@ def port_of_orphans(home: Home) -> int | None:
     state = home.run / NODE_STATE
     end_holder(state)
     return orphans_port(state)
+
+
+def end_supervisor(home: Path) -> int | None:
+    """End the node that an `up` over this home left behind when it was killed: asked to, so that
+    it drains. Its pid; None if there is none. Raises: RefusedError (`not-yours`), WaitedError."""
+    state = home / "run" / NODE_STATE
+    pid = holder_of_state(state)
+    if pid is None:
+        return None
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return pid
+    except PermissionError:
+        raise RefusedError(
+            "not-yours", f"process {pid} is the node of {home} and belongs to somebody else"
+        ) from None
+    _wait_gone(lambda: holder_of_state(state) == pid, f"process {pid}, the node of {home},")
+    return pid
+
+
+def end_orphans(home: Path) -> int | None:
+    """End workers that lost their supervisor too, as the next one would: they drain once its file
+    is another. The port they served; None if there are none. Raises: WaitedError."""
+    state = home / "run" / NODE_STATE
+    port = orphans_port(state)
+    if port is not None:
+        write_atomic(state / SUPERVISOR_FILE, b"none")
+        _wait_gone(lambda: workers_live(state), f"what serves at port {port}")
+    return port
+
+
+def _wait_gone(is_there: Callable[[], bool], what: str) -> None:
+    until_s = time.monotonic() + END_S
+    while is_there():
+        if time.monotonic() > until_s:
+            raise WaitedError(
+                "still-running", f"{what} was asked to end {END_S:g} s ago and has not"
+            )
+        time.sleep(_PAUSE_S)
 
 
 def takes_over(wanted: Port, serving: int | None) -> bool:

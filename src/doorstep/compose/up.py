@@ -25,7 +25,7 @@ from doorstep.compose.node import Node, NodePorts, port_of_orphans, takes_over
 from doorstep.core.errors import RefusedError, WaitedError
 from doorstep.core.instant import SystemClock
 from doorstep.kernel.db import Database
-from doorstep.kernel.home import Home, open_home
+from doorstep.kernel.home import Home, is_home, open_home
 from doorstep.kernel.home_lock import HomeLock
 from doorstep.kernel.keys import create_keys
 from doorstep.kernel.server import Announcement, announce, withdraw
@@ -50,7 +50,8 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
-    """Said once everything answers. invite: a link that signs one browser in."""
+    """Said once everything answers. invite: a link that signs one browser in. home_is_new: it was
+    made by this start."""
 
     console_url: str
     data_url: str
@@ -58,6 +59,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     invite: str
     home: str
     pid: int
+    home_is_new: bool = False
 
 
 def up(options: UpOptions, say_ready: Callable[[Ready], None]) -> None:
@@ -68,6 +70,7 @@ def up(options: UpOptions, say_ready: Callable[[Ready], None]) -> None:
     """
     settings = options.settings
     url = settings.database_url
+    is_new = not is_home(settings.home)
     home = open_home(
         settings.home, create=True, environment=settings.environment, holds_database=not url
     )
@@ -87,7 +90,11 @@ def up(options: UpOptions, say_ready: Callable[[Ready], None]) -> None:
             _log.info("a node of an earlier run serves on at port %s; it is taken over", serving)
         ports = {"data": serving or 0}
         ports |= {name: held.getsockname()[1] for name, held in claimed.items()}
-        _run(Run(options, home, claimed, ports, stopping), url or home.database_url, say_ready)
+        _run(
+            Run(options, home, is_new, claimed, ports, stopping),
+            url or home.database_url,
+            say_ready,
+        )
 
 
 def _wanted(settings: Settings) -> Mapping[str, Port]:
@@ -109,6 +116,7 @@ class Run(NamedTuple):
 
     options: UpOptions
     home: Home
+    home_is_new: bool
     claimed: Mapping[str, socket.socket]
     ports: Mapping[str, int]
     stopping: threading.Event
@@ -186,6 +194,7 @@ def _say(run: Run, invitation: str, say_ready: Callable[[Ready], None]) -> None:
             health_url=at["health"],
             invite=f"{at['console']}/sign-in?code={invitation}",
             home=str(run.home.path),
+            home_is_new=run.home_is_new,
             pid=os.getpid(),
         )
     )

@@ -12,16 +12,18 @@ from doorstep.journal.surface import Traffic
 from doorstep.monitor.surface import MonitorView, Promise
 from doorstep.release.surface import GuardrailView, Release
 
+COUNTED = ("requests", "errors", "assigned", "failed", "rescued")
+
 
 def totals_of(traffic: Traffic) -> tuple[dict[str, Any], ...]:
-    """Per version over the range: requests, errors, share, and the largest p99 of a bucket."""
+    """Per version over the range: its counts, its share of the answers, how many of the requests
+    whose turn it was it failed, and the largest p99 of a bucket."""
     sums: dict[int, dict[str, Any]] = {}
     for one in traffic.buckets:
-        found = sums.setdefault(
-            one.version, {"version": one.version, "requests": 0, "errors": 0, "worst_ms": None}
-        )
-        found["requests"] += one.requests
-        found["errors"] += one.errors
+        fresh = {"version": one.version, **dict.fromkeys(COUNTED, 0), "worst_ms": None}
+        found = sums.setdefault(one.version, fresh)
+        for name in COUNTED:
+            found[name] += getattr(one, name)
         if one.latency_ms_p99 is not None:
             found["worst_ms"] = max(found["worst_ms"] or 0.0, one.latency_ms_p99)
     whole = sum(one["requests"] for one in sums.values())
@@ -30,9 +32,9 @@ def totals_of(traffic: Traffic) -> tuple[dict[str, Any], ...]:
             **one,
             "name": timeline.version_name(traffic.service, one["version"]),
             "share": one["requests"] / whole if whole else None,
-            "error_rate": one["errors"] / one["requests"] if one["requests"] else None,
+            "failure_rate": one["failed"] / one["assigned"] if one["assigned"] else None,
         }
-        for one in sorted(sums.values(), key=lambda one: -one["requests"])
+        for one in sorted(sums.values(), key=lambda one: (-one["requests"], -one["assigned"]))
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,9 @@ RANGES = {"1h": (60, 60), "6h": (360, 300), "24h": (1440, 900), "7d": (10_080, 7
 """Name of a time range -> (minutes, bucket_s): at most 100 bars or so, whatever the range."""
 
 
+RELEASE_ID = re.compile(r"[0-9a-f]{32}")
+
+
 class Page(msgspec.Struct, frozen=True, kw_only=True):
     """template: file in `templates`. title: of the window. section: which link of the top is now.
     fragments: the blocks that may be fetched alone. found: what the template needs."""
@@ -86,11 +90,11 @@ def overview(ask: Ask, query: Query) -> Page:
     wanted = query.text("q")
     return Page(
         template="overview.html",
-        title="Overview",
+        title="Search" if wanted else "Overview",
         section="overview",
         fragments=("attention", "services"),
         found={
-            "statuses": tuple(one for one in statuses if wanted in one.service),
+            "statuses": tuple(one for one in statuses if wanted.lower() in one.service),
             "total": len(statuses),
             "findings": tuple(one for one in findings if one.severity != "info")[:8],
             "waiting": tuple(
@@ -329,7 +333,10 @@ def installation(ask: Ask, query: Query) -> Page:  # noqa: ARG001
 
 
 def find(wanted: str) -> Goto:
-    """Where a search leads: `loans@3`, a prediction id, or services whose name holds the text."""
+    """Where a search leads: `loans@3`, the id of a release or a prediction, or services whose name
+    holds the text."""
+    if RELEASE_ID.fullmatch(wanted):
+        return Goto(path=f"/releases/{wanted}")
     try:
         name, number = parse_version(wanted)
         return Goto(path=f"/services/{name}/versions/{number}")

@@ -6,7 +6,7 @@ replaces by the stylesheet's value, so that one figure fits light and dark.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from doorstep.console.story import Lane, Mark
@@ -20,6 +20,7 @@ _ROWS = {"marks": (0.93, 1.0), "traffic": (0.62, 0.90), "errors": (0.46, 0.56)}
 _LATENCY_AND_DRIFT = {"latency": (0.27, 0.40), "drift": (0.0, 0.20)}
 _LANE_TEXT_SHARE = 0.06
 """A lane narrower than this part of the axis has no room for its words; hovering shows them."""
+WORDS = {"errors": "errors", "rescued": "failed, another answered"}
 _SYMBOLS = {
     "start": "triangle-right",
     "advance": "line-ns-open",
@@ -47,7 +48,10 @@ def figure(
     order = sorted(by_version, key=lambda number: (number != champion, number))
     colours = series_colours(order, champion)
     data = [_traffic_bars(traffic, slots, number, by_version, colours) for number in order]
-    data.append(_error_bars(slots, by_version.values(), traffic.bucket_s * 1000))
+    data += [
+        _share_bars(name, slots, traffic, colour)
+        for name, colour in (("errors", "$bad"), ("rescued", "$heat-2"))
+    ]
     data += [_latency_line(traffic, slots, number, by_version, colours) for number in order]
     if lanes:
         data.append(_drift_bars(lanes, (traffic.until - traffic.since) * _LANE_TEXT_SHARE))
@@ -115,28 +119,26 @@ def _traffic_bars(
     }
 
 
-def _error_bars(
-    slots: Sequence[Instant],
-    versions: Iterable[dict[Instant, TrafficBucket]],
-    width_ms: int,
+def _share_bars(
+    name: str, slots: Sequence[Instant], traffic: Traffic, colour: str
 ) -> dict[str, Any]:
+    """The count `name` of all versions as a share of all requests."""
     sums: dict[Instant, tuple[int, int]] = {}
-    for found in versions:
-        for at, bucket in found.items():
-            errors, requests = sums.get(at, (0, 0))
-            sums[at] = (errors + bucket.errors, requests + bucket.requests)
+    for bucket in traffic.buckets:
+        counted, requests = sums.get(bucket.at, (0, 0))
+        sums[bucket.at] = (counted + getattr(bucket, name), requests + bucket.requests)
     shares = [
         round(sums[at][0] / sums[at][1] * 100, 4) if at in sums and sums[at][1] else None
         for at in slots
     ]
     return {
         "type": "bar",
-        "name": "errors",
+        "name": WORDS[name],
         "x": [_ms(at) for at in slots],
         "y": shares,
-        "width": width_ms,
+        "width": traffic.bucket_s * 1000,
         "offset": 0,
-        "marker": {"color": "$ink-2", "line": {"width": 0}},
+        "marker": {"color": colour, "line": {"width": 0}},
         "yaxis": "y3",
         "hovertemplate": "%{y:.2f} %",
     }
@@ -150,13 +152,18 @@ def _latency_line(
     colours: dict[int, str],
 ) -> dict[str, Any]:
     found = by_version[number]
+    points = [
+        (at + edge, found[at].latency_ms_p99 if at in found else None)
+        for at in slots
+        for edge in ((0, max(1, traffic.bucket_s) * SECOND_US) if at in found else (0,))
+    ]
     return {
         "type": "scatter",
         "mode": "lines",
         "name": _escape(f"{version_name(traffic.service, number)} p99"),
-        "x": [_ms(at) for at in slots],
-        "y": [_finite(found[at].latency_ms_p99) if at in found else None for at in slots],
-        "line": {"color": colours.get(number, "$series-4"), "width": 1.5, "shape": "hv"},
+        "x": [_ms(at) for at, _ in points],
+        "y": [_finite(one) for _, one in points],
+        "line": {"color": colours.get(number, "$series-4"), "width": 1.5},
         "yaxis": "y4",
         "hovertemplate": "%{y:.1f} ms",
         "connectgaps": False,
@@ -313,7 +320,7 @@ def _annotations(
     drift = "drift" if lanes else "drift: no column differed from its reference"
     titles = {
         "traffic": "requests per minute, by version that answered",
-        "errors": "errors, share of requests",
+        "errors": "errors (red) and failures that another version answered, share of requests",
         "latency": "latency p99",
         "drift": drift,
     }

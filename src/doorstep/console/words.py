@@ -29,8 +29,10 @@ def is_known(value: float | None) -> bool:
 def span(seconds: float) -> str:
     """`45 s`, `12 min`, `2 h 10 min`, `3 d 4 h`: the two largest units, the second only if short.
 
-    Negative durations are shown by their size; less than a second is `0 s`.
+    Negative durations are shown by their size; less than a second is `0 s`, no number is `no data`.
     """
+    if not math.isfinite(seconds):
+        return NO_DATA
     left = abs(int(seconds))
     for place, (unit, size) in enumerate(_UNITS):
         if left >= size:

@@ -10,6 +10,15 @@ from doorstep.core.filereaders import Group
 from doorstep.core.servicefile_types import FieldSpec, Task
 from doorstep.core.yamlwrite import comment, flow, word
 
+SUGGESTED: dict[Task | None, str] = {
+    None: "auc >= 0.75",
+    "binary": "auc >= 0.75",
+    "multiclass": "f1_macro >= 0.75",
+    "text-classification": "f1_macro >= 0.75",
+    "regression": "r2 >= 0.5",
+    "ranking": "r2 >= 0.5",
+}
+"""By task, in metrics that gates measure for it, and whose numbers mean the same on any data."""
 _FIELD = Group(FieldSpec)
 
 
@@ -99,7 +108,8 @@ def _shown(field: FieldSpec) -> Any:
 def _gate_lines(draft: Draft) -> list[str]:
     lines = ["", "gates:                     # what a version must pass before a release"]
     if not draft.quality and not draft.speed:
-        return [*lines[:1], '# gates: {quality: ["auc >= 0.75"]}   # must hold on held-out rows']
+        example = f'# gates: {{quality: ["{SUGGESTED[draft.task]}"]}}'
+        return [*lines[:1], f"{example}   # must hold on held-out rows"]
     for name, conditions in (("quality", draft.quality), ("speed", draft.speed)):
         if conditions:
             lines.append(f"  {name}: [{', '.join(word(one) for one in conditions)}]")

@@ -49,6 +49,7 @@ from doorstep.gate.types import (
 
 SUM_DIFFERENCE_MAX = 1e-3
 """float32 softmax over a few hundred labels stays within 1e-5; a thousandth is another thing."""
+MORE_ROWS = "name more held-out rows under data.holdout, then doorstep register MODEL"
 NOT_SEEN = "no data that this model has not seen"
 
 
@@ -128,7 +129,7 @@ def _unless_seen(verdict: Verdict, reason: str, unseen: Unseen) -> Answer:
     if is_leak(unseen):
         seen = f"{NOT_SEEN}: {say.of_unseen(unseen)}; on them {reason}"
         return Verdict.INCONCLUSIVE, seen, "name a hold-out that was never trained on"
-    return verdict, reason, ""
+    return verdict, reason, MORE_ROWS if verdict is Verdict.INCONCLUSIVE else ""
 
 
 def _why_open(verdict: Verdict, found: Estimate, order: Order, bound: float, rows: int) -> str:

@@ -215,7 +215,7 @@ def _of_classes() -> tuple[Metric, ...]:
             is_share=True,
             measure=lambda one, c: of.accuracy(one.truth, one.answers, c),
             differ=lambda a, b, c: of.difference_of_accuracies(a.truth, a.answers, b.answers, c),
-            counted=_rows,
+            counted=_rows_of_a_rate,
         ),
         Metric(
             name="log_loss",
@@ -336,6 +336,11 @@ def _flags(one: Labelled) -> NDArray[np.bool_]:
 
 def _rows(one: Labelled) -> tuple[int, int, str]:
     return int(one.truth.size), ROWS_MIN, "held-out rows"
+
+
+def _rows_of_a_rate(one: Labelled) -> tuple[int, int, str]:
+    """A share of rows has an interval that is honest for any number of them; see CLASS_ROWS_MIN."""
+    return int(one.truth.size), CLASS_ROWS_MIN, "held-out rows"
 
 
 def _rarer(one: Labelled) -> tuple[int, int, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -286,7 +286,7 @@ def count_traffic(app: App, asked: CountTraffic) -> Traffic:
         since=since,
         until=until,
         bucket_s=asked.bucket_s,
-        buckets=tuple(_bucket(group) for group in _by_version(rows)),
+        buckets=tuple(_buckets(rows)),
     )
 
 
@@ -300,20 +300,34 @@ def count_rows(
     return [row for row in found if row.kind != Kind.SHADOW]
 
 
-def _by_version(rows: Iterable[CountRow]) -> list[list[CountRow]]:
-    groups: dict[tuple[Instant, int], list[CountRow]] = {}
+def count_rescued(rows: Iterable[CountRow]) -> int:
+    """Requests that the assigned version failed, and that got an answer all the same."""
+    return sum(row.failed for row in rows if row.version >= 0)
+
+
+def _buckets(rows: Iterable[CountRow]) -> Iterator[TrafficBucket]:
+    """One for each time and version that answered or should have."""
+    answered: dict[tuple[Instant, int], list[CountRow]] = {}
+    assigned: dict[tuple[Instant, int], list[CountRow]] = {}
     for row in rows:
-        groups.setdefault((row.at, row.version), []).append(row)
-    return [groups[key] for key in sorted(groups)]
+        answered.setdefault((row.at, row.version), []).append(row)
+        assigned.setdefault((row.at, row.assigned), []).append(row)
+    for key in sorted(answered.keys() | assigned.keys()):
+        yield _bucket(key, answered.get(key, []), assigned.get(key, []))
 
 
-def _bucket(rows: list[CountRow]) -> TrafficBucket:
-    histogram = tuple(sum(bins) for bins in zip(*(row.latency for row in rows), strict=True))
+def _bucket(
+    key: tuple[Instant, int], answered: list[CountRow], assigned: list[CountRow]
+) -> TrafficBucket:
+    histogram = tuple(sum(bins) for bins in zip(*(row.latency for row in answered), strict=True))
     return TrafficBucket(
-        at=rows[0].at,
-        version=rows[0].version,
-        requests=sum(row.rows for row in rows),
-        errors=sum(row.errors for row in rows),
+        at=key[0],
+        version=key[1],
+        requests=sum(row.rows for row in answered),
+        errors=sum(row.errors for row in answered),
+        assigned=sum(row.rows for row in assigned),
+        failed=sum(row.failed for row in assigned),
+        rescued=count_rescued(assigned),
         latency_ms_p50=_finite(latency_ms(histogram, 0.5)),
         latency_ms_p99=_finite(latency_ms(histogram, 0.99)),
     )

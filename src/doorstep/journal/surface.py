@@ -91,12 +91,18 @@ class CountTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class TrafficBucket(msgspec.Struct, frozen=True, kw_only=True):
-    """version: who answered. latency_ms_p99: None without traffic."""
+    """requests: answered by this version (0: the fallback answer, -1: nobody, and then they are
+    `errors`). assigned: requests whose turn it was. failed: of those, what it did not answer.
+    rescued: of these, what the champion or the fallback answered in its place. latency_*: of its
+    answers, None without any."""
 
     at: Instant
     version: int
     requests: int
     errors: int
+    assigned: int
+    failed: int
+    rescued: int
     latency_ms_p50: float | None
     latency_ms_p99: float | None
 

@@ -104,6 +104,11 @@ def user_data_folder(environ: Mapping[str, str], platform: str) -> Path:
     return base / "doorstep"
 
 
+def is_home(path: Path) -> bool:
+    """Whether a home was made at `path`."""
+    return (path / HOME_FILE).is_file()
+
+
 def open_home(
     path: Path, *, create: bool = False, environment: str = "local", holds_database: bool = True
 ) -> Home:
@@ -115,7 +120,7 @@ def open_home(
     Raises: NotFoundError (`no-home`), RefusedError (`home-not-writable`, `home-on-network`,
     `home-too-new`), InputError (`bad-home`).
     """
-    if not create and not (path / HOME_FILE).is_file():
+    if not create and not is_home(path):
         raise NotFoundError("no-home", f"there is no Doorstep home at {path}", "doorstep up")
     if holds_database:
         refuse_network(path.resolve(), read_mounts())

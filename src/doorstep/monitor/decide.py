@@ -28,6 +28,7 @@ from doorstep.monitor.types import (
     Severity,
     TrafficWindow,
 )
+from doorstep.monitor.wording import counted
 from doorstep.stats.intervals import proportion
 
 WARNED_SHARE_MAX = 0.01
@@ -165,7 +166,7 @@ def _most_common(traffic: TrafficWindow) -> str:
     worst = max(failures, key=lambda status: failures[status], default=None)
     if worst is None or not failures[worst]:
         return "requests that were refused before any version saw them"
-    return f"{_WORDS[worst]} ({failures[worst]:,} of {traffic.rows:,} requests)"
+    return f"{_WORDS[worst]} ({failures[worst]:,} of {counted(traffic)})"
 
 
 def _next(facts: ServiceFacts, promise: PromiseNow) -> str:
@@ -190,7 +191,7 @@ def _of_data(facts: ServiceFacts) -> Iterator[Observation]:
             is_bad=quality.labelled == 0,
             since=quality.since,
             until=quality.until,
-            sentence=f"no outcome has arrived for {quality.rows:,} predictions: "
+            sentence=f"no outcome has arrived for {counted(quality, 'predictions')}: "
             "whether quality is as promised cannot be known",
             cause="outcomes are not sent, or their keys do not match the predictions",
             next=f"doorstep outcome {facts.service} FILE",
@@ -208,7 +209,7 @@ def _of_silence(facts: ServiceFacts, traffic: TrafficWindow) -> Observation:
         is_bad=traffic.rows == 0,
         since=traffic.since,
         until=traffic.until,
-        sentence="no data: no request has arrived",
+        sentence=f"no data: {counted(traffic)}",
         cause="callers are quiet, or cannot reach the service",
         next=f"doorstep status {facts.service}",
         numbers={"rows": traffic.rows},
@@ -228,7 +229,7 @@ def _of_warnings(facts: ServiceFacts) -> Iterator[Observation]:
             since=window.since,
             until=window.until,
             severity="warning" if found.low > 5 * WARNED_SHARE_MAX else "info",
-            sentence=f"{percent(found.estimate)} of {window.rows:,} requests have values outside "
+            sentence=f"{percent(found.estimate)} of {counted(window)} have values outside "
             "what training had",
             cause="new categories or numbers out of range; the drifted columns say which",
             next=f"doorstep monitor {facts.service}",

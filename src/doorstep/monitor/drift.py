@@ -13,6 +13,7 @@ from doorstep.core.manifest import ColumnProfile, Profile
 from doorstep.explain.words import number
 from doorstep.gate.sentences import percent
 from doorstep.monitor.types import DriftWindow, Observation, ServiceFacts, Severity
+from doorstep.monitor.wording import counted
 from doorstep.stats.codes import CODE_OTHER_KNOWN, CODE_UNSEEN, CODES
 from doorstep.stats.distances import (
     DRIFT_ALPHA,
@@ -132,7 +133,7 @@ def _bad(
         since=window.since,
         until=window.until,
         severity=severity,
-        sentence=_sentence(one, profile, counts, unseen, window.rows),
+        sentence=_sentence(one, profile, counts, unseen, counted(window)),
         cause=_cause(one, unseen, is_broad),
         next=f"doorstep monitor {service}",
         numbers=_numbers(one, profile, counts, unseen, window.rows),
@@ -165,26 +166,25 @@ def _unseen_change(profile: ColumnProfile, counts: ColumnCounts) -> float:
 
 
 def _sentence(
-    one: ColumnDrift, profile: ColumnProfile, counts: ColumnCounts, unseen: float, rows: int
+    one: ColumnDrift, profile: ColumnProfile, counts: ColumnCounts, unseen: float, requests: str
 ) -> str:
+    """requests: how many in how long, `2,000 requests in 1 h`."""
     name = subject_of(one.column)
     if abs(one.missing_change) >= WARNING["missing"]:
         before = profile.nulls / max(1, profile.nulls + sum(profile.counts))
         now = counts.missing / max(1, counts.rows)
-        change = f"{percent(now)} of {rows:,} requests, in training {percent(before)}"
+        change = f"{percent(now)} of {requests}, in training {percent(before)}"
         return f"{name} is missing in {change}"
     if unseen >= WARNING["unseen"]:
-        return f"{name} has values never seen in training in {percent(unseen)} of {rows:,} requests"
+        return f"{name} has values never seen in training in {percent(unseen)} of {requests}"
     if profile.type in ("category", "text"):
-        return f"{name} has drifted: {_category_moved(profile, counts)} in {rows:,} requests"
+        return f"{name} has drifted: {_category_moved(profile, counts)} of {requests}"
     if one.p_holm.get("location", 1.0) <= DRIFT_ALPHA:
         first = normal_scores(profile.counts)[0]
         side = "higher" if _mean(first, counts.codes) > _mean(first, profile.counts) else "lower"
         size = number(round(one.wasserstein_sd, 3))
-        return (
-            f"{name} is {side} than in training by {size} standard deviations in {rows:,} requests"
-        )
-    return f"{name} is spread differently than in training in {rows:,} requests"
+        return f"{name} is {side} than in training by {size} standard deviations, of {requests}"
+    return f"{name} is spread differently than in training, of {requests}"
 
 
 def _mean(scores: Any, counts: tuple[int, ...]) -> float:

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from doorstep.core.condition import Condition, Quantity
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
-from doorstep.journal.operations import count_rows
+from doorstep.journal.operations import count_rescued, count_rows
 from doorstep.journal.summary import latency_ms
 from doorstep.journal.windows import CountRow
 from doorstep.kernel.app import App
 from doorstep.monitor import store
-from doorstep.monitor.gather import Watched, gather_shown, quality_seen, watched
+from doorstep.monitor.gather import QUALITY_WINDOW_S, Watched, gather_shown, quality_seen, watched
 from doorstep.monitor.headline import headline, state_of
 from doorstep.monitor.promises import promises
 from doorstep.monitor.surface import (
@@ -71,8 +71,11 @@ def _nothing_yet(service: str, now: Instant) -> MonitorView:
         quality={},
         labelled=0.0,
         labelled_rows=0,
+        quality_s=0.0,
         errors=None,
+        failed=None,
         latency_ms_p99=None,
+        traffic_s=0.0,
         promises=(),
         findings=(),
     )
@@ -94,7 +97,7 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
         champion = releases.champions(connection).get(row.name)
         tenures = releases.list_tenures(connection, row.name)
         running = releases.find_running(connection, row.name)
-        findings = store.list_findings(connection, row.name, "open")
+        findings = _worst_first(store.list_findings(connection, row.name, "open"))
     since = now - MINUTES_SHOWN * 60 * SECOND_US
     counted = count_rows(app, row.name, since, now, 60)
     seen = watched(app, row.name)
@@ -115,10 +118,13 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
         requests=requests,
         errors=errors,
         error_rate=sum(errors) / sum(requests) if sum(requests) else None,
+        rescued=count_rescued(counted),
         latency_ms_p99=_p99(counted),
         promise_ms_p99=promised,
+        traffic_s=MINUTES_SHOWN * 60.0,
         quality=first_quality,
         labelled=quality.labelled / quality.rows if quality and quality.rows else 0.0,
+        quality_s=QUALITY_WINDOW_S,
         drifted=tuple(one.subject for one in findings if one.kind == "drift"),
         objective=_objective(seen, quality),
         findings_open=len(findings),

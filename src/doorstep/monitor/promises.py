@@ -22,6 +22,7 @@ from doorstep.monitor.types import (
     ServiceFacts,
     TrafficWindow,
 )
+from doorstep.monitor.wording import counted
 from doorstep.stats.intervals import Interval, normal_quantile, proportion, unknown
 
 ROWS_MIN = 50
@@ -47,10 +48,10 @@ def promises(facts: ServiceFacts) -> list[PromiseNow]:
 def _of_traffic(condition: Condition, traffic: TrafficWindow | None) -> PromiseNow:
     kind: Kind = "errors" if condition.left in ("availability", "error_rate") else "latency"
     if traffic is None or traffic.rows == 0:
-        return _unknown(condition, kind, "no requests")
+        return _unknown(condition, kind, "no requests" if traffic is None else counted(traffic))
     found = _measure_traffic(condition.left, traffic)
     said = _say_share(found) if kind == "errors" else _say_ms(found)
-    return _judged(condition, kind, found, f"{said} of {traffic.rows:,} requests")
+    return _judged(condition, kind, found, f"{said} of {counted(traffic)}")
 
 
 def _measure_traffic(name: str, traffic: TrafficWindow) -> Estimate:
@@ -92,7 +93,8 @@ def _of_quality(condition: Condition, facts: ServiceFacts) -> PromiseNow:
     window = quality_by(facts, str(condition))
     if window is None or window.rows == 0:
         return _unknown(condition, "quality", "no predictions whose outcome could be known")
-    labels = f"labels for {percent(window.labelled / window.rows)} of {window.rows:,}"
+    share = percent(window.labelled / window.rows)
+    labels = f"labels for {share} of {counted(window, 'predictions')}"
     found = window.metrics.get(condition.left)
     if window.labelled == 0 or found is None:
         what = "no outcomes yet" if window.labelled == 0 else f"{condition.left} is not measured"

@@ -73,7 +73,10 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
 
 class MonitorView(msgspec.Struct, frozen=True, kw_only=True):
     """What is measured of a service now. quality: metric -> (estimate, low, high), empty before
-    there are outcomes. labelled: share of the window's predictions that have an outcome."""
+    there are outcomes. Three windows: columns are compared on `rows` in [since, since + window_s),
+    the newest closed one with traffic; errors, failed (not answered by the assigned version) and
+    latency are of the last `traffic_s`; quality is of the last `quality_s`, where the share
+    `labelled` of the predictions, `labelled_rows`, has an outcome."""
 
     service: str
     version: int | None
@@ -84,8 +87,11 @@ class MonitorView(msgspec.Struct, frozen=True, kw_only=True):
     quality: dict[str, tuple[float, float, float]]
     labelled: float
     labelled_rows: int
+    quality_s: float
     errors: float | None
+    failed: float | None
     latency_ms_p99: float | None
+    traffic_s: float
     promises: tuple[Promise, ...]
     findings: tuple[MonitorFindingView, ...]
 
@@ -100,9 +106,11 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One service at a glance. state: healthy, watch (a warning is open), broken (a critical
     finding or no champion able to answer), releasing, or waiting (nothing released yet).
     headline: a sentence made from facts. requests, errors: per minute, the last 60, oldest first.
+    rescued: in these 60, what the assigned version failed and another one or the fallback answered.
     quality: the first promised quality metric: (name, estimate, low, high), None without outcomes.
-    promise_ms_p99: the promised latency, None if nothing is promised. objective: kept, broken,
-    not-yet-known, or none."""
+    requests, errors, rescued and latency are of the last `traffic_s`, quality and labelled of the
+    last `quality_s`. promise_ms_p99: the promised latency, None if nothing is promised. objective:
+    kept, broken, not-yet-known, or none."""
 
     service: str
     state: str
@@ -114,10 +122,13 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     requests: tuple[int, ...]
     errors: tuple[int, ...]
     error_rate: float | None
+    rescued: int
     latency_ms_p99: float | None
     promise_ms_p99: float | None
+    traffic_s: float
     quality: tuple[str, float, float, float] | None
     labelled: float
+    quality_s: float
     drifted: tuple[str, ...]
     objective: str
     findings_open: int

@@ -9,11 +9,13 @@ import msgspec
 
 from doorstep.core.contract import FieldType
 from doorstep.core.manifest import ColumnProfile
+from doorstep.core.record import Status
 from doorstep.journal.summary import latency_ms
 from doorstep.monitor.drift import column_report, compared_columns, subject_of
 from doorstep.monitor.promises import promises
 from doorstep.monitor.surface import ColumnDrift, MonitorFindingView, MonitorView, Promise
 from doorstep.monitor.types import MonitorFinding, ServiceFacts
+from doorstep.monitor.wording import length_s
 from doorstep.stats.distances import ColumnCounts
 from doorstep.stats.distances import ColumnDrift as Report
 
@@ -57,7 +59,7 @@ def monitor_view(facts: ServiceFacts, findings: tuple[MonitorFindingView, ...]) 
     return MonitorView(
         service=facts.service,
         version=facts.version,
-        window_s=(drift.until - drift.since) / 1e6,
+        window_s=length_s(drift),
         since=drift.since,
         rows=drift.rows,
         columns=tuple(
@@ -71,8 +73,11 @@ def monitor_view(facts: ServiceFacts, findings: tuple[MonitorFindingView, ...]) 
         },
         labelled=quality.labelled / quality.rows if quality and quality.rows else 0.0,
         labelled_rows=quality.labelled if quality else 0,
+        quality_s=length_s(quality) if quality else 0.0,
         errors=traffic.errors / traffic.rows if traffic and traffic.rows else None,
+        failed=1 - traffic.statuses[Status.OK] / traffic.rows if traffic and traffic.rows else None,
         latency_ms_p99=_p99(facts),
+        traffic_s=length_s(traffic) if traffic else 0.0,
         promises=tuple(
             Promise(text=one.text, state=one.state, measured=one.measured)
             for one in promises(facts)

@@ -81,6 +81,8 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
 class Release(msgspec.Struct, frozen=True, kw_only=True):
     """state: shadow, step, bake, paused, done, rolled-back, inconclusive. shares: one per step.
     step: 1 is the first, 0 in the shadow.
+    requests_*, failed_*: assigned to the arm since the start, and those that it did not answer, so
+    that another did; in the shadow they reached no caller.
     settled: every live node reports the plan of the newest decision; silent: nodes that do not."""
 
     id: str
@@ -99,6 +101,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     requests_champion: int
     requests_challenger: int
+    failed_champion: int
+    failed_challenger: int
     guardrails: tuple[GuardrailView, ...]
     decisions: tuple[DecisionView, ...]
     settled: bool

@@ -40,6 +40,8 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         by=row.by,
         requests_champion=_requests(evidence, "champion"),
         requests_challenger=_requests(evidence, "challenger"),
+        failed_champion=_failed(evidence, "champion"),
+        failed_challenger=_failed(evidence, "challenger"),
         guardrails=_guardrails(inner, newest, decisions),
         decisions=decisions,
         settled=bool(alive)
@@ -68,6 +70,10 @@ def _reason(release: Inner, newest: Decision) -> str:
 
 def _requests(evidence: Evidence, arm: str) -> int:
     return sum(cell.requests for cell in evidence.cells if cell.arm == arm)
+
+
+def _failed(evidence: Evidence, arm: str) -> int:
+    return sum(cell.requests - cell.successes for cell in evidence.cells if cell.arm == arm)
 
 
 def _guardrails(

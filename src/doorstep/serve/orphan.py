@@ -86,7 +86,7 @@ def take_listener(state: Path) -> socket.socket | None:
     path = short_folder(state) / LISTENER_SOCKET
     until_s = time.monotonic() + TAKE_S
     while (found := _receive(path)) is None and time.monotonic() < until_s:
-        if not _workers_live(state):
+        if not workers_live(state):
             return None
         time.sleep(TAKE_RETRY_S)
     return found
@@ -113,7 +113,8 @@ def _receive(path: Path) -> socket.socket | None:
     return socket.socket(fileno=found[0]) if found else None
 
 
-def _workers_live(state: Path) -> bool:
+def workers_live(state: Path) -> bool:
+    """Whether some process holds what `hold_alive` answered."""
     try:
         os.close(_lock(state / WORKERS_LOCK, fcntl.LOCK_EX))
     except OSError:

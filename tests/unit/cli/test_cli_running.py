@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from doorstep.cli import running
+from doorstep.cli.commands_start import say_ready
 from doorstep.compose.up import Ready
 from doorstep.core.errors import RefusedError
 
@@ -19,6 +20,15 @@ from doorstep.core.errors import RefusedError
 def ready_of(pid: int) -> str:
     ready = Ready(console_url="c", data_url="d", health_url="h", invite="i", home="/h", pid=pid)
     return msgspec.json.encode(ready).decode()
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_up_says_which_home_it_runs_over(is_new: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    ready = msgspec.json.decode(ready_of(1), type=Ready)
+    say_ready(msgspec.structs.replace(ready, home_is_new=is_new), as_json=False)
+    said = capsys.readouterr().err
+    assert "  home /h" in said
+    assert ("made now" in said) is is_new
 
 
 def started(output: Path, program: str) -> subprocess.Popen[bytes]:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doorstep.cli.commands_use import monitor_text
 from doorstep.cli.registering import Registered, build_spec, next_command, parts_of
 from doorstep.cli.rehearse import RATE_PER_S, SLOW_AFTER, Pace, Requests
 from doorstep.cli.running import command_of, find_error, find_ready
@@ -20,6 +21,7 @@ from doorstep.core.servicefile_types import IdsSpec
 from doorstep.core.verdict import Finding, Verdict, worst
 from doorstep.gate.surface import GateRun
 from doorstep.kernel.settings import Flags, read_settings
+from doorstep.monitor.surface import MonitorView
 from doorstep.register.surface import Version
 
 PARTS = st.lists(st.tuples(st.sampled_from(["✓", "fail"]), st.text(max_size=30)), max_size=20)
@@ -120,7 +122,7 @@ def test_failed_gates_are_told_before_inconclusive_ones() -> None:
 
 def test_many_open_gates_are_counted() -> None:
     told = list(parts_of(gated(*[BAD] * 8)))
-    assert told[-1] == ("fail", "3 more: doorstep gate")
+    assert told[-1] == ("fail", "3 more")
     assert len(told) == 7
 
 
@@ -251,3 +253,18 @@ def test_requests_are_spaced_evenly_and_slower_once_the_evidence_is_in() -> None
     for _ in range(SLOW_AFTER):
         late = pace.pause_s(1e6)
     assert pace.pause_s(1e6) - late > 1 / RATE_PER_S
+
+
+def test_the_monitor_names_the_window_of_every_number() -> None:
+    quality = {"auc": (0.8, 0.7, 0.9)}
+    found = MonitorView(
+        service="a", version=2, window_s=10.0, since=0, rows=5, labelled=0.5, labelled_rows=7,
+        quality_s=604_800.0, errors=0.0, failed=0.01, latency_ms_p99=2.0, traffic_s=60.0,
+        columns=(), promises=(), findings=(), quality=quality,
+    )  # fmt: skip
+    text = monitor_text(found)
+    assert "quality, last 7 d: auc 0.800 [0.700, 0.900] (outcomes of 50 %, 7 rows)" in text
+    assert "traffic, last 1 min: errors 0.00 % · failed by its version 1.00 % · p99 2.0 ms" in text
+    assert "columns, 10 s from " in text
+    fresh = msgspec.structs.replace(found, version=None)
+    assert monitor_text(fresh).endswith("next: doorstep release start a@1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urldefrag
@@ -18,6 +19,7 @@ from fakes.console import HOSTILE, FakeDoorstep, Variant, make_app
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
 PAGE_BYTES_MAX = 200_000
+RELEASE_ID = "01a2225dc2a7702cb905e552437bc366"
 Client = TestClient[Any]
 
 
@@ -157,6 +159,20 @@ def test_hostile_values_are_only_ever_text(hostile: Site, name: str) -> None:
     ]
 
 
+def test_failures_that_another_version_answered_are_no_errors_and_are_shown(normal: Site) -> None:
+    service, release = Seen(normal.get("service").text).words, normal.get("release-back")
+    assert "311 failed, another answered" in service
+    assert "Failed of assigned, last 1h" in service
+    assert "46 failed, the champion answered" in Seen(release.text).words
+
+
+def test_every_number_of_the_monitor_page_names_its_own_window(normal: Site) -> None:
+    seen = Seen(normal.get("monitor").text).words
+    assert "Quality last 7 d: 20,934 outcomes , known for 41.2 % of the predictions" in seen
+    assert re.search(r"Columns against their reference 1 h from [-0-9: ]+ UTC, .*50,812 rows", seen)
+    assert "Errors, 1 h" in Seen(normal.get("service").text).words
+
+
 def test_chart_data_cannot_end_its_script(hostile: Site) -> None:
     seen = Seen(hostile.get("service").text)
     figures = [text for text in seen.scripts if text.startswith("{")]
@@ -292,6 +308,7 @@ def test_several_fragments_come_in_one_answer_that_asks_for_no_more_than_they_ne
         ("", "/"),
         ("a&b=<", "/?q=a%26b%3D%3C"),
         ("//evil.example", "/?q=//evil.example"),
+        (RELEASE_ID, f"/releases/{RELEASE_ID}"),
         (
             "0197cafe-0003-7abc-8def-4e07408562be.2",
             "/predictions/0197cafe-0003-7abc-8def-4e07408562be.2",
@@ -302,6 +319,19 @@ def test_search_leads_to_the_thing_itself(normal: Site, wanted: str, path: str) 
     answer = normal.client.get("/find", params={"q": wanted}, follow_redirects=False)
     assert answer.status_code == 303
     assert answer.headers["location"] == path
+
+
+def test_a_search_that_finds_nothing_says_so_and_what_can_be_searched(
+    normal: Site, hostile: Site
+) -> None:
+    words = Seen(normal.client.get("/find", params={"q": "zebra"}).text).words
+    assert "Nothing was found for zebra : none of 5 services has a name that holds it." in words
+    assert "a version, such as loans@3" in words
+    assert "Needs a person" not in words
+    assert (
+        "Services whose name holds LOAN : 1 of 5" in Seen(normal.client.get("/?q=LOAN").text).words
+    )
+    assert "<b>1</b>" not in hostile.client.get("/", params={"q": "<b>1</b>"}).text
 
 
 @pytest.mark.parametrize("number", ["-1", "x", "9" * 40, "1.5", "²"])

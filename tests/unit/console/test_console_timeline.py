@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from doorstep.console import story, timeline
+from doorstep.console.measures import totals_of
 from doorstep.core.instant import SECOND_US
 from doorstep.journal.surface import Traffic, TrafficBucket
 from fakes import console_data, console_releases
@@ -17,7 +18,7 @@ MINUTE = 60 * SECOND_US
 
 
 def traffic(*rows: tuple[int, int, int, int]) -> Traffic:
-    """rows: (minute, version, requests, errors) of ten minutes."""
+    """rows: (minute, version, requests, errors) of ten minutes; twice as many are rescued."""
     return Traffic(
         service="loans",
         since=NOW - 10 * MINUTE,
@@ -29,6 +30,9 @@ def traffic(*rows: tuple[int, int, int, int]) -> Traffic:
                 version=version,
                 requests=requests,
                 errors=errors,
+                assigned=requests + 2 * errors,
+                failed=3 * errors,
+                rescued=2 * errors,
                 latency_ms_p50=1.0,
                 latency_ms_p99=9.0,
             )
@@ -45,12 +49,29 @@ def test_no_traffic_is_zero_requests_but_no_latency_and_no_error_rate() -> None:
     figure = timeline.figure(traffic((0, 2, 60, 3), (9, 2, 30, 0)), (), (), 2, None)
     assert trace(figure, "y2")["y"] == [60, *[0] * 8, 30]
     assert trace(figure, "y3")["y"] == [5.0, *[None] * 8, 0.0]
-    assert trace(figure, "y4")["y"] == [9.0, *[None] * 8, 9.0]
+    # A line as long as its bucket: one minute between two silent ones is seen too.
+    latency = trace(figure, "y4")
+    assert latency["y"] == [9.0, 9.0, *[None] * 8, 9.0, 9.0]
+    assert latency["x"][1] - latency["x"][0] == 60_000
 
 
 def test_errors_are_shares_of_all_versions_together() -> None:
     figure = timeline.figure(traffic((0, 2, 90, 0), (0, 4, 10, 10)), (), (), 2, None)
     assert trace(figure, "y3")["y"][0] == 10.0
+
+
+def test_failures_that_another_version_answered_are_drawn_on_top_of_the_errors() -> None:
+    figure = timeline.figure(traffic((0, 2, 90, 0), (0, 4, 10, 10)), (), (), 2, None)
+    errors, rescued = [one for one in figure["data"] if one["yaxis"] == "y3"]
+    assert (errors["name"], errors["y"][0]) == ("errors", 10.0)
+    assert (rescued["name"], rescued["y"][0]) == ("failed, another answered", 20.0)
+
+
+def test_a_version_is_charged_with_what_it_failed_although_another_answered() -> None:
+    champion, challenger = totals_of(traffic((0, 2, 90, 0), (1, 4, 10, 10)))
+    assert (champion["failed"], champion["failure_rate"]) == (0, 0.0)
+    assert (challenger["assigned"], challenger["failed"], challenger["rescued"]) == (30, 30, 20)
+    assert challenger["failure_rate"] == 1.0
 
 
 def test_the_champion_is_neutral_and_the_newest_other_version_has_the_accent() -> None:

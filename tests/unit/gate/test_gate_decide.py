@@ -88,9 +88,9 @@ def test_inconclusive_says_how_many_rows_would_settle_it() -> None:
 
 
 def test_too_few_rows_are_said_with_what_is_needed() -> None:
-    assert decide(quality(found(0.9, 0.8, 1.0, counted=12))).reason.endswith(
-        ": 12 held-out rows, 30 needed"
-    )
+    answer = decide(quality(found(0.9, 0.8, 1.0, counted=12)))
+    assert answer.reason.endswith(": 12 held-out rows, 30 needed")
+    assert answer.next == "name more held-out rows under data.holdout, then doorstep register MODEL"
 
 
 @pytest.mark.parametrize("estimate", [found(0.9, 0.8, 0.95), found(0.7, 0.6, 0.8)])

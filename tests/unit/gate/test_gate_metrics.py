@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from doorstep.core.servicefile_write import SUGGESTED
 from doorstep.gate.metrics import (
     Labelled,
     answers_of,
@@ -60,6 +61,11 @@ def test_linearised_metrics_agree_with_scikit_learn() -> None:
         metric = find_metric(name, "multiclass")
         assert metric is not None
         assert estimate(metric, one).value == pytest.approx(expected, abs=1e-12)
+
+
+def test_what_init_suggests_is_measured_for_the_task() -> None:
+    for task, text in SUGGESTED.items():
+        assert task is None or find_metric(text.split()[0], task), text
 
 
 @pytest.mark.parametrize("name", ["balanced_accuracy", "f1_macro"])

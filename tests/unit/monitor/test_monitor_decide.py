@@ -83,9 +83,9 @@ def test_an_error_finding_names_the_commonest_failure_and_the_way_back() -> None
     )[0]
     assert (found.kind, found.severity, found.alert) == ("errors", "critical", True)
     assert found.sentence == (
-        "availability >= 99.9% is broken: 70 % [67.1, 72.8] of 1,000 requests"
+        "availability >= 99.9% is broken: 70 % [67.1, 72.8] of 1,000 requests in 1 h"
     )
-    assert "took too long (260 of 1,000 requests)" in found.cause
+    assert "took too long (260 of 1,000 requests in 1 h)" in found.cause
     assert found.next == "doorstep rollback loans"
 
 
@@ -105,7 +105,9 @@ def test_latency_is_broken_only_beyond_the_width_of_a_bin(milliseconds, is_found
 def test_quality_says_how_many_outcomes_it_rests_on() -> None:
     facts = with_slo(None, promised=(parse_condition("f1 >= 0.6"),), quality=quality(0.5, 0.05))
     found = evaluate(facts, T0 + HOUR)[0]
-    assert found.sentence == ("f1 >= 0.6 is broken: 0.500 [0.450, 0.550], labels for 62 % of 1,000")
+    assert found.sentence == (
+        "f1 >= 0.6 is broken: 0.500 [0.450, 0.550], labels for 62 % of 1,000 predictions in 1 h"
+    )
     assert found.next.endswith("doorstep monitor loans")
 
 
@@ -124,7 +126,7 @@ def test_promises_that_are_kept_say_so_with_their_interval() -> None:
     facts = with_slo(traffic(), "availability >= 99%")
     only = promises(facts)[0]
     assert only.state == "kept"
-    assert only.measured == "100 % [99.6, 100] of 1,000 requests"
+    assert only.measured == "100 % [99.6, 100] of 1,000 requests in 1 h"
 
 
 def test_no_requests_is_said_as_no_data_and_not_as_good_news() -> None:

@@ -57,7 +57,7 @@ def drifted(name: str, rows: int = 5000):
 def test_a_finding_is_a_sentence_with_its_size(name: str, says: str, severity: str) -> None:
     found = drifted(name)
     assert found.sentence.startswith(says)
-    assert "5,000 requests" in found.sentence
+    assert "5,000 requests in 1 h" in found.sentence
     assert found.severity == severity
     assert found.alert is (severity != "info")
     assert found.cause

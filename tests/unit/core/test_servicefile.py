@@ -19,8 +19,8 @@ from jsonschema import Draft202012Validator
 
 from doorstep.core.condition import parse_condition
 from doorstep.core.errors import InputError
-from doorstep.core.filekeys import PROBLEMS_MAX, credential_in, keys_of
-from doorstep.core.filereaders import Group
+from doorstep.core.filekeys import PROBLEMS_MAX, credential_in
+from doorstep.core.filereaders import Group, keys_of
 from doorstep.core.filewords import show_duration, show_share
 from doorstep.core.instant import parse_duration_s
 from doorstep.core.servicefile import (
@@ -420,9 +420,9 @@ def test_every_key_says_what_it_promises_and_why_its_default_is_so() -> None:
             return
         seen.add(group)
         for key in keys_of(group).values():
-            assert key.key.about, key.name
+            assert key.about, key.name
             is_group = isinstance(key.reads, Group)
-            assert key.default is msgspec.UNSET or key.key.why or is_group, (group, key.name)
+            assert key.default is msgspec.UNSET or key.why or is_group, (group, key.name)
             inner = key.reads if is_group else getattr(key.reads, "item", None)
             if isinstance(inner, Group):
                 check(inner.type, seen)

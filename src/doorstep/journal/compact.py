@@ -13,7 +13,6 @@ The steps, in order; a crash after any of them is repaired by the next run:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -39,12 +38,11 @@ from doorstep.journal.index import (
     ListedFile,
     append_entry,
     sync_file,
-    sync_folder,
-    write_durably,
 )
 from doorstep.journal.reader import read_block
 from doorstep.journal.summary import Summary, encode_summary, merge
 from doorstep.journal.tally import Profiles, tally, tally_outcomes
+from doorstep.kernel.files import sha256_of, sync_folder, write_atomic
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -183,6 +181,8 @@ def write_file(
         con, source, f"{duck.quote_name(clock)}, node, block, ordinal", unnamed(folder / path)
     )
     unnamed(folder / beside).write_bytes(encode_summary(summary))
+    with unnamed(folder / path).open("rb") as file:
+        digest = sha256_of(file)
     return ListedFile(
         path=path,
         summary=beside,
@@ -192,7 +192,7 @@ def write_file(
         level=plan.level,
         rows=rows,
         bytes=unnamed(folder / path).stat().st_size,
-        sha256=_digest_of_file(unnamed(folder / path)),
+        sha256=digest,
         first=first,
         last=last,
     )
@@ -215,17 +215,9 @@ def publish(folder: Path, files: Iterable[ListedFile], reached: Reached) -> None
     reached("rename")
 
 
-def _digest_of_file(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def write_closed(folder: Path, closed: ClosedBlock) -> None:
     data = msgspec.json.encode(closed)
-    write_durably(folder / f"{closed.block}{CLOSED_SUFFIX}", data)
+    write_atomic(folder / f"{closed.block}{CLOSED_SUFFIX}", data)
 
 
 def remove_block(path: Path, closed: ClosedBlock) -> None:

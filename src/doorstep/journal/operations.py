@@ -16,7 +16,7 @@ from doorstep.core.record import Kind, OutcomeRecord, Status
 from doorstep.journal import query
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.rows import VISIBLE, Filters
-from doorstep.journal.summary import latency_ms
+from doorstep.journal.summary import Cell, latency_ms
 from doorstep.journal.surface import (
     AT_MAX,
     KEY_CHARS_MAX,
@@ -34,7 +34,7 @@ from doorstep.journal.surface import (
     Traffic,
     TrafficBucket,
 )
-from doorstep.journal.windows import CountRow, SummaryCache, counts
+from doorstep.journal.windows import SummaryCache, counts
 from doorstep.journal.writer import BlockWriter
 from doorstep.kernel.app import App
 from doorstep.register.store import get_service
@@ -286,9 +286,7 @@ def count_traffic(app: App, asked: CountTraffic) -> Traffic:
     )
 
 
-def count_rows(
-    app: App, service: str, since: Instant, until: Instant, bucket_s: int
-) -> list[CountRow]:
+def count_rows(app: App, service: str, since: Instant, until: Instant, bucket_s: int) -> list[Cell]:
     """Counts of what callers got (no shadow records)."""
     windows = windows_of(app)
     with windows.lock:
@@ -296,14 +294,14 @@ def count_rows(
     return [row for row in found if row.kind != Kind.SHADOW]
 
 
-def _by_version(rows: Iterable[CountRow]) -> list[list[CountRow]]:
-    groups: dict[tuple[Instant, int], list[CountRow]] = {}
+def _by_version(rows: Iterable[Cell]) -> list[list[Cell]]:
+    groups: dict[tuple[Instant, int], list[Cell]] = {}
     for row in rows:
         groups.setdefault((row.at, row.version), []).append(row)
     return [groups[key] for key in sorted(groups)]
 
 
-def _bucket(rows: list[CountRow]) -> TrafficBucket:
+def _bucket(rows: list[Cell]) -> TrafficBucket:
     histogram = tuple(sum(bins) for bins in zip(*(row.latency for row in rows), strict=True))
     return TrafficBucket(
         at=rows[0].at,

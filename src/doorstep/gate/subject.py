@@ -75,19 +75,15 @@ def load_subject(asked: Candidate) -> Subject:
 def score_rows(scorer: Scorer, batch: Batch) -> NDArray[np.float64]:
     """Scores of all rows, in calls of at most CHUNK_ROWS. Raises: ScoringFault."""
     parts = []
-    for start in range(0, batch.rows, CHUNK_ROWS):
-        part = slice_of(batch, start, start + CHUNK_ROWS)
+    for number, part in enumerate(batch.parts(CHUNK_ROWS)):
         try:
             found = scorer.score(part)
         # Model code: whatever it raises is what the gate reports.
         except Exception as error:
-            raise ScoringFault(start + _first_fault(scorer, part), error) from error
+            row = number * CHUNK_ROWS + _first_fault(scorer, part)
+            raise ScoringFault(row, error) from error
         parts.append(np.asarray(found, dtype=np.float64).reshape(part.rows, -1))
     return np.concatenate(parts) if parts else np.empty((0, 0))
-
-
-def slice_of(batch: Batch, start: int, stop: int) -> Batch:
-    return Batch(batch.numbers[start:stop], [column[start:stop] for column in batch.texts])
 
 
 def _first_fault(scorer: Scorer, batch: Batch) -> int:
@@ -96,7 +92,7 @@ def _first_fault(scorer: Scorer, batch: Batch) -> int:
     while bad - good > 1:
         middle = (good + bad) // 2
         try:
-            scorer.score(slice_of(batch, 0, middle))
+            scorer.score(batch.part(0, middle))
             good = middle
         except Exception:  # noqa: BLE001  as above
             bad = middle

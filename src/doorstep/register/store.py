@@ -94,7 +94,7 @@ class VersionRow(msgspec.Struct, frozen=True, kw_only=True):
 def find_service(connection: Connection, name: str) -> ServiceRow | None:
     """The service with its newest revision, or None."""
     row = connection.execute(_SELECT_SERVICE.where(services.c.name == name)).one_or_none()
-    return None if row is None else _service(row._asdict())
+    return None if row is None else ServiceRow(**row._asdict())
 
 
 def get_service(connection: Connection, name: str) -> ServiceRow:
@@ -112,10 +112,8 @@ def get_service(connection: Connection, name: str) -> ServiceRow:
 
 
 def list_services(connection: Connection) -> list[ServiceRow]:
-    return [
-        _service(row._asdict())
-        for row in connection.execute(_SELECT_SERVICE.order_by(services.c.name))
-    ]
+    found = connection.execute(_SELECT_SERVICE.order_by(services.c.name))
+    return [ServiceRow(**row._asdict()) for row in found]
 
 
 def save_revision(connection: Connection, row: ServiceRow) -> None:
@@ -188,10 +186,6 @@ _SELECT_SERVICE = select(
     revisions,
     (revisions.c.service == services.c.name) & (revisions.c.revision == services.c.revision),
 )
-
-
-def _service(values: dict[str, Any]) -> ServiceRow:
-    return ServiceRow(**values)
 
 
 def _version(row: Row[Any]) -> VersionRow:

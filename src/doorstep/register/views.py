@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from doorstep.core.manifest import Manifest, decode_manifest
 from doorstep.core.servicefile import parse_service_file
 from doorstep.kernel.app import App
@@ -40,18 +42,8 @@ def version_view(
 ) -> Version:
     """One version, as the operations give it. states: number -> state, `registered` if absent."""
     return Version(
-        service=row.service,
-        number=row.number,
-        digest=row.digest,
-        form=row.form,
-        placement=row.placement,
-        trusted=row.trusted,
-        holdout=row.holdout,
-        speed_ms_p99=row.speed_ms_p99,
-        registered_at=row.registered_at,
-        by=row.by,
+        **msgspec.structs.asdict(row),
         state=states.get(row.number, "registered"),
         created=created,
         manifest=read_manifest(app, row.digest),
-        findings=row.findings,
     )

@@ -18,8 +18,8 @@ from doorstep.core.report import NodeReport
 from doorstep.serve.nodeplan import LISTENER_SOCKET
 from doorstep.serve.orphan import short_folder
 from doorstep.testing.home import TestHome
-from doorstep.testing.load import Load, Tally
 from doorstep.testing.node import RunningNode
+from fakes.load import Load, Tally
 
 PATH = "/v1/services/loans/predict"
 

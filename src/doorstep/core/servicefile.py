@@ -218,17 +218,6 @@ def read_service_file(
     return found, tuple(sorted(problems)[:PROBLEMS_MAX])
 
 
-def plain_of(service_file: ServiceFile) -> dict[str, Any]:
-    """The file as plain values: what differs from the defaults of every tier, and what the tier
-    set. Written as YAML it reads back to the same service file, without `environments`."""
-    plain: dict[str, Any] = ROOT.show(service_file)
-    plain.pop("environments", None)
-    whole = {"people": service_file.approve.people, "role": service_file.approve.role}
-    review = ROOT.keys["review"].reads.show(service_file.review)
-    keep = ROOT.keys["privacy"].reads.show(service_file.privacy)
-    return {**plain, "approve": whole, "review": review, "privacy": {"keep": "400d", **keep}}
-
-
 def _newer_format(root: Mapping) -> Problem | None:
     node = root.get("doorstep")
     value = node.value if isinstance(node, Scalar) else None

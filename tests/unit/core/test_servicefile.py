@@ -28,7 +28,6 @@ from doorstep.core.servicefile import (
     ROOT,
     ServiceFile,
     parse_service_file,
-    plain_of,
     read_service_file,
 )
 from doorstep.core.servicefile_explain import advice, explain, thin_keys
@@ -44,8 +43,8 @@ from doorstep.core.servicefile_running import (
 from doorstep.core.servicefile_schema import schema_text, service_file_schema
 from doorstep.core.servicefile_types import FieldSpec, SecretRef
 from doorstep.core.servicefile_write import Draft, render_service_file
-from doorstep.core.yamltext import parse_yaml, to_plain
 from doorstep.core.yamlwrite import flow, quoted
+from fakes.yaml_plain import parse_yaml, to_plain
 
 HERE = Path(__file__).resolve().parents[2]
 GOLDEN = HERE / "golden" / "servicefile"
@@ -54,6 +53,17 @@ REFUSED = sorted((GOLDEN / "refused").glob("*.yaml"))
 VALID = sorted((GOLDEN / "valid").glob("*.yaml"))
 SMALLEST = "service: loans\nmodel: {label: default}\ndata: {holdout: test.csv}\n"
 FULL = (GOLDEN / "valid" / "full.yaml").read_text()
+
+
+def plain_of(service_file: ServiceFile) -> dict[str, Any]:
+    """The file as plain values: what differs from the defaults of every tier, and what the tier
+    set. Written as YAML it reads back to the same service file, without `environments`."""
+    plain: dict[str, Any] = ROOT.show(service_file)
+    plain.pop("environments", None)
+    whole = {"people": service_file.approve.people, "role": service_file.approve.role}
+    review = ROOT.keys["review"].reads.show(service_file.review)
+    keep = ROOT.keys["privacy"].reads.show(service_file.privacy)
+    return {**plain, "approve": whole, "review": review, "privacy": {"keep": "400d", **keep}}
 
 
 def read(more: str = "", environment: str | None = None) -> ServiceFile:

@@ -8,11 +8,12 @@ from gate_cases import Logistic, profile_of, rows_of
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import InputError
 from doorstep.core.verdict import Verdict
-from doorstep.formats.columns import Table, column_of
+from doorstep.formats.columns import Table
 from doorstep.formats.table import write_parquet
 from doorstep.gate.child import decode_request, findings_of
 from doorstep.gate.decide import recompute, verdict_of
 from doorstep.gate.types import Candidate, GateRequest, GatesAsked, SliceAsked
+from fakes.tables import column_of
 
 NOBODY = Candidate(name="loans@2", folder="", digest="")
 

@@ -4,7 +4,7 @@ fast enough and small enough."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,9 @@ def _apart(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None
     return largest if np.isfinite(largest) else 1e308
 
 
-def measure_speed(subject: Subject, batch: Batch, conditions: list[Condition]) -> list[Evidence]:
+def measure_speed(
+    subject: Subject, batch: Batch, conditions: Sequence[Condition]
+) -> list[Evidence]:
     """Each condition on single-row latency or on size."""
     times = time_calls(subject.scorer, batch) if batch.rows else np.empty(0)
     return [_one_speed(one, subject, times) for one in conditions]

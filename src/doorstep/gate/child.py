@@ -146,11 +146,9 @@ def _can_be_measured(subject: Subject, scores: NDArray[np.float64]) -> bool:
     return scores.shape[1] == expected and len(scores) > 0
 
 
-def _speed_conditions(request: GateRequest) -> list[Condition]:
-    if request.gates.speed:
-        return [parse_condition(one) for one in request.gates.speed]
+def _speed_conditions(request: GateRequest) -> tuple[Condition, ...]:
     limit = f"p99 <= {request.timeout_ms:g} ms"
-    return [parse_condition(limit), parse_condition(SIZE_DEFAULT)]
+    return request.gates.speed or (parse_condition(limit), parse_condition(SIZE_DEFAULT))
 
 
 def _on_scores(
@@ -171,11 +169,11 @@ def _on_scores(
             reference_rows=profile.rows,
             columns=column_changes(table, subject.manifest.contract, profile),
         )
-    yield from quality_evidence(measured, [parse_condition(c) for c in request.gates.quality])
+    yield from quality_evidence(measured, request.gates.quality)
     for asked in request.gates.slices:
-        yield slice_evidence(measured, asked, parse_condition(asked.check))
+        yield slice_evidence(measured, asked)
     for condition in request.gates.fairness:
-        yield from fairness_evidence(measured, parse_condition(condition), request.favourable)
+        yield from fairness_evidence(measured, condition, request.favourable)
 
 
 def _measured(

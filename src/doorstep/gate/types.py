@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from doorstep.core.contract import Contract
+from doorstep.core.servicefile_types import GatesSpec
 
 Order = Literal["<=", ">=", "<", ">"]
 GROUPS_MAX = 100
@@ -235,21 +236,6 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     trusted: bool = False
 
 
-class SliceAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    check: str
-    by: tuple[str, ...]
-    min_rows: int = 50
-
-
-class GatesAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The conditions of the service file, as text. Empty: the defaults of `gate.defaults`."""
-
-    quality: tuple[str, ...] = ()
-    slices: tuple[SliceAsked, ...] = ()
-    fairness: tuple[str, ...] = ()
-    speed: tuple[str, ...] = ()
-
-
 class GateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the gate's child is asked. holdout: a Parquet file, "" if there is none.
     promised: the contract of the service file, None if it has none. favourable: the label that a
@@ -260,6 +246,6 @@ class GateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     champion: Candidate | None = None
     holdout: str = ""
     promised: Contract | None = None
-    gates: GatesAsked = GatesAsked()
+    gates: GatesSpec = GatesSpec()
     favourable: str = ""
     timeout_ms: float = 1000.0

@@ -199,21 +199,6 @@ def test_a_tail_from_the_end_passes_over_what_is_there(open_writer, folder):
         assert rows_of(tail.poll()) == [4]
 
 
-def test_a_tail_continues_at_a_saved_position(open_writer, folder):
-    one = open_writer()
-    write(one, 0)
-    with Tail(folder, from_end=False) as tail:
-        assert rows_of(tail.poll()) == [0]
-        position = tail.position()
-    write(one, 1)
-    one.close()
-    with Tail(folder, position=position) as tail:
-        assert rows_of(tail.poll()) == [1]
-        done = tail.position()
-    with Tail(folder, position=done) as tail:
-        assert rows_of(tail.poll()) == []
-
-
 def test_a_tail_waits_for_the_rest_of_a_frame(open_writer, folder):
     path = orphan(open_writer, folder)
     good, frame = path.read_bytes(), encode_predictions(1, [meta(9)], MATRIX)

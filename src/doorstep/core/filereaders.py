@@ -87,6 +87,11 @@ def boolean() -> Word:
     return Word("true or false", parse, {"type": "boolean"})
 
 
+def _unexpected(reader: Reader, node: Node, path: str, reading: Reading) -> Any:
+    reading.problem(node, path, f"found {shown(node)}, expected {reader.expected}")
+    return msgspec.UNSET
+
+
 class ListOf(msgspec.Struct, frozen=True):
     """least, most: how many. lone: one value may stand without brackets. word: stands for ()."""
 
@@ -116,8 +121,7 @@ class ListOf(msgspec.Struct, frozen=True):
             value = self.item.read(node, path, reading)
             return value if value is msgspec.UNSET else (value,)
         if not isinstance(node, Sequence):
-            reading.problem(node, path, f"found {shown(node)}, expected {self.expected}")
-            return msgspec.UNSET
+            return _unexpected(self, node, path, reading)
         if not self.least <= len(node.items) <= self.most:
             wanted = f"{self.least} to {self.most}" if self.least < self.most else f"{self.least}"
             reading.problem(node, path, f"{len(node.items)} items, expected {wanted}")
@@ -164,8 +168,7 @@ class MapOf(msgspec.Struct, frozen=True):
 
     def read(self, node: Node, path: str, reading: Reading) -> Any:
         if not isinstance(node, Mapping):
-            reading.problem(node, path, f"found {shown(node)}, expected {self.expected}")
-            return msgspec.UNSET
+            return _unexpected(self, node, path, reading)
         if len(node.pairs) > self.most:
             reading.problem(node, path, f"{len(node.pairs)} entries, expected at most {self.most}")
             return msgspec.UNSET
@@ -203,8 +206,7 @@ class OneOf(msgspec.Struct, frozen=True):
         for _, reader in self.ways:
             if reader.fits(node):
                 return reader.read(node, path, reading)
-        reading.problem(node, path, f"found {shown(node)}, expected {self.expected}")
-        return msgspec.UNSET
+        return _unexpected(self, node, path, reading)
 
     def show(self, value: Any) -> Any:
         return next(reader.show(value) for kind, reader in self.ways if isinstance(value, kind))
@@ -248,8 +250,7 @@ class Group(msgspec.Struct, frozen=True):
         elif isinstance(node, Mapping):
             values = self._read_keys(node, path, reading)
         else:
-            reading.problem(node, path, f"found {shown(node)}, expected {self.expected}")
-            return msgspec.UNSET
+            return _unexpected(self, node, path, reading)
         return self._made(values, node, path, reading, len(reading.problems) == before)
 
     def _read_short(self, node: Node, path: str, reading: Reading) -> dict[str, Any]:

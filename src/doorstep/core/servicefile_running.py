@@ -179,11 +179,6 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
         "none: everybody at once",
     ] = ()
 
-    @property
-    def is_auto(self) -> bool:
-        """Whether the steps are chosen from measured traffic when the release starts."""
-        return not self.steps
-
     def dwell_s_at(self, step: int, steps: int) -> float:
         """Shortest time in step `step` (from 0) of `steps`, counted from the last as margins."""
         return _from_the_end(self.dwell_s, step, steps)

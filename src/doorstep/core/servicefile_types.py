@@ -29,7 +29,6 @@ from doorstep.core.filewords import (
 Task: TypeAlias = Literal["binary", "multiclass", "regression", "ranking", "text-classification"]
 VALUES_MAX = 10_000
 COLUMN = text("the name of a column", length_max=128)
-COLUMNS = ListOf(COLUMN, most=FIELDS_MAX)
 PATH = text("a path such as data/holdout.csv")
 ENTRY = text(
     'FILE-OR-MODULE:FUNCTION, such as "train.py:train"', r"[\w./-]+:[A-Za-z_]\w*", length_max=200

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doorstep.core.contract import Contract
-from doorstep.core.errors import InputError
-from doorstep.core.manifest import Manifest, Profile, decode_manifest, decode_part
+from doorstep.core.manifest import Manifest, Profile, decode_part
 from doorstep.formats.batch import Batch, Scorer
 from doorstep.formats.columns import Table
-from doorstep.formats.load import load_scorer, member_path, read_member
+from doorstep.formats.load import load_scorer, member_path, open_bundle, read_member
 from doorstep.formats.table import read_table
 from doorstep.gate.types import Candidate
 from doorstep.register.decide import form_of
@@ -63,10 +62,7 @@ class ScoringFault(Exception):
 def load_subject(asked: Candidate) -> Subject:
     """Raises: InputError (`bad-manifest`, ...), RefusedError (`untrusted-model`)."""
     folder = Path(asked.folder)
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise InputError("bad-manifest", f"there is no manifest.json in {folder}")
-    manifest = decode_manifest(path.read_bytes(), asked.digest)
+    manifest = open_bundle(folder, asked.digest)
     form = form_of(manifest)
     scorer = load_scorer(folder, manifest, form, trusted=asked.trusted)
     return Subject(asked.name, folder, manifest, form, scorer)

@@ -31,10 +31,10 @@ from doorstep.core.manifest import (
 )
 from doorstep.core.verdict import Finding, Verdict
 from doorstep.formats.batch import Batch, Scorer
-from doorstep.formats.columns import Column
+from doorstep.formats.columns import Column, table_digest
 from doorstep.formats.load import score_columns
 from doorstep.formats.onnx import OnnxScorer
-from doorstep.formats.table import table_digest, to_batch, write_parquet
+from doorstep.formats.table import to_batch, write_parquet
 from doorstep.register import lineage as origin
 from doorstep.register.convert import propose_onnx
 from doorstep.register.data import BuildSpec as BuildSpec

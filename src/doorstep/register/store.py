@@ -27,6 +27,7 @@ from doorstep.core.errors import NotFoundError
 from doorstep.core.instant import Instant
 from doorstep.core.verdict import Finding
 from doorstep.kernel.schema import At, metadata
+from doorstep.register.surface import Registered
 
 services = Table(
     "service",
@@ -71,20 +72,8 @@ class ServiceRow(msgspec.Struct, frozen=True, kw_only=True):
     by: str
 
 
-class VersionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One registered version. digest: of its bundle. holdout: digest of its held-out rows or ""."""
-
-    service: str
-    number: int
-    digest: str
-    form: str
-    placement: str
-    trusted: bool
-    holdout: str
-    speed_ms_p99: float
-    registered_at: Instant
-    by: str
-    findings: tuple[Finding, ...]
+class VersionRow(Registered, frozen=True, kw_only=True):
+    """One registered version."""
 
     @property
     def name(self) -> str:

@@ -125,7 +125,7 @@ def test_the_smallest_file_has_every_default() -> None:
 
 def test_the_release_defaults_are_those_that_were_measured() -> None:
     release = read().release
-    assert release.is_auto
+    assert release.steps == ()
     assert STEP_SHARES == (0.01, 0.05, 0.25, 0.5)
     assert release.dwell_s == (300.0, 600.0, 600.0, 600.0)
     assert (release.bake_s, release.holdback, release.alpha) == (3600.0, 0.05, 0.05)

@@ -34,6 +34,7 @@ from doorstep.gate.reference import column_changes, find_seen
 from doorstep.gate.rules import size_of
 from doorstep.gate.subject import ScoringFault, Subject, as_served, load_subject, score_rows
 from doorstep.gate.types import (
+    ColumnChange,
     DataEvidence,
     Evidence,
     GateRequest,
@@ -159,15 +160,16 @@ def _on_scores(
     truth: NDArray[np.float64],
     scores: NDArray[np.float64],
 ) -> Iterator[Evidence]:
-    measured = _measured(subject, champion, table, truth, scores)
-    yield UnseenEvidence(check="the hold-out is new to the model", unseen=measured.unseen)
     profile = subject.read_profile()
+    changes = column_changes(table, subject.manifest.contract, profile) if profile else ()
+    measured = _measured(subject, champion, table, truth, scores, changes)
+    yield UnseenEvidence(check="the hold-out is new to the model", unseen=measured.unseen)
     if profile is not None:
         yield DataEvidence(
             check="the hold-out is in the units of training",
             rows=table.rows,
             reference_rows=profile.rows,
-            columns=column_changes(table, subject.manifest.contract, profile),
+            columns=changes,
         )
     yield from quality_evidence(measured, request.gates.quality)
     for asked in request.gates.slices:
@@ -182,6 +184,7 @@ def _measured(
     table: Table,
     truth: NDArray[np.float64],
     scores: NDArray[np.float64],
+    changes: tuple[ColumnChange, ...],
 ) -> Measured:
     mine = labelled_of(subject.manifest, truth, scores)
     theirs, problem = None, ""
@@ -194,8 +197,6 @@ def _measured(
             problem = f"it raised {fault}"
         except DoorstepError as error:
             problem = error.message
-    profile = subject.read_profile()
-    changes = column_changes(table, subject.manifest.contract, profile) if profile else ()
     return Measured(
         manifest=subject.manifest,
         table=table,

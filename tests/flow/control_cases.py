@@ -11,7 +11,7 @@ import httpx
 from doorstep.kernel.keys import load_token
 from doorstep.testing.home import TestHome
 from doorstep.testing.installation import RunningInstallation, write_holdout
-from doorstep.testing.load import Load, Tally
+from fakes.load import Load, Tally
 
 
 def path_of(service: str) -> str:

@@ -20,7 +20,7 @@ from doorstep.core.report import Cell, NodeReport
 from doorstep.journal.surface import OutcomeGiven
 from doorstep.release.surface import Release
 from doorstep.testing.installation import RunningInstallation
-from doorstep.testing.load import Tally
+from fakes.load import Tally
 
 RELEASE = "{shadow: {requests: 0}, steps: [20%, 50%], dwell: 3s, bake: 2s}"
 LONG = "{shadow: {requests: 0}, steps: [50%], dwell: 10m, bake: 10m}"

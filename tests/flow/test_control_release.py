@@ -20,7 +20,7 @@ from doorstep.core.errors import DoorstepError, RefusedError
 from doorstep.journal.surface import TrafficBucket
 from doorstep.release.surface import Release
 from doorstep.testing.installation import RunningInstallation
-from doorstep.testing.load import Tally
+from fakes.load import Tally
 
 LONG = "{shadow: {requests: 0}, steps: [20%, 50%], dwell: 10m, bake: 10m}"
 """Does nothing by itself while a test looks at it."""

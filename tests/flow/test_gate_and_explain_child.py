@@ -10,13 +10,15 @@ import msgspec
 import numpy as np
 import pytest
 
+from doorstep.core.condition import parse_condition
 from doorstep.core.errors import InputError, RefusedError
+from doorstep.core.servicefile_types import GatesSpec
 from doorstep.core.verdict import Finding, Verdict
 from doorstep.explain.child import Explained, ExplainRequest
 from doorstep.explain.permutation import check_additive
 from doorstep.formats.recognise import recognise
 from doorstep.gate.decide import recompute, verdict_of
-from doorstep.gate.types import Candidate, GateRequest, GatesAsked
+from doorstep.gate.types import Candidate, GateRequest
 from doorstep.kernel.child import run_child
 from doorstep.register.build import BuildSpec, build_bundle
 
@@ -104,10 +106,10 @@ def test_a_sound_version_passes_its_gates(versions: dict[str, Version]) -> None:
         GateRequest(
             version=version.candidate,
             holdout=version.holdout,
-            gates=GatesAsked(
-                quality=("auc >= 0.75",),
-                fairness=("selection_rate_ratio >= 0.5",),
-                speed=("p50 <= 10 s", "size <= 50 MB"),
+            gates=GatesSpec(
+                quality=(parse_condition("auc >= 0.75"),),
+                fairness=(parse_condition("selection_rate_ratio >= 0.5"),),
+                speed=(parse_condition("p50 <= 10 s"), parse_condition("size <= 50 MB")),
             ),
             favourable="good",
         )
@@ -124,7 +126,7 @@ def test_a_column_in_the_wrong_unit_is_refused_with_the_reason(
             version=versions["loans@2"].candidate,
             champion=versions["loans@1"].candidate,
             holdout=versions["loans@2"].holdout,
-            gates=GatesAsked(quality=("auc >= champion - 0.005",)),
+            gates=GatesSpec(quality=(parse_condition("auc >= champion - 0.005"),)),
         )
     )
     worse = found["auc >= champion - 0.005"]

@@ -14,12 +14,12 @@ from doorstep.core.ids import digest_of, new_id
 from doorstep.core.manifest import ColumnProfile, Profile
 from doorstep.core.record import Column, Kind, Layout, OutcomeRecord, PredictionMeta, Status
 from doorstep.journal.compactor import Compactor
-from doorstep.journal.outcomes import Predicted, join
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.query import Question, ask, outcomes_joined, prediction, predictions
 from doorstep.journal.rows import Filters
-from doorstep.journal.windows import SummaryCache, column_codes, counts, errors, latency
+from doorstep.journal.windows import SummaryCache, column_codes, counts
 from doorstep.journal.writer import BlockWriter
+from fakes.outcome_join import Predicted, join
 
 LAYOUT = Layout(
     format=1,
@@ -189,9 +189,7 @@ def everything(home, cache=None):
     return (
         counts(*window, cache=cache),
         counts(*window, 300, cache=cache),
-        latency(*window, cache=cache),
-        errors(*window, cache=cache),
-        [(cell.key, cell.columns) for cell in found.cells],
+        found.cells,
         found.outcomes,
     )
 
@@ -210,12 +208,12 @@ def test_windows_are_the_same_before_and_after_compaction_and_with_a_cache(journ
     journal.compact()
     assert everything(journal.home, cache) == before
     assert everything(journal.home, SummaryCache(profiles)) == before
-    rows, wide, latencies, failures, _, outcomes = before
+    rows, wide, cells, outcomes = before
     assert [row.rows for row in rows] == [1, 1, 1]
     assert sum(row.rows for row in wide) == 3
     assert all(row.at % (5 * MINUTE) == 0 for row in wide)
-    assert [(one.version, one.rows) for one in latencies] == [(1, 2), (2, 1)]
-    assert [(one.assigned, one.status, one.rows) for one in failures] == [(2, 1, 1)]
+    assert [(one.version, sum(one.latency)) for one in cells] == [(1, 1), (2, 1), (1, 1)]
+    assert [(one.assigned, one.statuses[1]) for one in cells] == [(1, 0), (2, 0), (2, 1)]
     assert outcomes == {AT: 1}
 
 

@@ -24,8 +24,8 @@ from doorstep.release.collect import crash_loops
 from doorstep.release.transition import Beginning, begin
 from doorstep.release.types import ReleaseSpec
 from doorstep.testing.home import TestHome
-from doorstep.testing.load import Load, Tally
 from doorstep.testing.node import RunningNode
+from fakes.load import Load, Tally
 
 PATH = "/v1/services/loans/predict"
 

@@ -16,8 +16,8 @@ from doorstep.core.plan import ReleasePlan
 from doorstep.core.record import Status
 from doorstep.core.report import NodeReport
 from doorstep.testing.home import TestHome
-from doorstep.testing.load import Load, Tally
 from doorstep.testing.node import RunningNode
+from fakes.load import Load, Tally
 
 PATH = "/v1/services/loans/predict"
 

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from doorstep.release.types import State
-from doorstep.testing import simulator
-from doorstep.testing.simulator import Broken, Simulation, World
+from sim import simulator
+from sim.simulator import Broken, Simulation, World
 
 SEEDS = 32
 ROUGH = {"node_crash": 0.04, "control_crash": 0.2, "report_lost": 0.5, "control_down_max_s": 30}

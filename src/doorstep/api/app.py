@@ -9,6 +9,7 @@ that asks for anything but the API is told by a page.
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -33,6 +34,8 @@ from doorstep.kernel.turns import Turns
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 UPLOAD_BYTES_MAX = 8 * 1024**3
+SPOOL_BYTES = 1 << 20
+"""An upload on its way is in memory while it is small, then in a temporary file."""
 SAID_CHARS_MAX = 8_000
 """Of what an error says: it may repeat what was sent."""
 _log = logging.getLogger("doorstep.api")
@@ -69,12 +72,13 @@ def build_app(
     name to this machine is not). pages: the console's handlers. shown: how a browser is told of
     a DoorstepError and of an HTTPException; everything else is told in JSON."""
     refuse = _by_reader(_refuse, shown[DoorstepError])
-    routes: list[Any] = [_operation_route(control, sessions, one) for one in _table(control)]
+    table = list(control.operations.values())
+    routes: list[Any] = [_operation_route(control, sessions, one) for one in table]
     routes += [
         _upload_route(control, sessions),
         _export_route(control, sessions),
         _invite_route(control, sessions),
-        _openapi_route(control),
+        _openapi_route(table, control.version),
         *_open_routes(control, sessions),
         *pages,
     ]
@@ -90,10 +94,6 @@ def build_app(
         openapi_config=None,
         logging_config=None,
     )
-
-
-def _table(control: Control) -> list[Operation]:
-    return list(control.operations.values())
 
 
 def _operation_route(control: Control, sessions: Sessions, one: Operation) -> HTTPRouteHandler:
@@ -115,35 +115,14 @@ def _upload_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
     async def put_blob(request: AnyRequest) -> Response[bytes]:
         sessions.require_token(request.headers.get("authorization"))
         digest = parse_digest(request.path_params["digest"])
-        spool = _Spool()
-        try:
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
             async for chunk in request.stream():
                 spool.write(chunk)
-            await to_thread.run_sync(lambda: control.upload(digest, spool.rewound()))
-        finally:
-            spool.close()
+            spool.seek(0)
+            await to_thread.run_sync(lambda: control.upload(digest, spool))
         return Response(b"{}", media_type=MediaType.JSON, status_code=201)
 
     return put_blob
-
-
-class _Spool:
-    """An upload on its way: in memory while small, then in a temporary file."""
-
-    def __init__(self) -> None:
-        import tempfile
-
-        self._file = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115
-
-    def write(self, chunk: bytes) -> None:
-        self._file.write(chunk)
-
-    def rewound(self) -> Any:
-        self._file.seek(0)
-        return self._file
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _export_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
@@ -165,8 +144,8 @@ def _invite_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
     return invite
 
 
-def _openapi_route(control: Control) -> HTTPRouteHandler:
-    document = msgspec.json.encode(openapi(_table(control), control.version))
+def _openapi_route(table: Sequence[Operation], version: str) -> HTTPRouteHandler:
+    document = msgspec.json.encode(openapi(table, version))
 
     @get("/api/v1/openapi.json", opt={"open": True})
     async def openapi_document() -> Response[bytes]:

@@ -175,11 +175,7 @@ def _refused_by_gates(world: World) -> tuple[list[str], str]:
 
 def _rolled_back(world: World) -> tuple[Release, Tally]:
     """A version that no held-out row can fault meets a value that only live traffic has."""
-    found = _register(world, "strict")
-    run = found.run
-    expect(run is not None and run.verdict is Verdict.PASS, f"the gates refused {SERVICE}@3")
-    assert run is not None
-    note(f"    {SERVICE}@3 passes all its gates: {_gate(run.findings, 'auc >= champion')}")
+    _register_sound(world, "strict", f"{SERVICE}@3")
     mixes = world.mixes()
     before = world.traffic.tally()
     world.traffic.send(mixes.known, RATE_S)
@@ -204,11 +200,7 @@ def _rolled_back(world: World) -> tuple[Release, Tally]:
 
 
 def release_better(world: World) -> Told:
-    found = _register(world, "better")
-    run = found.run
-    expect(run is not None and run.verdict is Verdict.PASS, f"the gates refused {SERVICE}@4")
-    assert run is not None
-    note(f"    {SERVICE}@4 passes all its gates: {_gate(run.findings, 'auc >= champion')}")
+    _register_sound(world, "better", f"{SERVICE}@4")
     before = world.traffic.tally()
     world.traffic.send(world.mixes().with_new, RATE_S)
     begun = world.client.start_release(f"{SERVICE}@4")
@@ -352,6 +344,14 @@ def _register(world: World, model: str, file: str = "doorstep.yaml") -> Register
 
     path = str(world.folder / f"{model}.skops")
     return register_model(world.client, path, world.folder / file, shown, with_gates=with_gates)
+
+
+def _register_sound(world: World, model: str, version: str) -> None:
+    """Register a model whose gates must pass."""
+    run = _register(world, model).run
+    expect(run is not None and run.verdict is Verdict.PASS, f"the gates refused {version}")
+    assert run is not None
+    note(f"    {version} passes all its gates: {_gate(run.findings, 'auc >= champion')}")
 
 
 def _words(one: Contribution) -> str:

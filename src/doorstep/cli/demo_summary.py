@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from doorstep.cli.demo_story import STEPS, Step
+from doorstep.cli.demo_story import STEPS, Step, Told
 from doorstep.cli.demo_world import SERVICE, World
 from doorstep.cli.output import done, fail, note, paint
 from doorstep.core.errors import DoorstepError
@@ -55,21 +55,19 @@ def run_story(world: World, steps: tuple[tuple[str, Step], ...] = STEPS) -> Summ
 def _run(world: World, number: int, title: str, step: Step) -> StepDone:
     started_s = time.monotonic()
     try:
-        told = step(world)
+        told, verdict = step(world), Verdict.PASS
     except DoorstepError as error:
+        told, verdict = Told(str(error), {}), Verdict.FAIL
         world.shown.end()
-        fail(f"{error.message}")
-        took_s = time.monotonic() - started_s
-        return StepDone(
-            number=number, title=title, verdict=Verdict.FAIL, sentence=str(error), took_s=took_s
-        )
-    world.shown.end()
+        fail(error.message)
     took_s = time.monotonic() - started_s
-    done(f"{told.sentence}  ({took_s:.0f} s)")
+    if verdict is Verdict.PASS:
+        world.shown.end()
+        done(f"{told.sentence}  ({took_s:.0f} s)")
     return StepDone(
         number=number,
         title=title,
-        verdict=Verdict.PASS,
+        verdict=verdict,
         sentence=told.sentence,
         took_s=took_s,
         numbers=told.numbers,

@@ -6,23 +6,19 @@ answer that is not 200 is a failed request and is counted as one.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
-CONNECTIONS = 8
-TIMEOUT_S = 5.0
+from doorstep.cli.sending import Sender, Turn
+
 BEHIND_S_MAX = 0.25
 """Requests that could not be sent in time are left out, not sent in a burst afterwards."""
-IDLE_S = 0.02
 RECENT_MAX = 500
-ANSWER_BYTES_MAX = 1024 * 1024
 Row = dict[str, Any]
 
 
@@ -143,12 +139,8 @@ class Traffic:
     """Clients in a thread of their own. `start`, then `send` as often as you like, then `stop`."""
 
     def __init__(self, data_url: str, service: str, seed: int) -> None:
-        address = urlsplit(data_url)
-        self._host, self._port = str(address.hostname), int(address.port or 80)
-        self._head = (
-            f"POST /v1/services/{service}/predict HTTP/1.1\r\nHost: {address.netloc}\r\n"
-            "Content-Type: application/json\r\nContent-Length: "
-        ).encode()
+        path = f"/v1/services/{service}/predict"
+        self._sender = Sender[Asked](data_url, path, self._turn, self._count, self._count_failure)
         self._source = random.Random(seed)  # noqa: S311  reproducible, not secret
         self._lock = threading.Lock()
         self._plan: tuple[Deck, float] | None = None
@@ -157,16 +149,12 @@ class Traffic:
         self._tally = Tally()
         self._awaited: dict[str, str] = {}
         self._recent: list[tuple[str, AnswerSeen]] = []
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        self._sender.start()
 
     def stop(self) -> None:
-        self._stopping = True
-        if self._thread.is_alive():
-            self._thread.join(TIMEOUT_S + 1.0)
+        self._sender.stop()
 
     def send(self, mix: Mix, rate_s: float) -> None:
         """From now on send `rate_s` requests a second, drawn from `mix`."""
@@ -193,45 +181,18 @@ class Traffic:
         with self._lock:
             return list(self._recent)
 
-    def _run(self) -> None:
-        asyncio.run(self._clients())
-
-    async def _clients(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(CONNECTIONS):
-                group.create_task(self._client())
-
-    async def _client(self) -> None:
-        connection: Connection | None = None
-        while not self._stopping:
-            asked, wait_s = self._turn()
-            await asyncio.sleep(wait_s)
-            if asked is None:
-                continue
-            try:
-                connection = connection or await Connection.open(self._host, self._port)
-                status, body = await connection.ask(self._head, asked.body)
-            except (OSError, EOFError, ValueError, TimeoutError) as error:
-                if connection:
-                    connection.close()
-                connection = None
-                self._count_failure(f"{type(error).__name__}: {error}")
-            else:
-                self._count(asked, status, body)
-        if connection:
-            connection.close()
-
-    def _turn(self) -> tuple[Asked | None, float]:
+    def _turn(self) -> Turn[Asked] | None:
         """The next request and the seconds until it is due; None while nothing is to be sent."""
         with self._lock:
             if self._plan is None:
-                return None, IDLE_S
+                return None
             deck, rate_s = self._plan
             now_s = time.monotonic()
             due_s = max(self._next_s, now_s - BEHIND_S_MAX)
             self._next_s = due_s + 1.0 / rate_s
             self._number += 1
-            return deck.draw(self._number), max(0.0, due_s - now_s)
+            asked = deck.draw(self._number)
+            return asked, asked.body, max(0.0, due_s - now_s)
 
     def _count_failure(self, what: str) -> None:
         with self._lock:
@@ -266,40 +227,3 @@ def count_answer(before: Tally, answer: AnswerSeen) -> Tally:
         warned=before.warned + warned,
         versions=versions,
     )
-
-
-class Connection:
-    """One kept-alive connection: a request, then its answer."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    @classmethod
-    async def open(cls, host: str, port: int) -> Connection:
-        async with asyncio.timeout(TIMEOUT_S):
-            return cls(*await asyncio.open_connection(host, port))
-
-    async def ask(self, head: bytes, body: bytes) -> tuple[int, bytes]:
-        """(status, body). Raises: OSError, EOFError, ValueError (not HTTP), TimeoutError."""
-        self._writer.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
-        async with asyncio.timeout(TIMEOUT_S):
-            try:
-                answered = await self._reader.readuntil(b"\r\n\r\n")
-            except asyncio.LimitOverrunError as error:
-                raise ValueError(str(error)) from None
-            status, size = parse_head(answered)
-            return status, await self._reader.readexactly(size)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-def parse_head(head: bytes) -> tuple[int, int]:
-    """(status, size of the body in bytes). Raises: ValueError."""
-    first, *lines = head.decode("latin-1").split("\r\n")
-    fields = dict(line.lower().split(":", 1) for line in lines if ":" in line)
-    status, size = int(first.split(" ", 2)[1]), int(fields["content-length"])
-    if not first.startswith("HTTP/1.1 ") or not 0 <= size <= ANSWER_BYTES_MAX:
-        raise ValueError(f"not an answer: {first[:80]!r}")
-    return status, size

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import msgspec
 
 from doorstep.cli.asking import rows_of
 from doorstep.cli.commands_release import follow, settle
 from doorstep.cli.output import done, fail, note, warn
+from doorstep.cli.sending import Sender, Turn
 from doorstep.client import Client
 from doorstep.core.contract import Contract
 from doorstep.core.servicefile import parse_service_file
@@ -23,7 +21,6 @@ from doorstep.journal.surface import ListPredictions, Prediction, Predictions
 from doorstep.monitor.cause import find_cause
 from doorstep.release.surface import Release
 
-CONNECTIONS = 8
 RATE_PER_S = 200.0
 """Enough for the 500 to 1,000 requests that a decision needs within seconds, and what one core
 still serves beside everything else on a laptop."""
@@ -31,7 +28,6 @@ SLOW_AFTER = 20_000
 SLOW_RATE_PER_S = 25.0
 """Once the evidence is in, a release only waits for its times; it must not run dry meanwhile."""
 ROWS_MAX = 100_000
-TIMEOUT_S = 10.0
 LOOKED_AT_MAX = 1000
 """Newest predictions of each kind that are compared; the most that one call gives."""
 REFUSALS = (400, 413, 415, 422)
@@ -124,70 +120,53 @@ class Requests:
 
 
 class Driver:
-    """Sends requests at a steady rate over a few connections, in a thread of its own."""
+    """Sends requests at a steady rate, in a thread of its own."""
 
     def __init__(self, url: str, service: str, requests: Requests) -> None:
-        self._url, self._path = url, f"/v1/services/{service}/rehearse"
+        path = f"/v1/services/{service}/rehearse"
+        self._sender = Sender[int](url, path, self._turn, self._count, self._count_failure)
         self._requests = requests
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._drive()), daemon=True)
+        self._bodies = iter(requests)
+        self._pace = Pace()
+        self._is_over = False
         self.counts = Counts()
 
     def __enter__(self) -> Driver:
-        self._thread.start()
+        self._sender.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join(2 * TIMEOUT_S)
+        self._sender.stop()
 
     def wait_for(self, requests: int, timeout_s: float) -> None:
         """Wait until so many requests were answered, failed or refused."""
         deadline = time.monotonic() + timeout_s
-        while self._sent() < requests and time.monotonic() < deadline and self._thread.is_alive():
+        while self._sent() < requests and time.monotonic() < deadline and not self._is_over:
             time.sleep(0.05)
 
     def _sent(self) -> int:
         return self.counts.answered + self.counts.failed + self.counts.refused
 
-    async def _drive(self) -> None:
-        bodies = iter(self._requests)
-        limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-        async with httpx.AsyncClient(
-            base_url=self._url, timeout=TIMEOUT_S, limits=limits, trust_env=False
-        ) as http:
-            pace = Pace()
-            await asyncio.gather(*(self._worker(http, bodies, pace) for _ in range(CONNECTIONS)))
+    def _turn(self) -> Turn[int] | None:
+        sent = next(self._bodies, None)
+        if sent is None:
+            self._is_over = True
+            return None
+        return *sent, self._pace.pause_s(time.monotonic())
 
-    async def _worker(
-        self, http: httpx.AsyncClient, bodies: Iterator[tuple[int, bytes]], pace: Pace
-    ) -> None:
-        while not self._stopping.is_set():
-            await asyncio.sleep(pace.pause_s(time.monotonic()))
-            sent = next(bodies, None)
-            if sent is None:
-                return
-            await self._send(http, *sent)
-
-    async def _send(self, http: httpx.AsyncClient, row: int, body: bytes) -> None:
-        counts = self.counts
-        try:
-            answer = await http.post(
-                self._path, content=body, headers={"Content-Type": "application/json"}
-            )
-        except httpx.HTTPError as error:
-            counts.failed += 1
-            counts.first_failure = counts.first_failure or type(error).__name__
-            return
-        if answer.status_code == OK:
-            counts.answered += 1
-        elif answer.status_code in REFUSALS:
-            counts.refused += 1
-            counts.first_refusal = counts.first_refusal or _said(answer)
+    def _count(self, row: int, status: int, body: bytes) -> None:
+        if status == OK:
+            self.counts.answered += 1
+        elif status in REFUSALS:
+            self.counts.refused += 1
+            self.counts.first_refusal = self.counts.first_refusal or _said(status, body)
             self._requests.leave_out(row)
         else:
-            counts.failed += 1
-            counts.first_failure = counts.first_failure or _said(answer)
+            self._count_failure(_said(status, body))
+
+    def _count_failure(self, what: str) -> None:
+        self.counts.failed += 1
+        self.counts.first_failure = self.counts.first_failure or what
 
 
 class Pace:
@@ -206,11 +185,11 @@ class Pace:
         return at_s - now_s
 
 
-def _said(answer: httpx.Response) -> str:
+def _said(status: int, body: bytes) -> str:
     try:
-        return str(msgspec.json.decode(answer.content)["error"]["message"])
+        return str(msgspec.json.decode(body)["error"]["message"])
     except (msgspec.DecodeError, KeyError, TypeError):
-        return f"HTTP {answer.status_code}"
+        return f"HTTP {status}"
 
 
 def _say(client: Client, ended: Release, counts: Counts) -> None:

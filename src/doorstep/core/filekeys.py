@@ -1,17 +1,11 @@
-"""How a key of the service file is read, described and shown, declared once beside its type.
-
-A `Key` in the annotation of a field says how the file spells it, what it promises and why its
-default is what it is. The parser, the JSON Schema, `explain` and the writer all walk these
-declarations, so that they cannot disagree.
-"""
+"""What reading a service file needs: its keys, its readers, its problems, and what is a secret."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Iterator
-from functools import cache
-from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -102,28 +96,16 @@ class Reader(Protocol):
         ...
 
 
-class Key(msgspec.Struct, frozen=True):
-    """about: what it promises. why: the reason for the default. name: in the file, where it is not
-    the field's (fields carry units last: `timeout_s` is written as `timeout`)."""
-
-    reads: Any
-    about: str
-    why: str = ""
-    name: str = ""
-
-
 class FileKey(msgspec.Struct, frozen=True):
-    """A key of one group, as its type declares it. default: UNSET if the key is required."""
+    """A key of one group, as its type declares it. name: in the file. about: what it promises.
+    why: the reason for the default. default: UNSET if the key is required."""
 
     name: str
     field: str
-    key: Key
+    reads: Any
+    about: str
+    why: str
     default: Any
-
-    @property
-    def reads(self) -> Reader:
-        reader: Reader = self.key.reads
-        return reader
 
 
 @runtime_checkable
@@ -143,27 +125,6 @@ class FillsItself(Protocol):
     def defaults_for(cls, written: dict[str, Any]) -> dict[str, Any]:
         """Field values for what was not written."""
         ...
-
-
-@cache
-def keys_of(group: type[msgspec.Struct]) -> dict[str, FileKey]:
-    """The keys of a group by their name in the file, in the order of declaration."""
-    hints = get_type_hints(group, include_extras=True)
-    keys: dict[str, FileKey] = {}
-    for field in msgspec.structs.fields(group):
-        hint = hints[field.name]
-        found = [one for one in get_args(hint) if isinstance(one, Key)]
-        if get_origin(hint) is not Annotated or not found:
-            continue
-        name = found[0].name or field.name
-        keys[name] = FileKey(name, field.name, found[0], _default_of(field))
-    return keys
-
-
-def _default_of(field: msgspec.structs.FieldInfo) -> Any:
-    if field.default_factory is not msgspec.NODEFAULT:
-        return field.default_factory()
-    return msgspec.UNSET if field.default is msgspec.NODEFAULT else field.default
 
 
 def join(path: str, name: str) -> str:

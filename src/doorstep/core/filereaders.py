@@ -1,13 +1,20 @@
 """The readers of the service file by shape: a word, a list, a mapping of names, a choice, a group.
 
 Each reads a node into a value or notes a problem with its place, shows a value as the file would
-say it, and gives the JSON Schema of what may be written.
+say it, and gives the JSON Schema of what may be written. The keys of a group are the annotated
+fields of its type, declared once for the parser, the schema, `explain` and the writer:
+
+    field: Annotated[type, reader, "what it promises", "why its default is what it is"] = default
+
+Without a reader it is that of the type: a choice for a Literal, true or false, a group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -20,9 +27,9 @@ from doorstep.core.filekeys import (
     Reader,
     Reading,
     join,
-    keys_of,
     nearest,
     shown,
+    suggestion,
 )
 from doorstep.core.yamltext import Mapping, Node, Scalar, Sequence
 
@@ -58,6 +65,33 @@ class Word(msgspec.Struct, frozen=True):
         return dict(self.json)
 
 
+def choice(*words: str) -> Word:
+    """One of `words`."""
+
+    def parse(scalar: Scalar) -> str:
+        if scalar.text in words:
+            return scalar.text
+        raise ValueError(suggestion(scalar.text, list(words)).removeprefix("; "))
+
+    expected = " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
+    return Word(expected, parse, {"enum": list(words)})
+
+
+def boolean() -> Word:
+    def parse(scalar: Scalar) -> bool:
+        value = scalar.value
+        if not isinstance(value, bool):
+            raise ValueError
+        return value
+
+    return Word("true or false", parse, {"type": "boolean"})
+
+
+def _unexpected(reader: Reader, node: Node, path: str, reading: Reading) -> Any:
+    reading.problem(node, path, f"found {shown(node)}, expected {reader.expected}")
+    return msgspec.UNSET
+
+
 class ListOf(msgspec.Struct, frozen=True):
     """least, most: how many. lone: one value may stand without brackets. word: stands for ()."""
 
@@ -87,8 +121,7 @@ class ListOf(msgspec.Struct, frozen=True):
             value = self.item.read(node, path, reading)
             return value if value is msgspec.UNSET else (value,)
         if not isinstance(node, Sequence):
-            reading.problem(node, path, f"found {shown(node)}, expected {self.expected}")
-            return msgspec.UNSET
+            return _unexpected(self, node, path, reading)
         if not self.least <= len(node.items) <= self.most:
             wanted = f"{self.least} to {self.most}" if self.least < self.most else f"{self.least}"
             reading.problem(node, path, f"{len(node.items)} items, expected {wanted}")
@@ -135,8 +168,7 @@ class MapOf(msgspec.Struct, frozen=True):
 
     def read(self, node: Node, path: str, reading: Reading) -> Any:
         if not isinstance(node, Mapping):
-            reading.problem(node, path, f"found {shown(node)}, expected {self.expected}")
-            return msgspec.UNSET
+            return _unexpected(self, node, path, reading)
         if len(node.pairs) > self.most:
             reading.problem(node, path, f"{len(node.pairs)} entries, expected at most {self.most}")
             return msgspec.UNSET
@@ -174,8 +206,7 @@ class OneOf(msgspec.Struct, frozen=True):
         for _, reader in self.ways:
             if reader.fits(node):
                 return reader.read(node, path, reading)
-        reading.problem(node, path, f"found {shown(node)}, expected {self.expected}")
-        return msgspec.UNSET
+        return _unexpected(self, node, path, reading)
 
     def show(self, value: Any) -> Any:
         return next(reader.show(value) for kind, reader in self.ways if isinstance(value, kind))
@@ -219,8 +250,7 @@ class Group(msgspec.Struct, frozen=True):
         elif isinstance(node, Mapping):
             values = self._read_keys(node, path, reading)
         else:
-            reading.problem(node, path, f"found {shown(node)}, expected {self.expected}")
-            return msgspec.UNSET
+            return _unexpected(self, node, path, reading)
         return self._made(values, node, path, reading, len(reading.problems) == before)
 
     def _read_short(self, node: Node, path: str, reading: Reading) -> dict[str, Any]:
@@ -305,6 +335,38 @@ class Group(msgspec.Struct, frozen=True):
         return {"anyOf": [self._short_reader.schema(partial=False), whole]}
 
 
+@cache
+def keys_of(group: type[msgspec.Struct]) -> dict[str, FileKey]:
+    """The keys of a group by their name in the file, in the order of declaration. Fields carry
+    units last, the file does not: `timeout_s` is written as `timeout`."""
+    hints = get_type_hints(group, include_extras=True)
+    keys: dict[str, FileKey] = {}
+    for field in msgspec.structs.fields(group):
+        kind, *said = get_args(hints[field.name]) or (None,)
+        texts = [one for one in said if isinstance(one, str)]
+        if get_origin(hints[field.name]) is Annotated and texts:
+            name = field.encode_name.removesuffix("_s")
+            reads = said[0] if said[0] is not texts[0] else _reader_of(kind)
+            about, why = texts[0], "".join(texts[1:])
+            keys[name] = FileKey(name, field.name, reads, about, why, _default_of(field))
+    return keys
+
+
+def _reader_of(kind: Any) -> Reader:
+    """The reader that a type implies; None beside it only says that it may be left out."""
+    if get_origin(kind) is UnionType or get_origin(kind) is Union:
+        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+    if get_origin(kind) is Literal:
+        return choice(*get_args(kind))
+    return boolean() if kind is bool else Group(kind)
+
+
+def _default_of(field: msgspec.structs.FieldInfo) -> Any:
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return msgspec.UNSET if field.default is msgspec.NODEFAULT else field.default
+
+
 def _note_missing(key: FileKey, node: Node, path: str, reading: Reading) -> None:
     """Say what is missing: of a group, the keys in it that must be there."""
     where = join(path, key.name)
@@ -313,7 +375,7 @@ def _note_missing(key: FileKey, node: Node, path: str, reading: Reading) -> None
     for one in required:
         _note_missing(one, node, where, reading)
     if not required:
-        missing = f"missing; expected {key.reads.expected} ({key.key.about})"
+        missing = f"missing; expected {key.reads.expected} ({key.about})"
         reading.problem(node, where, missing)
 
 
@@ -333,5 +395,5 @@ def _schema_of(key: FileKey, partial: bool) -> dict[str, Any]:
 
 
 def _sentence(key: FileKey) -> str:
-    why = f" Default: {key.key.why}." if key.key.why else ""
-    return f"{key.key.about[:1].upper()}{key.key.about[1:]}.{why}"
+    why = f" Default: {key.why}." if key.why else ""
+    return f"{key.about[:1].upper()}{key.about[1:]}.{why}"

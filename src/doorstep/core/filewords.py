@@ -17,7 +17,7 @@ from doorstep.core.condition import (
 )
 from doorstep.core.errors import InputError
 from doorstep.core.filekeys import suggestion
-from doorstep.core.filereaders import Word
+from doorstep.core.filereaders import Word, choice
 from doorstep.core.ids import NAME_LENGTH_MAX, parse_name
 from doorstep.core.instant import parse_duration_s
 from doorstep.core.yamltext import Scalar
@@ -89,33 +89,11 @@ def _parse_name(word: str) -> str:
         raise ValueError from None
 
 
-def choice(*words: str) -> Word:
-    """One of `words`."""
-
-    def parse(scalar: Scalar) -> str:
-        if scalar.text in words:
-            return scalar.text
-        raise ValueError(suggestion(scalar.text, list(words)).removeprefix("; "))
-
-    expected = " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
-    return Word(expected, parse, {"enum": list(words)})
-
-
 def choice_of(values: dict[str, Any], expected: str) -> Word:
     """One of some words, each of which means a value (shown as None where no word means it)."""
     words = choice(*values)
     names = {value: word for word, value in values.items()}
     return Word(expected, lambda scalar: values[words.parse(scalar)], words.json, names.get)
-
-
-def boolean() -> Word:
-    def parse(scalar: Scalar) -> bool:
-        value = scalar.value
-        if not isinstance(value, bool):
-            raise ValueError
-        return value
-
-    return Word("true or false", parse, {"type": "boolean"})
 
 
 def count(least: int, most: int) -> Word:

@@ -1,7 +1,7 @@
 """Time as values. `_at` is UTC wall time in integer microseconds since 1970; durations are seconds.
 
-Decisions never ask what time it is: they are given an Instant. `Clock` is the port; the real one is
-`SystemClock`, the one for tests and the simulator is `doorstep.testing.clock.VirtualClock`.
+Decisions never ask what time it is: they are given an Instant. `Clock` is the port,
+and `SystemClock` the real one.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from doorstep.core.condition import Condition
 from doorstep.core.errors import InputError
 from doorstep.core.filekeys import (
     PROBLEMS_MAX,
-    Key,
     Problem,
     Reading,
     credential_in,
@@ -25,7 +24,7 @@ from doorstep.core.filekeys import (
     suggestion,
 )
 from doorstep.core.filereaders import Group, ListOf, Word
-from doorstep.core.filewords import choice, condition, name, text
+from doorstep.core.filewords import condition, name, text
 from doorstep.core.ids import parse_name
 from doorstep.core.servicefile_people import (
     APPROVAL,
@@ -107,80 +106,56 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
 
     format: Annotated[
         int,
-        Key(
-            Word(f"{FORMAT}", _parse_format, {"const": FORMAT}),
-            "format of this file",
-            "1: the only one; write it, so that a later Doorstep knows",
-            "doorstep",
-        ),
-    ] = FORMAT
-    service: Annotated[str, Key(name("service"), "stable name that clients call")]
-    purpose: Annotated[str, Key(text("a sentence"), "what it is for", "none")] = ""
-    owner: Annotated[
-        str, Key(text("a team"), "team that permissions and alerts follow", "none")
-    ] = ""
+        Word(f"{FORMAT}", _parse_format, {"const": FORMAT}),
+        "format of this file",
+        "1: the only one; write it, so that a later Doorstep knows",
+    ] = msgspec.field(default=FORMAT, name="doorstep")
+    service: Annotated[str, name("service"), "stable name that clients call"]
+    purpose: Annotated[str, text("a sentence"), "what it is for", "none"] = ""
+    owner: Annotated[str, text("a team"), "team that permissions and alerts follow", "none"] = ""
     risk: Annotated[
         Risk,
-        Key(
-            choice("low", "medium", "high"),
-            "your tier; sets the defaults of approve, review and privacy, claims nothing legal",
-            "low: nobody said that more is at stake",
-        ),
+        "your tier; sets the defaults of approve, review and privacy, claims nothing legal",
+        "low: nobody said that more is at stake",
     ] = "low"
     regimes: Annotated[
         tuple[str, ...],
-        Key(
-            ListOf(text("a regime such as eu-ai-act/high-risk", r"[a-z0-9-]+(/[a-z0-9-]+)?")),
-            "what your compliance says applies; selects reports",
-            "none",
-        ),
+        ListOf(text("a regime such as eu-ai-act/high-risk", r"[a-z0-9-]+(/[a-z0-9-]+)?")),
+        "what your compliance says applies; selects reports",
+        "none",
     ] = ()
     goal: Annotated[
         Condition | None,
-        Key(
-            condition("default_rate <= 0.24"),
-            "the business promise, measured live per version",
-            "none",
-        ),
+        condition("default_rate <= 0.24"),
+        "the business promise, measured live per version",
+        "none",
     ] = None
-    ids: Annotated[IdsSpec, Key(Group(IdsSpec), "which fields identify what")] = IdsSpec()
-    model: Annotated[ModelSpec, Key(Group(ModelSpec), "what the model answers")]
-    runtime: Annotated[RuntimeSpec, Key(Group(RuntimeSpec), "what it runs in")] = RuntimeSpec()
-    data: Annotated[DataSetsSpec, Key(Group(DataSetsSpec), "where the tables are")]
-    contract: Annotated[ContractSpec, Key(Group(ContractSpec), "what a caller may send")] = (
-        ContractSpec()
-    )
-    gates: Annotated[
-        GatesSpec, Key(Group(GatesSpec), "what a version must pass before a release")
-    ] = GatesSpec()
-    release: Annotated[
-        ReleaseSpec, Key(Group(ReleaseSpec), "how a version is carried onto its service")
-    ] = ReleaseSpec()
-    serve: Annotated[ServeSpec, Key(Group(ServeSpec), "how requests are answered")] = ServeSpec()
-    monitor: Annotated[MonitorSpec, Key(Group(MonitorSpec), "what is watched")] = MonitorSpec()
+    ids: Annotated[IdsSpec, "which fields identify what"] = IdsSpec()
+    model: Annotated[ModelSpec, "what the model answers"]
+    runtime: Annotated[RuntimeSpec, "what it runs in"] = RuntimeSpec()
+    data: Annotated[DataSetsSpec, "where the tables are"]
+    contract: Annotated[ContractSpec, "what a caller may send"] = ContractSpec()
+    gates: Annotated[GatesSpec, "what a version must pass before a release"] = GatesSpec()
+    release: Annotated[ReleaseSpec, "how a version is carried onto its service"] = ReleaseSpec()
+    serve: Annotated[ServeSpec, "how requests are answered"] = ServeSpec()
+    monitor: Annotated[MonitorSpec, "what is watched"] = MonitorSpec()
     alert: Annotated[
         tuple[AlertSpec, ...],
-        Key(ListOf(Group(AlertSpec), most=20), "who is told", "the console, about every finding"),
+        ListOf(Group(AlertSpec), most=20),
+        "who is told",
+        "the console, about every finding",
     ] = (AlertSpec(),)
-    explain: Annotated[ExplainSpec, Key(Group(ExplainSpec), "the reasons that an answer gives")] = (
-        ExplainSpec()
-    )
+    explain: Annotated[ExplainSpec, "the reasons that an answer gives"] = ExplainSpec()
     review: Annotated[
         tuple[ReviewRule, ...],
-        Key(
-            ListOf(Group(ReviewRule), most=20),
-            "which predictions a person looks at",
-            "by risk: low none; medium 1 % at random; high also where confidence is below 0.6",
-        ),
+        ListOf(Group(ReviewRule), most=20),
+        "which predictions a person looks at",
+        "by risk: low none; medium 1 % at random; high also where confidence is below 0.6",
     ] = ()
-    retrain: Annotated[RetrainSpec, Key(Group(RetrainSpec), "when it is trained again")] = (
-        RetrainSpec()
-    )
-    privacy: Annotated[PrivacySpec, Key(Group(PrivacySpec), "what is kept")] = PrivacySpec()
-    approve: Annotated[Approval, Key(APPROVAL, "who says yes to a release")] = Approval()
-    environments: Annotated[
-        tuple[str, ...], Key(Differences(), "only what differs there", "none")
-    ] = ()
+    retrain: Annotated[RetrainSpec, "when it is trained again"] = RetrainSpec()
+    privacy: Annotated[PrivacySpec, "what is kept"] = PrivacySpec()
+    approve: Annotated[Approval, APPROVAL, "who says yes to a release"] = Approval()
+    environments: Annotated[tuple[str, ...], Differences(), "only what differs there", "none"] = ()
     environment: str = ""
     written: tuple[str, ...] = ()
 
@@ -241,17 +216,6 @@ def read_service_file(
         with_differences = _read_tree(_merged(root, one), one, problems)
         found = with_differences if one == environment else found
     return found, tuple(sorted(problems)[:PROBLEMS_MAX])
-
-
-def plain_of(service_file: ServiceFile) -> dict[str, Any]:
-    """The file as plain values: what differs from the defaults of every tier, and what the tier
-    set. Written as YAML it reads back to the same service file, without `environments`."""
-    plain: dict[str, Any] = ROOT.show(service_file)
-    plain.pop("environments", None)
-    whole = {"people": service_file.approve.people, "role": service_file.approve.role}
-    review = ROOT.keys["review"].reads.show(service_file.review)
-    keep = ROOT.keys["privacy"].reads.show(service_file.privacy)
-    return {**plain, "approve": whole, "review": review, "privacy": {"keep": "400d", **keep}}
 
 
 def _newer_format(root: Mapping) -> Problem | None:

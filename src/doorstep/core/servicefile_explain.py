@@ -58,7 +58,7 @@ def _explained(
     for key in reader.keys.values():
         one = getattr(value, key.field)
         where = join(path, key.name)
-        yield from _rows(key.reads, one, where, key.key.why, written)
+        yield from _rows(key.reads, one, where, key.why, written)
 
 
 def _rows(

@@ -8,11 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from doorstep.core.condition import Condition
-from doorstep.core.filekeys import Key
-from doorstep.core.filereaders import Group, ListOf
+from doorstep.core.filereaders import Group, ListOf, choice
 from doorstep.core.filewords import (
-    boolean,
-    choice,
     choice_of,
     condition,
     count,
@@ -29,15 +26,12 @@ from doorstep.core.servicefile_types import COLUMN
 class ExplainSpec(msgspec.Struct, frozen=True, kw_only=True):
     reasons: Annotated[
         int,
-        Key(
-            count(1, 20),
-            "how many reasons an answer gives",
-            "4: as many as a notice of a credit decision gives",
-        ),
+        count(1, 20),
+        "how many reasons an answer gives",
+        "4: as many as a notice of a credit decision gives",
     ] = 4
     immutable: Annotated[
-        tuple[str, ...],
-        Key(ListOf(COLUMN), "fields that a person cannot change", "none"),
+        tuple[str, ...], ListOf(COLUMN), "fields that a person cannot change", "none"
     ] = ()
 
 
@@ -45,23 +39,22 @@ class ReviewRule(msgspec.Struct, frozen=True, kw_only=True):
     """A prediction that a person looks at. within_s, otherwise: only for those that are held."""
 
     when: Annotated[
-        Condition | None,
-        Key(condition("confidence < 0.6"), "predictions of which this holds", "none"),
+        Condition | None, condition("confidence < 0.6"), "predictions of which this holds", "none"
     ] = None
     sample: Annotated[
-        float | None, Key(share(0.000001, 1.0), "this share of all, drawn at random", "none")
+        float | None, share(0.000001, 1.0), "this share of all, drawn at random", "none"
     ] = None
-    hold: Annotated[
-        bool,
-        Key(boolean(), "whether the caller waits for the person", "false: answered at once"),
-    ] = False
+    hold: Annotated[bool, "whether the caller waits for the person", "false: answered at once"] = (
+        False
+    )
     within_s: Annotated[
-        float | None,
-        Key(duration(1, YEAR_S), "how long a held prediction may wait", "4h when held", "within"),
+        float | None, duration(1, YEAR_S), "how long a held prediction may wait", "4h when held"
     ] = None
     otherwise: Annotated[
         str | float | None,
-        Key(literal(), "the answer when nobody decided in time", "none: must be said when held"),
+        literal(),
+        "the answer when nobody decided in time",
+        "none: must be said when held",
     ] = None
 
     @classmethod
@@ -83,11 +76,13 @@ class RetrainTrigger(msgspec.Struct, frozen=True, kw_only=True):
 
     finding: Annotated[
         Literal["", "drift", "quality"],
-        Key(choice("drift", "quality"), "a finding of this kind", "none"),
+        choice("drift", "quality"),
+        "a finding of this kind",
+        "none",
     ] = ""
-    schedule: Annotated[str, Key(cron(), "minute hour day month weekday, in UTC", "none")] = ""
+    schedule: Annotated[str, cron(), "minute hour day month weekday, in UTC", "none"] = ""
     new_outcomes: Annotated[
-        int | None, Key(count(1, 10**12), "outcomes since the last training", "none")
+        int | None, count(1, 10**12), "outcomes since the last training", "none"
     ] = None
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -101,14 +96,12 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
 
     people: Annotated[
         int,
-        Key(
-            count(0, 10),
-            "how many people must approve",
-            "by risk for a release (low 0, medium 1, high 2); 1 for a retrained version",
-        ),
+        count(0, 10),
+        "how many people must approve",
+        "by risk for a release (low 0, medium 1, high 2); 1 for a retrained version",
     ] = 0
     role: Annotated[
-        str, Key(name("role"), "what they must be", "approver: nobody approves by accident")
+        str, name("role"), "what they must be", "approver: nobody approves by accident"
     ] = "approver"
 
 
@@ -122,25 +115,19 @@ APPROVAL = Group(
 class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     when: Annotated[
         tuple[RetrainTrigger, ...],
-        Key(
-            ListOf(Group(RetrainTrigger, short="finding"), most=10),
-            "what starts a training",
-            "never by itself",
-        ),
+        ListOf(Group(RetrainTrigger, short="finding"), most=10),
+        "what starts a training",
+        "never by itself",
     ] = ()
     approve: Annotated[
-        Approval,
-        Key(APPROVAL, "who looks before a retrained version is released", "one person"),
+        Approval, APPROVAL, "who looks before a retrained version is released", "one person"
     ] = Approval(people=1)
 
 
 class PrivacySpec(msgspec.Struct, frozen=True, kw_only=True):
     keep_s: Annotated[
         float,
-        Key(
-            duration(3600, 100 * YEAR_S),
-            "how long predictions are kept",
-            "by risk: low and medium 400 days, a year and a month; high 800 days, two years",
-            "keep",
-        ),
+        duration(3600, 100 * YEAR_S),
+        "how long predictions are kept",
+        "by risk: low and medium 400 days, a year and a month; high 800 days, two years",
     ] = 400 * DAY_S

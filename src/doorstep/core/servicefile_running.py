@@ -12,13 +12,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from doorstep.core.condition import Condition
-from doorstep.core.filekeys import Key
-from doorstep.core.filereaders import Group, ListOf, MapOf, OneOf, Word
+from doorstep.core.filereaders import Group, ListOf, MapOf, OneOf, Word, choice
 from doorstep.core.filewords import (
     QUALITY_METRICS,
     SLO_METRICS,
     category,
-    choice,
     condition,
     count,
     duration,
@@ -47,28 +45,20 @@ DURATION = duration(0.001, YEAR_S)
 class ShadowSpec(msgspec.Struct, frozen=True, kw_only=True):
     requests: Annotated[
         int,
-        Key(
-            count(0, 10**9),
-            "requests that the challenger scores unseen before the first step; 0 for no shadow",
-            "1000: no errors are proven after 496 at a ceiling of 1 %, with room for some",
-        ),
+        count(0, 10**9),
+        "requests that the challenger scores unseen before the first step; 0 for no shadow",
+        "1000: no errors are proven after 496 at a ceiling of 1 %, with room for some",
     ] = 1000
 
 
 class DeadlineSpec(msgspec.Struct, frozen=True, kw_only=True):
     after_s: Annotated[
-        float,
-        Key(
-            DURATION, "how long evidence may take", "10h: every measured run ended by then", "after"
-        ),
+        float, DURATION, "how long evidence may take", "10h: every measured run ended by then"
     ] = 36000.0
     then: Annotated[
         Literal["rollback", "hold", "ask"],
-        Key(
-            choice("rollback", "hold", "ask"),
-            "what happens without enough evidence; never promotion",
-            "rollback: the champion is known to work",
-        ),
+        "what happens without enough evidence; never promotion",
+        "rollback: the champion is known to work",
     ] = "rollback"
 
 
@@ -76,33 +66,24 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
     """tolerance and margins are ratios to the champion for errors and latency, and differences for
     quality (points as a fraction) and fairness (gap). ceiling is read for errors only."""
 
-    name: Annotated[
-        Literal["errors", "latency", "quality", "fairness"],
-        Key(choice("errors", "latency", "quality", "fairness"), "what is compared"),
-    ]
+    name: Annotated[Literal["errors", "latency", "quality", "fairness"], "what is compared"]
     tolerance: Annotated[
         float,
-        Key(
-            number(0, 100),
-            "worse than the champion by more than this rolls back",
-            "1.1 times for errors and latency, 0 for quality, 0.05 for fairness",
-        ),
+        number(0, 100),
+        "worse than the champion by more than this rolls back",
+        "1.1 times for errors and latency, 0 for quality, 0.05 for fairness",
     ] = 1.1
     margins: Annotated[
         tuple[float, ...],
-        Key(
-            ListOf(number(0, 100), least=1, most=STEPS_MAX, lone=True),
-            "not worse than this must be proven before each next step",
-            "5, 3, 2, 1.5 times for errors and latency, 0.005 for quality, 0.05 for fairness",
-        ),
+        ListOf(number(0, 100), least=1, most=STEPS_MAX, lone=True),
+        "not worse than this must be proven before each next step",
+        "5, 3, 2, 1.5 times for errors and latency, 0.005 for quality, 0.05 for fairness",
     ] = MARGINS
     ceiling: Annotated[
         float,
-        Key(
-            share(0.0001, 1.0),
-            "error rate below which a step may advance although the champion has no errors",
-            "1 %: proven after 496 challenger requests without an error",
-        ),
+        share(0.0001, 1.0),
+        "error rate below which a step may advance although the champion has no errors",
+        "1 %: proven after 496 challenger requests without an error",
     ] = 0.01
 
     @classmethod
@@ -138,13 +119,11 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
 class Wave(msgspec.Struct, frozen=True, kw_only=True):
     """A segment, as text values per context field; every field must match."""
 
-    name: Annotated[str, Key(name("segment"), "of the segment")]
+    name: Annotated[str, name("segment"), "of the segment"]
     match: Annotated[
         dict[str, tuple[str, ...]],
-        Key(
-            MapOf(ListOf(category(), least=1, most=1000, lone=True), "context field", 10),
-            "values of context fields that belong to it",
-        ),
+        MapOf(ListOf(category(), least=1, most=1000, lone=True), "context field", 10),
+        "values of context fields that belong to it",
     ]
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -155,75 +134,50 @@ class Wave(msgspec.Struct, frozen=True, kw_only=True):
 class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How a version is carried onto its service. Frozen into the release when it starts."""
 
-    shadow: Annotated[
-        ShadowSpec, Key(Group(ShadowSpec), "scoring without answering, before the steps")
-    ] = ShadowSpec()
+    shadow: Annotated[ShadowSpec, "scoring without answering, before the steps"] = ShadowSpec()
     steps: Annotated[
         tuple[float, ...],
-        Key(
-            ListOf(share(0.0001, 1.0), least=1, most=STEPS_MAX, word="auto"),
-            "shares of the traffic that the challenger is given, one after the other",
-            "auto: from 1, 5, 25, 50 %, starting where the measured traffic can decide in time",
-        ),
+        ListOf(share(0.0001, 1.0), least=1, most=STEPS_MAX, word="auto"),
+        "shares of the traffic that the challenger is given, one after the other",
+        "auto: from 1, 5, 25, 50 %, starting where the measured traffic can decide in time",
     ] = ()
     dwell_s: Annotated[
         tuple[float, ...],
-        Key(
-            ListOf(duration(0, YEAR_S), least=1, most=STEPS_MAX, lone=True),
-            "shortest time in each step; one value for all",
-            "5, 10, 10, 10 minutes: slow faults need time to show",
-            "dwell",
-        ),
+        ListOf(duration(0, YEAR_S), least=1, most=STEPS_MAX, lone=True),
+        "shortest time in each step; one value for all",
+        "5, 10, 10, 10 minutes: slow faults need time to show",
     ] = (300.0, 600.0, 600.0, 600.0)
     bake_s: Annotated[
         float,
-        Key(
-            duration(0, YEAR_S),
-            "time at full share, less the holdback, before it is done",
-            "60m: an hour of full load, with the champion still beside it",
-            "bake",
-        ),
+        duration(0, YEAR_S),
+        "time at full share, less the holdback, before it is done",
+        "60m: an hour of full load, with the champion still beside it",
     ] = 3600.0
     holdback: Annotated[
         float,
-        Key(
-            share(0.0, 0.5),
-            "share that stays on the champion while it bakes",
-            "5 %: without it evidence stops",
-        ),
+        share(0.0, 0.5),
+        "share that stays on the champion while it bakes",
+        "5 %: without it evidence stops",
     ] = 0.05
     alpha: Annotated[
         float,
-        Key(
-            share(0.0001, 0.2),
-            "chance that a release of an equal challenger is rolled back, over any horizon",
-            "5 %: measured 4.3 % at most in a million requests",
-        ),
+        share(0.0001, 0.2),
+        "chance that a release of an equal challenger is rolled back, over any horizon",
+        "5 %: measured 4.3 % at most in a million requests",
     ] = 0.05
-    deadline: Annotated[
-        DeadlineSpec, Key(Group(DeadlineSpec), "what happens when evidence stays away")
-    ] = DeadlineSpec()
+    deadline: Annotated[DeadlineSpec, "what happens when evidence stays away"] = DeadlineSpec()
     guardrails: Annotated[
         tuple[Guardrail, ...],
-        Key(
-            ListOf(Group(Guardrail, short="name"), least=1, most=10),
-            "what rolls a release back, and must be proven for it to advance",
-            "errors: the one measure that every service has, without outcomes",
-        ),
+        ListOf(Group(Guardrail, short="name"), least=1, most=10),
+        "what rolls a release back, and must be proven for it to advance",
+        "errors: the one measure that every service has, without outcomes",
     ] = (Guardrail(name="errors"),)
     waves: Annotated[
         tuple[Wave, ...],
-        Key(
-            ListOf(Group(Wave), most=50),
-            "segments in their order; the rest is implied",
-            "none: everybody at once",
-        ),
+        ListOf(Group(Wave), most=50),
+        "segments in their order; the rest is implied",
+        "none: everybody at once",
     ] = ()
-
-    @property
-    def is_auto(self) -> bool:
-        """Whether the steps are chosen from measured traffic when the release starts."""
-        return not self.steps
 
     def dwell_s_at(self, step: int, steps: int) -> float:
         """Shortest time in step `step` (from 0) of `steps`, counted from the last as margins."""
@@ -254,10 +208,12 @@ class FallbackSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Annotated[
         Literal["champion", "answer"],
-        Key(choice("champion"), "the version that serves", "answer, if one is given"),
+        choice("champion"),
+        "the version that serves",
+        "answer, if one is given",
     ] = "answer"
     answer: Annotated[
-        str | float | None, Key(literal(), "constant answer", "none: ask the champion")
+        str | float | None, literal(), "constant answer", "none: ask the champion"
     ] = None
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -300,33 +256,27 @@ RECORD = Word(
 class ServeSpec(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: Annotated[
         float,
-        Key(
-            duration(0.001, 600),
-            "after which the next link of the fallback answers",
-            "1 s: long for a table model, short for a caller who waits",
-            "timeout",
-        ),
+        duration(0.001, 600),
+        "after which the next link of the fallback answers",
+        "1 s: long for a table model, short for a caller who waits",
     ] = 1.0
     cache_s: Annotated[
         float,
-        Key(
-            duration(0.001, 7 * DAY_S, zero_word="none"),
-            "how long an answer to the same row may be given again",
-            "none: every answer is computed",
-            "cache",
-        ),
+        duration(0.001, 7 * DAY_S, zero_word="none"),
+        "how long an answer to the same row may be given again",
+        "none: every answer is computed",
     ] = 0.0
     fallback: Annotated[
         tuple[FallbackSpec, ...],
-        Key(
-            ListOf(Group(FallbackSpec, short="kind"), most=5),
-            "who answers when the assigned version fails, in order",
-            "champion: callers never see a challenger's failure",
-        ),
+        ListOf(Group(FallbackSpec, short="kind"), most=5),
+        "who answers when the assigned version fails, in order",
+        "champion: callers never see a challenger's failure",
     ] = (FallbackSpec(kind="champion"),)
     record: Annotated[
         RecordSpec,
-        Key(RECORD, "what the journal keeps of the inputs", "full: drift and replay need them"),
+        RECORD,
+        "what the journal keeps of the inputs",
+        "full: drift and replay need them",
     ] = RecordSpec()
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -340,62 +290,48 @@ class ServeSpec(msgspec.Struct, frozen=True, kw_only=True):
 class DriftSpec(msgspec.Struct, frozen=True, kw_only=True):
     window_s: Annotated[
         float,
-        Key(
-            duration(10, YEAR_S),
-            "requests of this much time are compared with the training data",
-            "1h: the shortest window of the report",
-            "window",
-        ),
+        duration(10, YEAR_S),
+        "requests of this much time are compared with the training data",
+        "1h: the shortest window of the report",
     ] = 3600.0
 
 
 class MonitorSpec(msgspec.Struct, frozen=True, kw_only=True):
-    drift: Annotated[DriftSpec, Key(Group(DriftSpec), "whether the traffic has changed")] = (
-        DriftSpec()
-    )
+    drift: Annotated[DriftSpec, "whether the traffic has changed"] = DriftSpec()
     quality: Annotated[
         tuple[Condition, ...],
-        Key(
-            ListOf(condition("f1 >= 0.6", QUALITY_METRICS)),
-            "what must hold live, once outcomes are known",
-            "none: measured and shown, not judged",
-        ),
+        ListOf(condition("f1 >= 0.6", QUALITY_METRICS)),
+        "what must hold live, once outcomes are known",
+        "none: measured and shown, not judged",
     ] = ()
     slo: Annotated[
         tuple[Condition, ...],
-        Key(
-            ListOf(condition("availability >= 99.9%", SLO_METRICS)),
-            "what callers are promised",
-            "none: measured and shown, not judged",
-        ),
+        ListOf(condition("availability >= 99.9%", SLO_METRICS)),
+        "what callers are promised",
+        "none: measured and shown, not judged",
     ] = ()
 
 
 class AlertSpec(msgspec.Struct, frozen=True, kw_only=True):
     when: Annotated[
         tuple[Watched, ...],
-        Key(
-            ListOf(choice(*WATCHED), least=1, most=3),
-            "which findings somebody is told about",
-            "all: a finding that nobody hears of helps nobody",
-        ),
+        ListOf(choice(*WATCHED), least=1, most=3),
+        "which findings somebody is told about",
+        "all: a finding that nobody hears of helps nobody",
     ] = WATCHED
-    to: Annotated[
-        Literal["console", "webhook"],
-        Key(choice("console", "webhook"), "the channel", "console: it is always there"),
-    ] = "console"
+    to: Annotated[Literal["console", "webhook"], "the channel", "console: it is always there"] = (
+        "console"
+    )
     url: Annotated[
         SecretRef | str | None,
-        Key(
-            OneOf(
-                (
-                    (SecretRef, Group(SecretRef)),
-                    (str, text("an address such as https://...", r"https?://[^\s]+")),
-                )
-            ),
-            "where the webhook is, best as {secret: NAME}",
-            "none",
+        OneOf(
+            (
+                (SecretRef, Group(SecretRef)),
+                (str, text("an address such as https://...", r"https?://[^\s]+")),
+            )
         ),
+        "where the webhook is, best as {secret: NAME}",
+        "none",
     ] = None
 
     def faults(self) -> Iterator[tuple[str, str]]:

@@ -13,15 +13,12 @@ import msgspec
 
 from doorstep.core.condition import Condition
 from doorstep.core.contract import FIELDS_MAX, FieldType
-from doorstep.core.filekeys import Key
 from doorstep.core.filereaders import Group, ListOf, MapOf
 from doorstep.core.filewords import (
     FAIRNESS_METRICS,
     QUALITY_METRICS,
     SPEED_METRICS,
-    boolean,
     category,
-    choice,
     condition,
     count,
     name,
@@ -32,7 +29,6 @@ from doorstep.core.filewords import (
 Task: TypeAlias = Literal["binary", "multiclass", "regression", "ranking", "text-classification"]
 VALUES_MAX = 10_000
 COLUMN = text("the name of a column", length_max=128)
-COLUMNS = ListOf(COLUMN, most=FIELDS_MAX)
 PATH = text("a path such as data/holdout.csv")
 ENTRY = text(
     'FILE-OR-MODULE:FUNCTION, such as "train.py:train"', r"[\w./-]+:[A-Za-z_]\w*", length_max=200
@@ -43,56 +39,46 @@ class SecretRef(msgspec.Struct, frozen=True, tag="secret"):
     """The name of a secret that an operator declared; never its value."""
 
     secret: Annotated[
-        str, Key(text("the name of a secret", r"[A-Za-z_][\w.-]*", 128), "name of the secret")
+        str, text("the name of a secret", r"[A-Za-z_][\w.-]*", 128), "name of the secret"
     ]
 
 
 class IdsSpec(msgspec.Struct, frozen=True, kw_only=True):
     key: Annotated[
-        str, Key(COLUMN, "field that identifies a case and joins its outcome", "none: join by id")
+        str, COLUMN, "field that identifies a case and joins its outcome", "none: join by id"
     ] = ""
     unit: Annotated[
         str,
-        Key(
-            COLUMN,
-            "field whose holder sticks to one version during a release",
-            "none: the key, else each request by itself",
-        ),
+        COLUMN,
+        "field whose holder sticks to one version during a release",
+        "none: the key, else each request by itself",
     ] = ""
     subject: Annotated[
-        str, Key(COLUMN, "field of the person whose data it is", "none: nobody's data")
+        str, COLUMN, "field of the person whose data it is", "none: nobody's data"
     ] = ""
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    label: Annotated[str, Key(COLUMN, "the column that the model predicts")]
+    label: Annotated[str, COLUMN, "the column that the model predicts"]
     task: Annotated[
         Task | None,
-        Key(
-            choice("binary", "multiclass", "regression", "ranking", "text-classification"),
-            "what kind of answer the model gives",
-            "read from the model when it is registered",
-        ),
+        "what kind of answer the model gives",
+        "read from the model when it is registered",
     ] = None
     positive: Annotated[
         str,
-        Key(
-            category(),
-            "the label that a binary service is about",
-            "read from the model, and named when it is registered",
-        ),
+        category(),
+        "the label that a binary service is about",
+        "read from the model, and named when it is registered",
     ] = ""
     favourable: Annotated[
         str,
-        Key(
-            category(),
-            "the label that a person would rather get; fairness compares who gets it",
-            "none: which answer is good for people is your decision, and fairness waits for it",
-        ),
+        category(),
+        "the label that a person would rather get; fairness compares who gets it",
+        "none: which answer is good for people is your decision, and fairness waits for it",
     ] = ""
     trainer: Annotated[
-        str,
-        Key(ENTRY, "own function that trains it again", "none: the service is not retrainable"),
+        str, ENTRY, "own function that trains it again", "none: the service is not retrainable"
     ] = ""
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -105,36 +91,32 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 class RuntimeSpec(msgspec.Struct, frozen=True, kw_only=True):
     python: Annotated[
         str,
-        Key(
-            text('a Python version such as "3.11"', r"3\.[0-9]{1,2}"),
-            "Python that the model runs in",
-            "Doorstep's own",
-        ),
+        text('a Python version such as "3.11"', r"3\.[0-9]{1,2}"),
+        "Python that the model runs in",
+        "Doorstep's own",
     ] = ""
     requirements: Annotated[
-        str,
-        Key(PATH, "requirements file, locked when registered", "none: Doorstep's own packages"),
+        str, PATH, "requirements file, locked when registered", "none: Doorstep's own packages"
     ] = ""
     code: Annotated[
         tuple[str, ...],
-        Key(ListOf(PATH), "folders of own code that the model needs", "none: no own code runs"),
+        ListOf(PATH),
+        "folders of own code that the model needs",
+        "none: no own code runs",
     ] = ()
     predict: Annotated[
-        str, Key(ENTRY, "own function f(rows, context) -> answers", "none: the model's own predict")
+        str, ENTRY, "own function f(rows, context) -> answers", "none: the model's own predict"
     ] = ""
-    device: Annotated[
-        Literal["cpu", "gpu"], Key(choice("cpu", "gpu"), "where it scores", "cpu: every machine")
-    ] = "cpu"
+    device: Annotated[Literal["cpu", "gpu"], "where it scores", "cpu: every machine"] = "cpu"
 
 
 class DataSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One table: a file, or a query over a declared connection."""
 
-    path: Annotated[str, Key(PATH, "CSV or Parquet file, relative to this file", "none")] = ""
-    sql: Annotated[str, Key(PATH, "file with a query", "none")] = ""
+    path: Annotated[str, PATH, "CSV or Parquet file, relative to this file", "none"] = ""
+    sql: Annotated[str, PATH, "file with a query", "none"] = ""
     connection: Annotated[
-        str,
-        Key(name("connection"), "connection that an operator declared, for sql", "none"),
+        str, name("connection"), "connection that an operator declared, for sql", "none"
     ] = ""
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -149,11 +131,10 @@ DATA = Group(DataSpec, short="path")
 
 class DataSetsSpec(msgspec.Struct, frozen=True, kw_only=True):
     holdout: Annotated[
-        DataSpec, Key(DATA, "rows that the model has never seen; gates run on these only")
+        DataSpec, DATA, "rows that the model has never seen; gates run on these only"
     ]
     train: Annotated[
-        DataSpec | None,
-        Key(DATA, "rows that the model was trained on", "none: given when registering"),
+        DataSpec | None, DATA, "rows that the model was trained on", "none: given when registering"
     ] = None
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -164,50 +145,33 @@ class DataSetsSpec(msgspec.Struct, frozen=True, kw_only=True):
 class FieldSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One field as a person wrote it; what is left open is read from the training data."""
 
-    type: Annotated[
-        FieldType,
-        Key(choice("int", "float", "bool", "category", "text", "time"), "what kind of value it is"),
-    ]
+    type: Annotated[FieldType, "what kind of value it is"]
     range: Annotated[
         tuple[float | None, float | None] | None,
-        Key(
-            ListOf(number(-1e308, 1e308, also_none=True), least=2, most=2),
-            "smallest and largest value, inclusive",
-            "what the training data has",
-        ),
+        ListOf(number(-1e308, 1e308, also_none=True), least=2, most=2),
+        "smallest and largest value, inclusive",
+        "what the training data has",
     ] = None
     values: Annotated[
         tuple[str, ...] | None,
-        Key(
-            ListOf(category(), least=1, most=VALUES_MAX),
-            "the known categories, as text",
-            "what the training data has",
-        ),
+        ListOf(category(), least=1, most=VALUES_MAX),
+        "the known categories, as text",
+        "what the training data has",
     ] = None
     unseen: Annotated[
         Literal["allow", "missing", "reject"] | None,
-        Key(
-            choice("allow", "missing", "reject"),
-            "what a category that is not known does",
-            "allow, and reject where the contract enforces: reject",
-        ),
+        "what a category that is not known does",
+        "allow, and reject where the contract enforces: reject",
     ] = None
     required: Annotated[
-        bool | None,
-        Key(boolean(), "whether it must be there", "true if no training row lacked it"),
+        bool | None, "whether it must be there", "true if no training row lacked it"
     ] = None
-    unit: Annotated[
-        str, Key(text("a unit such as months", length_max=40), "of the value", "none")
-    ] = ""
+    unit: Annotated[str, text("a unit such as months", length_max=40), "of the value", "none"] = ""
     personal: Annotated[
-        Literal["no", "pseudonymise", "drop"],
-        Key(
-            choice("no", "pseudonymise", "drop"), "what the journal keeps of it", "no: not personal"
-        ),
+        Literal["no", "pseudonymise", "drop"], "what the journal keeps of it", "no: not personal"
     ] = "no"
     protected: Annotated[
-        bool,
-        Key(boolean(), "whether it is a protected attribute, for fairness", "false: not protected"),
+        bool, "whether it is a protected attribute, for fairness", "false: not protected"
     ] = False
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -232,19 +196,20 @@ FIELDS = MapOf(Group(FieldSpec, short="type"), "field", FIELDS_MAX)
 class ContractSpec(msgspec.Struct, frozen=True, kw_only=True):
     enforce: Annotated[
         Literal["warn", "reject"],
-        Key(
-            choice("warn", "reject"),
-            "what ranges and unseen categories do; types and required fields are always enforced",
-            "warn: nothing is refused because of a range that nobody chose",
-        ),
+        "what ranges and unseen categories do; types and required fields are always enforced",
+        "warn: nothing is refused because of a range that nobody chose",
     ] = "warn"
     inputs: Annotated[
         dict[str, FieldSpec],
-        Key(FIELDS, "fields that the model is given", "read from the training data"),
+        FIELDS,
+        "fields that the model is given",
+        "read from the training data",
     ] = {}
     context: Annotated[
         dict[str, FieldSpec],
-        Key(FIELDS, "fields that are recorded, and never given to the model", "none"),
+        FIELDS,
+        "fields that are recorded, and never given to the model",
+        "none",
     ] = {}
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -256,47 +221,40 @@ class ContractSpec(msgspec.Struct, frozen=True, kw_only=True):
 class SliceSpec(msgspec.Struct, frozen=True, kw_only=True):
     check: Annotated[
         Condition,
-        Key(condition("auc >= 0.75", QUALITY_METRICS), "what must hold in every part of the data"),
+        condition("auc >= 0.75", QUALITY_METRICS),
+        "what must hold in every part of the data",
     ]
-    by: Annotated[
-        tuple[str, ...], Key(ListOf(COLUMN, least=1, most=10), "fields that make the parts")
-    ]
+    by: Annotated[tuple[str, ...], ListOf(COLUMN, least=1, most=10), "fields that make the parts"]
     min_rows: Annotated[
         int,
-        Key(
-            count(1, 10**9),
-            "parts with fewer rows are inconclusive",
-            "50: below it an interval is too wide to decide on",
-        ),
+        count(1, 10**9),
+        "parts with fewer rows are inconclusive",
+        "50: below it an interval is too wide to decide on",
     ] = 50
 
 
 class GatesSpec(msgspec.Struct, frozen=True, kw_only=True):
     quality: Annotated[
         tuple[Condition, ...],
-        Key(
-            ListOf(condition("auc >= 0.75", QUALITY_METRICS)),
-            "what must hold on held-out rows",
-            "none: a bar that you did not set is not a promise",
-        ),
+        ListOf(condition("auc >= 0.75", QUALITY_METRICS)),
+        "what must hold on held-out rows",
+        "none: a bar that you did not set is not a promise",
     ] = ()
     slices: Annotated[
         tuple[SliceSpec, ...],
-        Key(ListOf(Group(SliceSpec)), "what must hold in every part of the data", "none"),
+        ListOf(Group(SliceSpec)),
+        "what must hold in every part of the data",
+        "none",
     ] = ()
     fairness: Annotated[
         tuple[Condition, ...],
-        Key(
-            ListOf(condition("selection_rate_ratio >= 0.8", FAIRNESS_METRICS)),
-            "what must hold between groups of protected fields",
-            "none: which groups and which measure is your decision",
-        ),
+        ListOf(condition("selection_rate_ratio >= 0.8", FAIRNESS_METRICS)),
+        "what must hold between groups of protected fields",
+        "none: which groups and which measure is your decision",
     ] = ()
     speed: Annotated[
         tuple[Condition, ...],
-        Key(
-            ListOf(condition("p99 <= 20 ms", SPEED_METRICS)),
-            "single-row latency and size of the form that will serve",
-            "none: measured and shown, not judged",
-        ),
+        ListOf(condition("p99 <= 20 ms", SPEED_METRICS)),
+        "single-row latency and size of the form that will serve",
+        "none: measured and shown, not judged",
     ] = ()

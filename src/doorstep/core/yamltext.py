@@ -15,8 +15,6 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from doorstep.core.errors import InputError
-
 TEXT_BYTES_MAX = 1024 * 1024
 DEPTH_MAX = 20
 NUMBER_LENGTH_MAX = 64
@@ -120,17 +118,6 @@ def plain_value(text: str) -> PlainValue:
     return float("nan") if text in _NAN else text
 
 
-def to_plain(node: Node) -> Any:
-    """The values alone: dict, list, str, int, float, bool, None."""
-    match node:
-        case Scalar():
-            return node.value
-        case Sequence():
-            return [to_plain(item) for item in node.items]
-        case Mapping():
-            return {key.text: to_plain(child) for key, child in node.pairs}
-
-
 def walk_scalars(node: Node) -> Iterator[Scalar]:
     """Every scalar below `node`, keys included, in the order of the file."""
     match node:
@@ -161,17 +148,6 @@ def compose(source: str | bytes) -> Node | Fault:
         return _syntax_fault(error)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         return Fault(1, 1, f"not YAML: {str(error).splitlines()[0]}")
-
-
-def parse_yaml(source: str | bytes, name: str = "text") -> Node:
-    """The tree of one YAML document. name: of the file, for the message.
-
-    Raises: InputError (`bad-yaml`).
-    """
-    found = compose(source)
-    if isinstance(found, Fault):
-        raise InputError("bad-yaml", f"{name}:{found.line}:{found.column}: {found.message}")
-    return found
 
 
 def _syntax_fault(error: Any) -> Fault:

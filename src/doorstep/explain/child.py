@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import InputError
 from doorstep.core.instant import parse_instant
-from doorstep.core.manifest import Manifest, decode_manifest
+from doorstep.core.manifest import Manifest
 from doorstep.explain.permutation import PAIRS, Explanation, ScoreColumn, explain_row
 from doorstep.explain.words import REASONS, in_words
 from doorstep.formats.batch import Batch, Scorer
-from doorstep.formats.load import load_scorer, member_path, read_member
+from doorstep.formats.load import load_scorer, member_path, open_bundle, read_member
 from doorstep.formats.table import read_table, to_batch
 from doorstep.register.decide import form_of
 
@@ -74,10 +74,7 @@ def main(request: bytes) -> bytes:
 def explain(asked: ExplainRequest) -> Explained:
     """Load the version in the form that serves, and explain one row against its background."""
     folder = Path(asked.folder)
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise InputError("bad-manifest", f"there is no manifest.json in {folder}")
-    manifest = decode_manifest(path.read_bytes(), asked.digest)
+    manifest = open_bundle(folder, asked.digest)
     form = form_of(manifest)
     scorer = load_scorer(folder, manifest, form, trusted=asked.trusted)
     row = row_batch(asked.row, manifest.contract)

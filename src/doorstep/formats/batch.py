@@ -7,6 +7,7 @@ input, each with `rows` entries (missing: None), both in contract order.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,14 @@ class Batch:
     @property
     def rows(self) -> int:
         return int(self.numbers.shape[0])
+
+    def part(self, start: int, stop: int) -> Batch:
+        """The rows from `start` to before `stop`, as far as there are any."""
+        return Batch(self.numbers[start:stop], [texts[start:stop] for texts in self.texts])
+
+    def parts(self, rows: int) -> Iterator[Batch]:
+        """All rows, at most `rows` at a time."""
+        return (self.part(start, start + rows) for start in range(0, self.rows, rows))
 
 
 class Scorer(Protocol):

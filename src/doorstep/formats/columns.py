@@ -113,18 +113,6 @@ def value_text(value: object) -> str:
     return str(value)
 
 
-def column_of(name: str, values: Sequence[Any] | NDArray[Any], kind: Kind) -> Column:
-    """A column from plain values; None and NaN are missing."""
-    mask = np.fromiter((v is None or v != v for v in values), np.bool_, len(values))
-    if kind == "text":
-        texts: NDArray[Any] = np.empty(len(values), dtype=object)
-        texts[:] = [None if gone else str(v) for v, gone in zip(values, mask, strict=True)]
-        return Column(name, kind, texts, mask)
-    blank = np.nan if kind == "float" else 0
-    filled = [blank if gone else v for v, gone in zip(values, mask, strict=True)]
-    return Column(name, kind, np.array(filled, dtype=_DTYPES[kind]), mask)
-
-
 def table_digest(table: Table) -> str:
     """SHA-256 (hex) of the content: names, kinds, values and missing ones, in order.
 

@@ -181,7 +181,7 @@ def _finished(
         return f"the converted model answers {outputs}, without scores per label"
     form = OnnxForm(
         file=ONNX_FILE,
-        opset=read_onnx(data).opset,
+        opset=read_onnx(data),
         inputs=inputs,
         scores=outputs[1] if classifies else outputs[0],
     )

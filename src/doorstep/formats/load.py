@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, assert_never
 
 from doorstep.core.errors import InputError, RefusedError
-from doorstep.core.manifest import CODE_FOLDER, Manifest, running_files
+from doorstep.core.manifest import CODE_FOLDER, Manifest, decode_manifest, running_files
 from doorstep.formats.batch import Scorer
 
 MODEL_BYTES_MAX = 2 * 1024**3 - 1
@@ -41,6 +41,14 @@ def load_scorer(
         data = read_member(bundle_dir, manifest, manifest.onnx.file)
         return OnnxScorer(data, manifest.onnx, manifest.contract, scores=score_columns(manifest))
     return _load_native(bundle_dir, manifest, trusted=trusted)
+
+
+def open_bundle(folder: Path, digest: str) -> Manifest:
+    """The manifest of a bundle folder. Raises: InputError (`bad-manifest`)."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise InputError("bad-manifest", f"there is no manifest.json in {folder}")
+    return decode_manifest(path.read_bytes(), digest)
 
 
 def _load_native(bundle_dir: Path, manifest: Manifest, *, trusted: bool) -> Scorer:

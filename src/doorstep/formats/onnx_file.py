@@ -2,7 +2,7 @@
 
 The serving runtime does not carry `onnx`, and onnxruntime would follow references to files beside
 the model, so this walks the protobuf wire format itself. It looks for tensors stored outside the
-file, and lists operators, opset and metadata. Field numbers are those of onnx.proto.
+file, and for the opset. Field numbers are those of onnx.proto.
 """
 
 from __future__ import annotations
@@ -19,21 +19,9 @@ _FLOATS = re.compile(rb"(?:\x3d.{4})+", re.DOTALL)
 _INTS = re.compile(rb"(?:\x40[\x80-\xff]{0,9}[\x00-\x7f])+")
 
 
-@dataclass(frozen=True, slots=True)
-class OnnxFacts:
-    """opset: version of the default domain, 0 if none. ops: operator names, sorted, with their
-    domain when it is not the default one (`ai.onnx.ml:Scaler`)."""
-
-    opset: int
-    ops: tuple[str, ...]
-    metadata: dict[str, str]
-
-
 @dataclass(slots=True)
 class _Found:
     opset: int = 0
-    ops: set[str] = field(default_factory=set)
-    metadata: dict[str, str] = field(default_factory=dict)
     external: list[str] = field(default_factory=list)
     graphs: int = 0
 
@@ -45,9 +33,12 @@ def refuse_external(data: bytes) -> None:
         read_onnx(data)
 
 
-def read_onnx(data: bytes) -> OnnxFacts:
-    """The facts of an ONNX model. Raises: InputError (`bad-onnx`) if the bytes are not one,
-    RefusedError (`onnx-external-data`) if weights lie in other files."""
+def read_onnx(data: bytes) -> int:
+    """The opset of an ONNX model: the version of the default domain, 0 if none.
+
+    Raises: InputError (`bad-onnx`) if the bytes are not one, RefusedError (`onnx-external-data`) if
+    weights lie in other files.
+    """
     found = _Found()
     try:
         _walk_model(data, found)
@@ -62,7 +53,7 @@ def read_onnx(data: bytes) -> OnnxFacts:
             "expected everything in one file",
             "save it with onnx.save(model, path, save_as_external_data=False)",
         )
-    return OnnxFacts(found.opset, tuple(sorted(found.ops)), found.metadata)
+    return found.opset
 
 
 def _bad(why: str) -> InputError:
@@ -79,9 +70,6 @@ def _walk_model(data: bytes, found: _Found) -> None:
                 _walk_graph(value, found, 0)
             case 8, bytes():
                 _read_opset(value, found)
-            case 14, bytes():
-                key, text = _read_entry(value)
-                found.metadata[key] = text
             case 20, bytes():
                 for inner, graph in _fields(value):
                     if inner in (1, 2) and isinstance(graph, bytes):
@@ -113,16 +101,9 @@ def _walk_graph(data: bytes, found: _Found, depth: int) -> None:
 
 
 def _walk_node(data: bytes, found: _Found, depth: int) -> None:
-    name, domain = "", ""
     for number, value in _fields(data):
-        match number, value:
-            case 4, bytes():
-                name = value.decode()
-            case 7, bytes():
-                domain = value.decode()
-            case 5, bytes():
-                _walk_attribute(value, found, depth)
-    found.ops.add(name if domain in ("", "ai.onnx") else f"{domain}:{name}")
+        if number == 5 and isinstance(value, bytes):
+            _walk_attribute(value, found, depth)
 
 
 def _walk_attribute(data: bytes, found: _Found, depth: int) -> None:

@@ -6,9 +6,10 @@ neither.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -93,37 +94,39 @@ def skops_types(data: bytes, name: str) -> tuple[str, ...]:
 
     Raises: InputError (`bad-model`), MissingExtraError (`skops`).
     """
-    try:
-        import skops.io
-        from skops.io.exceptions import UnsupportedTypeException
-    except ImportError:
-        raise MissingExtraError.of("skops", "sklearn", "a skops model") from None
-    try:
-        needed = skops.io.get_untrusted_types(data=data)
-    except (*_CANNOT_LOAD, UnsupportedTypeException, RecursionError) as error:
-        raise _cannot_load(name, error) from None
-    return tuple(sorted(set(needed) - SKOPS_TYPES_ALLOWED))
+    with _skops(name) as skops:
+        return _unknown_of(skops.get_untrusted_types(data=data))
 
 
 def _load_skops(data: bytes, name: str, *, trusted: bool) -> Any:
+    with _skops(name) as skops:
+        needed = skops.get_untrusted_types(data=data)
+        unknown = _unknown_of(needed)
+        if unknown and not trusted:
+            raise _unknown_types(name, unknown)
+        return skops.loads(data, trusted=needed)
+
+
+def _unknown_of(types: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(types) - SKOPS_TYPES_ALLOWED))
+
+
+@contextlib.contextmanager
+def _skops(name: str) -> Iterator[Any]:
+    """`skops.io`; what it raises about the file is said in our words."""
     try:
         import skops.io
         from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
     except ImportError:
         raise MissingExtraError.of("skops", "sklearn", "a skops model") from None
+    refusals = (UntrustedTypesFoundException, UnsupportedTypeException, RecursionError)
     try:
-        needed = skops.io.get_untrusted_types(data=data)
-        unknown = sorted(set(needed) - SKOPS_TYPES_ALLOWED)
-        if unknown and not trusted:
-            raise _unknown_types(name, unknown)
-        return skops.io.loads(data, trusted=needed)
-    except (
-        *_CANNOT_LOAD, UntrustedTypesFoundException, UnsupportedTypeException, RecursionError
-    ) as error:  # fmt: skip
+        yield skops.io
+    except (*_CANNOT_LOAD, *refusals) as error:
         raise _cannot_load(name, error) from None
 
 
-def _unknown_types(name: str, unknown: list[str]) -> RefusedError:
+def _unknown_types(name: str, unknown: tuple[str, ...]) -> RefusedError:
     shown = ", ".join(unknown[:TYPES_NAMED_MAX]) + (", ..." if len(unknown) > 4 else "")
     return RefusedError(
         "untrusted-model",

@@ -21,11 +21,7 @@ from numpy.typing import NDArray
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import InputError, NotFoundError, RefusedError
 from doorstep.formats.batch import Batch
-from doorstep.formats.columns import Column as Column
-from doorstep.formats.columns import Kind as Kind
-from doorstep.formats.columns import Table as Table
-from doorstep.formats.columns import row_hashes as row_hashes
-from doorstep.formats.columns import table_digest as table_digest
+from doorstep.formats.columns import Column, Kind, Table
 
 FILE_BYTES_MAX = 4 * 1024**3
 CELLS_MAX = 400_000_000

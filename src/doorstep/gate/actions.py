@@ -10,7 +10,7 @@ from doorstep.core.instant import SECOND_US
 from doorstep.core.servicefile import ServiceFile, parse_service_file
 from doorstep.core.verdict import Finding, worst
 from doorstep.gate import store
-from doorstep.gate.basis import basis_of, gates_asked
+from doorstep.gate.basis import basis_of
 from doorstep.gate.surface import GateRun
 from doorstep.gate.types import Candidate, GateRequest
 from doorstep.kernel.app import App
@@ -98,7 +98,7 @@ def gate_request(
         champion=_candidate(app, champion) if champion else None,
         holdout=str(app.data.path(version.holdout)) if version.holdout else "",
         promised=promised,
-        gates=gates_asked(file),
+        gates=file.gates,
         favourable=file.model.favourable,
         timeout_ms=file.serve.timeout_s * 1000,
     )

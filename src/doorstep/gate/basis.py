@@ -7,28 +7,13 @@ import msgspec
 from doorstep.core.ids import digest_of
 from doorstep.core.servicefile import ServiceFile
 from doorstep.gate.surface import GateBasis
-from doorstep.gate.types import GatesAsked, SliceAsked
-
-
-def gates_asked(file: ServiceFile) -> GatesAsked:
-    """The conditions of the service file, as text."""
-    gates = file.gates
-    return GatesAsked(
-        quality=tuple(str(one) for one in gates.quality),
-        slices=tuple(
-            SliceAsked(check=str(one.check), by=one.by, min_rows=one.min_rows)
-            for one in gates.slices
-        ),
-        fairness=tuple(str(one) for one in gates.fairness),
-        speed=tuple(str(one) for one in gates.speed),
-    )
 
 
 def conditions_digest(file: ServiceFile) -> str:
     """Of everything in the file that a gate reads: the conditions, the favourable label, and the
     timeout that stands in where no speed is asked for. Comments and other keys do not change it;
     the contract and the metrics' labels are the version's own and never change."""
-    asked = (gates_asked(file), file.model.favourable, file.serve.timeout_s)
+    asked = (file.gates, file.model.favourable, file.serve.timeout_s)
     return digest_of(msgspec.json.encode(asked))
 
 

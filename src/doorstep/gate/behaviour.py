@@ -4,7 +4,7 @@ fast enough and small enough."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from doorstep.core.manifest import Manifest
 from doorstep.formats.batch import Batch, Scorer
 from doorstep.formats.load import score_columns
 from doorstep.gate.metrics import as_estimate
-from doorstep.gate.subject import Form, Subject, slice_of
+from doorstep.gate.subject import Form, Subject
 from doorstep.gate.types import (
     AgreementEvidence,
     Evidence,
@@ -59,7 +59,7 @@ def measure_sanity(manifest: Manifest, scores: NDArray[np.float64]) -> SanityEvi
 
 def measure_agreement(scorer: Scorer, batch: Batch) -> Iterator[AgreementEvidence]:
     """The first rows asked twice, and alone against together."""
-    some = slice_of(batch, 0, AGREEMENT_ROWS_MAX)
+    some = batch.part(0, AGREEMENT_ROWS_MAX)
     together = scorer.score(some)
     again = scorer.score(some)
     yield AgreementEvidence(
@@ -69,7 +69,7 @@ def measure_agreement(scorer: Scorer, batch: Batch) -> Iterator[AgreementEvidenc
         difference=_apart(together, again),
         tolerance=REPEAT_TOLERANCE,
     )
-    alone = [scorer.score(slice_of(some, at, at + 1)) for at in range(some.rows)]
+    alone = [scorer.score(row) for row in some.parts(1)]
     yield AgreementEvidence(
         check="a row alone gets the answer that it gets in a batch",
         what="alone",
@@ -89,7 +89,9 @@ def _apart(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None
     return largest if np.isfinite(largest) else 1e308
 
 
-def measure_speed(subject: Subject, batch: Batch, conditions: list[Condition]) -> list[Evidence]:
+def measure_speed(
+    subject: Subject, batch: Batch, conditions: Sequence[Condition]
+) -> list[Evidence]:
     """Each condition on single-row latency or on size."""
     times = time_calls(subject.scorer, batch) if batch.rows else np.empty(0)
     return [_one_speed(one, subject, times) for one in conditions]
@@ -122,7 +124,7 @@ def _one_speed(one: Condition, subject: Subject, times: NDArray[np.float64]) -> 
 
 def time_calls(scorer: Scorer, batch: Batch) -> NDArray[np.float64]:
     """Milliseconds of single-row calls, after a warm-up, at most CALLS_MAX or CALLS_BUDGET_S."""
-    rows = [slice_of(batch, at, at + 1) for at in range(min(batch.rows, CALLS_MAX))]
+    rows = list(batch.part(0, CALLS_MAX).parts(1))
     for at in range(WARM_CALLS):
         scorer.score(rows[at % len(rows)])
     times: list[float] = []

@@ -34,6 +34,7 @@ from doorstep.gate.reference import column_changes, find_seen
 from doorstep.gate.rules import size_of
 from doorstep.gate.subject import ScoringFault, Subject, as_served, load_subject, score_rows
 from doorstep.gate.types import (
+    ColumnChange,
     DataEvidence,
     Evidence,
     GateRequest,
@@ -146,11 +147,9 @@ def _can_be_measured(subject: Subject, scores: NDArray[np.float64]) -> bool:
     return scores.shape[1] == expected and len(scores) > 0
 
 
-def _speed_conditions(request: GateRequest) -> list[Condition]:
-    if request.gates.speed:
-        return [parse_condition(one) for one in request.gates.speed]
+def _speed_conditions(request: GateRequest) -> tuple[Condition, ...]:
     limit = f"p99 <= {request.timeout_ms:g} ms"
-    return [parse_condition(limit), parse_condition(SIZE_DEFAULT)]
+    return request.gates.speed or (parse_condition(limit), parse_condition(SIZE_DEFAULT))
 
 
 def _on_scores(
@@ -161,21 +160,22 @@ def _on_scores(
     truth: NDArray[np.float64],
     scores: NDArray[np.float64],
 ) -> Iterator[Evidence]:
-    measured = _measured(subject, champion, table, truth, scores)
-    yield UnseenEvidence(check="the hold-out is new to the model", unseen=measured.unseen)
     profile = subject.read_profile()
+    changes = column_changes(table, subject.manifest.contract, profile) if profile else ()
+    measured = _measured(subject, champion, table, truth, scores, changes)
+    yield UnseenEvidence(check="the hold-out is new to the model", unseen=measured.unseen)
     if profile is not None:
         yield DataEvidence(
             check="the hold-out is in the units of training",
             rows=table.rows,
             reference_rows=profile.rows,
-            columns=column_changes(table, subject.manifest.contract, profile),
+            columns=changes,
         )
-    yield from quality_evidence(measured, [parse_condition(c) for c in request.gates.quality])
+    yield from quality_evidence(measured, request.gates.quality)
     for asked in request.gates.slices:
-        yield slice_evidence(measured, asked, parse_condition(asked.check))
+        yield slice_evidence(measured, asked)
     for condition in request.gates.fairness:
-        yield from fairness_evidence(measured, parse_condition(condition), request.favourable)
+        yield from fairness_evidence(measured, condition, request.favourable)
 
 
 def _measured(
@@ -184,6 +184,7 @@ def _measured(
     table: Table,
     truth: NDArray[np.float64],
     scores: NDArray[np.float64],
+    changes: tuple[ColumnChange, ...],
 ) -> Measured:
     mine = labelled_of(subject.manifest, truth, scores)
     theirs, problem = None, ""
@@ -196,8 +197,6 @@ def _measured(
             problem = f"it raised {fault}"
         except DoorstepError as error:
             problem = error.message
-    profile = subject.read_profile()
-    changes = column_changes(table, subject.manifest.contract, profile) if profile else ()
     return Measured(
         manifest=subject.manifest,
         table=table,

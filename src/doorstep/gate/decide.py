@@ -101,10 +101,17 @@ def _answer(evidence: Evidence) -> Answer:
         case UnmeasuredEvidence():
             verdict = Verdict.FAIL if evidence.is_fault else Verdict.INCONCLUSIVE
             return verdict, evidence.problem, evidence.next
-        case UnseenEvidence() | SchemaEvidence() | SizeEvidence():
-            return _plain(evidence)
-        case SanityEvidence() | AgreementEvidence():
-            return _behaviour(evidence)
+        case UnseenEvidence():
+            verdict = Verdict.INCONCLUSIVE if is_leak(evidence.unseen) else Verdict.PASS
+            return verdict, say.of_unseen(evidence.unseen), ""
+        case SchemaEvidence():
+            return _schema(evidence)
+        case SizeEvidence():
+            return _size(evidence)
+        case SanityEvidence():
+            return _sanity(evidence)
+        case AgreementEvidence():
+            return _agreement(evidence)
         case _:
             assert_never(evidence)
 
@@ -255,30 +262,23 @@ def _data(evidence: DataEvidence) -> Answer:
     return Verdict.PASS, f"{len(evidence.columns)} columns look alike in {rows}", ""
 
 
-def _plain(evidence: UnseenEvidence | SchemaEvidence | SizeEvidence) -> Answer:
-    match evidence:
-        case UnseenEvidence():
-            verdict = Verdict.INCONCLUSIVE if is_leak(evidence.unseen) else Verdict.PASS
-            return verdict, say.of_unseen(evidence.unseen), ""
-        case SchemaEvidence():
-            if not evidence.breaks:
-                return Verdict.PASS, f"callers of {evidence.against} need no change", ""
-            more = len(evidence.breaks) - 3
-            tail = f"; and {more} more" if more > 0 else ""
-            return Verdict.FAIL, "; ".join(evidence.breaks[:3]) + tail, ""
-        case SizeEvidence():
-            has_met = meets(evidence.bytes, evidence.operator, evidence.bound_bytes)
-            size = Quantity(float(f"{evidence.bytes:.3g}"), "bytes")
-            limit = Quantity(evidence.bound_bytes, "bytes")
-            reason = f"{size}" if has_met else f"{size} is {say.missed(evidence.operator)} {limit}"
-            return (Verdict.PASS if has_met else Verdict.FAIL), reason, ""
-        case _:
-            assert_never(evidence)
+def _schema(evidence: SchemaEvidence) -> Answer:
+    if not evidence.breaks:
+        return Verdict.PASS, f"callers of {evidence.against} need no change", ""
+    more = len(evidence.breaks) - 3
+    tail = f"; and {more} more" if more > 0 else ""
+    return Verdict.FAIL, "; ".join(evidence.breaks[:3]) + tail, ""
 
 
-def _behaviour(evidence: SanityEvidence | AgreementEvidence) -> Answer:
-    if isinstance(evidence, AgreementEvidence):
-        return _agreement(evidence)
+def _size(evidence: SizeEvidence) -> Answer:
+    size = Quantity(float(f"{evidence.bytes:.3g}"), "bytes")
+    if meets(evidence.bytes, evidence.operator, evidence.bound_bytes):
+        return Verdict.PASS, str(size), ""
+    limit = Quantity(evidence.bound_bytes, "bytes")
+    return Verdict.FAIL, f"{size} is {say.missed(evidence.operator)} {limit}", ""
+
+
+def _sanity(evidence: SanityEvidence) -> Answer:
     faults = list(_faults(evidence))
     if faults:
         return Verdict.FAIL, "; ".join(faults), ""

@@ -60,20 +60,31 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Metric(msgspec.Struct, frozen=True, kw_only=True):
-    """measure, differ: with confidence last; differ is a minus b. counted: how many rows carry the
-    number, the least that is enough, and what they are."""
+Counted = Callable[[Labelled], tuple[int, int, str]]
+"""How many rows carry the number, the least that is enough, and what they are."""
+Difference = Callable[[Labelled, Labelled, float], Interval]
+"""(a, b, confidence) -> a minus b."""
+
+
+def _rows(one: Labelled) -> tuple[int, int, str]:
+    return int(one.truth.size), ROWS_MIN, "held-out rows"
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """measure: with confidence last."""
 
     name: str
     tasks: tuple[Task, ...]
-    more_is_better: bool
-    is_share: bool
     measure: Callable[[Labelled, float], Interval]
-    differ: Callable[[Labelled, Labelled, float], Interval]
-    counted: Callable[[Labelled], tuple[int, int, str]]
+    differ: Difference
+    counted: Counted = _rows
+    more_is_better: bool = True
+    is_share: bool = True
 
 
+BINARY: tuple[Task, ...] = ("binary",)
 CLASSES: tuple[Task, ...] = ("binary", "multiclass", "text-classification")
+VALUES: tuple[Task, ...] = ("regression", "ranking")
 DEFAULT_METRIC: dict[str, str] = {
     "binary": "auc",
     "multiclass": "accuracy",
@@ -154,18 +165,12 @@ def trivial(metric: Metric, labelled: Labelled) -> float:
 
 def metrics() -> tuple[Metric, ...]:
     """All of them, in the order in which messages list them."""
-    return (*_of_binary(), *_of_classes(), *_averaged_metrics(), *_of_values())
-
-
-def _of_binary() -> tuple[Metric, ...]:
     return (
         Metric(
-            name="auc",
-            tasks=("binary",),
-            more_is_better=True,
-            is_share=True,
-            measure=lambda one, c: auc(one.is_positive, one.chance, c),
-            differ=lambda a, b, c: difference_of_aucs(a.is_positive, a.chance, b.chance, c),
+            "auc",
+            BINARY,
+            lambda one, c: auc(one.is_positive, one.chance, c),
+            lambda a, b, c: difference_of_aucs(a.is_positive, a.chance, b.chance, c),
             counted=_rarer,
         ),
         _flagged("f1", of.f1, of.difference_of_f1, _either),
@@ -173,78 +178,75 @@ def _of_binary() -> tuple[Metric, ...]:
         _flagged("recall", of.recall, of.difference_of_recalls, _true),
         _flagged("specificity", _specificity, _difference_of_specificities, _rarer),
         Metric(
-            name="brier",
-            tasks=("binary",),
+            "brier",
+            BINARY,
+            lambda one, c: of.brier(one.is_positive, one.chance, c),
+            _difference_of(lambda one: of.brier_losses(one.is_positive, one.chance)),
             more_is_better=False,
-            is_share=True,
-            measure=lambda one, c: of.brier(one.is_positive, one.chance, c),
-            differ=lambda a, b, c: of.difference_of_means(
-                of.brier_losses(a.is_positive, a.chance),
-                of.brier_losses(b.is_positive, b.chance),
-                c,
-            ),
-            counted=_rows,
+        ),
+        Metric(
+            "accuracy",
+            CLASSES,
+            lambda one, c: of.accuracy(one.truth, one.answers, c),
+            lambda a, b, c: of.difference_of_accuracies(a.truth, a.answers, b.answers, c),
+            counted=_rows_of_a_rate,
+        ),
+        Metric(
+            "log_loss",
+            CLASSES,
+            lambda one, c: of.log_loss(one.truth, one.scores, c),
+            _difference_of(lambda one: of.log_losses(one.truth, one.scores)),
+            more_is_better=False,
+            is_share=False,
+        ),
+        _averaged("balanced_accuracy", _recall_rows),
+        _averaged("f1_macro", _f1_rows),
+        Metric(
+            "rmse",
+            VALUES,
+            lambda one, c: of.rmse(one.truth, one.answers, c),
+            lambda a, b, c: of.difference_of_rmse(a.truth, a.answers, b.answers, c),
+            more_is_better=False,
+            is_share=False,
+        ),
+        Metric(
+            "mae",
+            VALUES,
+            lambda one, c: of.mae(one.truth, one.answers, c),
+            _difference_of(lambda one: np.abs(one.answers - one.truth)),
+            more_is_better=False,
+            is_share=False,
+        ),
+        Metric(
+            "r2",
+            VALUES,
+            lambda one, c: of.r2(one.truth, one.answers, c),
+            _difference_of_r2,
+            is_share=False,
         ),
     )
 
 
+def _difference_of(losses: Callable[[Labelled], Floats]) -> Difference:
+    """The difference of two means of what each row loses."""
+    return lambda a, b, c: of.difference_of_means(losses(a), losses(b), c)
+
+
 def _flagged(
-    name: str,
-    measure: Callable[..., Interval],
-    differ: Callable[..., Interval],
-    counted: Callable[[Labelled], tuple[int, int, str]],
+    name: str, measure: Callable[..., Interval], differ: Callable[..., Interval], counted: Counted
 ) -> Metric:
     """A metric of truth and answer as flags of the positive label."""
     return Metric(
-        name=name,
-        tasks=("binary",),
-        more_is_better=True,
-        is_share=True,
-        measure=lambda one, c: measure(one.is_positive, _flags(one), c),
-        differ=lambda a, b, c: differ(a.is_positive, _flags(a), _flags(b), c),
+        name,
+        BINARY,
+        lambda one, c: measure(one.is_positive, _flags(one), c),
+        lambda a, b, c: differ(a.is_positive, _flags(a), _flags(b), c),
         counted=counted,
     )
 
 
-def _of_classes() -> tuple[Metric, ...]:
-    return (
-        Metric(
-            name="accuracy",
-            tasks=CLASSES,
-            more_is_better=True,
-            is_share=True,
-            measure=lambda one, c: of.accuracy(one.truth, one.answers, c),
-            differ=lambda a, b, c: of.difference_of_accuracies(a.truth, a.answers, b.answers, c),
-            counted=_rows_of_a_rate,
-        ),
-        Metric(
-            name="log_loss",
-            tasks=CLASSES,
-            more_is_better=False,
-            is_share=False,
-            measure=lambda one, c: of.log_loss(one.truth, one.scores, c),
-            differ=lambda a, b, c: of.difference_of_means(
-                of.log_losses(a.truth, a.scores), of.log_losses(b.truth, b.scores), c
-            ),
-            counted=_rows,
-        ),
-    )
-
-
-def _averaged_metrics() -> tuple[Metric, ...]:
-    return (_averaged("balanced_accuracy", _recall_rows), _averaged("f1_macro", _f1_rows))
-
-
 def _averaged(name: str, per_row: Callable[[Labelled], Floats]) -> Metric:
-    return Metric(
-        name=name,
-        tasks=CLASSES,
-        more_is_better=True,
-        is_share=True,
-        measure=lambda one, c: of.mean(per_row(one), c),
-        differ=lambda a, b, c: of.difference_of_means(per_row(a), per_row(b), c),
-        counted=_rows,
-    )
+    return Metric(name, CLASSES, lambda one, c: of.mean(per_row(one), c), _difference_of(per_row))
 
 
 def _recall_rows(one: Labelled) -> Floats:
@@ -284,41 +286,6 @@ def _difference_of_specificities(
     return of.difference_of_recalls(~truth, ~a, ~b, c)
 
 
-def _of_values() -> tuple[Metric, ...]:
-    tasks: tuple[Task, ...] = ("regression", "ranking")
-    return (
-        Metric(
-            name="rmse",
-            tasks=tasks,
-            more_is_better=False,
-            is_share=False,
-            measure=lambda one, c: of.rmse(one.truth, one.answers, c),
-            differ=lambda a, b, c: of.difference_of_rmse(a.truth, a.answers, b.answers, c),
-            counted=_rows,
-        ),
-        Metric(
-            name="mae",
-            tasks=tasks,
-            more_is_better=False,
-            is_share=False,
-            measure=lambda one, c: of.mae(one.truth, one.answers, c),
-            differ=lambda a, b, c: of.difference_of_means(
-                np.abs(a.answers - a.truth), np.abs(b.answers - b.truth), c
-            ),
-            counted=_rows,
-        ),
-        Metric(
-            name="r2",
-            tasks=tasks,
-            more_is_better=True,
-            is_share=False,
-            measure=lambda one, c: of.r2(one.truth, one.answers, c),
-            differ=_difference_of_r2,
-            counted=_rows,
-        ),
-    )
-
-
 def _difference_of_r2(a: Labelled, b: Labelled, confidence: float) -> Interval:
     """Difference of mean squared errors over the variance of the truth, which both share."""
     spread = float(np.square(a.truth - a.truth.mean()).mean()) if a.truth.size else 0.0
@@ -332,10 +299,6 @@ def _difference_of_r2(a: Labelled, b: Labelled, confidence: float) -> Interval:
 
 def _flags(one: Labelled) -> NDArray[np.bool_]:
     return np.equal(one.answers, one.positive)
-
-
-def _rows(one: Labelled) -> tuple[int, int, str]:
-    return int(one.truth.size), ROWS_MIN, "held-out rows"
 
 
 def _rows_of_a_rate(one: Labelled) -> tuple[int, int, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from doorstep.core.condition import Champion, Condition, Quantity
 from doorstep.core.errors import InputError
 from doorstep.core.manifest import Manifest
+from doorstep.core.servicefile_types import SliceSpec
 from doorstep.formats.columns import Table
 from doorstep.gate.metrics import (
     CONFIDENCE,
@@ -35,7 +36,6 @@ from doorstep.gate.types import (
     GroupQuality,
     Order,
     QualityEvidence,
-    SliceAsked,
     SlicesEvidence,
     UnmeasuredEvidence,
     Unseen,
@@ -101,7 +101,7 @@ def aligned(
     )
 
 
-def quality_evidence(measured: Measured, conditions: list[Condition]) -> Iterator[Evidence]:
+def quality_evidence(measured: Measured, conditions: Sequence[Condition]) -> Iterator[Evidence]:
     """Each condition; without any, the metric of the task against a model that looks at nothing.
     Without one that names the champion, also the default comparison with it."""
     task = measured.manifest.task
@@ -117,7 +117,7 @@ def quality_evidence(measured: Measured, conditions: list[Condition]) -> Iterato
         yield _default_champion(measured, _first_metric(measured, conditions) or default)
 
 
-def _first_metric(measured: Measured, conditions: list[Condition]) -> Metric | None:
+def _first_metric(measured: Measured, conditions: Sequence[Condition]) -> Metric | None:
     found = (find_metric(one.left, measured.manifest.task) for one in conditions)
     return next((one for one in found if one is not None), None)
 
@@ -191,10 +191,10 @@ def _against_champion(
     )
 
 
-def slice_evidence(measured: Measured, asked: SliceAsked, one: Condition) -> Evidence:
+def slice_evidence(measured: Measured, asked: SliceSpec) -> Evidence:
     """The metric in every part of the data that `by` makes; intervals widened for their number
     (Bonferroni), so that the chance of any false fail stays at 5 % in all."""
-    by = ", ".join(asked.by)
+    one, by = asked.check, ", ".join(asked.by)
     check = f"{one} by {by}"
     metric = find_metric(one.left, measured.manifest.task)
     if metric is None or not isinstance(one.right, Quantity):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,39 +93,29 @@ def find_seen(holdout: Table, manifest: Manifest, background: Table | None) -> U
     By the digest of the training data in the lineage; by what `register` counted where it had both
     files; else by the background sample, if it was drawn from training data.
     """
-    digests = {one.digest for one in manifest.lineage.data if one.role == "train"}
-    if table_digest(holdout) in digests:
-        return _unseen(holdout, "training data", holdout.rows, 0, 0.0, is_same_file=True)
+    rows = holdout.rows
+    trained = [one for one in manifest.lineage.data if one.role == "train"]
+    if table_digest(holdout) in {one.digest for one in trained}:
+        return Unseen(compared="training data", rows=rows, shared=rows, is_same_file=True)
     names = [*(field.name for field in manifest.contract.inputs), manifest.label]
     if SEEN_METRIC in manifest.lineage.metrics:
-        found = min(holdout.rows, int(manifest.lineage.metrics[SEEN_METRIC]))
-        rows = sum(one.rows for one in manifest.lineage.data if one.role == "train")
-        twins = _twins(row_hashes(holdout, [name for name in names if name in holdout]))
-        return _unseen(holdout, "training data", found, rows, twins)
-    if background is not None and digests and (shared := _common(holdout, background, names)):
-        mine, theirs = row_hashes(holdout, shared), row_hashes(background, shared)
-        found = int(np.isin(theirs, mine).sum())
-        return _unseen(holdout, "background sample", found, background.rows, _twins(mine))
-    return _unseen(holdout, "nothing", 0, 0, 0.0)
-
-
-def _unseen(
-    holdout: Table,
-    compared: Literal["training data", "background sample", "nothing"],
-    shared: int,
-    compared_rows: int,
-    by_chance: float,
-    *,
-    is_same_file: bool = False,
-) -> Unseen:
-    return Unseen(
-        compared=compared,
-        rows=holdout.rows,
-        shared=shared,
-        compared_rows=compared_rows,
-        by_chance=by_chance,
-        is_same_file=is_same_file,
-    )
+        return Unseen(
+            compared="training data",
+            rows=rows,
+            shared=min(rows, int(manifest.lineage.metrics[SEEN_METRIC])),
+            compared_rows=sum(one.rows for one in trained),
+            by_chance=_twins(row_hashes(holdout, [name for name in names if name in holdout])),
+        )
+    if background is not None and trained and (both := _common(holdout, background, names)):
+        mine, theirs = row_hashes(holdout, both), row_hashes(background, both)
+        return Unseen(
+            compared="background sample",
+            rows=rows,
+            shared=int(np.isin(theirs, mine).sum()),
+            compared_rows=background.rows,
+            by_chance=_twins(mine),
+        )
+    return Unseen(compared="nothing", rows=rows)
 
 
 def _common(one: Table, other: Table, names: list[str]) -> list[str]:

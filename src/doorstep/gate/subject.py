@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doorstep.core.contract import Contract
-from doorstep.core.errors import InputError
-from doorstep.core.manifest import Manifest, Profile, decode_manifest, decode_part
+from doorstep.core.manifest import Manifest, Profile, decode_part
 from doorstep.formats.batch import Batch, Scorer
 from doorstep.formats.columns import Table
-from doorstep.formats.load import load_scorer, member_path, read_member
+from doorstep.formats.load import load_scorer, member_path, open_bundle, read_member
 from doorstep.formats.table import read_table
 from doorstep.gate.types import Candidate
 from doorstep.register.decide import form_of
@@ -63,10 +62,7 @@ class ScoringFault(Exception):
 def load_subject(asked: Candidate) -> Subject:
     """Raises: InputError (`bad-manifest`, ...), RefusedError (`untrusted-model`)."""
     folder = Path(asked.folder)
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise InputError("bad-manifest", f"there is no manifest.json in {folder}")
-    manifest = decode_manifest(path.read_bytes(), asked.digest)
+    manifest = open_bundle(folder, asked.digest)
     form = form_of(manifest)
     scorer = load_scorer(folder, manifest, form, trusted=asked.trusted)
     return Subject(asked.name, folder, manifest, form, scorer)
@@ -75,19 +71,15 @@ def load_subject(asked: Candidate) -> Subject:
 def score_rows(scorer: Scorer, batch: Batch) -> NDArray[np.float64]:
     """Scores of all rows, in calls of at most CHUNK_ROWS. Raises: ScoringFault."""
     parts = []
-    for start in range(0, batch.rows, CHUNK_ROWS):
-        part = slice_of(batch, start, start + CHUNK_ROWS)
+    for number, part in enumerate(batch.parts(CHUNK_ROWS)):
         try:
             found = scorer.score(part)
         # Model code: whatever it raises is what the gate reports.
         except Exception as error:
-            raise ScoringFault(start + _first_fault(scorer, part), error) from error
+            row = number * CHUNK_ROWS + _first_fault(scorer, part)
+            raise ScoringFault(row, error) from error
         parts.append(np.asarray(found, dtype=np.float64).reshape(part.rows, -1))
     return np.concatenate(parts) if parts else np.empty((0, 0))
-
-
-def slice_of(batch: Batch, start: int, stop: int) -> Batch:
-    return Batch(batch.numbers[start:stop], [column[start:stop] for column in batch.texts])
 
 
 def _first_fault(scorer: Scorer, batch: Batch) -> int:
@@ -96,7 +88,7 @@ def _first_fault(scorer: Scorer, batch: Batch) -> int:
     while bad - good > 1:
         middle = (good + bad) // 2
         try:
-            scorer.score(slice_of(batch, 0, middle))
+            scorer.score(batch.part(0, middle))
             good = middle
         except Exception:  # noqa: BLE001  as above
             bad = middle

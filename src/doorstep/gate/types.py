@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from doorstep.core.contract import Contract
+from doorstep.core.servicefile_types import GatesSpec
 
 Order = Literal["<=", ">=", "<", ">"]
 GROUPS_MAX = 100
@@ -61,16 +62,27 @@ class Unseen(msgspec.Struct, frozen=True, kw_only=True):
 
     compared: Literal["training data", "background sample", "nothing"]
     rows: int
-    shared: int
-    compared_rows: int
-    by_chance: float
+    shared: int = 0
+    compared_rows: int = 0
+    by_chance: float = 0.0
     is_same_file: bool = False
 
 
-class QualityEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="quality", tag_field="gate"):
-    """A metric against a number."""
+class _Measured(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="gate",
+    tag=lambda name: name.removesuffix("Evidence").lower(),
+):
+    """check: what was asked, in the words of the service file."""
 
     check: str
+
+
+class QualityEvidence(_Measured, frozen=True, kw_only=True):
+    """A metric against a number."""
+
     metric: str
     operator: Order
     bound: float
@@ -79,14 +91,13 @@ class QualityEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="quality", 
     changed: tuple[ColumnChange, ...] = ()
 
 
-class ChampionEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="champion", tag_field="gate"):
+class ChampionEvidence(_Measured, frozen=True, kw_only=True):
     """A metric against the champion's on the same rows.
 
     difference: this version minus champion. slack: what the condition adds to the champion's value.
     tolerance: None for a condition that somebody wrote; else the loss that these rows must be able
     to show. champion: its name, "" if there is none."""
 
-    check: str
     metric: str
     operator: Order
     slack: float
@@ -99,30 +110,26 @@ class ChampionEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="champion"
     changed: tuple[ColumnChange, ...] = ()
 
 
-class UnseenEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="unseen", tag_field="gate"):
-    check: str
+class UnseenEvidence(_Measured, frozen=True, kw_only=True):
     unseen: Unseen
 
 
-class SchemaEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="schema", tag_field="gate"):
+class SchemaEvidence(_Measured, frozen=True, kw_only=True):
     """breaks: sentences, each a caller that works today and would not with this version."""
 
-    check: str
     against: str
     breaks: tuple[str, ...]
 
 
-class SizeEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="size", tag_field="gate"):
-    check: str
+class SizeEvidence(_Measured, frozen=True, kw_only=True):
     operator: Order
     bound_bytes: float
     bytes: int
 
 
-class SpeedEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="speed", tag_field="gate"):
+class SpeedEvidence(_Measured, frozen=True, kw_only=True):
     """One row a call, in one process, without the network. form: onnx or native."""
 
-    check: str
     measure: str
     operator: Order
     bound_ms: float
@@ -130,11 +137,10 @@ class SpeedEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="speed", tag_
     ms: Estimate
 
 
-class SanityEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="sanity", tag_field="gate"):
+class SanityEvidence(_Measured, frozen=True, kw_only=True):
     """outside: probabilities below 0 or above 1. sum_difference: largest distance of a row's
     probabilities from 1; None for a regression. distinct: different answers among the rows."""
 
-    check: str
     rows: int
     columns_expected: int
     columns_found: int
@@ -144,20 +150,16 @@ class SanityEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="sanity", ta
     distinct: int
 
 
-class AgreementEvidence(
-    msgspec.Struct, frozen=True, kw_only=True, tag="agreement", tag_field="gate"
-):
+class AgreementEvidence(_Measured, frozen=True, kw_only=True):
     """Two ways of asking the same rows. difference: the largest, relative to max(1, |score|)."""
 
-    check: str
     what: Literal["twice", "alone"]
     rows: int
     difference: float | None
     tolerance: float
 
 
-class DataEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="data", tag_field="gate"):
-    check: str
+class DataEvidence(_Measured, frozen=True, kw_only=True):
     rows: int
     reference_rows: int
     columns: tuple[ColumnChange, ...]
@@ -169,11 +171,10 @@ class GroupQuality(msgspec.Struct, frozen=True, kw_only=True):
     found: Estimate
 
 
-class SlicesEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="slices", tag_field="gate"):
+class SlicesEvidence(_Measured, frozen=True, kw_only=True):
     """groups: those with at least rows_min rows, intervals widened for their number. small: the
     others, name and rows."""
 
-    check: str
     metric: str
     operator: Order
     bound: float
@@ -190,10 +191,9 @@ class GroupAnswers(msgspec.Struct, frozen=True, kw_only=True):
     selected: int
 
 
-class FairnessEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="fairness", tag_field="gate"):
+class FairnessEvidence(_Measured, frozen=True, kw_only=True):
     """selected: rows answered `favourable`. missing: rows without the attribute."""
 
-    check: str
     attribute: str
     favourable: str
     operator: Order
@@ -202,12 +202,9 @@ class FairnessEvidence(msgspec.Struct, frozen=True, kw_only=True, tag="fairness"
     missing: int = 0
 
 
-class UnmeasuredEvidence(
-    msgspec.Struct, frozen=True, kw_only=True, tag="unmeasured", tag_field="gate"
-):
+class UnmeasuredEvidence(_Measured, frozen=True, kw_only=True):
     """A gate that could not be measured. is_fault: the version is to blame (it raised)."""
 
-    check: str
     problem: str
     is_fault: bool = False
     next: str = ""
@@ -239,21 +236,6 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     trusted: bool = False
 
 
-class SliceAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    check: str
-    by: tuple[str, ...]
-    min_rows: int = 50
-
-
-class GatesAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The conditions of the service file, as text. Empty: the defaults of `gate.defaults`."""
-
-    quality: tuple[str, ...] = ()
-    slices: tuple[SliceAsked, ...] = ()
-    fairness: tuple[str, ...] = ()
-    speed: tuple[str, ...] = ()
-
-
 class GateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the gate's child is asked. holdout: a Parquet file, "" if there is none.
     promised: the contract of the service file, None if it has none. favourable: the label that a
@@ -264,6 +246,6 @@ class GateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     champion: Candidate | None = None
     holdout: str = ""
     promised: Contract | None = None
-    gates: GatesAsked = GatesAsked()
+    gates: GatesSpec = GatesSpec()
     favourable: str = ""
     timeout_ms: float = 1000.0

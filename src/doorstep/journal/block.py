@@ -138,16 +138,6 @@ def encode_end(end: BlockEnd) -> bytes:
     return encode_frame(FrameKind.END, msgspec.msgpack.encode(end))
 
 
-def encode_predictions(
-    layout: int, rows: Sequence[PredictionMeta], matrix: bytes | memoryview
-) -> bytes:
-    """What `BlockWriter.predictions` buffers, for tests and tools."""
-    buffer = bytearray()
-    head = msgspec.msgpack.encode(rows)
-    append_frame(buffer, FrameKind.PREDICTIONS, layout, len(rows), head, matrix)
-    return bytes(buffer)
-
-
 def frame_at(data: memoryview, offset: int) -> Frame | Stop:
     """The whole, valid frame at `offset`, or why there is none. Never raises, whatever the data."""
     left = len(data) - offset

@@ -13,7 +13,6 @@ The steps, in order; a crash after any of them is repaired by the next run:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,7 +24,6 @@ from doorstep.journal import duck
 from doorstep.journal.columns import (
     OUTCOME_TYPES,
     Batch,
-    Columns,
     Origin,
     outcome_columns,
     prediction_columns,
@@ -39,12 +37,11 @@ from doorstep.journal.index import (
     ListedFile,
     append_entry,
     sync_file,
-    sync_folder,
-    write_durably,
 )
 from doorstep.journal.reader import read_block
 from doorstep.journal.summary import Summary, encode_summary, merge
 from doorstep.journal.tally import Profiles, tally, tally_outcomes
+from doorstep.kernel.files import sha256_of, sync_folder, write_atomic
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -59,15 +56,21 @@ def keep_going(_step: str) -> None:
     """The `Reached` of every day."""
 
 
-class _Target(msgspec.Struct):
-    """One Parquet file in the making. name: without suffix, in the folder of compacted files."""
+class FilePlan(msgspec.Struct, frozen=True):
+    """What a Parquet file is to be. stem: path relative to the node's folder, without suffix."""
 
-    name: str
-    table: str
-    types: dict[str, str]
+    stem: str
     service: str
     holds: Literal["predictions", "outcomes"]
     layout: str
+    level: Literal["block", "hour", "day"] = "block"
+
+
+class _Target(msgspec.Struct):
+    """One Parquet file in the making."""
+
+    plan: FilePlan
+    table: str
     summary: Summary
 
 
@@ -116,60 +119,35 @@ class BlockCompaction:
     def _add(self, batch: Batch | OutcomeBatch, stem: str) -> None:
         origin = Origin(self._folder.name, stem)
         if isinstance(batch, Batch):
-            target = self._target_of(stem, batch.layout.service, batch.layout.digest)
-            target.types.update(prediction_types(batch.layout))
+            service, layout = batch.layout.service, batch.layout.digest
+            types, columns = prediction_types(batch.layout), prediction_columns(batch, origin)
             summary = tally(batch, self._profiles)
-            columns = prediction_columns(batch, origin)
         else:
-            target = self._target_of(stem, batch.service, "")
-            summary = tally_outcomes(batch.service, batch.outcomes)
+            service, layout = batch.service, ""
+            types = OUTCOME_TYPES
             columns = outcome_columns(batch.outcomes, batch.ordinals, origin)
-        self._insert(target, columns)
+            summary = tally_outcomes(service, batch.outcomes)
+        if (service, layout) not in self._targets:
+            self._targets[service, layout] = self._new_target(stem, service, layout, types)
+        target = self._targets[service, layout]
+        duck.insert(self._con, target.table, types, columns)
         target.summary = merge(target.summary, summary)
 
-    def _target_of(self, stem: str, service: str, layout: str) -> _Target:
-        found = self._targets.get((service, layout))
-        if found is None:
-            what = layout[:LAYOUT_DIGITS] or "outcomes"
-            found = self._targets[service, layout] = _Target(
-                name=f"{stem}.{parse_name(service)}.{what}",
-                table="",
-                types={} if layout else dict(OUTCOME_TYPES),
-                service=service,
-                holds="predictions" if layout else "outcomes",
-                layout=layout,
-                summary=Summary(service=service),
-            )
-        return found
-
-    def _insert(self, target: _Target, columns: Columns) -> None:
-        if not target.table:
-            target.table = f"target{len(self._targets)}"
-            duck.create_table(self._con, target.table, target.types)
-        duck.insert(self._con, target.table, target.types, columns)
+    def _new_target(self, stem: str, service: str, layout: str, types: dict[str, str]) -> _Target:
+        what = layout[:LAYOUT_DIGITS] or "outcomes"
+        path = f"{COMPACTED}/{stem}.{parse_name(service)}.{what}"
+        plan = FilePlan(path, service, "predictions" if layout else "outcomes", layout)
+        target = _Target(plan, f"target{len(self._targets) + 1}", Summary(service=service))
+        duck.create_table(self._con, target.table, types)
+        return target
 
     def _write(self, target: _Target) -> ListedFile:
-        return write_file(
-            self._con,
-            self._folder,
-            FilePlan(f"{COMPACTED}/{target.name}", target.service, target.holds, target.layout),
-            duck.quote_name(target.table),
-            target.summary,
-        )
+        source = duck.quote_name(target.table)
+        return write_file(self._con, self._folder, target.plan, source, target.summary)
 
     def _drop_tables(self) -> None:
         for target in self._targets.values():
             self._con.execute(f"DROP TABLE IF EXISTS {duck.quote_name(target.table)}")
-
-
-class FilePlan(msgspec.Struct, frozen=True):
-    """What a Parquet file is to be. stem: path relative to the node's folder, without suffix."""
-
-    stem: str
-    service: str
-    holds: Literal["predictions", "outcomes"]
-    layout: str
-    level: Literal["block", "hour", "day"] = "block"
 
 
 def write_file(
@@ -183,6 +161,8 @@ def write_file(
         con, source, f"{duck.quote_name(clock)}, node, block, ordinal", unnamed(folder / path)
     )
     unnamed(folder / beside).write_bytes(encode_summary(summary))
+    with unnamed(folder / path).open("rb") as file:
+        digest = sha256_of(file)
     return ListedFile(
         path=path,
         summary=beside,
@@ -192,7 +172,7 @@ def write_file(
         level=plan.level,
         rows=rows,
         bytes=unnamed(folder / path).stat().st_size,
-        sha256=_digest_of_file(unnamed(folder / path)),
+        sha256=digest,
         first=first,
         last=last,
     )
@@ -215,17 +195,9 @@ def publish(folder: Path, files: Iterable[ListedFile], reached: Reached) -> None
     reached("rename")
 
 
-def _digest_of_file(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def write_closed(folder: Path, closed: ClosedBlock) -> None:
     data = msgspec.json.encode(closed)
-    write_durably(folder / f"{closed.block}{CLOSED_SUFFIX}", data)
+    write_atomic(folder / f"{closed.block}{CLOSED_SUFFIX}", data)
 
 
 def remove_block(path: Path, closed: ClosedBlock) -> None:

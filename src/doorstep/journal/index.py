@@ -17,6 +17,7 @@ import msgspec
 
 from doorstep.core.errors import InputError
 from doorstep.core.instant import Instant
+from doorstep.kernel.files import write_atomic
 
 FORMAT = 1
 INDEX = "index.jsonl"
@@ -139,26 +140,7 @@ def _cut_torn_line(fd: int) -> int:
 def rewrite(folder: Path, entries: Iterable[Entry]) -> None:
     """Replace the whole list, durably and at once."""
     data = b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
-    write_durably(folder / INDEX, data)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """The file has these bytes, or is as it was, whatever happens."""
-    unnamed = path.with_name(f".{path.name}.tmp")
-    with unnamed.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    unnamed.rename(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    write_atomic(folder / INDEX, data)
 
 
 def sync_file(path: Path) -> None:

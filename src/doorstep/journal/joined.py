@@ -1,4 +1,9 @@
-"""Outcomes and the predictions that they are about, as arrays: what live quality is made of."""
+"""Outcomes and the predictions that they are about, as arrays: what live quality is made of.
+
+An outcome names a prediction, or a key: then it is about the latest prediction of that key at or
+before the outcome's `at`, shadow records left out. Of several outcomes of a prediction the last
+`at` wins (then the last received); all are kept. One that finds no prediction waits.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +27,6 @@ from doorstep.journal.columns import (
     prediction_columns,
     prediction_types,
 )
-from doorstep.journal.outcomes import ANSWERED
 from doorstep.journal.reader import Group
 from doorstep.journal.rows import tail_parts
 from doorstep.journal.snapshot import NodeSnapshot, TailPart
@@ -30,6 +34,7 @@ from doorstep.journal.snapshot import NodeSnapshot, TailPart
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+ANSWERED = frozenset({Kind.LIVE})
 JOINED_ROWS_MAX = 1_000_000
 """Enough for any interval that we compute; beyond it the newest are kept."""
 

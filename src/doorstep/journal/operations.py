@@ -16,7 +16,7 @@ from doorstep.core.record import Kind, OutcomeRecord, Status, require_possible
 from doorstep.journal import query
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.rows import VISIBLE, Filters
-from doorstep.journal.summary import latency_ms
+from doorstep.journal.summary import Cell, latency_ms
 from doorstep.journal.surface import (
     AT_MAX,
     KEY_CHARS_MAX,
@@ -34,7 +34,7 @@ from doorstep.journal.surface import (
     Traffic,
     TrafficBucket,
 )
-from doorstep.journal.windows import CountRow, SummaryCache, counts
+from doorstep.journal.windows import SummaryCache, counts
 from doorstep.journal.writer import BlockWriter
 from doorstep.kernel.app import App
 from doorstep.register.store import get_service, list_versions
@@ -290,9 +290,7 @@ def count_traffic(app: App, asked: CountTraffic) -> Traffic:
     )
 
 
-def count_rows(
-    app: App, service: str, since: Instant, until: Instant, bucket_s: int
-) -> list[CountRow]:
+def count_rows(app: App, service: str, since: Instant, until: Instant, bucket_s: int) -> list[Cell]:
     """Counts of what callers got (no shadow records)."""
     windows = windows_of(app)
     with windows.lock:
@@ -300,15 +298,15 @@ def count_rows(
     return [row for row in found if row.kind != Kind.SHADOW]
 
 
-def count_rescued(rows: Iterable[CountRow]) -> int:
+def count_rescued(rows: Iterable[Cell]) -> int:
     """Requests that the assigned version failed, and that got an answer all the same."""
     return sum(row.failed for row in rows if row.version >= 0)
 
 
-def _buckets(rows: Iterable[CountRow]) -> Iterator[TrafficBucket]:
+def _buckets(rows: Iterable[Cell]) -> Iterator[TrafficBucket]:
     """One for each time and version that answered or should have."""
-    answered: dict[tuple[Instant, int], list[CountRow]] = {}
-    assigned: dict[tuple[Instant, int], list[CountRow]] = {}
+    answered: dict[tuple[Instant, int], list[Cell]] = {}
+    assigned: dict[tuple[Instant, int], list[Cell]] = {}
     for row in rows:
         answered.setdefault((row.at, row.version), []).append(row)
         assigned.setdefault((row.at, row.assigned), []).append(row)
@@ -316,9 +314,7 @@ def _buckets(rows: Iterable[CountRow]) -> Iterator[TrafficBucket]:
         yield _bucket(key, answered.get(key, []), assigned.get(key, []))
 
 
-def _bucket(
-    key: tuple[Instant, int], answered: list[CountRow], assigned: list[CountRow]
-) -> TrafficBucket:
+def _bucket(key: tuple[Instant, int], answered: list[Cell], assigned: list[Cell]) -> TrafficBucket:
     histogram = tuple(sum(bins) for bins in zip(*(row.latency for row in answered), strict=True))
     return TrafficBucket(
         at=key[0],

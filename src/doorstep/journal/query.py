@@ -1,9 +1,9 @@
 """Questions to the journal. Those that need DuckDB run in a short-lived child: `ask`.
 
 `prediction`, `predictions` and `outcomes_joined` read rows and load DuckDB; in the control plane
-call them by `ask(...)`, which starts `doorstep.kernel.child`. `counts`, `column_codes`, `latency`
-and `errors` (in `journal.windows`) read summaries only and may run anywhere; give them a
-`SummaryCache` in a process that lives.
+call them by `ask(...)`, which starts `doorstep.kernel.child`. `counts` and `column_codes` (in
+`journal.windows`) read summaries only and may run anywhere; give them a `SummaryCache` in a process
+that lives.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import Kind
 from doorstep.journal import duck
 from doorstep.journal.index import ListedFile
-from doorstep.journal.joined import OutcomeArrays, join_outcomes
-from doorstep.journal.outcomes import ANSWERED
+from doorstep.journal.joined import ANSWERED, OutcomeArrays, join_outcomes
 from doorstep.journal.reader import Group
 from doorstep.journal.rows import (
     Filters,
@@ -184,19 +183,20 @@ def outcomes_joined(
 ) -> OutcomeArrays:
     """Predictions with `at` in [since, until) and what became of them: see
     `journal.joined.join_outcomes`. Rehearsals and shadow records only if `kinds` says so."""
-    with tempfile.TemporaryDirectory() as temp:
-        con = duck.connect(Path(temp))
-        with contextlib.closing(con):
-            return join_outcomes(con, take_snapshots(home), service, since, until, kinds)
+    with _connected() as con:
+        return join_outcomes(con, take_snapshots(home), service, since, until, kinds)
 
 
 @contextlib.contextmanager
-def _connected(files: Sequence[Path]) -> Iterator[DuckDBPyConnection]:
-    with tempfile.TemporaryDirectory() as temp:
-        con = duck.connect(Path(temp))
-        with contextlib.closing(con):
+def _connected(files: Sequence[Path] | None = None) -> Iterator[DuckDBPyConnection]:
+    """files: all that it may read; None leaves that to the caller."""
+    with (
+        tempfile.TemporaryDirectory() as temp,
+        contextlib.closing(duck.connect(Path(temp))) as con,
+    ):
+        if files is not None:
             duck.confine(con, files)
-            yield con
+        yield con
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

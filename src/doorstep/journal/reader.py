@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import msgspec
@@ -125,22 +125,16 @@ class _Followed(msgspec.Struct):
 class Tail:
     """Follow a node's blocks: each `poll` gives what was added since the last one.
 
-    folder: `<home>/journal/<node>`. position: stem -> offset, as `position()` gave it. from_end:
-    what the first poll finds is passed over (a position wins). skip_slots: writers that are not
-    of interest, such as the caller itself. A block is held open while it is followed, so that
-    rolling and compaction take nothing away. Use it as a context manager, or `close()` it.
+    folder: `<home>/journal/<node>`. from_end: what the first poll finds is passed over.
+    skip_slots: writers that are not of interest, such as the caller itself. A block is held open
+    while it is followed, so that rolling and compaction take nothing away. Use it as a context
+    manager, or `close()` it.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        position: Mapping[str, int] | None = None,
-        from_end: bool = True,
-        skip_slots: Collection[str] = (),
+        self, folder: Path, *, from_end: bool = True, skip_slots: Collection[str] = ()
     ) -> None:
         self._folder = folder
-        self._start = dict(position or {})
         self._from_end = from_end
         self._skip_slots = frozenset(skip_slots)
         self._followed: dict[str, _Followed] = {}
@@ -159,11 +153,6 @@ class Tail:
             os.close(one.fd)
         self._followed.clear()
 
-    def position(self) -> dict[str, int]:
-        """Where reading continues, per block; finished blocks are at -1 while they are listed."""
-        live = {stem: one.offset for stem, one in self._followed.items()}
-        return live | dict.fromkeys(self._done, -1)
-
     @property
     def behind_bytes(self) -> int:
         """How much is written and not yet read, in the blocks that are followed."""
@@ -175,27 +164,21 @@ class Tail:
 
     def skip_to_end(self) -> None:
         """Pass over everything written so far (to catch up by dropping)."""
-        for _ in self._read_all():
-            pass
+        while self.behind_bytes:
+            before = self._offsets()
+            for _ in self.poll():
+                pass
+            if self._offsets() == before:
+                return  # what is left is a frame that is being written
+
+    def _offsets(self) -> dict[str, int]:
+        return {stem: one.offset for stem, one in self._followed.items()}
 
     def poll(self) -> Iterator[Group]:
         """Groups added since the last poll, at most READ_BYTES_MAX per block (or one frame)."""
-        for part in self.poll_parts():
-            if isinstance(part, Group):
-                yield part
-
-    def poll_parts(self) -> Iterator[Group | OutcomeRecord]:
-        """As `poll`, with outcomes."""
         self._take_up()
         for stem in list(self._followed):
             yield from self._advance(stem)
-
-    def _read_all(self) -> Iterator[Group | OutcomeRecord]:
-        while self.behind_bytes:
-            before = self.position()
-            yield from self.poll_parts()
-            if self.position() == before:
-                return  # what is left is a frame that is being written
 
     def _take_up(self) -> None:
         listed = list_blocks(self._folder)
@@ -204,17 +187,14 @@ class Tail:
             if stem not in self._followed and stem not in self._done:
                 self._follow(stem, path)
         self._from_end = False
-        self._start.clear()
 
     def _follow(self, stem: str, path: Path) -> None:
-        offset = self._start.get(stem, 0)
-        is_passed_over = self._from_end and stem not in self._start
-        if offset < 0 or (is_passed_over and path.suffix == CLOSED):
+        if self._from_end and path.suffix == CLOSED:
             self._done.add(stem)
         elif (fd := open_either(path)) is not None:
             one = self._followed[stem] = _Followed(fd, 0, {})
-            if is_passed_over or offset:
-                self._pass_over(one, offset or os.fstat(fd).st_size)
+            if self._from_end:
+                self._pass_over(one, os.fstat(fd).st_size)
 
     def _pass_over(self, one: _Followed, until: int) -> None:
         """Continue at the last frame boundary at or before `until`, knowing the layouts."""
@@ -229,14 +209,14 @@ class Tail:
         if frames and frames[0].kind == FrameKind.HEADER:
             one.is_skipped = block.decode_header(frames[0]).slot in self._skip_slots
 
-    def _advance(self, stem: str) -> Iterator[Group | OutcomeRecord]:
+    def _advance(self, stem: str) -> Iterator[Group]:
         one = self._followed[stem]
         frames, stop = self._read_frames(one)
         self._read_header(one, frames)
         for frame in frames:
             one.offset += frame.end - frame.start
             part = None if one.is_skipped else part_of(frame, one.layouts)
-            if part is not None:
+            if isinstance(part, Group):
                 yield part
         is_closed = bool(frames) and frames[-1].kind == FrameKind.END
         if is_closed or (not frames and self._is_over(stem, one, stop)):

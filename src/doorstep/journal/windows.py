@@ -7,14 +7,14 @@ files. `since` is taken down to the start of its bucket.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from doorstep.core.errors import InputError
 from doorstep.core.instant import Instant
-from doorstep.core.record import Kind, Layout, OutcomeRecord, Status
+from doorstep.core.record import Layout, OutcomeRecord
 from doorstep.journal import block
 from doorstep.journal.block import Frame, Stop
 from doorstep.journal.columns import batch_of
@@ -23,15 +23,12 @@ from doorstep.journal.reader import Group, part_of
 from doorstep.journal.snapshot import NodeSnapshot, TailBlock, list_nodes, take_snapshot
 from doorstep.journal.summary import (
     BUCKET_S,
-    LATENCY_BINS,
     Cell,
     CellKey,
-    Counts,
     Summary,
     add_counts,
     decode_summary,
     floor,
-    latency_ms,
     merge,
     merge_all,
     window,
@@ -41,41 +38,6 @@ from doorstep.journal.tally import Profiles, no_profiles, tally, tally_outcomes
 SUMMARIES_MAX = 20_000
 TAIL_FRAMES = 5_000
 """Frames of an open block that are counted at once."""
-ANSWERED = (Kind.LIVE,)
-
-
-class CountRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Records of one bucket. failed: the assigned version did not do its job; errors: the caller
-    got an error; warned: with a warning. latency: histogram, for `summary.latency_ms`."""
-
-    at: Instant
-    version: int
-    assigned: int
-    kind: int
-    segment: str
-    rows: int
-    failed: int
-    errors: int
-    warned: int
-    latency: Counts
-
-
-class LatencyRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Quantiles of a version's latency, at most 19 % too high; NaN without rows."""
-
-    version: int
-    rows: int
-    ms_p50: float
-    ms_p95: float
-    ms_p99: float
-
-
-class ErrorRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows that the assigned version did not answer, by why not (`core.record.Status`)."""
-
-    assigned: int
-    status: int
-    rows: int
 
 
 class _TailTally(msgspec.Struct):
@@ -195,91 +157,19 @@ def counts(
     bucket_s: int = BUCKET_S,
     *,
     cache: SummaryCache | None = None,
-) -> list[CountRow]:
-    """Rows by bucket, version, assigned version, kind and segment, ordered so; buckets without
-    rows are absent. bucket_s: a multiple of 60. Raises: ValueError otherwise."""
+) -> list[Cell]:
+    """Cells (without columns and scores) by bucket, version, assigned version, kind and segment,
+    ordered so; buckets without rows are absent. bucket_s: whole minutes.
+    Raises: ValueError otherwise."""
     if bucket_s <= 0 or bucket_s % BUCKET_S:
         raise ValueError(f"{bucket_s} s is not a whole number of buckets of {BUCKET_S} s")
     cache = cache or SummaryCache()
-    rows: dict[CellKey, Cell] = {}
+    cells: dict[CellKey, Cell] = {}
     for summary in cache.summaries(home, service, since, until):
         for cell in summary.cells:
             key = (floor(cell.at, bucket_s), *cell.key[1:])
-            rows[key] = add_counts(rows[key], cell) if key in rows else cell
-    return [_count_row(key, cell) for key, cell in sorted(rows.items())]
-
-
-def _count_row(key: CellKey, cell: Cell) -> CountRow:
-    return CountRow(
-        at=key[0],
-        version=cell.version,
-        assigned=cell.assigned,
-        kind=cell.kind,
-        segment=cell.segment,
-        rows=cell.rows,
-        failed=cell.failed,
-        errors=cell.errors,
-        warned=cell.warned,
-        latency=cell.latency,
-    )
-
-
-def latency(
-    home: Path,
-    service: str,
-    since: Instant,
-    until: Instant,
-    *,
-    kinds: Collection[int] = ANSWERED,
-    cache: SummaryCache | None = None,
-) -> list[LatencyRow]:
-    """Latency by the version that answered, ordered by version."""
-    histograms: dict[int, list[int]] = {}
-    for cell in _cells(home, service, since, until, kinds, cache):
-        histogram = histograms.setdefault(cell.version, [0] * LATENCY_BINS)
-        for i, count in enumerate(cell.latency):
-            histogram[i] += count
+            cells[key] = add_counts(cells[key], cell) if key in cells else cell
     return [
-        LatencyRow(
-            version=version,
-            rows=sum(histogram),
-            ms_p50=latency_ms(tuple(histogram), 0.5),
-            ms_p95=latency_ms(tuple(histogram), 0.95),
-            ms_p99=latency_ms(tuple(histogram), 0.99),
-        )
-        for version, histogram in sorted(histograms.items())
+        msgspec.structs.replace(cell, at=key[0], columns={}, scores={})
+        for key, cell in sorted(cells.items())
     ]
-
-
-def errors(
-    home: Path,
-    service: str,
-    since: Instant,
-    until: Instant,
-    *,
-    kinds: Collection[int] = ANSWERED,
-    cache: SummaryCache | None = None,
-) -> list[ErrorRow]:
-    """Failures by whose turn it was and by status; statuses without rows are absent."""
-    found: dict[tuple[int, int], int] = {}
-    for cell in _cells(home, service, since, until, kinds, cache):
-        for status, count in enumerate(cell.statuses):
-            if status != Status.OK and count:
-                key = (cell.assigned, status)
-                found[key] = found.get(key, 0) + count
-    return [
-        ErrorRow(assigned=assigned, status=status, rows=rows)
-        for (assigned, status), rows in sorted(found.items())
-    ]
-
-
-def _cells(
-    home: Path,
-    service: str,
-    since: Instant,
-    until: Instant,
-    kinds: Collection[int],
-    cache: SummaryCache | None,
-) -> Iterator[Cell]:
-    for summary in (cache or SummaryCache()).summaries(home, service, since, until):
-        yield from (cell for cell in summary.cells if cell.kind in kinds)

@@ -1,4 +1,4 @@
-"""One process's way into the journal: buffer, then one write. Only stdlib, msgspec and core.
+"""One process's way into the journal: buffer, then one write. Only stdlib, msgspec, core and files.
 
     <folder>/<node>/<boot>-<slot>-<sequence>.open    being written, flock held by its writer
     <folder>/<node>/<boot>-<slot>-<sequence>.block   closed: it ends with an end frame
@@ -30,6 +30,7 @@ from doorstep.journal.block import (
     FrameKind,
     append_frame,
 )
+from doorstep.kernel.files import sync_folder
 
 BLOCK_BYTES_MAX = 64 * 1024 * 1024
 BLOCK_AGE_S_MAX = 60.0
@@ -197,7 +198,7 @@ class BlockWriter:
         )
         fd = _create_locked(path, block.encode_header(header))
         if self._durable:
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         size = os.fstat(fd).st_size
         self._block = _OpenBlock(fd, path, self._clock.monotonic_s(), size, set())
         return self._block
@@ -242,7 +243,7 @@ class BlockWriter:
             self._write_whole(current, block.encode_end(end))
             current.path.rename(current.path.with_suffix(".block"))
             if self._durable:
-                _sync_folder(self._folder)
+                sync_folder(self._folder)
         with contextlib.suppress(OSError):
             os.close(current.fd)
 
@@ -289,11 +290,3 @@ def _write_all(fd: int, data: bytes | bytearray) -> None:
     while written < len(data):
         with memoryview(data) as view:
             written += os.write(fd, view[written:])
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

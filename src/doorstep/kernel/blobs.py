@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from doorstep.core.errors import InputError, NotFoundError
 from doorstep.core.ids import digest_of, new_id, parse_digest
-from doorstep.core.manifest import MANIFEST_BYTES_MAX, FileEntry, decode_manifest
+from doorstep.core.manifest import FileEntry, decode_manifest
 from doorstep.kernel.files import COPY_BYTES, confine, sha256_of, sync_folder
 
 MANIFEST = "manifest.json"
@@ -224,15 +224,3 @@ def _names(folder: Path) -> set[str]:
         if path.is_symlink() or not path.is_dir()
     }
     return {name for name in names if name.split("/")[0] not in BESIDE}
-
-
-def read_manifest(folder: Path) -> bytes:
-    """The bytes of the manifest of a bundle folder. Raises: NotFoundError, InputError."""
-    try:
-        with (folder / MANIFEST).open("rb") as file:
-            data = file.read(MANIFEST_BYTES_MAX + 1)
-    except FileNotFoundError:
-        raise NotFoundError("no-bundle", f"there is no bundle at {folder}") from None
-    if len(data) > MANIFEST_BYTES_MAX:
-        raise InputError("bad-manifest", f"the manifest is over {MANIFEST_BYTES_MAX} bytes")
-    return data

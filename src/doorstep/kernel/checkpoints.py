@@ -17,7 +17,7 @@ from doorstep.core.instant import Instant
 from doorstep.core.merkle import verify_consistency
 from doorstep.kernel.db import Database
 from doorstep.kernel.files import write_atomic
-from doorstep.kernel.keys import PublicKey, SigningKey
+from doorstep.kernel.keys import SigningKey
 from doorstep.kernel.ledger import TreeHead, prove_consistency, read_head
 from doorstep.kernel.note import NOTE_BYTES_MAX, Checkpoint, open_checkpoint, sign_note
 from doorstep.kernel.schema import OPERATIONAL, At, Whole, metadata
@@ -110,12 +110,6 @@ def read_checkpoint(connection: Connection, size: int | None = None) -> Signed |
         query = query.where(checkpoints.c.size == size)
     row = connection.execute(query).one_or_none()
     return None if row is None else Signed(row.size, row.note, row.signed_at)
-
-
-def read_checkpoints(connection: Connection, key: PublicKey) -> list[Checkpoint]:
-    """Every checkpoint, by size. Raises: InputError (`bad-note`) for one that is not `key`'s."""
-    notes = connection.execute(select(checkpoints.c.note).order_by(checkpoints.c.size)).scalars()
-    return [open_checkpoint(note, key) for note in notes]
 
 
 def _require_prefix(connection: Connection, old: Checkpoint, head: TreeHead) -> None:

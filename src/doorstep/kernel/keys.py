@@ -11,8 +11,10 @@ import base64
 import binascii
 import re
 import secrets
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -28,6 +30,7 @@ KEY_NAMES = ("ledger", "plan")
 TOKEN_FILE = "token"  # noqa: S105
 _PREFIX = "PRIVATE+KEY+"
 _KEY_NAME = re.compile(r"[^\s+]{1,200}\Z")
+KeyT = TypeVar("KeyT")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 
 
@@ -84,14 +87,7 @@ class SigningKey:
 
 def parse_public_key(text: str) -> PublicKey:
     """A verifier key. Raises: InputError (`bad-key`)."""
-    name, raw, key_id = _parse(text.strip(), "public key")
-    try:
-        key = PublicKey(name, raw)
-    except ValueError as error:
-        raise _bad_key("public key", str(error)) from error
-    if key.key_id != key_id:
-        raise _bad_key("public key", "its id does not belong to it")
-    return key
+    return _parse(text.strip(), "public key", PublicKey, lambda key: key.key_id)
 
 
 def parse_signing_key(text: str) -> SigningKey:
@@ -99,14 +95,8 @@ def parse_signing_key(text: str) -> SigningKey:
     line = text.strip()
     if not line.startswith(_PREFIX):
         raise _bad_key("private key", f"it does not start with {_PREFIX}")
-    name, seed, key_id = _parse(line.removeprefix(_PREFIX), "private key")
-    try:
-        key = SigningKey(name, seed)
-    except ValueError as error:
-        raise _bad_key("private key", str(error)) from error
-    if key.public.key_id != key_id:
-        raise _bad_key("private key", "its id does not belong to it")
-    return key
+    bare = line.removeprefix(_PREFIX)
+    return _parse(bare, "private key", SigningKey, lambda key: key.public.key_id)
 
 
 def new_signing_key(name: str) -> SigningKey:
@@ -177,8 +167,10 @@ def _read_private(path: Path) -> str:
     return text
 
 
-def _parse(text: str, what: str) -> tuple[str, bytes, bytes]:
-    """`name+hash+base64` -> (name, 32 bytes, key id)."""
+def _parse(
+    text: str, what: str, make: Callable[[str, bytes], KeyT], id_of: Callable[[KeyT], bytes]
+) -> KeyT:
+    """The key in `name+id+base64`. make: from its name and 32 bytes."""
     try:
         name, key_id, body = text.split("+", 2)
         data = base64.b64decode(body, validate=True)
@@ -189,7 +181,13 @@ def _parse(text: str, what: str) -> tuple[str, bytes, bytes]:
         raise _bad_key(what, "it is not an Ed25519 key")
     if not _KEY_NAME.match(name):
         raise _bad_key(what, "its name is empty or holds a blank")
-    return name, data[1:], found
+    try:
+        key = make(name, data[1:])
+    except ValueError as error:
+        raise _bad_key(what, str(error)) from error
+    if id_of(key) != found:
+        raise _bad_key(what, "its id does not belong to it")
+    return key
 
 
 def _bad_key(what: str, reason: str) -> InputError:

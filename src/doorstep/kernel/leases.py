@@ -59,25 +59,25 @@ def see(sighting: Sighting | None, lease: Lease | None, now_s: float) -> Sightin
     return Sighting(lease, now_s)
 
 
-def read_lease(connection: Connection, name: str = LEADER) -> Lease | None:
+def read_lease(connection: Connection) -> Lease | None:
     """The lease, or None if nobody ever took it."""
-    row = connection.execute(select(leases).where(leases.c.name == name)).one_or_none()
+    row = connection.execute(select(leases).where(leases.c.name == LEADER)).one_or_none()
     return None if row is None else Lease(row.name, row.term, row.beat, row.owner)
 
 
-def take_lease(connection: Connection, owner: str, seen: Lease | None, name: str = LEADER) -> Lease:
+def take_lease(connection: Connection, owner: str, seen: Lease | None) -> Lease:
     """The lease in a new term. `seen` must be what the row still says.
 
     Raises: RefusedError (`lease-taken`) if it was renewed or taken since it was seen.
     """
-    if read_lease(connection, name) != seen:
-        raise RefusedError("lease-taken", f"the lease {name!r} was renewed or taken meanwhile")
-    taken = Lease(name, seen.term + 1 if seen else 1, 0, owner)
+    if read_lease(connection) != seen:
+        raise RefusedError("lease-taken", f"the lease {LEADER!r} was renewed or taken meanwhile")
+    taken = Lease(LEADER, seen.term + 1 if seen else 1, 0, owner)
     values = msgspec.structs.asdict(taken)
     if seen is None:
         connection.execute(insert(leases).values(values))
     else:
-        connection.execute(update(leases).where(leases.c.name == name).values(values))
+        connection.execute(update(leases).where(leases.c.name == LEADER).values(values))
     return taken
 
 
@@ -93,11 +93,11 @@ def free_lease(connection: Connection, lease: Lease) -> None:
     _change(connection, lease, owner="")
 
 
-def require_term(connection: Connection, term: int, name: str = LEADER) -> None:
+def require_term(connection: Connection, term: int) -> None:
     """Raises: RefusedError (`not-leader`) unless the lease is held in this term."""
-    lease = read_lease(connection, name)
+    lease = read_lease(connection)
     if lease is None or not lease.owner or lease.term != term:
-        raise _not_leader(name, term)
+        raise _not_leader(LEADER, term)
 
 
 def _change(connection: Connection, lease: Lease, **values: Any) -> None:

@@ -82,21 +82,15 @@ def read_settings(flags: Flags, environ: Mapping[str, str], cwd: Path) -> Settin
 
 
 def _ports(flags: Flags, environ: Mapping[str, str]) -> Ports:
-    default = Ports()
-
-    def port(name: str, flag: int | None, otherwise: Port) -> Port:
+    named: dict[str, Port] = {}
+    for name in Ports.__struct_fields__:
         variable = f"DOORSTEP_{name.upper()}_PORT"
+        flag: int | None = getattr(flags, f"{name}_port")
         if flag is not None:
-            return Port(_number(f"--{name}-port", str(flag)), named=True)
-        written = environ.get(variable)
-        return Port(_number(variable, written), named=True) if written else otherwise
-
-    return Ports(
-        data=port("data", flags.data_port, default.data),
-        health=port("health", flags.health_port, default.health),
-        grpc=port("grpc", flags.grpc_port, default.grpc),
-        control=port("control", flags.control_port, default.control),
-    )
+            named[name] = Port(_number(f"--{name}-port", str(flag)), named=True)
+        elif written := environ.get(variable):
+            named[name] = Port(_number(variable, written), named=True)
+    return Ports(**named)
 
 
 def _number(source: str, text: str) -> int:

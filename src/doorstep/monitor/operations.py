@@ -8,11 +8,11 @@ from doorstep.core.condition import Condition, Quantity
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
 from doorstep.journal.operations import count_rescued, count_rows
-from doorstep.journal.summary import latency_ms
-from doorstep.journal.windows import CountRow
+from doorstep.journal.summary import Cell, latency_ms
 from doorstep.kernel.app import App
 from doorstep.monitor import store
-from doorstep.monitor.gather import QUALITY_WINDOW_S, Watched, gather_shown, quality_seen, watched
+from doorstep.monitor.decide import QUALITY_WINDOW_S
+from doorstep.monitor.gather import Watched, gather_shown, quality_seen, watched
 from doorstep.monitor.headline import headline, state_of
 from doorstep.monitor.promises import promises
 from doorstep.monitor.surface import (
@@ -131,7 +131,7 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
     )
 
 
-def _per_minute(rows: list[CountRow], now: Instant) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _per_minute(rows: list[Cell], now: Instant) -> tuple[tuple[int, ...], tuple[int, ...]]:
     newest = now // (60 * SECOND_US)
     requests, errors = [0] * MINUTES_SHOWN, [0] * MINUTES_SHOWN
     for row in rows:
@@ -142,7 +142,7 @@ def _per_minute(rows: list[CountRow], now: Instant) -> tuple[tuple[int, ...], tu
     return tuple(requests), tuple(errors)
 
 
-def _p99(rows: list[CountRow]) -> float | None:
+def _p99(rows: list[Cell]) -> float | None:
     if not rows:
         return None
     histogram = tuple(sum(bins) for bins in zip(*(row.latency for row in rows), strict=True))

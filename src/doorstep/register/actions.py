@@ -10,7 +10,6 @@ from typing import BinaryIO
 from doorstep.core.errors import InputError, NotFoundError, RefusedError
 from doorstep.core.manifest import (
     MANIFEST_BYTES_MAX,
-    FileEntry,
     Manifest,
     decode_manifest,
     running_files,
@@ -19,7 +18,7 @@ from doorstep.core.manifest import (
 from doorstep.core.operation import operation
 from doorstep.core.servicefile import ServiceFile, parse_service_file
 from doorstep.kernel.app import App
-from doorstep.kernel.blobs import MANIFEST, OpenFile, publish_bundle
+from doorstep.kernel.blobs import MANIFEST, publish_bundle
 from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
 from doorstep.kernel.keys import load_public_key
@@ -83,14 +82,7 @@ def revise(unit: Unit, app: App, parsed: ServiceFile, text: str) -> ServiceRevis
     """The revision that this text is: the newest one if nothing changed, else a new one."""
     newest = store.find_service(unit.connection, parsed.service)
     if newest is not None and newest.file == text:
-        return ServiceRevision(
-            service=newest.name,
-            revision=newest.revision,
-            applied_at=newest.applied_at,
-            by=newest.by,
-            created=False,
-            changed=(),
-        )
+        return _revision(newest, created=False)
     now = unit.now()
     row = store.ServiceRow(
         name=parsed.service,
@@ -107,12 +99,18 @@ def revise(unit: Unit, app: App, parsed: ServiceFile, text: str) -> ServiceRevis
         Object("service", row.name, str(row.revision)),
         {"changed": list(changed), "file": text},
     )
+    return _revision(row, changed)
+
+
+def _revision(
+    row: store.ServiceRow, changed: tuple[str, ...] = (), *, created: bool = True
+) -> ServiceRevision:
     return ServiceRevision(
         service=row.name,
         revision=row.revision,
-        applied_at=now,
+        applied_at=row.applied_at,
         by=row.by,
-        created=True,
+        created=created,
         changed=changed,
     )
 
@@ -143,7 +141,7 @@ def register_version(app: App, asked: RegisterVersion) -> tuple[store.VersionRow
     is_new_holdout = bool(asked.holdout) and not app.data.has(asked.holdout)
     # What was not uploaded is said before anything is written.
     with _upload(app, asked.holdout) if is_new_holdout else io.BytesIO() as holdout:
-        publish_bundle(app.home.bundles, data, _opener(app))
+        publish_bundle(app.home.bundles, data, lambda entry: _upload(app, entry.sha256))
         if is_new_holdout:
             app.data.put_file(asked.holdout, holdout)
     row, is_new = app.database.run(
@@ -215,13 +213,6 @@ def _upload(app: App, digest: str) -> BinaryIO:
             "doorstep register MODEL uploads and registers in one go",
         )
     return app.uploads.open(digest)
-
-
-def _opener(app: App) -> OpenFile:
-    def open_file(entry: FileEntry) -> BinaryIO:
-        return _upload(app, entry.sha256)
-
-    return open_file
 
 
 def _forget_uploads(app: App, manifest: Manifest, asked: RegisterVersion) -> None:

@@ -6,6 +6,7 @@ makes one version. Nothing of the model runs that nobody vouched for.
 
 from __future__ import annotations
 
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -26,17 +27,16 @@ from doorstep.core.manifest import (
     Manifest,
     OnnxForm,
     Parity,
-    Profile,
     encode_manifest,
 )
 from doorstep.core.verdict import Finding, Verdict
 from doorstep.formats.batch import Batch, Scorer
-from doorstep.formats.columns import Column
+from doorstep.formats.columns import Column, table_digest
 from doorstep.formats.load import score_columns
 from doorstep.formats.onnx import OnnxScorer
-from doorstep.formats.table import table_digest, to_batch, write_parquet
+from doorstep.formats.table import to_batch, write_parquet
 from doorstep.register import lineage as origin
-from doorstep.register.convert import Proposal, propose_onnx
+from doorstep.register.convert import propose_onnx
 from doorstep.register.data import BuildSpec as BuildSpec
 from doorstep.register.data import Data, read_data, without_people
 from doorstep.register.model_file import Opened, native_form, onnx_form, open_model
@@ -205,7 +205,7 @@ def _lineage(described: Described, spec: BuildSpec, holdout: DataSource) -> Line
         parameters=origin.estimator_parameters(model) if sklearn else {},
         metrics={**spec.metrics, **seen},
         libraries=origin.library_versions(),
-        python=origin.python_version(),
+        python=platform.python_version(),
         parent=spec.parent,
     )
 
@@ -285,13 +285,9 @@ def _convert(
     train = None if spec.train is None else described.data.train
     groups = parity_groups(described.data.holdout, train, draft.contract)
     proposal = propose_onnx(opened.model, draft, native, groups, decision)
-    return _served(proposal), proposal.parity, proposal.finding
-
-
-def _served(proposal: Proposal) -> tuple[bytes, OnnxForm] | None:
-    if proposal.converted is None:
-        return None
-    return proposal.converted.data, proposal.converted.form
+    converted = proposal.converted
+    served = (converted.data, converted.form) if converted else None
+    return served, proposal.parity, proposal.finding
 
 
 def _write_reference(described: Described, scorer: Scorer, folder: Path) -> None:
@@ -307,24 +303,14 @@ def _write_reference(described: Described, scorer: Scorer, folder: Path) -> None
         described.target.labels,
         measure_importance(scorer.score, moved, contract),
     )
-    _write(folder / PROFILE, _encode_profile(profile))
+    _write(folder / PROFILE, msgspec.json.encode(profile, order="deterministic"))
     inputs = train.only([one.name for one in contract.inputs])
     background = without_people(inputs.take(sample_rows(inputs, BACKGROUND_ROWS_MAX)), contract)
     write_parquet(background, folder / BACKGROUND)
 
 
-def _encode_profile(profile: Profile) -> bytes:
-    return msgspec.json.encode(profile, order="deterministic")
-
-
 def _score_all(scorer: Scorer, batch: Batch) -> NDArray[np.float64]:
-    parts = []
-    for start in range(0, batch.rows, 1000):
-        rows = slice(start, start + 1000)
-        parts.append(
-            scorer.score(Batch(batch.numbers[rows], [texts[rows] for texts in batch.texts]))
-        )
-    return np.concatenate(parts)
+    return np.concatenate([scorer.score(part) for part in batch.parts(1000)])
 
 
 def _write_model(opened: Opened, folder: Path) -> None:

@@ -38,12 +38,13 @@ def propose_onnx(
         scorer = OnnxScorer(found.data, found.form, draft.contract, scores=columns)
         parity = check_parity(native, scorer, groups, decision)
         if parity.passed:
-            return Proposal(found, parity, _served(parity))
+            agree = f"ONNX, {parity.rows_agreeing:,} of {parity.rows:,} rows agree"
+            return Proposal(found, parity, _finding(parity, agree))
         if nearest is None or parity.rows_agreeing > nearest.rows_agreeing:
             nearest = parity
     if nearest is None:
         nearest = _not_converted(reasons[0])
-    return Proposal(None, nearest, _kept_native(nearest))
+    return Proposal(None, nearest, _finding(nearest, f"kept native: {nearest.reason}"))
 
 
 def _not_converted(reason: str) -> Parity:
@@ -53,28 +54,7 @@ def _not_converted(reason: str) -> Parity:
     )  # fmt: skip
 
 
-def _served(parity: Parity) -> Finding:
-    return Finding(
-        check="ONNX",
-        verdict=Verdict.PASS,
-        reason=f"ONNX, {parity.rows_agreeing:,} of {parity.rows:,} rows agree",
-        evidence=_evidence(parity),
-    )
-
-
-def _kept_native(parity: Parity) -> Finding:
-    return Finding(
-        check="ONNX",
-        verdict=Verdict.PASS,
-        reason=f"kept native: {parity.reason}",
-        evidence=_evidence(parity),
-    )
-
-
-def _evidence(parity: Parity) -> dict[str, Any]:
-    return {
-        "rows": parity.rows,
-        "rows_agreeing": parity.rows_agreeing,
-        "difference_max": parity.difference_max,
-        "tolerance": parity.tolerance,
-    }
+def _finding(parity: Parity, reason: str) -> Finding:
+    names = ("rows", "rows_agreeing", "difference_max", "tolerance")
+    evidence = {name: getattr(parity, name) for name in names}
+    return Finding(check="ONNX", verdict=Verdict.PASS, reason=reason, evidence=evidence)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import platform
 import re
 from pathlib import Path
 from typing import Any
@@ -84,10 +83,6 @@ def library_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def python_version() -> str:
-    return platform.python_version()
 
 
 def describe_estimator(estimator: Any) -> str:

@@ -304,7 +304,7 @@ def onnx_form(opened: Opened, columns: tuple[str, ...]) -> OnnxForm:
         tensors = [_tensor(one, (one.name,)) for one in inputs]
     return OnnxForm(
         file=ONNX_FILE,
-        opset=read_onnx(opened.data).opset,
+        opset=read_onnx(opened.data),
         inputs=tuple(tensors),
         scores=opened.scores,
     )

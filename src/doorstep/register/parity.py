@@ -59,8 +59,7 @@ def parity_groups(holdout: Table, train: Table | None, contract: Contract) -> li
 
 def _edges(batch: Batch, contract: Contract) -> Iterator[Group]:
     """One group per field and kind of edge, each a few real rows with that one field changed."""
-    few = min(batch.rows, EDGE_BASE_ROWS)
-    base = Batch(batch.numbers[:few], [texts[:few] for texts in batch.texts])
+    base = batch.part(0, EDGE_BASE_ROWS)
     for at, field in enumerate(contract.numbers[:EDGE_COLUMNS_MAX]):
         if not field.required:
             yield Group(f"{field.name} missing", _with_number(base, at, [np.nan]))
@@ -136,12 +135,8 @@ def check_parity(native: Scorer, onnx: Scorer, groups: list[Group], decision: De
 
 def _answers(scorer: Scorer, batch: Batch) -> NDArray[np.float64] | str:
     """The scores, or what was said when the model refused the rows."""
-    parts = []
     try:
-        for start in range(0, batch.rows, CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
-            part = Batch(batch.numbers[rows], [texts[rows] for texts in batch.texts])
-            parts.append(scorer.score(part))
+        parts = [scorer.score(part) for part in batch.parts(CHUNK_ROWS)]
     except Exception as error:  # noqa: BLE001  a model raises anything, and that is an answer here
         return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:120]}"
     return np.concatenate(parts) if parts else np.zeros((0, 1))

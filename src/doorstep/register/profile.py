@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,7 +63,8 @@ def profile_field(column: Column, field: Field, importance: float = 0.0) -> Colu
         nulls=column.missing_rows,
         importance=importance,
     )
-    return _with_counts(bare, count_codes(code_texts(texts, bare)))
+    counts = count_codes(code_texts(texts, bare))
+    return msgspec.structs.replace(bare, counts=tuple(counts.tolist()))
 
 
 def _shown_values(texts: list[str | None], field: Field) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -78,12 +80,6 @@ def _shown_values(texts: list[str | None], field: Field) -> tuple[tuple[str, ...
     known = tuple(text for text, _ in ordered[:KNOWN_MAX])
     unused = tuple(value for value in field.values if value not in counts)
     return known[:CATEGORIES_MAX], (*known, *unused)
-
-
-def _with_counts(profile: ColumnProfile, counts: NDArray[np.int64]) -> ColumnProfile:
-    import msgspec
-
-    return msgspec.structs.replace(profile, counts=tuple(counts.tolist()))
 
 
 def _profile_numbers(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from doorstep.core.contract import ALIKE, Contract, Field, FieldType, alike
@@ -88,7 +89,7 @@ def _context_field(table: Table, name: str, stated: Mapping[str, Any]) -> Field:
     if name in table:
         found = _field(table.column(name), stated, observed=False)
         wanted = bool(stated.get("required"))
-        return found if wanted else _replace(found, required=False)
+        return found if wanted else msgspec.structs.replace(found, required=False)
     return Field(
         name=name,
         type=stated.get("type", "text"),
@@ -98,12 +99,6 @@ def _context_field(table: Table, name: str, stated: Mapping[str, Any]) -> Field:
         personal=stated.get("personal") or "no",
         protected=bool(stated.get("protected")),
     )
-
-
-def _replace(field: Field, **changes: Any) -> Field:
-    import msgspec
-
-    return msgspec.structs.replace(field, **changes)
 
 
 def _field(column: Column, stated: Mapping[str, Any], *, observed: bool = True) -> Field:

@@ -31,7 +31,7 @@ def measure_speed(scorer: Scorer, batch: Batch, *, calls: int = CALLS_MIN) -> Sp
     `ROUNDS` rounds counts: a busy machine makes a model look slow, never fast. A model so slow that
     the calls would take over a minute is timed on fewer.
     """
-    rows = [_row(batch, at % batch.rows) for at in range(min(batch.rows, 1000))]
+    rows = list(batch.part(0, 1000).parts(1))
     for at in range(min(WARMUP_CALLS, calls)):
         scorer.score(rows[at % len(rows)])
     deadline_s = time.perf_counter() + DURATION_S_MAX
@@ -51,7 +51,3 @@ def _round(scorer: Scorer, rows: list[Batch], calls: int, deadline_s: float) -> 
             break
     p50, p99 = np.percentile(np.array(taken) / 1e6, [50, 99], method="higher")
     return Speed(len(taken), float(p50), float(p99))
-
-
-def _row(batch: Batch, at: int) -> Batch:
-    return Batch(batch.numbers[at : at + 1], [texts[at : at + 1] for texts in batch.texts])

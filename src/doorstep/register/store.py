@@ -27,6 +27,7 @@ from doorstep.core.errors import NotFoundError
 from doorstep.core.instant import Instant
 from doorstep.core.verdict import Finding
 from doorstep.kernel.schema import At, metadata
+from doorstep.register.surface import Registered
 
 services = Table(
     "service",
@@ -71,20 +72,8 @@ class ServiceRow(msgspec.Struct, frozen=True, kw_only=True):
     by: str
 
 
-class VersionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One registered version. digest: of its bundle. holdout: digest of its held-out rows or ""."""
-
-    service: str
-    number: int
-    digest: str
-    form: str
-    placement: str
-    trusted: bool
-    holdout: str
-    speed_ms_p99: float
-    registered_at: Instant
-    by: str
-    findings: tuple[Finding, ...]
+class VersionRow(Registered, frozen=True, kw_only=True):
+    """One registered version."""
 
     @property
     def name(self) -> str:
@@ -94,7 +83,7 @@ class VersionRow(msgspec.Struct, frozen=True, kw_only=True):
 def find_service(connection: Connection, name: str) -> ServiceRow | None:
     """The service with its newest revision, or None."""
     row = connection.execute(_SELECT_SERVICE.where(services.c.name == name)).one_or_none()
-    return None if row is None else _service(row._asdict())
+    return None if row is None else ServiceRow(**row._asdict())
 
 
 def get_service(connection: Connection, name: str) -> ServiceRow:
@@ -112,10 +101,8 @@ def get_service(connection: Connection, name: str) -> ServiceRow:
 
 
 def list_services(connection: Connection) -> list[ServiceRow]:
-    return [
-        _service(row._asdict())
-        for row in connection.execute(_SELECT_SERVICE.order_by(services.c.name))
-    ]
+    found = connection.execute(_SELECT_SERVICE.order_by(services.c.name))
+    return [ServiceRow(**row._asdict()) for row in found]
 
 
 def save_revision(connection: Connection, row: ServiceRow) -> None:
@@ -188,10 +175,6 @@ _SELECT_SERVICE = select(
     revisions,
     (revisions.c.service == services.c.name) & (revisions.c.revision == services.c.revision),
 )
-
-
-def _service(values: dict[str, Any]) -> ServiceRow:
-    return ServiceRow(**values)
 
 
 def _version(row: Row[Any]) -> VersionRow:

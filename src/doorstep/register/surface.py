@@ -103,9 +103,9 @@ class ShowVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     version: str
 
 
-class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """created: False if this digest was registered before (its number is given again).
-    state: registered, passed or refused (by its gates), serving, or retired from serving."""
+class Registered(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of a version. digest: of its bundle. holdout: digest of its held-out rows or
+    ""."""
 
     service: str
     number: int
@@ -117,10 +117,16 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     speed_ms_p99: float
     registered_at: Instant
     by: str
+    findings: tuple[Finding, ...]
+
+
+class Version(Registered, frozen=True, kw_only=True):
+    """created: False if this digest was registered before (its number is given again).
+    state: registered, passed or refused (by its gates), serving, or retired from serving."""
+
     state: str
     created: bool
     manifest: Manifest
-    findings: tuple[Finding, ...]
 
 
 class ListVersions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
+import msgspec
+
 from doorstep.core.manifest import Manifest, decode_manifest
 from doorstep.core.servicefile import parse_service_file
 from doorstep.kernel.app import App
@@ -47,18 +49,8 @@ def version_view(
 ) -> Version:
     """One version, as the operations give it. states: number -> state, `registered` if absent."""
     return Version(
-        service=row.service,
-        number=row.number,
-        digest=row.digest,
-        form=row.form,
-        placement=row.placement,
-        trusted=row.trusted,
-        holdout=row.holdout,
-        speed_ms_p99=row.speed_ms_p99,
-        registered_at=row.registered_at,
-        by=row.by,
+        **msgspec.structs.asdict(row),
         state=states.get(row.number, "registered"),
         created=created,
         manifest=manifest_of(app.home.bundles, row.digest),
-        findings=row.findings,
     )

@@ -17,11 +17,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 import msgspec
@@ -36,14 +34,14 @@ from doorstep.core.report import NodeReport
 from doorstep.journal.reader import Group
 from doorstep.journal.rows import tail_parts
 from doorstep.journal.snapshot import take_snapshots
+from doorstep.kernel.nodes import read_report
 from doorstep.kernel.settings import Flags, read_settings
 from doorstep.register.surface import Version
 from doorstep.release.surface import Release
 from doorstep.serve.statelock import holder_of_state
 from doorstep.testing.home import Behaviour, TestHome, linear_weights
+from doorstep.testing.processes import WAIT_S, is_alive, kill_left, wait_for
 
-WAIT_S = 60.0
-POLL_S = 0.02
 NODE = "local"
 Process = Literal["control", "node", "front", "engine", "shadow", "compactor"]
 QUICK_RELEASE = "{shadow: {requests: 0}, steps: [20%, 50%], dwell: 1s, bake: 1s}"
@@ -75,12 +73,7 @@ class RunningInstallation:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
 
     # -- life
@@ -140,8 +133,7 @@ class RunningInstallation:
         if what == "control":
             assert self.process is not None
             return self.process.pid
-        found: int = self.wait(lambda: next(iter(self.pids(what)), 0), f"a {what} process")
-        return found
+        return self.wait(lambda: next(iter(self.pids(what)), None), f"a {what} process")
 
     def pids(self, what: Process) -> list[int]:
         """Of all live processes of this kind that the node reports, or of its supervisor."""
@@ -159,10 +151,7 @@ class RunningInstallation:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.stop()
         self._remember()
-        for pid in self._pids:
-            if is_alive(pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        kill_left(self._pids)
 
     def _remember(self) -> None:
         report = self.report()
@@ -202,10 +191,7 @@ class RunningInstallation:
 
     def report(self) -> NodeReport | None:
         """The node's report as it lies in the home now."""
-        path = self.home / "nodes" / f"{NODE}.json"
-        with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-            return msgspec.json.decode(path.read_bytes(), type=NodeReport)
-        return None
+        return read_report(self.home / "nodes" / f"{NODE}.json")
 
     def journaled(self) -> list[tuple[str, int]]:
         """(prediction id, answering version) of every live prediction, as often as it is there."""
@@ -246,8 +232,7 @@ class RunningInstallation:
             found = self.client.release(release)
             return found if found.settled else None
 
-        found: Release = self.wait(look, f"{release} settled")
-        return found
+        return self.wait(look, f"{release} settled")
 
     def register(
         self,
@@ -274,16 +259,7 @@ class RunningInstallation:
         file = service_file(service, release, more)
         return self.client.register(file, digest, holdout=rows, speed_ms_p99=speed_ms_p99)
 
-    @staticmethod
-    def wait(look: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
-        """The first answer of `look` that is true. Raises: TimeoutError."""
-        until = time.monotonic() + timeout_s
-        while time.monotonic() < until:
-            found = look()
-            if found:
-                return found
-            time.sleep(POLL_S)
-        raise TimeoutError(f"it did not come to: {what}; it is {look()!r}")
+    wait = staticmethod(wait_for)
 
 
 def write_holdout(path: Path, seed: int, rows: int = 400) -> str:
@@ -314,14 +290,6 @@ data: {{holdout: holdout.parquet}}
 release: {release}
 {more}
 """
-
-
-def is_alive(pid: int) -> bool:
-    """Whether this pid is a running process of ours; pids are used again."""
-    try:
-        return b"doorstep" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 def main() -> None:

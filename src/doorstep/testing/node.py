@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from uuid import UUID
-
-import msgspec
 
 from doorstep.core.record import OutcomeRecord, PredictionMeta
 from doorstep.core.report import NodeReport
 from doorstep.journal.reader import Group, list_blocks, read_block
-
-WAIT_S = 60.0
-POLL_S = 0.02
+from doorstep.kernel.nodes import read_report
+from doorstep.testing.processes import POLL_S, WAIT_S, kill_left
 
 
 class RunningNode:
@@ -42,12 +36,7 @@ class RunningNode:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
 
     @property
@@ -67,12 +56,9 @@ class RunningNode:
 
     def report(self) -> NodeReport | None:
         """The node's report as it lies in the home now."""
-        path = self.home / "nodes" / f"{self.node}.json"
-        with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-            report = msgspec.json.decode(path.read_bytes(), type=NodeReport)
-            self._pids |= {one.pid for one in report.workers}
-            return report
-        return None
+        report = read_report(self.home / "nodes" / f"{self.node}.json")
+        self._pids |= {one.pid for one in report.workers} if report else set()
+        return report
 
     def wait(self, holds: Callable[[NodeReport], bool], what: str = "") -> NodeReport:
         """The first report of this process's life for which `holds`. Raises: TimeoutError."""
@@ -93,18 +79,17 @@ class RunningNode:
 
     def journaled(self) -> list[tuple[str, PredictionMeta]]:
         """Every prediction in this node's blocks, by prediction id, as often as it is there."""
-        found = []
-        for path in list_blocks(self.home / "journal" / self.node).values():
-            for part in read_block(path.read_bytes()).parts():
-                if isinstance(part, Group):
-                    found += [(f"{UUID(bytes=one.request)}.{one.row}", one) for one in part.rows]
-        return found
+        groups = [part for part in self._parts() if isinstance(part, Group)]
+        rows = [one for group in groups for one in group.rows]
+        return [(f"{UUID(bytes=one.request)}.{one.row}", one) for one in rows]
 
     def outcomes(self) -> list[OutcomeRecord]:
         """Every outcome in this node's blocks."""
+        return [part for part in self._parts() if isinstance(part, OutcomeRecord)]
+
+    def _parts(self) -> list[Group | OutcomeRecord]:
         blocks = list_blocks(self.home / "journal" / self.node).values()
-        parts = [part for path in blocks for part in read_block(path.read_bytes()).parts()]
-        return [part for part in parts if isinstance(part, OutcomeRecord)]
+        return [part for path in blocks for part in read_block(path.read_bytes()).parts()]
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -130,15 +115,4 @@ class RunningNode:
             self.stop()
         if self.process is not None and self.process.stdout is not None:
             self.process.stdout.close()
-        for pid in self._pids:
-            if _is_ours(pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
-
-def _is_ours(pid: int) -> bool:
-    """Whether this pid is (still) one of our processes: pids are used again."""
-    try:
-        return b"doorstep" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+        kill_left(self._pids)

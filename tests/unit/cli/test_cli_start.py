@@ -24,10 +24,11 @@ from doorstep.core.contract import Field
 from doorstep.core.errors import RefusedError
 from doorstep.core.ids import parse_name
 from doorstep.core.servicefile import parse_service_file
-from doorstep.formats.columns import Table, column_of
+from doorstep.formats.columns import Table
 from doorstep.formats.table import read_table
 from doorstep.kernel.home import open_home
 from doorstep.kernel.home_lock import HomeLock, holder_of
+from fakes.tables import column_of
 
 
 def drafted(loans: Path, **changes: object) -> drafting.Drafted:

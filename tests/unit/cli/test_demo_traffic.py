@@ -23,7 +23,6 @@ from doorstep.cli.demo_traffic import (
     cases_of,
     count_answer,
     larger_half,
-    parse_head,
 )
 
 ROWS = [
@@ -102,24 +101,6 @@ def test_the_first_failure_is_told_once_there_is_one() -> None:
     before = Tally(answered=5)
     after = Tally(answered=5, failed=2, first_failure="503: busy")
     assert after.since(before).first_failure == "503: busy"
-
-
-def test_a_head_says_status_and_size() -> None:
-    assert parse_head(b"HTTP/1.1 503 Busy\r\nContent-Length: 12\r\n\r\n") == (503, 12)
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n",
-        b"SMTP 200 OK\r\ncontent-length: 3\r\n\r\n",
-        b"HTTP/1.1 OK\r\ncontent-length: 3\r\n\r\n",
-    ],
-)
-def test_a_head_that_is_not_one_of_ours_is_refused(head: bytes) -> None:
-    with pytest.raises(ValueError):
-        parse_head(head)
 
 
 class Server:

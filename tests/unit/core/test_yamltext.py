@@ -19,11 +19,10 @@ from doorstep.core.yamltext import (
     Scalar,
     Sequence,
     compose,
-    parse_yaml,
     plain_value,
-    to_plain,
     walk_scalars,
 )
+from fakes.yaml_plain import parse_yaml, to_plain
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import DoorstepError, InputError, RefusedError
 from doorstep.formats import table as table_module
-from doorstep.formats.columns import Table, column_of, row_hashes, table_digest
+from doorstep.formats.columns import Table, row_hashes, table_digest
 from doorstep.formats.table import read_table, to_batch, write_parquet
+from fakes.tables import column_of
 
 
 def csv_file(folder: Path, text: str | bytes, name: str = "t.csv") -> Path:

@@ -19,10 +19,11 @@ from doorstep.core.manifest import (
     Profile,
 )
 from doorstep.formats.batch import Batch
-from doorstep.formats.columns import Table, column_of, table_digest
+from doorstep.formats.columns import Table, table_digest
 from doorstep.gate.reference import SEEN_METRIC
 from doorstep.gate.subject import PROFILE, Subject
 from doorstep.stats.codes import code_numbers, count_codes, quantile_edges
+from fakes.tables import column_of
 
 CONTRACT = Contract(
     inputs=(

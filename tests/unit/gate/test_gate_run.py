@@ -5,16 +5,23 @@ import numpy as np
 import pytest
 from gate_cases import Logistic, profile_of, rows_of
 
+from doorstep.core.condition import parse_condition
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import InputError
+from doorstep.core.servicefile_types import GatesSpec, SliceSpec
 from doorstep.core.verdict import Verdict
-from doorstep.formats.columns import Table, column_of
+from doorstep.formats.columns import Table
 from doorstep.formats.table import write_parquet
 from doorstep.gate.child import decode_request, findings_of
 from doorstep.gate.decide import recompute, verdict_of
-from doorstep.gate.types import Candidate, GateRequest, GatesAsked, SliceAsked
+from doorstep.gate.types import Candidate, GateRequest
+from fakes.tables import column_of
 
 NOBODY = Candidate(name="loans@2", folder="", digest="")
+
+
+def conditions(*texts):
+    return tuple(map(parse_condition, texts))
 
 
 def by_check(findings):
@@ -33,11 +40,13 @@ def test_every_verdict_is_recomputed_from_its_stored_evidence(make_subject, hold
     request = GateRequest(
         version=NOBODY,
         holdout=holdout,
-        gates=GatesAsked(
-            quality=("auc >= 0.75", "auc >= champion - 0.005", "log_loss <= 0.1", "ndcg >= 0.1"),
-            slices=(SliceAsked(check="recall >= 0.5", by=("sex",), min_rows=50),),
-            fairness=("selection_rate_ratio >= 0.8", "accuracy_difference <= 0.1"),
-            speed=("p99 <= 20 ms", "size <= 50 MB", "mean <= 1 s"),
+        gates=GatesSpec(
+            quality=conditions(
+                "auc >= 0.75", "auc >= champion - 0.005", "log_loss <= 0.1", "ndcg >= 0.1"
+            ),
+            slices=(SliceSpec(check=parse_condition("recall >= 0.5"), by=("sex",)),),
+            fairness=conditions("selection_rate_ratio >= 0.8", "accuracy_difference <= 0.1"),
+            speed=conditions("p99 <= 20 ms", "size <= 50 MB", "mean <= 1 s"),
         ),
         favourable="good",
     )
@@ -196,7 +205,7 @@ def discriminating_rows(tmp_path, *, refused_f: float, refused_m: float) -> str:
     return str(path)
 
 
-FAIR = GatesAsked(fairness=("selection_rate_ratio >= 0.8",))
+FAIR = GatesSpec(fairness=conditions("selection_rate_ratio >= 0.8"))
 
 
 def fairness_of(make_subject, path: str, favourable: str):

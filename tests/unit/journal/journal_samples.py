@@ -1,6 +1,11 @@
 """Records that the journal's tests share."""
 
+from collections.abc import Sequence
+
+import msgspec
+
 from doorstep.core.record import Column, Layout, OutcomeRecord, PredictionMeta
+from doorstep.journal import block
 
 LAYOUT = Layout(
     format=1,
@@ -47,3 +52,13 @@ class VirtualClock:
 
     def move(self, seconds: float) -> None:
         self.at += int(seconds * 1e6)
+
+
+def encode_predictions(
+    layout: int, rows: Sequence[PredictionMeta], matrix: bytes | memoryview
+) -> bytes:
+    """What `BlockWriter.predictions` buffers, for tests and tools."""
+    buffer = bytearray()
+    head = msgspec.msgpack.encode(rows)
+    block.append_frame(buffer, block.FrameKind.PREDICTIONS, layout, len(rows), head, matrix)
+    return bytes(buffer)

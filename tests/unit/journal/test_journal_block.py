@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journal_samples import LAYOUT, OUTCOME, meta
+from journal_samples import LAYOUT, OUTCOME, encode_predictions, meta
 
 from doorstep.core.errors import InputError, OverloadedError
 from doorstep.core.record import PredictionMeta
@@ -19,7 +19,7 @@ def small_block() -> bytes:
         (
             block.encode_header(HEADER),
             block.encode_layout(1, LAYOUT),
-            block.encode_predictions(1, [meta(0), meta(1)], struct.pack("<4d", 1, 2, 3, 4)),
+            encode_predictions(1, [meta(0), meta(1)], struct.pack("<4d", 1, 2, 3, 4)),
             block.encode_outcome(OUTCOME),
             block.encode_end(BlockEnd(frames=4, rows=2, outcomes=1)),
         )
@@ -97,7 +97,7 @@ def test_a_newer_format_is_refused_with_the_number_and_the_one_before_is_read():
 
 
 def test_rows_that_do_not_fit_their_numbers_are_refused():
-    data = block.encode_predictions(1, [meta()], struct.pack("<3d", 1, 2, 3))
+    data = encode_predictions(1, [meta()], struct.pack("<3d", 1, 2, 3))
     frame = block.frame_at(memoryview(data), 0)
     assert isinstance(frame, block.Frame)
     with pytest.raises(InputError, match="bad-block"):
@@ -143,8 +143,7 @@ def test_frames_come_back_as_they_went_in(groups, data):
         for rows in groups
     ]
     encoded = b"".join(
-        block.encode_predictions(1, rows, matrix)
-        for rows, matrix in zip(groups, matrices, strict=True)
+        encode_predictions(1, rows, matrix) for rows, matrix in zip(groups, matrices, strict=True)
     )
     frames, _, stop = block.scan(memoryview(encoded))
     assert stop == Stop.END

@@ -1,6 +1,6 @@
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorstep.core.errors import InputError
@@ -50,6 +50,7 @@ def test_the_list_is_what_the_lines_lead_to(tmp_path):
     assert found.replaced == {"a": 3, "b": 3}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 400))
 def test_an_index_cut_anywhere_reads_as_its_whole_lines_and_takes_the_next(tmp_path_factory, cut):
     folder = tmp_path_factory.mktemp("index")

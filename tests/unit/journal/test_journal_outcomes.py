@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorstep.core.record import Kind, OutcomeRecord
-from doorstep.journal.outcomes import Predicted, join
+from fakes.outcome_join import Predicted, join
 
 ONE = "01900000-0000-7000-8000-000000000001.0"
 TWO = "01900000-0000-7000-8000-000000000002.0"

@@ -2,7 +2,7 @@ import os
 import struct
 
 import pytest
-from journal_samples import LAYOUT, OUTCOME, VirtualClock, meta
+from journal_samples import LAYOUT, OUTCOME, VirtualClock, encode_predictions, meta
 
 from doorstep.core.errors import InputError
 from doorstep.journal import block
@@ -86,13 +86,13 @@ def test_bytes_without_a_whole_header_are_no_block():
 
 def test_predictions_of_an_undeclared_layout_are_refused(open_writer):
     header = block.BlockHeader(format=1, node="n1", boot="b1", slot="s", sequence=1, opened_at=0)
-    data = block.encode_header(header) + block.encode_predictions(1, [meta()], MATRIX)
+    data = block.encode_header(header) + encode_predictions(1, [meta()], MATRIX)
     with pytest.raises(InputError, match="was not declared"):
         list(read_block(data).parts())
 
 
 def test_a_dead_writers_block_is_cut_ended_and_closed(open_writer, folder):
-    torn = block.encode_predictions(1, [meta(9)], MATRIX)[:-1]
+    torn = encode_predictions(1, [meta(9)], MATRIX)[:-1]
     path = orphan(open_writer, folder, torn)
     (found,) = recover(folder)
     assert found.cut_bytes == len(torn)
@@ -199,24 +199,9 @@ def test_a_tail_from_the_end_passes_over_what_is_there(open_writer, folder):
         assert rows_of(tail.poll()) == [4]
 
 
-def test_a_tail_continues_at_a_saved_position(open_writer, folder):
-    one = open_writer()
-    write(one, 0)
-    with Tail(folder, from_end=False) as tail:
-        assert rows_of(tail.poll()) == [0]
-        position = tail.position()
-    write(one, 1)
-    one.close()
-    with Tail(folder, position=position) as tail:
-        assert rows_of(tail.poll()) == [1]
-        done = tail.position()
-    with Tail(folder, position=done) as tail:
-        assert rows_of(tail.poll()) == []
-
-
 def test_a_tail_waits_for_the_rest_of_a_frame(open_writer, folder):
     path = orphan(open_writer, folder)
-    good, frame = path.read_bytes(), block.encode_predictions(1, [meta(9)], MATRIX)
+    good, frame = path.read_bytes(), encode_predictions(1, [meta(9)], MATRIX)
     with Tail(folder, from_end=False) as tail:
         assert rows_of(tail.poll()) == [0, 1, 2]
         for size in range(len(frame)):
@@ -229,11 +214,11 @@ def test_a_tail_waits_for_the_rest_of_a_frame(open_writer, folder):
 def test_a_tail_finds_its_feet_after_a_writer_took_frames_back(open_writer, folder):
     path = orphan(open_writer, folder)
     good = path.read_bytes()
-    path.write_bytes(good + block.encode_predictions(1, [meta(8)], MATRIX))
+    path.write_bytes(good + encode_predictions(1, [meta(8)], MATRIX))
     with Tail(folder, from_end=False) as tail:
         assert rows_of(tail.poll()) == [0, 1, 2, 8]
         longer = [meta(row, key="a key that is long enough") for row in (5, 6)]
-        path.write_bytes(good + block.encode_predictions(1, longer, MATRIX * 2))
+        path.write_bytes(good + encode_predictions(1, longer, MATRIX * 2))
         seen = [row for _ in range(3) for row in rows_of(tail.poll())]
         assert seen == [5, 6]
 

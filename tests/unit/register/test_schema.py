@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import InputError
 from doorstep.formats.batch import Batch
-from doorstep.formats.columns import Table, column_of
+from doorstep.formats.columns import Table
 from doorstep.register.personal import looks_personal, looks_protected
 from doorstep.register.profile import measure_importance, profile_field, profile_table
 from doorstep.register.schema import choose_inputs, find_target, honest_range, infer_contract
 from doorstep.register.split import overlap, sample_rows, split_table, time_column
+from fakes.tables import column_of
 
 FREQUENT = ["car"] * 5 + ["home"] * 3 + ["boat"] * 2
 

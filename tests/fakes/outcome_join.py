@@ -1,4 +1,5 @@
-"""Which outcome belongs to which prediction. Pure; `query.outcomes_joined` asks DuckDB the same.
+"""Which outcome belongs to which prediction, decided in plain Python: what `journal.joined` asks
+DuckDB is held against it.
 
 An outcome names a prediction, or a key: then it is about the latest prediction of that key at or
 before the outcome's `at`, shadow records left out. Of several outcomes of a prediction the last

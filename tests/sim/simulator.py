@@ -273,7 +273,7 @@ class Simulation:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._rng = random.Random(world.seed)  # noqa: S311
+        self._rng = random.Random(world.seed)
         what = Beginning(
             id=f"release-{world.seed}",
             service="loans",

@@ -45,7 +45,6 @@ _STATUS = {
     "unknown-service": 404,
     "unknown-version": 404,
     "unknown-route": 404,
-    "bad-method": 405,
 }
 _encode = msgspec.json.Encoder().encode
 
@@ -88,9 +87,11 @@ class Site:
     def handle(self, exchange: Exchange, head: Head, body: bytes) -> None:
         """Answer one request, now or in a later turn of the loop. Raises nothing."""
         try:
-            place = self._places.get((head.method, head.url)) or self._find(head)
+            place = self._places.get((head.method, head.url)) or self._find(exchange, head)
         except DoorstepError as error:
             return self._refuse(exchange, _codec_of(head.url), error, "")
+        if place is None:
+            return None
         visit = Visit(exchange, head, body, place.codec, place.service, place.version)
         try:
             return place.handler(self, visit)
@@ -153,15 +154,19 @@ class Site:
 
     # -- ours
 
-    def _find(self, head: Head) -> Place:
-        """Raises: NotFoundError (`unknown-route`), RefusedError (`bad-method`)."""
+    def _find(self, exchange: Exchange, head: Head) -> Place | None:
+        """None: answered, for nothing here is for this method.
+        Raises: NotFoundError (`unknown-route`)."""
         path = head.url.partition(b"?")[0].decode("latin-1")
         found = _ROUTER.find(path)
         if found is None:
             raise NotFoundError("unknown-route", f"nothing is at {path[:100]}")
         method = "GET" if head.method == b"HEAD" else head.method.decode("latin-1")
         if method not in found.handlers:
-            raise _BadMethodError(found.handlers)
+            allowed = ", ".join(found.handlers)
+            said = _codec_of(head.url).refusal("bad-method", f"expected {allowed}", "", "")
+            exchange.respond(405, said, f"allow: {allowed}\r\n".encode())
+            return None
         codec, handler = found.handlers[method]
         place = Place(
             codec, handler, found.names.get("service", ""), found.names.get("version", "")
@@ -180,8 +185,6 @@ class Site:
             status = _STATUS.get(error.code, codec.bad_input)
             if service in self.services:
                 self._cells.refuse(service)
-        if isinstance(error, _BadMethodError):
-            headers += error.allow
         exchange.respond(
             status, codec.refusal(error.code, error.message, error.hint, name), headers
         )
@@ -194,15 +197,6 @@ class Site:
         headers = f"doorstep-request-id: {name}\r\n".encode()
         body = codec.refusal("internal", "this is our fault; it was logged", "", name)
         exchange.respond(500, body, headers)
-
-
-class _BadMethodError(DoorstepError):
-    """Something is there, but not for this method."""
-
-    def __init__(self, handlers: Any) -> None:
-        allowed = ", ".join(handlers)
-        super().__init__("bad-method", f"expected {allowed}")
-        self.allow = f"allow: {allowed}\r\n".encode()
 
 
 def _codec_of(url: bytes) -> Codec:

@@ -25,6 +25,7 @@ from doorstep.serve.limits import (
     HUNG_ASKS,
     HUNG_S,
 )
+from doorstep.serve.nodeplan import Hung, Wake
 from doorstep.serve.wire import Ask, Frames, Reply, encode_frame
 
 CAUSE_S = 1.0
@@ -32,16 +33,22 @@ Answered = Callable[[Status, list[list[float]], str], None]
 
 
 class EngineClient(asyncio.Protocol):
-    """One connection to the engine at `socket`. Not thread-safe: lives in its loop. hung: told the
-    socket when HUNG_ASKS in a row timed out and nothing was heard for HUNG_S."""
+    """One connection to the engine at `socket`. Not thread-safe: lives in its loop. say: tells the
+    supervisor that the engine hangs, when HUNG_ASKS in a row timed out and nothing was heard for
+    HUNG_S; that it must wake, when it is asked while it sleeps: what is asked waits until then."""
 
     def __init__(
         self,
         socket: str,
         loop: asyncio.AbstractEventLoop,
-        hung: Callable[[str], None] = lambda _socket: None,
+        say: Callable[[Hung | Wake], None] = lambda _word: None,
+        *,
+        asleep: bool = False,
     ) -> None:
-        self._hung = hung
+        self._say = say
+        self.asleep = self._told_asleep = asleep
+        self._waking = False
+        self._connecting = False
         self._late = 0
         self._silent_s = 0.0
         self.socket = socket
@@ -67,11 +74,32 @@ class EngineClient(asyncio.Protocol):
         return self._cause_ns
 
     @property
-    def connected(self) -> bool:
-        return self._transport is not None
+    def available(self) -> bool:
+        """Whether it can be asked: it is connected, or will be when it is asked."""
+        return self._transport is not None or self.asleep or self._waking
 
     def start(self) -> None:
-        self._loop.create_task(self._connect())
+        """Connect, and again whenever the connection ends; not while the engine sleeps."""
+        if not (self._connecting or self._closed or self.asleep or self._transport is not None):
+            self._connecting = True
+            self._loop.create_task(self._connect())
+
+    def sleep(self, asleep: bool) -> None:
+        """The engine sleeps, or does so no more. It ends once every worker has hung up."""
+        self._told_asleep = asleep
+        self._follow_engine()
+
+    def _follow_engine(self) -> None:
+        if self._told_asleep and not self.asleep:
+            if self._pending:
+                self._loop.call_later(ENGINE_SWEEP_S, self._follow_engine)
+                return
+            self.asleep = True
+            if self._transport is not None:
+                self._transport.close()
+        elif self.asleep and not self._told_asleep:
+            self.asleep, self._waking = False, True
+            self.start()
 
     def close(self) -> None:
         """Hang up; what is in flight fails as UNAVAILABLE."""
@@ -82,10 +110,11 @@ class EngineClient(asyncio.Protocol):
 
     def ask(self, batch: Batch, deadline_ns: int, answered: Answered) -> None:
         """Have `batch` scored; `answered` is called later, or at once if that is impossible."""
-        if self._transport is None:
+        if not self.available:
             return answered(Status.UNAVAILABLE, [], "the engine is not there")
-        if len(self._pending) >= ENGINE_PENDING_MAX:
-            return answered(Status.UNAVAILABLE, [], f"{len(self._pending)} requests wait for it")
+        waiting = max(len(self._pending), len(self._out))
+        if waiting >= ENGINE_PENDING_MAX:
+            return answered(Status.UNAVAILABLE, [], f"{waiting} requests wait for it")
         self._last_id += 1
         if not self._pending and not self._late:
             self._silent_s = time.monotonic()
@@ -95,6 +124,8 @@ class EngineClient(asyncio.Protocol):
         except ValueError as error:
             return answered(Status.FAILED, [], str(error))
         self._pending[ask.id] = (deadline_ns, batch.rows, answered)
+        if self.asleep and not self._out:
+            self._say(Wake(self.socket))
         if not self._out:
             self._loop.call_soon(self._send)
         self._out.append(frame)
@@ -106,6 +137,8 @@ class EngineClient(asyncio.Protocol):
         self._frames = Frames()
         self._late = 0
         self._pause_s = ENGINE_RECONNECT_S[0]
+        self._waking = False
+        self._send()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -117,23 +150,25 @@ class EngineClient(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._transport = None
+        if self.asleep:
+            return
         self._out.clear()
         self._fail_all(Status.DIED)
-        if not self._closed:
-            self._loop.create_task(self._connect())
+        self.start()
 
     async def _connect(self) -> None:
-        while not self._closed and self._transport is None:
+        while not self._closed and not self.asleep and self._transport is None:
             try:
                 await self._loop.create_unix_connection(lambda: self, self.socket)
             except OSError:
                 await asyncio.sleep(self._pause_s)
                 self._pause_s = min(self._pause_s * 2, ENGINE_RECONNECT_S[1])
+        self._connecting = False
 
     def _send(self) -> None:
         if self._transport is not None and self._out:
             self._transport.write(b"".join(self._out))
-        self._out.clear()
+            self._out.clear()
 
     def _take(self, reply: Reply) -> None:
         self._late, self._silent_s = 0, time.monotonic()
@@ -160,12 +195,17 @@ class EngineClient(asyncio.Protocol):
         late = [number for number, (deadline, _, _) in self._pending.items() if deadline <= now]
         for number in late:
             _, _, answered = self._pending.pop(number)
-            answered(Status.TIMED_OUT, [], "no answer in time")
+            if self._transport is None:
+                answered(Status.UNAVAILABLE, [], "the engine is still being started")
+            else:
+                answered(Status.TIMED_OUT, [], "no answer in time")
+        if self._transport is None:
+            late.clear()
         self._late += len(late)
         silent_s = time.monotonic() - self._silent_s
         if late and self._late >= HUNG_ASKS and silent_s >= HUNG_S:
             self._late = 0
-            self._hung(self.socket)
+            self._say(Hung(self.socket))
         if self._pending:
             self._watch()
 

@@ -1,4 +1,9 @@
-"""The supervisor's side of the engines: one per bundle and form, warm before anybody asks it."""
+"""The supervisor's side of the engines: one per bundle and form, warm before anybody asks it.
+
+Where all engines of the plan fit the node's memory, all run. Else those of services that are used
+now; the others sleep, and start when a worker asks for them. Going to sleep drops nothing: workers
+are told first, hang up when nothing is under way, and an engine ends when nobody is connected.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ from pathlib import Path
 
 from doorstep.core.ids import digest_of
 from doorstep.core.plan import ServicePlan, VersionPlan
-from doorstep.serve.children import Child
+from doorstep.serve.children import Child, rss_mb
 from doorstep.serve.limits import ENGINE_START_S
 from doorstep.serve.nodeplan import engine_key
 from doorstep.serve.orphan import short_folder
@@ -19,21 +24,42 @@ ENGINE_MODULE = "doorstep.serve.engine"
 LEAVE_S = 30.0
 """An engine that no plan names any more lives this long: a rollback may want it back."""
 FAILURES_TOLD = 2
+ENGINE_MB = 150.0
+"""What an engine that has not run yet is taken to need: scikit-learn and a small model."""
+IDLE_S = 30.0
+"""An engine that was used so lately is not put to sleep for another one."""
 
 
 class EngineSlot:
-    """One engine: its process, its socket, whether somebody wants it."""
+    """One engine: its process, its socket, whether somebody wants it. used_s: when it was used
+    last, by the monotonic clock; pinned: a release is about it. asleep: it runs when it is asked.
+    """
 
-    def __init__(self, child: Child, path: Path, name: str) -> None:
+    def __init__(self, child: Child, path: Path, name: str, *, asleep: bool) -> None:
         self.child = child
         self.path = path
         self.name = name
+        self.asleep = asleep
+        self.pinned = False
+        self.used_s = 0.0
+        self.size_mb = ENGINE_MB
         self.unwanted_s: float | None = None
+        self._ending = False
         self.began_s = time.monotonic()
         self.warm = False
         self.hung = 0
 
     def keep(self) -> None:
+        if self.asleep:
+            # It ends by itself, once every worker has hung up.
+            self.warm, self._ending = False, True
+            self.child.hang_up()
+            self.child.reap()
+            return
+        if self._ending:
+            # Woken before it had ended: nobody must meet the one that is about to.
+            self._ending = not self.child.stop(0.0)
+            return
         if self.child.keep():
             self.began_s = time.monotonic()
             self.warm = False
@@ -54,11 +80,13 @@ class EngineSlot:
 class Engines:
     """All engines of a node by engine key."""
 
-    def __init__(self, bundles: Path, state: Path, logs: Path) -> None:
+    def __init__(self, bundles: Path, state: Path, logs: Path, budget_mb: float) -> None:
         self._bundles = bundles
+        self._budget_mb = budget_mb
         self._folder = short_folder(state)
         self._logs = logs
         self._last = 0
+        self._used_s: dict[str, float] = {}
         self._leaving: list[Child] = []
         self.slots: dict[str, EngineSlot] = {}
 
@@ -68,7 +96,8 @@ class Engines:
         for service in services:
             for version in service.versions:
                 if version.placement == "engine":
-                    slot = self._slot(version, f"{service.service}@{version.number}")
+                    slot = self._slot(version, service)
+                    slot.pinned = service.release is not None
                     slot.unwanted_s = None
                     needed[engine_key(version)] = str(slot.path)
         return needed
@@ -82,8 +111,38 @@ class Engines:
                 slot.hung += 1
                 slot.child.stop(0.0)
 
-    def all_warm(self, keys: Iterable[str]) -> bool:
-        return all(self.slots[key].warm for key in keys)
+    def use(self, services: Iterable[ServicePlan]) -> None:
+        """These were asked since the last call."""
+        now = time.monotonic()
+        for service in services:
+            self._used_s[service.service] = now
+            for version in service.versions:
+                slot = self.slots.get(engine_key(version))
+                if slot is not None and version.number == service.champion:
+                    slot.used_s = now
+
+    def wake(self, socket: str) -> None:
+        """Somebody asks the engine at `socket`."""
+        for slot in self.slots.values():
+            if str(slot.path) == socket and slot.asleep:
+                slot.asleep, slot.used_s = False, time.monotonic()
+
+    @property
+    def asleep(self) -> frozenset[str]:
+        """The sockets of those that sleep."""
+        return frozenset(str(slot.path) for slot in self.slots.values() if slot.asleep)
+
+    def _fit(self) -> None:
+        """Put to sleep what must, for the others to fit."""
+        for slot in self.slots.values():
+            if slot.warm and slot.child.running:
+                slot.size_mb = rss_mb(slot.child.pid) or slot.size_mb
+        for slot in to_sleep(self.slots.values(), self._budget_mb, time.monotonic()):
+            slot.asleep = True
+
+    @property
+    def _awake_mb(self) -> float:
+        return sum(slot.size_mb for slot in self.slots.values() if not slot.asleep)
 
     def keep(self, wanted: set[str]) -> None:
         """Restart what died; let go of what nobody has wanted for a while."""
@@ -99,11 +158,19 @@ class Engines:
                 del self.slots[key]
                 continue
             slot.keep()
+        self._fit()
         self._leaving = [child for child in self._leaving if not child.stop()]
 
     @property
     def problems(self) -> list[str]:
-        return [slot.problem for slot in self.slots.values() if slot.problem]
+        found = [slot.problem for slot in self.slots.values() if slot.problem]
+        if self._awake_mb > self._budget_mb:
+            running = sum(not slot.asleep for slot in self.slots.values())
+            found.append(
+                f"{running} engines that are used now take {self._awake_mb:,.0f} MB; the node has "
+                f"{self._budget_mb:,.0f} MB for engines: give it more with --memory"
+            )
+        return found
 
     def stop(self) -> None:
         for child in self._leaving:
@@ -113,8 +180,8 @@ class Engines:
             with contextlib.suppress(OSError):
                 slot.path.unlink(missing_ok=True)
 
-    def _slot(self, version: VersionPlan, name: str) -> EngineSlot:
-        key = engine_key(version)
+    def _slot(self, version: VersionPlan, service: ServicePlan) -> EngineSlot:
+        key, name = engine_key(version), f"{service.service}@{version.number}"
         if key not in self.slots:
             self._last += 1
             path = self._folder / f"e-{digest_of(key.encode())[:12]}.sock"
@@ -122,8 +189,29 @@ class Engines:
             argv += ["--form", version.form, "--socket", str(path)]
             argv += ["--trusted"] if version.trusted else []
             child = Child(f"engine-{self._last}", "engine", argv, self._logs, serves=name)
-            self.slots[key] = EngineSlot(child, path, name)
+            is_used = time.monotonic() - self._used_s.get(service.service, -IDLE_S) < IDLE_S
+            fits = self._awake_mb + ENGINE_MB <= self._budget_mb
+            asleep = not (fits or is_used or service.release is not None)
+            self.slots[key] = EngineSlot(child, path, name, asleep=asleep)
         return self.slots[key]
+
+
+def to_sleep(slots: Iterable[EngineSlot], budget_mb: float, now_s: float) -> list[EngineSlot]:
+    """Which engines must sleep for the others to fit: the longest unused first; none that is used
+    now, is in a release, or is not warm yet."""
+    awake = [slot for slot in slots if not slot.asleep]
+    over_mb = sum(slot.size_mb for slot in awake) - budget_mb
+    idle = [
+        slot for slot in awake
+        if slot.warm and not slot.pinned and now_s - max(slot.used_s, slot.began_s) >= IDLE_S
+    ]  # fmt: skip
+    found = []
+    for slot in sorted(idle, key=lambda one: one.used_s):
+        if over_mb <= 0:
+            break
+        over_mb -= slot.size_mb
+        found.append(slot)
+    return found
 
 
 def _answers(path: Path) -> bool:

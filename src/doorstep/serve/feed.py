@@ -50,6 +50,7 @@ class PlanFeed:
         with contextlib.suppress(FileNotFoundError):
             self.seen = msgspec.json.decode(self._seen_path.read_bytes(), type=Seen)
         self._raw = b""
+        self._read: dict[str, ServicePlan] = {}
         self._renewal = self._first_renewal()
         self.renewed_s = float("-inf")
 
@@ -121,10 +122,13 @@ class PlanFeed:
                 "bad-plan-root",
                 f"the plan's root is number {root.number}, its pointer says {pointer.number}",
             )
-        services = tuple(
-            decode_part(self._document(digest), ServicePlan, "service-plan")
-            for _, digest in sorted(root.services.items())
-        )
+        # What did not change stays the same object: a node compares a thousand of them often.
+        self._read = {
+            digest: self._read.get(digest)
+            or decode_part(self._document(digest), ServicePlan, "service-plan")
+            for digest in root.services.values()
+        }
+        services = tuple(self._read[digest] for _, digest in sorted(root.services.items()))
         for name, service in zip(sorted(root.services), services, strict=True):
             if service.service != name:
                 raise InputError(

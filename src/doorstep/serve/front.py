@@ -26,6 +26,7 @@ from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter
 from doorstep.serve.http import Head, HttpConnection
 from doorstep.serve.limits import CONNECTIONS_MAX, DRAIN_S, ORPHAN_S, SWEEP_S
+from doorstep.serve.models import Models
 from doorstep.serve.nodeplan import (
     MESSAGE_CHARS_MAX,
     SUPERVISOR_FILE,
@@ -33,13 +34,13 @@ from doorstep.serve.nodeplan import (
     Drain,
     FrontStart,
     Full,
-    Hung,
     Lease,
     Lines,
     NodePlan,
     Order,
     Refuses,
     Serves,
+    Sleep,
     Trouble,
     Word,
     encode_line,
@@ -103,9 +104,10 @@ class Front:
             Path(options.journal), node=options.node, boot=options.run, slot=start.slot
         )
         self._recorder = Recorder(writer)
-        self._path = PredictPath(loop, self._recorder, self._cells, self.link)
+        models = Models(loop, options.models_bytes)
+        self._path = PredictPath(loop, self._recorder, self._cells, self.link, models)
         self._site = Site(self._path, self._recorder, self._cells)
-        self._residents = Residents(loop, writer.declare, self._slot, self._tell_hung)
+        self._residents = Residents(loop, writer.declare, self._slot, models, self.link.say)
         self._connections: set[HttpConnection] = set()
         self._server: asyncio.Server | None = None
         self._plan: NodePlan | None = None
@@ -156,6 +158,8 @@ class Front:
                 self._set_lease(held)
             case Drain(grace_s):
                 self.drain(grace_s)
+            case Sleep(sockets):
+                self._residents.sleep(sockets)
 
     def drain(self, grace_s: float) -> None:
         """Accept nothing more; every answer from now on closes its connection; idle connections
@@ -224,9 +228,6 @@ class Front:
         if failed:
             self.link.say(refusal)
         return None
-
-    def _tell_hung(self, socket: str) -> None:
-        self.link.say(Hung(socket))
 
     def _swap(self, plan: NodePlan) -> None:
         loaded = self._plan is not None

@@ -24,7 +24,9 @@ from doorstep.serve.nodeplan import (
     Order,
     Refuses,
     Serves,
+    Sleep,
     Trouble,
+    Wake,
     Word,
     encode_line,
 )
@@ -68,7 +70,7 @@ class FrontWorker(asyncio.Protocol):
                     self.troubles["plan"] = why
                 case Trouble(topic, what):
                     self.troubles[topic] = what
-                case Full() | Hung():
+                case Full() | Hung() | Wake():
                     pass
             self._hear(self, word)
 
@@ -145,7 +147,7 @@ class FrontSlots:
             failed.child.stop()
             self.leaving.append(failed)
 
-    def tell_all(self, order: Apply | Lease) -> None:
+    def tell_all(self, order: Apply | Lease | Sleep) -> None:
         for worker in self.live + self.leaving:
             if not worker.draining:
                 worker.order(order)

@@ -1,7 +1,8 @@
 """Start a node.
 
     python -m doorstep.serve.node --home DIR --state DIR [--host H] [--port P] [--health-port Q]
-                                  [--workers N] [--node NAME] [--no-compactor]
+                                  [--workers N] [--memory MB] [--node NAME]
+                                  [--no-compactor]
 
 Says where it listens with one line of JSON on standard output. SIGTERM or SIGINT: drain and exit 0.
 SIGHUP: replace the front workers one by one.
@@ -60,10 +61,13 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--health-port", type=int, default=8081)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--memory", type=int, default=0, metavar="MB")
     parser.add_argument("--no-compactor", action="store_true")
     args = parser.parse_args(argv)
     if not 1 <= args.workers <= WORKERS_MAX:
         parser.error(f"--workers is {args.workers}; expected 1 to {WORKERS_MAX}")
+    if args.memory < 0:
+        parser.error(f"--memory is {args.memory}; expected MB, or 0 for half of the machine's")
     return NodeOptions(
         home=args.home.resolve(),
         state=args.state.resolve(),
@@ -72,6 +76,7 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
         port=args.port,
         health_port=args.health_port,
         workers=args.workers,
+        memory_mb=args.memory,
         compactor=not args.no_compactor,
     )
 

@@ -16,7 +16,7 @@ import msgspec
 from doorstep.core.plan import ServicePlan, VersionPlan
 
 FORMAT = 1
-LINE_BYTES_MAX = 64 * 1024
+LINE_BYTES_MAX = 1024 * 1024
 PLAN_FILE = "plan.json"
 SUPERVISOR_FILE = "supervisor"
 LISTENER_SOCKET = "listener.sock"
@@ -43,7 +43,7 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What every front worker of a node is started with. run: id of this supervisor's life.
     listen: the shared listening socket; alive: a descriptor that says that workers live here
-    (`orphan.hold_alive`)."""
+    (`orphan.hold_alive`). models_bytes: what it may take for the models that it scores itself."""
 
     state: str
     journal: str
@@ -51,6 +51,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     listen: int
     alive: int
+    models_bytes: int
 
 
 class FrontStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +84,12 @@ class Drain(msgspec.Struct, frozen=True, tag="drain"):
     grace_s: float
 
 
+class Sleep(msgspec.Struct, frozen=True, tag="sleep"):
+    """The engines at these sockets, and no others, sleep: hang up when nothing is under way."""
+
+    sockets: tuple[str, ...]
+
+
 class Serves(msgspec.Struct, frozen=True, tag="serves"):
     """held_back: services that this worker does not serve as plan `number` has them."""
 
@@ -112,12 +119,18 @@ class Hung(msgspec.Struct, frozen=True, tag="hung"):
     socket: str
 
 
+class Wake(msgspec.Struct, frozen=True, tag="wake"):
+    """Somebody asks the engine at this socket, which sleeps."""
+
+    socket: str
+
+
 class Full(msgspec.Struct, frozen=True, tag="full"):
     """The cell file has no room for another release; replace this worker."""
 
 
-Order = Apply | Lease | Drain
-Word = Serves | Refuses | Trouble | Hung | Full
+Order = Apply | Lease | Drain | Sleep
+Word = Serves | Refuses | Trouble | Hung | Wake | Full
 
 
 def plan_file(state: Path, generation: int) -> Path:

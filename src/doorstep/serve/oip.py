@@ -329,7 +329,7 @@ def model_ready(site: Site, visit: Visit) -> None:
     version = site.version(service, visit.version)
     fine = service.ready
     if version is not None:
-        fine = version.engine is None or version.engine.connected
+        fine = version.engine is None or version.engine.available
     site.reply(visit, {"name": service.name, "ready": fine}, 200 if fine else 503)
 
 

@@ -13,7 +13,8 @@ import asyncio
 import math
 import time
 import traceback
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -23,7 +24,7 @@ from doorstep.core.errors import OverloadedError
 from doorstep.core.ids import hash_unit
 from doorstep.core.plan import REST
 from doorstep.core.record import Status
-from doorstep.formats.batch import Batch
+from doorstep.formats.batch import Batch, Scorer
 from doorstep.serve.call import CONSTANT, Call, Mark, Part
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.limits import ENGINE_BATCH_ROWS_MAX, IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX
@@ -50,6 +51,12 @@ class Troubles(Protocol):
     def tell(self, topic: str, what: str) -> None: ...
 
 
+class Waker(Protocol):
+    """Loads sleeping models; see `models.Models.wake`."""
+
+    def wake(self, model: Any, woken: Callable[[str], None], /) -> None: ...
+
+
 class Path:
     """Not thread-safe: everything happens in the loop of one front worker."""
 
@@ -59,8 +66,10 @@ class Path:
         recorder: Recorder,
         cells: CellWriter,
         troubles: Troubles,
+        waker: Waker,
     ) -> None:
         self._loop = loop
+        self._waker = waker
         self._recorder = recorder
         self._cells = cells
         self._troubles = troubles
@@ -173,21 +182,50 @@ class Path:
             if version is None:
                 for part in parts:
                     self._settle(part, Status.UNAVAILABLE, [], "no such version here", again)
-            elif version.scorer is not None:
+            elif version.model is not None:
+                version.model.used_ns = parts[0].call.began_ns
+                if version.model.scorer is None:
+                    self._wake(version, parts)
+                    continue
                 for chunk in _chunks(parts):
-                    self._score_inline(version, chunk, again)
+                    self._score_inline(version, version.model.scorer, chunk, again)
             else:
                 for part in parts:
                     self._ask(version, part, again)
         return again
 
+    def _wake(self, version: Version, parts: list[Part]) -> None:
+        """Have a sleeping model loaded. Its parts wait, each until its deadline."""
+        assert version.model is not None
+        waiting = dict(enumerate(parts))
+
+        def give_up(at: int) -> None:
+            self._go_on(waiting.pop(at), Status.UNAVAILABLE, [], "its model is still being loaded")
+
+        now = time.monotonic_ns()
+        timers = [
+            self._loop.call_later((_deadline_ns(part) - now) / 1e9, give_up, at)
+            for at, part in waiting.items()
+        ]
+
+        def woken(error: str) -> None:
+            for timer in timers:
+                timer.cancel()
+            if error:
+                for part in waiting.values():
+                    self._go_on(part, Status.UNAVAILABLE, [], error)
+            elif waiting:
+                self._score_later({version: list(waiting.values())})
+
+        self._waker.wake(version.model, woken)
+
     def _score_inline(
-        self, version: Version, parts: list[Part], again: dict[Version | None, list[Part]]
-    ) -> None:
-        assert version.scorer is not None
+        self, version: Version, scorer: Scorer, parts: list[Part],
+        again: dict[Version | None, list[Part]],
+    ) -> None:  # fmt: skip
         rows = sum([part.count for part in parts])
         try:
-            found = version.scorer.score(_batch(version, parts))
+            found = scorer.score(_batch(version, parts))
             if found.shape != (rows, version.width):
                 raise ValueError(f"scores have shape {found.shape} for {rows} rows")
             scores = found.tolist()
@@ -195,7 +233,7 @@ class Path:
         except Exception as error:  # noqa: BLE001  whatever a model raises
             if len(parts) > 1:
                 for part in parts:
-                    self._score_inline(version, [part], again)
+                    self._score_inline(version, scorer, [part], again)
                 return
             said = f"{type(error).__name__}: {error}"
             self._settle(parts[0], Status.FAILED, [], said, again)
@@ -231,8 +269,12 @@ class Path:
         """An engine has answered, in a turn of its own."""
         later: dict[Version | None, list[Part]] = {}
         self._settle(part, status, scores, error, later)
-        while later:
-            later = self._score(later)
+        self._score_later(later)
+
+    def _score_later(self, batches: dict[Version | None, list[Part]]) -> None:
+        """Score outside a turn; what is done by it is written in the next one."""
+        while batches:
+            batches = self._score(batches)
         if self._done:
             self._schedule()
 

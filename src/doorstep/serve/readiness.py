@@ -56,7 +56,7 @@ class Readiness:
         services, held = [], {}
         for plan in wanted:
             old = before.get(plan.service)
-            why = None if plan == old else self._hindrance(plan, old)
+            why = None if plan is old or plan == old else self._hindrance(plan, old)
             if why is None:
                 services.append(plan)
             else:
@@ -104,7 +104,7 @@ class Readiness:
             key = engine_key(version)
             if version.placement == "engine" and key not in known:
                 slot = self._engines.slots[key]
-                if not slot.warm:
+                if not slot.warm and not slot.asleep:
                     name = f"{plan.service}@{version.number}"
                     return f"{name}: engine not warm: {slot.problem}" if slot.problem else ""
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -17,13 +17,13 @@ from doorstep.core.errors import DoorstepError, InputError, UnreachableError
 from doorstep.core.manifest import Manifest
 from doorstep.core.plan import ServicePlan, VersionPlan
 from doorstep.core.record import Layout
-from doorstep.formats.batch import Scorer
 from doorstep.serve.cells import CellKey
 from doorstep.serve.engine_client import EngineClient
-from doorstep.serve.nodeplan import NodePlan, engine_key
+from doorstep.serve.models import Models
+from doorstep.serve.nodeplan import Hung, NodePlan, Wake, engine_key
 from doorstep.serve.rows import RowReader
 from doorstep.serve.service import Service
-from doorstep.serve.version import Version, columns_of, load_inline, read_manifest
+from doorstep.serve.version import Version, columns_of, read_manifest
 
 ENGINE_CONNECT_S = 5.0
 FAILURES = (DoorstepError, OSError, msgspec.MsgspecError, ValueError)
@@ -33,21 +33,23 @@ HANG_UP_S = 30.0
 
 
 class Residents:
-    """Versions, scorers and engine connections by what they are made of. Lives in one loop."""
+    """Versions, models and engine connections by what they are made of. Lives in one loop."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         declare: Callable[[Layout], int],
         slot: Callable[[CellKey], int | None],
-        hung: Callable[[str], None] = lambda _socket: None,
+        models: Models,
+        say: Callable[[Hung | Wake], None] = lambda _word: None,
     ) -> None:
-        self._hung = hung
+        self._say = say
+        self._asleep: frozenset[str] = frozenset()
         self._loop = loop
         self._declare = declare
         self._slot = slot
         self._manifests: dict[str, Manifest] = {}
-        self._scorers: dict[tuple[str, str], Scorer] = {}
+        self.models = models
         self._engines: dict[str, EngineClient] = {}
         self._readers: dict[bytes, RowReader] = {}
         self._plan: NodePlan | None = None
@@ -84,13 +86,18 @@ class Residents:
         versions = [(one, one.bundle) for service in plan.services for one in service.versions]
         bundles = {bundle for _, bundle in versions}
         self._manifests = {k: v for k, v in self._manifests.items() if k in bundles}
-        inline = {(one.bundle, one.form) for one, _ in versions if one.placement == "inline"}
-        self._scorers = {k: v for k, v in self._scorers.items() if k in inline}
+        self.models.keep_only(one for one, _ in versions)
         readings = {_reading(service) for service in plan.services}
         self._readers = {k: v for k, v in self._readers.items() if k in readings}
         sockets = set(plan.engines.values())
         for socket in [one for one in self._engines if one not in sockets]:
             self._loop.call_later(HANG_UP_S, self._engines.pop(socket).close)
+
+    def sleep(self, sockets: Iterable[str]) -> None:
+        """The engines at these sockets sleep, and no others."""
+        self._asleep = frozenset(sockets)
+        for socket, engine in self._engines.items():
+            engine.sleep(socket in self._asleep)
 
     def _load_files(self, plan: NodePlan) -> dict[str, Exception]:
         failed: dict[str, Exception] = {}
@@ -105,10 +112,7 @@ class Residents:
         for version in service.versions:
             if version.bundle not in self._manifests:
                 self._manifests[version.bundle] = read_manifest(bundles, version.bundle)
-            key = (version.bundle, version.form)
-            if version.placement == "inline" and key not in self._scorers:
-                manifest = self._manifests[version.bundle]
-                self._scorers[key] = load_inline(bundles, version, manifest)
+        self.models.prepare(bundles, service, self._manifests)
         # Made beside the one in use, which a plan that is refused must leave alone.
         reading = _reading(service)
         if reading not in self._readers:
@@ -133,7 +137,9 @@ class Residents:
                 "no-engine", f"{service.service}@{version.number} has no engine on this node"
             )
         if socket not in self._engines:
-            self._engines[socket] = EngineClient(socket, self._loop, self._hung)
+            self._engines[socket] = EngineClient(
+                socket, self._loop, self._say, asleep=socket in self._asleep
+            )
             self._engines[socket].start()
 
     async def _wait_connected(self, plan: NodePlan, failed: set[str]) -> dict[str, Exception]:
@@ -154,14 +160,13 @@ class Residents:
 
     def _lacks_engine(self, plan: NodePlan, service: ServicePlan, known: set[str]) -> bool:
         keys = {engine_key(one) for one in service.versions if one.placement == "engine"} - known
-        return not all(self._engines[plan.engines[key]].connected for key in keys)
+        return not all(self._engines[plan.engines[key]].available for key in keys)
 
     def _version(self, plan: NodePlan, service: ServicePlan, version: VersionPlan) -> Version:
         manifest = self._manifests[version.bundle]
         columns = columns_of(service.contract, manifest.contract)
         if version.placement == "inline":
-            scorer = self._scorers[version.bundle, version.form]
-            return Version(version, manifest, columns, scorer, None)
+            return Version(version, manifest, columns, self.models.get(version), None)
         engine = self._engines[plan.engines[engine_key(version)]]
         return Version(version, manifest, columns, None, engine)
 

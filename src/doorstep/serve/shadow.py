@@ -63,10 +63,9 @@ class Target:
         version = plan.version(self.release.challenger)
         assert version is not None
         manifest = read_manifest(bundles, version.bundle)
-        scorer = load_inline(bundles, version, manifest)
+        self.scorer = load_inline(bundles, version, manifest)
         columns = columns_of(plan.contract, manifest.contract)
-        self.version = Version(version, manifest, columns, scorer, None)
-        self.scorer = scorer
+        self.version = Version(version, manifest, columns, None, None)
         self.columns: Columns = columns
         self.layout = Layout(
             format=RECORD_FORMAT,

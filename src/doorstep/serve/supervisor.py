@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
 from pathlib import Path
@@ -47,6 +48,8 @@ from doorstep.serve.nodeplan import (
     Order,
     Refuses,
     Serves,
+    Sleep,
+    Wake,
     Word,
 )
 from doorstep.serve.orphan import hold_alive, take_listener
@@ -60,7 +63,8 @@ STOP_EXTRA_S = 5.0
 
 
 class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a node was started. port 0: any free one."""
+    """How a node was started. port 0: any free one. memory_mb: for the models of all its processes;
+    0 is half of the machine's."""
 
     home: Path
     state: Path
@@ -69,6 +73,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8080
     health_port: int = 8081
     workers: int = 1
+    memory_mb: int = 0
     compactor: bool = True
 
 
@@ -88,10 +93,13 @@ class Supervisor:
         self.feed = PlanFeed(options.home, options.state)
         self.evidence = Evidence(options.state)
         set_aside(options.home / "nodes", options.node, self.evidence.boot)
-        self.engines = Engines(options.home / "bundles", options.state, logs)
+        memory_mb = options.memory_mb or _machine_mb() // 2
+        inline_mb = memory_mb / 4 / options.workers
+        self.engines = Engines(options.home / "bundles", options.state, logs, memory_mb * 3 / 4)
         fronts = FrontOptions(
             state=str(options.state), journal=str(options.home / "journal"), node=options.node,
             run=self.run_id, listen=self._listener.fileno(), alive=hold_alive(options.state),
+            models_bytes=int(inline_mb * 1e6),
         )  # fmt: skip
         self.fronts = FrontSlots(options.workers, fronts, logs, self._hear)
         self._extras = {one.slot: one for one in self._make_extras(logs)}
@@ -105,6 +113,8 @@ class Supervisor:
         self._problems: dict[str, str] = {}
         self.lease_held = False
         self._told_renewed_s = self.feed.renewed_s
+        self._told_asleep: frozenset[str] = frozenset()
+        self._requests: dict[str, int] = {}
         self._sequence = self._last_sequence()
         self._reported: bytes = b""
         self._reported_s = 0.0
@@ -289,7 +299,7 @@ class Supervisor:
 
     def _first_orders(self) -> list[Order]:
         """What a new worker is told: the last plan known to be good, then the current one."""
-        orders: list[Order] = [self._lease()]
+        orders: list[Order] = [self._lease(), Sleep(tuple(sorted(self._told_asleep)))]
         if self._good >= 0:
             orders.append(Apply(self._good))
         if self.current is not None and self.current.generation != self._good:
@@ -315,6 +325,9 @@ class Supervisor:
                 self.roll()
             case Hung(socket):
                 self.engines.replace_hung(socket)
+            case Wake(socket):
+                self.engines.wake(socket)
+                self._tell_asleep()
             case Refuses(generation, why, services):
                 self._reported_s = 0.0
                 self._hear_refusal(generation, why, set(services))
@@ -358,12 +371,30 @@ class Supervisor:
         plan = self.current
         needed = self.readiness.engines | (set(plan.engines) if plan else set())
         self.engines.keep(needed)
+        self._tell_asleep()
         for died in self.fronts.keep(self._first_orders()):
             self._problems["front"] = died
         if self.ready and all(one.child.running and one.served >= 0 for one in self.fronts.live):
             self._problems.pop("front", None)
         for slot, child in self._extras.items():
             self._keep_extra(slot, child)
+
+    def _tell_asleep(self) -> None:
+        asleep = self.engines.asleep
+        if asleep != self._told_asleep:
+            self._told_asleep = asleep
+            self.fronts.tell_all(Sleep(tuple(sorted(asleep))))
+
+    def _note_use(self) -> None:
+        """Which services were asked since the last report: their engines are not put to sleep."""
+        totals = {name: one.requests for name, one in self.evidence.totals.items()}
+        before, self._requests = self._requests, totals
+        plan = self.current
+        if plan is not None:
+            self.engines.use(
+                one for one in plan.services
+                if totals.get(one.service, 0) > before.get(one.service, 0)
+            )  # fmt: skip
 
     def _keep_extra(self, slot: str, child: Child) -> None:
         if slot == "shadow" and not self._has_shadow():
@@ -390,6 +421,7 @@ class Supervisor:
         releases = {one.release.id for one in plan.services if one.release} if plan else set()
         live = {one.cells for one in self.fronts.live + self.fronts.leaving if one.child.running}
         self.evidence.collect(live, releases)
+        self._note_use()
         report = self._compose()
         bare = msgspec.json.encode(
             msgspec.structs.replace(report, sequence=0, at=0, workers=_without_rss(report.workers))
@@ -489,6 +521,10 @@ def open_listener(host: str, port: int) -> socket.socket:
         ) from None
     listener.setblocking(False)
     return listener
+
+
+def _machine_mb() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 1_000_000
 
 
 def _without_rss(workers: tuple[WorkerReport, ...]) -> tuple[WorkerReport, ...]:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,16 +48,24 @@ class Columns:
         )
 
 
+class Model(Protocol):
+    """What a version of a front worker scores with; see `models.Model`."""
+
+    scorer: Scorer | None
+    used_ns: int
+
+
 class Version:
     """number: of the service. outputs: names of the score columns. layout: of its records in this
-    process's journal, once its service is made."""
+    process's journal, once its service is made. model: for a version that is scored here; else
+    engine."""
 
     def __init__(
         self,
         plan: VersionPlan,
         manifest: Manifest,
         columns: Columns,
-        scorer: Scorer | None,
+        model: Model | None,
         engine: EngineClient | None,
     ) -> None:
         self.number = plan.number
@@ -68,7 +76,7 @@ class Version:
         self.width = score_columns(manifest)
         self.pack = struct.Struct(f"{self.width}d").pack
         self.columns = columns
-        self.scorer = scorer
+        self.model = model
         self.engine = engine
         binary = manifest.task == "binary"
         self._positive = manifest.labels.index(manifest.positive) if binary else None

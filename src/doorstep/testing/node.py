@@ -22,12 +22,14 @@ class RunningNode:
     """`python -m doorstep.serve.node` on free ports; a context manager."""
 
     def __init__(
-        self, home: Path, state: Path, *, workers: int = 1, node: str = "test", port: int = 0
-    ) -> None:
+        self, home: Path, state: Path, *, workers: int = 1, node: str = "test", port: int = 0,
+        memory_mb: int = 0,
+    ) -> None:  # fmt: skip
         self.home = home
         self.state = state
         self.node = node
         self._arguments = ["--workers", str(workers), "--port", str(port), "--health-port", "0"]
+        self._arguments += ["--memory", str(memory_mb)]
         self._pids: set[int] = set()
         self.process: subprocess.Popen[str] | None = None
         self.data_url = self.health_url = ""

@@ -29,6 +29,7 @@ from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter, create_cells, read_cells
 from doorstep.serve.http import JSON, Head
 from doorstep.serve.limits import IN_FLIGHT_MAX
+from doorstep.serve.models import Model, Models
 from doorstep.serve.path import Path as PredictPath
 from doorstep.serve.record import Recorder
 from doorstep.serve.service import Service
@@ -96,7 +97,9 @@ class World:
 
         async def story() -> list[Exchange]:
             loop = asyncio.get_running_loop()
-            self.path = PredictPath(loop, self.recorder, self.cells, self.troubles)
+            self.path = PredictPath(
+                loop, self.recorder, self.cells, self.troubles, Models(loop, 1 << 30)
+            )
             site = Site(self.path, self.recorder, self.cells)
             site.environment = environment
             site.swap({"s": self.service()})
@@ -110,6 +113,11 @@ class World:
 
         return asyncio.run(story())
 
+    def model(self, version: VersionPlan, manifest: Manifest) -> Model:
+        found = Model(version, manifest)
+        found.scorer = self.scorers[version.number]
+        return found
+
     def service(self) -> Service:
         manifest = Manifest(
             format=1, task="regression", label="y", labels=(), positive="", threshold=0.5,
@@ -119,7 +127,7 @@ class World:
         )  # fmt: skip
         columns = columns_of(CONTRACT, manifest.contract)
         versions = {
-            one.number: Version(one, manifest, columns, self.scorers[one.number], None)
+            one.number: Version(one, manifest, columns, self.model(one, manifest), None)
             for one in self.plan.versions
         }
         return Service(
@@ -370,7 +378,7 @@ class EngineWorld(World):
     def service(self) -> Service:
         found = super().service()
         version = found.versions[max(found.versions)]
-        version.scorer, version.engine = None, self.engine
+        version.model, version.engine = None, self.engine
         return found
 
 

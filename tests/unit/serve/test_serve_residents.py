@@ -9,6 +9,7 @@ import msgspec
 
 from doorstep.core.contract import Contract, Field
 from doorstep.core.plan import ServicePlan
+from doorstep.serve.models import Models
 from doorstep.serve.nodeplan import NodePlan
 from doorstep.serve.residents import Residents
 from doorstep.testing.home import TestHome
@@ -23,6 +24,11 @@ def plan_of(home: TestHome, *services: ServicePlan) -> NodePlan:
     )  # fmt: skip
 
 
+def make_residents(budget_bytes: int = 1 << 30) -> Residents:
+    loop = asyncio.get_running_loop()
+    return Residents(loop, lambda _layout: 1, lambda _key: 0, Models(loop, budget_bytes))
+
+
 def test_a_plan_with_another_contract_leaves_the_reader_of_the_one_that_serves(
     tmp_path: Path,
 ) -> None:
@@ -31,7 +37,7 @@ def test_a_plan_with_another_contract_leaves_the_reader_of_the_one_that_serves(
     two = home.bundle(Contract(inputs=(B, A)), labels=(), seed=2)
 
     async def story() -> None:
-        residents = Residents(asyncio.get_running_loop(), lambda _layout: 1, lambda _key: 0)
+        residents = make_residents()
         plan = plan_of(home, home.service("s", {1: one}))
         assert await residents.load(plan) == {}
         residents.keep_only(plan)
@@ -51,7 +57,7 @@ def test_what_is_wrong_with_one_service_is_said_of_it_alone(tmp_path: Path) -> N
     lost = msgspec.structs.replace(lost, versions=(missing,))
 
     async def story() -> None:
-        residents = Residents(asyncio.get_running_loop(), lambda _layout: 1, lambda _key: 0)
+        residents = make_residents()
         assert set(await residents.load(plan_of(home, lost, good))) == {"lost"}
         made = residents.services(plan_of(home, good), lease_held=True)
         assert made["good"].ready

@@ -16,7 +16,7 @@ from doorstep.core.errors import InputError, NotFoundError, UnreachableError
 from doorstep.core.record import outcome_fault
 from doorstep.core.servicefile import parse_service_file
 from doorstep.formats.columns import Column, Table, value_text
-from doorstep.formats.table import read_table
+from doorstep.formats.table import read_table, require_table
 from doorstep.journal.surface import OutcomeGiven
 from doorstep.register.surface import Service
 
@@ -56,8 +56,8 @@ def rows_of(
 
 def require_file(source: str) -> None:
     """Raises: NotFoundError (`no-file`) unless it is JSON or a file that is there."""
-    if not source.lstrip().startswith(("{", "[")) and not Path(source).is_file():
-        raise NotFoundError("no-file", f"there is no file {source}", "name a CSV or Parquet file")
+    if not source.lstrip().startswith(("{", "[")):
+        require_table(Path(source))
 
 
 def ids_of(service: Service) -> frozenset[str]:
@@ -77,8 +77,6 @@ def _from_json(text: str) -> list[Row]:
 
 
 def _from_file(path: Path, contract: Contract, limit: int, ids: Collection[str]) -> list[Row]:
-    if not path.exists():
-        raise NotFoundError("no-file", f"there is no file {path}", "name a CSV or Parquet file")
     texts = [one.name for one in (*contract.inputs, *contract.context) if not one.is_number]
     return list(records(read_table(path, rows_max=limit, texts=[*texts, *ids])))
 

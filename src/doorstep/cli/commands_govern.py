@@ -75,7 +75,8 @@ def show(
         (str(one.sequence), when(one.at), one.actor, one.kind, one.sentence) for one in found.events
     ]
     head = ("seq", "at", "who", "kind", "what")
-    emit(found, lambda: table(head, rows, right=(0,)), as_json=json)
+    nothing = "no event matches\nnext: doorstep ledger show"
+    emit(found, lambda: table(head, rows, right=(0,)) if rows else nothing, as_json=json)
 
 
 def verify(json: Json = False, url: Url = None, home: Home = None) -> None:

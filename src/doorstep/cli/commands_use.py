@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from doorstep.cli.options import Home, Json, Url, connect
-from doorstep.cli.output import done, emit, note, percent, progress, table, when
+from doorstep.cli.output import done, emit, percent, progress, table, when
 
 if TYPE_CHECKING:
     from doorstep.explain.surface import Explanation
@@ -260,12 +260,13 @@ def alerts(
 ) -> None:
     """List the open findings, worst first."""
     with connect(url, home) as client:
+        if service:
+            client.service(service)  # a name that is mistyped has no findings either
         found = client.findings(service, "" if every else "open").findings
     rows = [
         (one.severity, one.service, one.kind, when(one.since), one.state, one.sentence)
         for one in found
     ]
-    if not rows:
-        note("nothing is open")
     head = ("severity", "service", "kind", "since", "state", "finding")
-    emit(found, lambda: table(head, rows), as_json=json)
+    nothing = "no findings" if every else "nothing is open"
+    emit(found, lambda: table(head, rows) if rows else nothing, as_json=json)

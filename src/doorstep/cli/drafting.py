@@ -20,7 +20,7 @@ from doorstep.core.servicefile_types import FieldSpec
 from doorstep.core.servicefile_write import Draft, render_service_file
 from doorstep.core.verdict import Verdict
 from doorstep.formats.columns import Column, Table
-from doorstep.formats.table import write_parquet
+from doorstep.formats.table import require_table, write_parquet
 from doorstep.register.build import Described, describe
 from doorstep.register.data import BuildSpec
 from doorstep.register.model_file import Opened, open_model
@@ -277,5 +277,10 @@ def _texts(column: Column) -> list[str]:
 def check_files(asked: Asked) -> None:
     """What can be refused before anything is read. Raises: RefusedError, InputError."""
     refuse_existing(asked.out, force=asked.force)
+    if asked.out.is_dir():
+        raise InputError("not-a-file", f"{asked.out} is a folder", "name the file to write")
+    for path in (asked.train, asked.holdout):
+        if path is not None:
+            require_table(path)
     if not asked.out.parent.is_dir():
         raise InputError("no-folder", f"there is no folder {asked.out.parent}", "make it first")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -21,7 +22,7 @@ from doorstep.cli import (
     commands_version,
     demo,
 )
-from doorstep.core.errors import DoorstepError
+from doorstep.core.errors import DoorstepError, InputError
 
 EXIT_CODES = {
     "usage": 2,
@@ -81,21 +82,39 @@ def main() -> None:
     except DoorstepError as error:
         _say(error)
         sys.exit(EXIT_CODES.get(error.kind, 1))
-    except BrokenPipeError:
+    except BrokenPipeError:  # before OSError, which it is too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.filename is None:
+            _tell_fault()
+        _say(_of_file(error))
+        sys.exit(1)
     except Exception:  # noqa: BLE001  the edge of the process
-        import traceback
+        _tell_fault()
 
-        traceback.print_exc()
-        print(
-            "\ninternal-error: this is a fault of Doorstep's, not yours\n\n"
-            "hint: please report the lines above; doorstep doctor says what is installed",
-            file=sys.stderr,
-        )
-        sys.exit(OUR_FAULT)
+
+def _tell_fault() -> NoReturn:
+    import traceback
+
+    traceback.print_exc()
+    print(
+        "\ninternal-error: this is a fault of Doorstep's, not yours\n\n"
+        "hint: please report the lines above; doorstep doctor says what is installed",
+        file=sys.stderr,
+    )
+    sys.exit(OUR_FAULT)
+
+
+def _of_file(error: OSError) -> DoorstepError:
+    """A file that cannot be read or written as the system says: a folder, no permission, full."""
+    return InputError(
+        "bad-file",
+        f"{error.filename} cannot be used: {error.strerror}",
+        "name a file that you may read or write",
+    )
 
 
 def _say(error: DoorstepError) -> None:

@@ -277,7 +277,8 @@ def prediction(ask: Ask, query: Query) -> Page:
     shown = answer(ask, "prediction.show", ShowPrediction(prediction=wanted), Prediction)
     asked = ExplainPrediction(prediction=wanted)
     explanation, why_not = attempt(ask, "prediction.explain", asked, Explanation)
-    amounts = [one.amount for one in explanation.contributions] if explanation else []
+    telling = [one for one in explanation.contributions if one.amount] if explanation else []
+    amounts = [one.amount for one in telling]
     return Page(
         template="prediction.html",
         title=f"Prediction {wanted[:60]}",
@@ -287,6 +288,7 @@ def prediction(ask: Ask, query: Query) -> Page:
             "prediction": shown,
             "explanation": explanation,
             "explain_error": why_not,
+            "telling": telling[:40],
             "bars": marks.signed(amounts[:40]),
             "decimals": words.decimals(amounts),
         },

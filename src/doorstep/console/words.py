@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +20,10 @@ TEXT_MAX = 300
 JSON_MAX = 2000
 _MILLION_LOG = math.log(1e6)
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+
+_STEP = re.compile(r"(\('[^']*', (\w+)\(|[()\[\]])")
+"""A step, `('name', Class(`, or a bracket."""
+PIPELINE_DEPTH = 2
 
 
 def is_known(value: float | None) -> bool:
@@ -149,6 +154,20 @@ def short(text: str) -> str:
 def clip(text: str, limit: int = TEXT_MAX) -> str:
     """`text`, or its start and how much is missing."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)"
+
+
+def model(estimator: str) -> str:
+    """`LogisticRegression` of a scikit-learn representation: a pipeline's last step says what it
+    is. Other text as it is."""
+    found, depth = estimator.partition("(")[0], 0
+    if found != "Pipeline":
+        return found
+    for sign, step in _STEP.findall(estimator):
+        if step and depth == PIPELINE_DEPTH:
+            found = step
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(sign[:1], 0)
+        depth += 1 if step else 0
+    return found
 
 
 def value(given: Any) -> str:

@@ -65,7 +65,9 @@ def parse_version(text: str) -> tuple[str, int]:
     match = _VERSION.match(text)
     if not match:
         raise UsageError(
-            "bad-version", f"{text!r} is not a version; expected SERVICE@NUMBER, such as loans@3"
+            "bad-version",
+            f"{text!r} is not a version; expected SERVICE@NUMBER, such as loans@3",
+            "doorstep list",
         )
     return parse_name(match["service"]), int(match["number"])
 
@@ -85,4 +87,5 @@ def parse_prediction_id(text: str) -> tuple[UUID, int]:
         raise InputError(
             "bad-prediction-id",
             f"{text!r} is not a prediction id; expected REQUEST-ID.ROW as the answer gave it",
+            "doorstep journal list SERVICE",
         ) from None

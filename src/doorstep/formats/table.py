@@ -13,6 +13,7 @@ import csv
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from doorstep.core.errors import InputError, NotFoundError, RefusedError
 from doorstep.formats.batch import Batch
 from doorstep.formats.columns import Column, Kind, Table
 
+FORMATS = "name a CSV, Parquet or JSON-lines file"
 FILE_BYTES_MAX = 4 * 1024**3
 CELLS_MAX = 400_000_000
 COLUMNS_MAX = 4096
@@ -65,13 +67,15 @@ def read_table(path: Path, *, rows_max: int | None = None, texts: Collection[str
     Raises: NotFoundError (`no-file`), InputError (`bad-table`, `empty-table`, `duplicate-columns`,
     `bad-column`), RefusedError (`table-too-large`).
     """
-    _check_file(path)
+    require_table(path)
     limit = "" if rows_max is None else f" LIMIT {int(rows_max)}"
     with _connect() as connection, _explained(path):
         names, untyped = _load_source(connection, path, limit)
         rows = connection.execute("SELECT count(*) FROM t").fetchone()[0]
         if rows == 0:
-            raise InputError("empty-table", f"{path.name} has a header but no rows")
+            raise InputError(
+                "empty-table", f"{path.name} has a header but no rows", "name a file with rows"
+            )
         if rows * len(names) > CELLS_MAX:
             raise RefusedError(
                 "table-too-large",
@@ -85,12 +89,16 @@ def read_table(path: Path, *, rows_max: int | None = None, texts: Collection[str
     return Table(columns, rows, notes)
 
 
-def _check_file(path: Path) -> None:
+def require_table(path: Path) -> None:
+    """Raises: NotFoundError (`no-file`), InputError (`empty-table`), RefusedError
+    (`table-too-large`): what is seen of a file before it is read."""
+    if path.is_dir():
+        raise NotFoundError("no-file", f"{path} is a folder, not a file", FORMATS)
     if not path.is_file():
-        raise NotFoundError("no-file", f"there is no file {path}")
+        raise NotFoundError("no-file", f"there is no file {path}", FORMATS)
     size = path.stat().st_size
     if size == 0:
-        raise InputError("empty-table", f"{path.name} is empty (0 bytes)")
+        raise InputError("empty-table", f"{path.name} is empty (0 bytes)", FORMATS)
     if size > FILE_BYTES_MAX:
         raise RefusedError(
             "table-too-large",
@@ -151,7 +159,9 @@ def _load_source(connection: Any, path: Path, limit: str) -> tuple[list[str], bo
         values = [str(path)]
     elif b"\0" in start[:4096]:
         raise InputError(
-            "bad-table", f"{path.name} is not a table; expected CSV, Parquet or JSON lines"
+            "bad-table",
+            f"{path.name} is not a table; expected CSV, Parquet or JSON lines",
+            "save it as CSV in UTF-8, or as Parquet",
         )
     else:
         return _load_csv(connection, path, start, limit)
@@ -170,7 +180,9 @@ def _load_csv(connection: Any, path: Path, start: bytes, limit: str) -> tuple[li
         text = start.decode("utf-8-sig", errors="strict" if len(start) < 4096 else "ignore")
     except UnicodeDecodeError:
         raise InputError(
-            "bad-table", f"{path.name} cannot be read: it is not UTF-8 text; save it as UTF-8"
+            "bad-table",
+            f"{path.name} cannot be read: it is not UTF-8 text",
+            f"save it as UTF-8: iconv -f latin1 -t utf-8 {quote(path.name)} > utf8.csv",
         ) from None
     delimiter = _delimiter(text)
     names = _header(text, delimiter, path)

@@ -12,6 +12,7 @@ from doorstep.core.errors import NotFoundError, UnreachableError
 from doorstep.kernel.files import write_atomic
 from doorstep.kernel.home import Home, resolve_home
 from doorstep.kernel.keys import load_token
+from doorstep.kernel.settings import server_url
 
 CONTROL_FILE = "control.json"
 
@@ -66,7 +67,7 @@ def find_server(
     token that was given for it. Raises: UnreachableError (`no-server`, `no-token`).
     """
     folder = resolve_home(str(home) if home else None, environ, cwd)
-    named = (url or environ.get("DOORSTEP_URL", "")).rstrip("/")
+    named = server_url(url or environ.get("DOORSTEP_URL", ""))
     secret = token or environ.get("DOORSTEP_TOKEN", "")
     if named and secret:
         return named, secret

@@ -76,7 +76,7 @@ def read_settings(flags: Flags, environ: Mapping[str, str], cwd: Path) -> Settin
         home=resolve_home(flags.home, environ, cwd),
         environment=parse_name(environment, "environment"),
         database_url=flags.database or environ.get("DOORSTEP_DATABASE", ""),
-        url=_server_url(flags.url or environ.get("DOORSTEP_URL", "")),
+        url=server_url(flags.url or environ.get("DOORSTEP_URL", "")),
         ports=_ports(flags, environ),
     )
 
@@ -99,7 +99,8 @@ def _number(source: str, text: str) -> int:
     return int(text)
 
 
-def _server_url(text: str) -> str:
+def server_url(text: str) -> str:
+    """Without its last slash. Raises: UsageError (`bad-url`)."""
     if text and not text.startswith(("http://", "https://")):
         raise UsageError("bad-url", f"the server {text!r} is not a URL; expected http://HOST:PORT")
     return text.rstrip("/")

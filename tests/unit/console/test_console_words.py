@@ -144,3 +144,25 @@ def test_any_number_is_said_without_failing(number: float) -> None:
         words.count(number),
     ]
     assert all(isinstance(one, str) and "nan" not in one and "inf" not in one for one in said)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [
+        (
+            "Pipeline(steps=[('c', ColumnTransformer(transformers=[('o', OneHotEncoder(), ['a']), "
+            "('s', StandardScaler(), ['b'])])), ('l', LogisticRegression(max_iter=1000))])",
+            "LogisticRegression",
+        ),
+        (
+            "Pipeline(steps=[('s', StandardScaler()), ('v', VotingClassifier(estimators="
+            "[('a', Ridge()), ('b', Lasso())]))])",
+            "VotingClassifier",
+        ),
+        ("RandomForestClassifier(n_estimators=30)", "RandomForestClassifier"),
+        ("credit.serve:predict", "credit.serve:predict"),
+        ("", ""),
+    ],
+)
+def test_a_model_is_named_by_what_answers(estimator: str, expected: str) -> None:
+    assert words.model(estimator) == expected

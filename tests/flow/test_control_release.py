@@ -259,6 +259,11 @@ def test_a_challenger_that_raises_is_taken_back_by_itself_and_no_client_notices(
     assert ended.failed_champion == 0
     assert 0 < ended.failed_challenger < ended.requests_challenger
     assert client.status(service)[0].rescued > 0
+    # The counts that ended it, in its own page and in the list, whatever nodes forget later.
+    cells = [one for one in ended.decisions[-1].evidence["cells"] if one["arm"] == "challenger"]
+    assert ended.requests_challenger == sum(one["requests"] for one in cells)
+    listed = next(one for one in client.releases(service) if one.id == ended.id)
+    assert listed.failed_challenger == ended.failed_challenger
     assert _charged(client.traffic(service).buckets, 1) == (0, 0)
     failed, rescued = _charged(client.traffic(service).buckets, 2)
     assert failed == rescued > 0

@@ -137,7 +137,7 @@ def service(ask: Ask, query: Query) -> Page:
 
 
 def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
-    shown, monitor, status = found["service"], found["monitor"], found["status"]
+    shown, status = found["service"], found["status"]
     name = _service_name(query)
     chosen = query.text("range") if query.text("range") in RANGES else "1h"
     minutes, bucket_s = RANGES[chosen]
@@ -147,7 +147,7 @@ def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
     findings = answer(ask, "finding.list", asked_findings, Findings).findings
     window = (traffic.since, traffic.until)
     seen = story.marks_of(found["releases"], traffic.since)
-    lanes = story.lanes_of(findings, monitor.columns if monitor else (), window)
+    lanes = story.lanes_of(findings, window)
     promise = status.promise_ms_p99 if status else None
     return {
         "range": chosen,

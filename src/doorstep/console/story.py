@@ -8,7 +8,7 @@ import msgspec
 
 from doorstep.console.words import is_known
 from doorstep.core.instant import Instant
-from doorstep.monitor.surface import ColumnDrift, MonitorFindingView
+from doorstep.monitor.surface import MonitorFindingView
 from doorstep.release.surface import Release
 
 LANES_MAX = 10
@@ -62,18 +62,16 @@ def marks_of(releases: Iterable[Release], since: Instant) -> tuple[Mark, ...]:
 
 
 def lanes_of(
-    findings: Iterable[MonitorFindingView],
-    columns: Iterable[ColumnDrift],
-    window: tuple[Instant, Instant],
+    findings: Iterable[MonitorFindingView], window: tuple[Instant, Instant]
 ) -> tuple[Lane, ...]:
-    """Drift findings that touch the window, the largest shift first, at most LANES_MAX columns."""
-    shifts = {one.column: one.shift_sd for one in columns}
+    """Drift findings that touch the window, the largest shift first, at most LANES_MAX columns. The
+    shift is that of the finding's sentence, not of the window that the monitor page shows now."""
     lanes = [
         Lane(
             column=one.subject,
             since=max(one.since, window[0]),
             until=min(one.resolved_at or window[1], window[1]),
-            shift_sd=_shift(one, shifts.get(one.subject)),
+            shift_sd=_shift(one),
         )
         for one in findings
         if one.kind.startswith("drift") and one.since < window[1]
@@ -84,8 +82,6 @@ def lanes_of(
     return tuple(lane for lane in order if lane.column in kept)
 
 
-def _shift(finding: MonitorFindingView, measured: float | None) -> float | None:
+def _shift(finding: MonitorFindingView) -> float | None:
     stored = finding.numbers.get("shift_sd")
-    if finding.resolved_at is None and is_known(measured):
-        return measured
     return stored if isinstance(stored, (int, float)) and is_known(stored) else None

@@ -11,7 +11,7 @@ from doorstep.release import store
 from doorstep.release.collect import collect
 from doorstep.release.decide import decide
 from doorstep.release.surface import DecisionView, GuardrailView, Release
-from doorstep.release.types import Decision, Evidence, Numbers, State
+from doorstep.release.types import Cell, Decision, Evidence, Numbers, State
 from doorstep.release.types import Release as Inner
 from doorstep.release.wording import say_missing
 
@@ -21,7 +21,8 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
     inner = row.release
     evidence = collect(app, inner)
     newest = decide(inner, evidence, app.clock.now())
-    decisions = _decisions(app, inner.id) if with_decisions else ()
+    decisions = _decisions(app, inner.id) if with_decisions or inner.is_over else ()
+    cells = _cells(inner, evidence, decisions)
     alive = app.nodes.alive()
     return Release(
         id=inner.id,
@@ -38,12 +39,12 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         ended_at=row.ended_at,
         reason=_reason(inner, newest),
         by=row.by,
-        requests_champion=_requests(evidence, "champion"),
-        requests_challenger=_requests(evidence, "challenger"),
-        failed_champion=_failed(evidence, "champion"),
-        failed_challenger=_failed(evidence, "challenger"),
+        requests_champion=_requests(cells, "champion"),
+        requests_challenger=_requests(cells, "challenger"),
+        failed_champion=_failed(cells, "champion"),
+        failed_challenger=_failed(cells, "challenger"),
         guardrails=_guardrails(inner, newest, decisions),
-        decisions=decisions,
+        decisions=decisions if with_decisions else (),
         settled=bool(alive)
         and all(
             one.plan_number >= row.plan_number and inner.service not in one.held_back
@@ -68,12 +69,21 @@ def _reason(release: Inner, newest: Decision) -> str:
     return newest.reason
 
 
-def _requests(evidence: Evidence, arm: str) -> int:
-    return sum(cell.requests for cell in evidence.cells if cell.arm == arm)
+def _cells(
+    release: Inner, evidence: Evidence, decisions: tuple[DecisionView, ...]
+) -> tuple[Cell, ...]:
+    # An ended release shows the counts that ended it: nodes forget theirs.
+    found = (one.evidence["cells"] for one in reversed(decisions) if one.evidence.get("cells"))
+    last = next(found, None) if release.is_over else None
+    return evidence.cells if last is None else msgspec.convert(last, tuple[Cell, ...])
 
 
-def _failed(evidence: Evidence, arm: str) -> int:
-    return sum(cell.requests - cell.successes for cell in evidence.cells if cell.arm == arm)
+def _requests(cells: tuple[Cell, ...], arm: str) -> int:
+    return sum(cell.requests for cell in cells if cell.arm == arm)
+
+
+def _failed(cells: tuple[Cell, ...], arm: str) -> int:
+    return sum(cell.requests - cell.successes for cell in cells if cell.arm == arm)
 
 
 def _guardrails(

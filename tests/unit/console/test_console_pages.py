@@ -325,7 +325,7 @@ def test_a_search_that_finds_nothing_says_so_and_what_can_be_searched(
     normal: Site, hostile: Site
 ) -> None:
     words = Seen(normal.client.get("/find", params={"q": "zebra"}).text).words
-    assert "Nothing was found for zebra : none of 5 services has a name that holds it." in words
+    assert "Nothing was found for zebra : none of the 5 services has a name that holds it." in words
     assert "a version, such as loans@3" in words
     assert "Needs a person" not in words
     assert (

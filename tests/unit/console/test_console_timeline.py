@@ -95,7 +95,7 @@ def test_marks_before_the_axis_are_left_out() -> None:
 
 def test_a_lane_lasts_from_the_finding_to_its_end_and_inside_the_axis() -> None:
     window = (NOW - 40 * MINUTE, NOW)
-    lanes = story.lanes_of(console_data.findings(NOW), console_data.columns(), window)
+    lanes = story.lanes_of(console_data.findings(NOW), window)
     by_column = {one.column: one for one in lanes}
     assert set(by_column) == {"income", "purpose", "amount"}
     assert by_column["income"].since == window[0]
@@ -108,7 +108,7 @@ def test_a_shift_that_is_not_a_number_has_no_words() -> None:
         msgspec.structs.replace(one, numbers={"shift_sd": float("nan")})
         for one in console_data.findings(NOW)
     )
-    lanes = story.lanes_of(broken, (), (NOW - 60 * MINUTE, NOW))
+    lanes = story.lanes_of(broken, (NOW - 60 * MINUTE, NOW))
     assert all(one.shift_sd is None for one in lanes)
 
 

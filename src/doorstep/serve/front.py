@@ -105,6 +105,7 @@ class Front:
         self._recorder = Recorder(writer)
         self._path = PredictPath(loop, self._recorder, self._cells, self.link)
         self._site = Site(self._path, self._recorder, self._cells)
+        self._site.listen_at(options.predict_route, options.health_route)
         self._residents = Residents(loop, writer.declare, self._slot, self._tell_hung)
         self._connections: set[HttpConnection] = set()
         self._server: asyncio.Server | None = None

@@ -43,7 +43,8 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What every front worker of a node is started with. run: id of this supervisor's life.
     listen: the shared listening socket; alive: a descriptor that says that workers live here
-    (`orphan.hold_alive`)."""
+    (`orphan.hold_alive`). predict_route, health_route: paths that Vertex AI chose (`vertex.py`).
+    """
 
     state: str
     journal: str
@@ -51,6 +52,8 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     listen: int
     alive: int
+    predict_route: str = ""
+    health_route: str = ""
 
 
 class FrontStart(msgspec.Struct, frozen=True, kw_only=True):

@@ -91,7 +91,7 @@ class Service:
     def ready(self) -> bool:
         """Whether somebody can answer: a champion, or a challenger that has everybody."""
         if self.champion is not None:
-            return self.champion.engine is None or self.champion.engine.connected
+            return self.champion.ready
         return self.release is not None and self.share(REST) > 0
 
 

@@ -60,7 +60,7 @@ STOP_EXTRA_S = 5.0
 
 
 class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a node was started. port 0: any free one."""
+    """How a node was started. port 0: any free one. *_route: see FrontOptions."""
 
     home: Path
     state: Path
@@ -70,6 +70,8 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     health_port: int = 8081
     workers: int = 1
     compactor: bool = True
+    predict_route: str = ""
+    health_route: str = ""
 
 
 class Supervisor:
@@ -92,6 +94,7 @@ class Supervisor:
         fronts = FrontOptions(
             state=str(options.state), journal=str(options.home / "journal"), node=options.node,
             run=self.run_id, listen=self._listener.fileno(), alive=hold_alive(options.state),
+            predict_route=options.predict_route, health_route=options.health_route,
         )  # fmt: skip
         self.fronts = FrontSlots(options.workers, fronts, logs, self._hear)
         self._extras = {one.slot: one for one in self._make_extras(logs)}

@@ -33,7 +33,7 @@ class AzureCodec(Plain):
 def score(site: Site, visit: Visit) -> None:
     service = site.only_service(visit)
     found = decode_json(visit.body, "the body")
-    reader, rows = Instances(service), None
+    reader, rows = Instances(service, lenient=True), None
     if isinstance(found, dict) and isinstance(found.get("input_data"), dict | list):
         frame = found["input_data"]
         has_data = isinstance(frame, dict) and "data" in frame
@@ -47,7 +47,8 @@ def score(site: Site, visit: Visit) -> None:
     method = params.get("predict_method", "predict") if isinstance(params, dict) else "predict"
     probabilities = wants_probabilities(method, service, "predict_method")
     parsed = reader.parse(rows, visit.context)
-    site.submit(visit, service, parsed, extra=Asked(probabilities=probabilities))
+    asked = Asked(probabilities=probabilities, spare=tuple(sorted(reader.spare)))
+    site.submit(visit, service, parsed, extra=asked)
 
 
 def alive(site: Site, visit: Visit) -> None:

@@ -62,6 +62,7 @@ class Instances:
             return [found]
         if len(found) == 1 and not self.is_field(next(iter(found))):
             return lists[0]
+        self._check_names(list(found))
         count = len(lists[0])
         for name, values in found.items():
             if not isinstance(values, list) or len(values) != count:
@@ -69,7 +70,6 @@ class Instances:
                     f"{key!r}: column {name[:FOUND_CHARS_MAX]!r} is {_size(values)}; expected a "
                     f"list of {count}, as the first column is"
                 )
-        self._check_names(list(found))
         self._reader.check_count(count)
         kept = self._kept(list(found))
         return [{name: found[name][at] for name in kept} for at in range(count)]

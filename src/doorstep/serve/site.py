@@ -47,7 +47,6 @@ _STATUS = {
     "unknown-service": 404,
     "unknown-version": 404,
     "unknown-route": 404,
-    "bad-method": 405,
     "bad-accept": 406,
     "bad-media": 415,
 }
@@ -97,9 +96,11 @@ class Site:
     def handle(self, exchange: Exchange, head: Head, body: bytes) -> None:
         """Answer one request, now or in a later turn of the loop. Raises nothing."""
         try:
-            place = self._places.get((head.method, head.url)) or self._find(head)
+            place = self._places.get((head.method, head.url)) or self._find(exchange, head)
         except DoorstepError as error:
             return self._refuse(exchange, self._codec_of(head.url), error, "")
+        if place is None:
+            return None
         visit = Visit(exchange, head, body, place.codec, place.service, place.version)
         try:
             return place.handler(self, visit)
@@ -181,8 +182,9 @@ class Site:
 
     # -- ours
 
-    def _find(self, head: Head) -> Place:
-        """Raises: NotFoundError (`unknown-route`), RefusedError (`bad-method`)."""
+    def _find(self, exchange: Exchange, head: Head) -> Place | None:
+        """None: answered, for nothing here is for this method.
+        Raises: NotFoundError (`unknown-route`)."""
         path = head.url.partition(b"?")[0].decode("latin-1")
         method = "GET" if head.method == b"HEAD" else head.method.decode("latin-1")
         own = self._own.routes.get(path, {}).get(method)
@@ -192,7 +194,10 @@ class Site:
         if found is None:
             raise NotFoundError("unknown-route", f"nothing is at {path[:100]}")
         if method not in found.handlers:
-            raise _BadMethodError(found.handlers)
+            allowed = ", ".join(found.handlers)
+            said = self._codec_of(head.url).refusal("bad-method", f"expected {allowed}", "", "")
+            exchange.respond(405, said, f"allow: {allowed}\r\n".encode())
+            return None
         codec, handler = found.handlers[method]
         place = Place(
             codec, handler, found.names.get("service", ""), found.names.get("version", "")
@@ -211,8 +216,6 @@ class Site:
             status = _STATUS.get(error.code, codec.bad_input)
             if service in self.services:
                 self._cells.refuse(service)
-        if isinstance(error, _BadMethodError):
-            headers += error.allow
         exchange.respond(
             status, codec.refusal(error.code, error.message, error.hint, name), headers
         )
@@ -235,12 +238,3 @@ class Site:
             if url.startswith(prefix)
         ]
         return max(prefixes, key=lambda one: one[0])[1] if prefixes else native.SKIN.codec
-
-
-class _BadMethodError(DoorstepError):
-    """Something is there, but not for this method."""
-
-    def __init__(self, handlers: Any) -> None:
-        allowed = ", ".join(handlers)
-        super().__init__("bad-method", f"expected {allowed}")
-        self.allow = f"allow: {allowed}\r\n".encode()

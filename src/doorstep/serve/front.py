@@ -108,6 +108,7 @@ class Front:
         self._path = PredictPath(loop, self._recorder, self._cells, self.link, models)
         self._site = Site(self._path, self._recorder, self._cells)
         self._residents = Residents(loop, writer.declare, self._slot, models, self.link.say)
+        self._site.listen_at(options.predict_route, options.health_route)
         self._connections: set[HttpConnection] = set()
         self._server: asyncio.Server | None = None
         self._plan: NodePlan | None = None

@@ -1,11 +1,12 @@
 """Start a node.
 
     python -m doorstep.serve.node --home DIR --state DIR [--host H] [--port P] [--health-port Q]
-                                  [--workers N] [--memory MB] [--node NAME]
-                                  [--no-compactor]
+                                  [--workers N] [--memory MB] [--node NAME] [--no-compactor]
+                                  [--predict-route PATH] [--health-route PATH]
 
 Says where it listens with one line of JSON on standard output. SIGTERM or SIGINT: drain and exit 0.
-SIGHUP: replace the front workers one by one.
+SIGHUP: replace the front workers one by one. AIP_HTTP_PORT, AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE
+(Vertex AI's) are the defaults of the port and the routes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import signal
 import socket
@@ -58,10 +60,12 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--node", default=default_node())
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--port", type=int, default=os.environ.get("AIP_HTTP_PORT", "8080"))
     parser.add_argument("--health-port", type=int, default=8081)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--memory", type=int, default=0, metavar="MB")
+    parser.add_argument("--predict-route", default=os.environ.get("AIP_PREDICT_ROUTE", ""))
+    parser.add_argument("--health-route", default=os.environ.get("AIP_HEALTH_ROUTE", ""))
     parser.add_argument("--no-compactor", action="store_true")
     args = parser.parse_args(argv)
     if not 1 <= args.workers <= WORKERS_MAX:
@@ -78,6 +82,8 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
         workers=args.workers,
         memory_mb=args.memory,
         compactor=not args.no_compactor,
+        predict_route=args.predict_route,
+        health_route=args.health_route,
     )
 
 

@@ -3,7 +3,8 @@
 Inputs: one tensor per field, shape [n] or [n, 1], named as in the contract (or in the context), or
 one matrix [n, columns] with all number inputs in contract order under any other name. Context and
 ids may also be request parameters. Outputs: `answer` (BYTES [n]) and `probabilities`
-(FP64 [n, labels]); for a regression `value` (FP64 [n]).
+(FP64 [n, labels]); for a regression `value` (FP64 [n]). Tensors come, and are answered where that
+is wanted, as raw bytes after the JSON: the extension `binary_tensor_data`.
 
 GET  /v2  /v2/health/live  /v2/health/ready  /v2/models/{m}[/versions/{v}][/ready]
 POST /v2/models/{m}[/versions/{v}]/infer
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from doorstep.core.contract import Field
 from doorstep.core.errors import InputError
+from doorstep.serve.answers import sentence
 from doorstep.serve.call import Call
-from doorstep.serve.fields import describe
-from doorstep.serve.rows import Parsed, RowReader
+from doorstep.serve.instances import read_columns
+from doorstep.serve.rows import Parsed
 from doorstep.serve.service import Service
+from doorstep.serve.tensors import Tensor, columns_of, cut_raw, write_raw
 from doorstep.serve.version import Version
 from doorstep.serve.visit import Skin, Visit
 
@@ -28,25 +30,10 @@ if TYPE_CHECKING:
     from doorstep.serve.site import Site
 
 INPUTS_MAX = 8192
-DEPTH_MAX = 8
-_WHOLE = {
-    **{f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
-    **{f"UINT{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)},
-}
-_REAL = ("FP16", "FP32", "FP64")
-DATATYPES = ("BOOL", *_WHOLE, *_REAL, "BYTES")
 _OF_FIELD = {
     "int": "INT64", "float": "FP64", "bool": "BOOL", "time": "INT64", "category": "BYTES",
     "text": "BYTES",
 }  # fmt: skip
-
-
-class Tensor(msgspec.Struct, omit_defaults=True):
-    name: str
-    shape: list[int]
-    datatype: str
-    data: list[Any]
-    parameters: dict[str, Any] | None = None
 
 
 class Wanted(msgspec.Struct):
@@ -81,28 +68,43 @@ class OipCodec:
     def answer(self, call: Call) -> bytes:
         request: InferRequest = call.extra
         outputs = _outputs(call)
-        if request.outputs:
-            names = [one.name for one in request.outputs]
-            outputs = [one for one in outputs if one.name in names]
+        wanted = {one.name: one.parameters or {} for one in request.outputs or ()}
+        if wanted:
+            outputs = [one for one in outputs if one.name in wanted]
+        binary = (request.parameters or {}).get("binary_data_output") is True
+        raws = [
+            write_raw(one)
+            for one in outputs
+            if wanted.get(one.name, {}).get("binary_data", binary) is True
+        ]
         parameters: dict[str, str | int | float | bool] = {"request_id": call.id}
         if call.fallback:
             parameters["fallback"] = call.fallback
         if call.parsed.warnings:
             said = sorted({one for row in call.parsed.warnings for one in row})
             parameters["warnings"] = ",".join(said)
-        return _encode(
+        head = _encode(
             InferResponse(call.service.name, call.versions, outputs, request.id, parameters)
         )
+        if not raws:
+            return head
+        call.media = b"application/octet-stream"
+        call.headers += b"inference-header-content-length: %d\r\n" % len(head)
+        return head + b"".join(raws)
 
     def refusal(self, code: str, message: str, hint: str, _request: str, /) -> bytes:
-        said = f"{code}: {message}" + (f" ({hint})" if hint else "")
-        return _encode({"error": said})
+        return _encode({"error": sentence(code, message, hint)})
 
 
-def read_infer(body: bytes, service: Service) -> tuple[InferRequest, Parsed]:
-    """Raises: InputError (`bad-json`, `bad-tensor`, `bad-output` and those of the rows)."""
+def read_infer(
+    body: bytes, service: Service, json_size: bytes = b"", header: bytes = b""
+) -> tuple[InferRequest, Parsed]:
+    """json_size: of the part before the raw tensors, as the header gives it. header:
+    Doorstep-Context. Raises: InputError (`bad-json`, `bad-tensor`, `bad-output` and those of the
+    rows)."""
+    size = _size_of(json_size, len(body))
     try:
-        request = _decode(body)
+        request = _decode(body[:size])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError("bad-json", f"the body is no inference request: {error}") from None
     _check_outputs(request, service)
@@ -113,123 +115,26 @@ def read_infer(body: bytes, service: Service) -> tuple[InferRequest, Parsed]:
         raise InputError(
             "bad-tensor", f"the inputs have {rows} rows; expected 1 to {service.plan.rows_max}"
         )
-    return request, _read_tensors(request, rows, service.reader)
+    reader = service.reader
+    columns = columns_of(request.inputs, cut_raw(request.inputs, body[size:]), rows, reader)
+    defaults = {
+        name: value
+        for name, value in (request.parameters or {}).items()
+        if name not in columns and (name in reader.row_names or name in reader.context_names)
+    }
+    return request, read_columns(columns, rows, reader, header, defaults)
 
 
-def _read_tensors(request: InferRequest, rows: int, reader: RowReader) -> Parsed:
-    row_names, context_names = set(reader.row.names), set(reader.context.names)
-    inputs: list[dict[str, Any]] = [{} for _ in range(rows)]
-    about: list[dict[str, Any]] = [{} for _ in range(rows)]
-    for tensor in request.inputs:
-        values = _values(tensor, rows)
-        if tensor.name in row_names or tensor.name in context_names:
-            fields = _fields_of(reader, tensor.name)
-            target = inputs if tensor.name in row_names else about
-        else:
-            fields, target = list(reader.row.numbers), inputs
-        if len(values) != rows * len(fields):
-            raise _unfit(tensor, fields, reader)
-        _spread(values, fields, target, tensor)
-    _add_parameters(request, row_names, context_names, inputs, about)
-    return reader.read_objects(inputs, about, None)
-
-
-def _add_parameters(
-    request: InferRequest, row_names: set[str], context_names: set[str],
-    inputs: list[dict[str, Any]], about: list[dict[str, Any]],
-) -> None:  # fmt: skip
-    """Request parameters that are context fields or ids; others are not ours and are ignored."""
-    for name, value in (request.parameters or {}).items():
-        target = about if name in context_names else inputs if name in row_names else []
-        found = int(value) if isinstance(value, float) and value.is_integer() else value
-        for one in target:
-            one.setdefault(name, found)
-
-
-def _fields_of(reader: RowReader, name: str) -> list[Field]:
-    shapes = (reader.row, reader.context)
-    fields = [one for shape in shapes for one in (*shape.numbers, *shape.texts)]
-    found = [one for one in fields if one.name == name]
-    return found[:1] or [Field(name=name, type="text", required=False)]
-
-
-def _spread(
-    values: list[Any], fields: list[Field], target: list[dict[str, Any]], tensor: Tensor
-) -> None:
-    width = len(fields)
-    for column, field in enumerate(fields):
-        column_values = values[column::width]
-        if field.type == "bool" and tensor.datatype != "BOOL":
-            column_values = [bool(one) if one in (0, 1) else one for one in column_values]
-        for one, value in zip(target, column_values, strict=True):
-            one[field.name] = value
-
-
-def _values(tensor: Tensor, rows: int) -> list[Any]:
-    """The tensor's values, flat, checked against its shape and datatype."""
-    if tensor.datatype not in DATATYPES:
+def _size_of(given: bytes, length: int) -> int:
+    if not given:
+        return length
+    if not given.isdigit() or len(given) > 9 or int(given) > length:
         raise InputError(
             "bad-tensor",
-            f"input {tensor.name!r} has datatype {tensor.datatype!r}",
-            f"expected one of {', '.join(DATATYPES)}",
+            f"Inference-Header-Content-Length is {given[:20].decode('latin-1')!r}; the body has "
+            f"{length} bytes",
         )
-    if not 1 <= len(tensor.shape) <= 2 or tensor.shape[0] != rows or min(tensor.shape) < 1:
-        raise InputError(
-            "bad-tensor",
-            f"input {tensor.name!r} has shape {tensor.shape[:8]}; expected [{rows}] or "
-            f"[{rows}, columns]",
-        )
-    size = tensor.shape[0] * (tensor.shape[1] if len(tensor.shape) == 2 else 1)
-    values = _flat(tensor.data)
-    if len(values) != size:
-        raise InputError(
-            "bad-tensor",
-            f"input {tensor.name!r} has {len(values)} values; shape {tensor.shape} needs {size}",
-        )
-    for at, value in enumerate(values):
-        if value is not None and not _is(value, tensor.datatype):
-            raise InputError(
-                "bad-tensor",
-                f"input {tensor.name!r}: value {at} is {describe(value)}; expected "
-                f"{tensor.datatype}",
-            )
-    return values
-
-
-def _flat(data: list[Any]) -> list[Any]:
-    for _ in range(DEPTH_MAX):
-        if not any(isinstance(one, list) for one in data):
-            return data
-        if not all(isinstance(one, list) for one in data):
-            break
-        data = [value for one in data for value in one]
-    raise InputError("bad-tensor", "'data' is nested unevenly or too deeply; expected rows or flat")
-
-
-def _is(value: Any, datatype: str) -> bool:
-    if datatype == "BOOL":
-        return isinstance(value, bool)
-    if datatype == "BYTES":
-        return isinstance(value, str)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    if datatype in _REAL:
-        return True
-    low, high = _WHOLE[datatype]
-    return isinstance(value, int) and low <= value <= high
-
-
-def _unfit(tensor: Tensor, fields: list[Field], reader: RowReader) -> InputError:
-    if len(fields) == 1:
-        return InputError(
-            "bad-tensor", f"input {tensor.name!r} has shape {tensor.shape}; expected [n] or [n, 1]"
-        )
-    return InputError(
-        "bad-tensor",
-        f"input {tensor.name!r} is no field of the contract, and as a matrix of all "
-        f"{len(fields)} number inputs its shape {tensor.shape} does not fit",
-        f"fields: {', '.join(reader.row.names[:40])}",
-    )
+    return int(given)
 
 
 def _check_outputs(request: InferRequest, service: Service) -> None:
@@ -239,6 +144,10 @@ def _check_outputs(request: InferRequest, service: Service) -> None:
         if one.name not in known:
             raise InputError(
                 "bad-output", f"output {one.name[:60]!r} is not known; expected {known}"
+            )
+        if "classification" in (one.parameters or {}):
+            raise InputError(
+                "bad-output", "the parameter 'classification' is not known; ask for 'probabilities'"
             )
 
 
@@ -300,12 +209,13 @@ def _output_metadata(version: Version | None) -> list[dict[str, Any]]:
 def infer(site: Site, visit: Visit) -> None:
     service = site.service(visit.service)
     pinned = site.version(service, visit.version)
-    asked, parsed = read_infer(visit.body, service)
+    size = visit.head.fields.get(b"inference-header-content-length", b"")
+    asked, parsed = read_infer(visit.body, service, size, visit.context)
     site.submit(visit, service, parsed, extra=asked, pinned=pinned)
 
 
 def server(site: Site, visit: Visit) -> None:
-    site.reply(visit, {"name": "doorstep", "version": "1", "extensions": []})
+    site.reply(visit, {"name": "doorstep", "version": "1", "extensions": ["binary_tensor_data"]})
 
 
 def server_live(site: Site, visit: Visit) -> None:
@@ -329,7 +239,7 @@ def model_ready(site: Site, visit: Visit) -> None:
     version = site.version(service, visit.version)
     fine = service.ready
     if version is not None:
-        fine = version.engine is None or version.engine.available
+        fine = version.ready
     site.reply(visit, {"name": service.name, "ready": fine}, 200 if fine else 503)
 
 

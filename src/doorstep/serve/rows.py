@@ -14,12 +14,14 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from doorstep.core.contract import Field
 from doorstep.core.errors import InputError
 from doorstep.core.instant import SECOND_US
 from doorstep.core.plan import REST, ServicePlan
+from doorstep.serve.bounds import Bounds
 from doorstep.serve.fields import NAN, Shape, chars_max, describe, read_id, read_object, shapes_of
 from doorstep.serve.limits import ID_CHARS_MAX, INT_MAX
 
@@ -27,6 +29,7 @@ _ENVELOPE = re.compile(rb'\s*\{\s*"(?:rows|context|keys)"\s*:\s*[\[{]')
 _ENVELOPE_KEYS = ("rows", "context", "keys")
 Values = tuple[Any, ...]
 _values_of = msgspec.structs.astuple
+_decode_any = msgspec.json.Decoder(float_hook=float).decode
 
 
 class Parsed(msgspec.Struct):
@@ -56,7 +59,6 @@ class RowReader:
             _envelope_of(row_type, context_type, plan.rows_max)
         ).decode
         self._decode_context = msgspec.json.Decoder(context_type).decode
-        self._decode_any = msgspec.json.Decoder(float_hook=float).decode
         self._row_type = row_type
         self._default: Values | None = self._default_context(context_type)
         self.width = len(self.row.numbers) + len(self.context.numbers)
@@ -66,6 +68,9 @@ class RowReader:
             self.row.texts or self.row.ids or self.context.names or self._times or plan.segments
             or plan.key or plan.unit
         )  # fmt: skip
+        self.bounds = Bounds(self.row.numbers) if self._only_numbers else None
+        self.row_names = frozenset(self.row.names)
+        self.context_names = frozenset(self.context.names)
         self._key = _Getter(plan.key, self.row, self.context)
         self._unit = _Getter(plan.unit or plan.key, self.row, self.context)
         self._segment = _segment_finder(plan, self.context)
@@ -83,7 +88,7 @@ class RowReader:
 
     def read_objects(self, rows: list[Any], context: Any, keys: list[Any] | None) -> Parsed:
         """As `read`, of values that another protocol has decoded."""
-        self._check_count(len(rows))
+        self.check_count(len(rows))
         values, warnings = [], []
         for at, found in enumerate(rows):
             row, said = read_object(found, self.row, f"row {at}")
@@ -94,6 +99,17 @@ class RowReader:
         if any(warnings):
             parsed.warnings = [tuple(said) for said in warnings]
         return parsed
+
+    def read_plainly(self, rows: list[dict[str, Any]]) -> Parsed | None:
+        """As `read_objects`, of rows without a context of their own that need no second look;
+        None if one does."""
+        try:
+            found = [_values_of(msgspec.convert(row, self._row_type)) for row in rows]
+            parsed = self._build(found, self._fast_contexts(None, len(rows)), None)
+        except (msgspec.ValidationError, _Careful, struct.error, OverflowError):
+            return None
+        # What JSON cannot say (1e999, a tensor's NaN) is not looked for by msgspec here.
+        return None if np.isinf(np.frombuffer(parsed.numbers)).any() else parsed
 
     def _read_fast(self, body: bytes, context: bytes) -> Parsed:
         if body.startswith(b'{"rows":') or _ENVELOPE.match(body):
@@ -127,8 +143,8 @@ class RowReader:
         return [_values_of(found)] * count
 
     def _read_carefully(self, body: bytes, context: bytes) -> Parsed:
-        found = self._decode_json(body, "the body")
-        given = self._decode_json(context, "the header Doorstep-Context") if context else None
+        found = decode_json(body, "the body")
+        given = read_header(context)
         if not isinstance(found, dict):
             raise InputError(
                 "bad-body",
@@ -149,18 +165,6 @@ class RowReader:
         return self.read_objects(
             found["rows"], given if inner is None else inner, _key_list(found.get("keys"))
         )
-
-    def _decode_json(self, data: bytes, what: str) -> Any:
-        try:
-            return self._decode_any(data)
-        except UnicodeDecodeError as error:
-            raise InputError(
-                "bad-json", f"{what} is not UTF-8: byte {error.start}: {error.reason}"
-            ) from None
-        except RecursionError:
-            raise InputError("bad-json", f"{what} is nested too deeply") from None
-        except msgspec.MsgspecError as error:
-            raise InputError("bad-json", f"{what} is not JSON: {error}") from None
 
     def _contexts(self, found: Any, count: int, warnings: list[list[str]]) -> list[Values]:
         if isinstance(found, list):
@@ -216,7 +220,8 @@ class RowReader:
             changed.append(tuple(values))
         return changed
 
-    def _check_count(self, count: int) -> None:
+    def check_count(self, count: int) -> None:
+        """Raises: InputError (`no-rows`, `too-many-rows`)."""
         if not count:
             raise InputError("no-rows", "the request has 0 rows; expected at least 1")
         if count > self._rows_max:
@@ -231,6 +236,25 @@ class RowReader:
             return _values_of(context_type())
         except TypeError:
             return None
+
+
+def read_header(context: bytes) -> Any:
+    """What the header Doorstep-Context says; None if it is not there. Raises: InputError."""
+    return decode_json(context, "the header Doorstep-Context") if context else None
+
+
+def decode_json(data: bytes, what: str) -> Any:
+    """Any JSON; a number that is too large for a float is infinite. Raises: InputError."""
+    try:
+        return _decode_any(data)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "bad-json", f"{what} is not UTF-8: byte {error.start}: {error.reason}"
+        ) from None
+    except RecursionError:
+        raise InputError("bad-json", f"{what} is nested too deeply") from None
+    except msgspec.MsgspecError as error:
+        raise InputError("bad-json", f"{what} is not JSON: {error}") from None
 
 
 class _Careful(Exception):

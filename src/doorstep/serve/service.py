@@ -92,7 +92,7 @@ class Service:
     def ready(self) -> bool:
         """Whether somebody can answer: a champion, or a challenger that has everybody."""
         if self.champion is not None:
-            return self.champion.engine is None or self.champion.engine.available
+            return self.champion.ready
         return self.release is not None and self.share(REST) > 0
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from doorstep.core.errors import DoorstepError, NotFoundError, OverloadedError
+from doorstep.core.errors import DoorstepError, InputError, NotFoundError, OverloadedError
 from doorstep.core.record import Kind
-from doorstep.serve import native, oip
+from doorstep.serve import azureml, invocations, native, oip, torchserve, v1models, vertex
 from doorstep.serve.call import Call, Codec, Exchange
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.http import Head
@@ -27,7 +27,9 @@ from doorstep.serve.service import Service
 from doorstep.serve.version import Version
 from doorstep.serve.visit import Handler, Skin, Visit
 
-SKINS: tuple[Skin, ...] = (native.SKIN, oip.SKIN)
+SKINS: tuple[Skin, ...] = (
+    native.SKIN, oip.SKIN, v1models.SKIN, invocations.SKIN, torchserve.SKIN, azureml.SKIN,
+)  # fmt: skip
 RETRY = b"retry-after: 1\r\n"
 PLACES_KEPT = 4096
 _ROUTER: Router[tuple[Codec, Handler]] = Router(
@@ -45,6 +47,8 @@ _STATUS = {
     "unknown-service": 404,
     "unknown-version": 404,
     "unknown-route": 404,
+    "bad-accept": 406,
+    "bad-media": 415,
 }
 _encode = msgspec.json.Encoder().encode
 
@@ -74,6 +78,11 @@ class Site:
         self.draining = False
         self.live = False
         self.environment = ""
+        self._own = vertex.skin_at("", "")
+
+    def listen_at(self, predict_route: str, health_route: str) -> None:
+        """Answer also at these paths, as Vertex AI wants it; they come before all others."""
+        self._own = vertex.skin_at(predict_route, health_route)
 
     def swap(self, services: dict[str, Service]) -> None:
         """Serve these from now on; what is under way ends with what it began with."""
@@ -89,20 +98,20 @@ class Site:
         try:
             place = self._places.get((head.method, head.url)) or self._find(exchange, head)
         except DoorstepError as error:
-            return self._refuse(exchange, _codec_of(head.url), error, "")
+            return self._refuse(exchange, self._codec_of(head.url), error, "")
         if place is None:
             return None
         visit = Visit(exchange, head, body, place.codec, place.service, place.version)
         try:
             return place.handler(self, visit)
         except DoorstepError as error:
-            return self._refuse(exchange, place.codec, error, place.service)
+            return self._refuse(exchange, place.codec, error, visit.service)
         except Exception:  # noqa: BLE001  the edge: the caller gets an id, we get the trace
             return self._fail(exchange, place.codec)
 
     def refusal(self, url: bytes, code: str, message: str) -> bytes:
         """The body of an answer to a request that never became one."""
-        return _codec_of(url).refusal(code, message, "", "")
+        return self._codec_of(url).refusal(code, message, "", "")
 
     # -- what handlers use
 
@@ -110,18 +119,37 @@ class Site:
         """Raises: NotFoundError (`unknown-service`)."""
         found = self.services.get(name)
         if found is None:
-            names = ", ".join(sorted(self.services)[:20]) or "none yet"
             raise NotFoundError(
-                "unknown-service", f"no service {name[:63]!r} here", f"services: {names}"
+                "unknown-service", f"no service {name[:63]!r} here", f"services: {self._names()}"
             )
         return found
 
+    def _names(self) -> str:
+        return ", ".join(sorted(self.services)[:20]) or "none yet"
+
+    def only_service(self, visit: Visit) -> Service:
+        """The service of a path that names none: the one that the header Doorstep-Service names, or
+        the only one. Raises: NotFoundError, InputError (`which-service`)."""
+        name = visit.head.fields.get(b"doorstep-service", b"").decode("latin-1")
+        if not name and len(self.services) > 1:
+            raise InputError(
+                "which-service",
+                f"this path names no service, and {len(self.services)} are here",
+                f"send the header Doorstep-Service with one of: {self._names()}",
+            )
+        visit.service = name or next(iter(self.services), "")
+        return self.service(visit.service)
+
     def version(self, service: Service, name: str) -> Version | None:
-        """The version that a path names; None if it names none.
-        Raises: NotFoundError (`unknown-version`)."""
+        """The version that a path names, by number or as `champion` or `challenger`; None if it
+        names none. Raises: NotFoundError (`unknown-version`)."""
         if not name:
             return None
         number = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else 0
+        if name == "champion":
+            number = service.plan.champion or 0
+        elif name == "challenger":
+            number = service.release.challenger if service.release else 0
         found = service.versions.get(number)
         if found is None:
             raise NotFoundError(
@@ -158,13 +186,16 @@ class Site:
         """None: answered, for nothing here is for this method.
         Raises: NotFoundError (`unknown-route`)."""
         path = head.url.partition(b"?")[0].decode("latin-1")
+        method = "GET" if head.method == b"HEAD" else head.method.decode("latin-1")
+        own = self._own.routes.get(path, {}).get(method)
+        if own is not None:
+            return Place(self._own.codec, own, "", "")
         found = _ROUTER.find(path)
         if found is None:
             raise NotFoundError("unknown-route", f"nothing is at {path[:100]}")
-        method = "GET" if head.method == b"HEAD" else head.method.decode("latin-1")
         if method not in found.handlers:
             allowed = ", ".join(found.handlers)
-            said = _codec_of(head.url).refusal("bad-method", f"expected {allowed}", "", "")
+            said = self._codec_of(head.url).refusal("bad-method", f"expected {allowed}", "", "")
             exchange.respond(405, said, f"allow: {allowed}\r\n".encode())
             return None
         codec, handler = found.handlers[method]
@@ -198,13 +229,12 @@ class Site:
         body = codec.refusal("internal", "this is our fault; it was logged", "", name)
         exchange.respond(500, body, headers)
 
-
-def _codec_of(url: bytes) -> Codec:
-    """Whose words a request at this path is refused in: the skin with the longest prefix of it."""
-    prefixes = [
-        (len(prefix), skin.codec)
-        for skin in SKINS
-        for prefix in skin.prefixes
-        if url.startswith(prefix)
-    ]
-    return max(prefixes, key=lambda one: one[0])[1] if prefixes else native.SKIN.codec
+    def _codec_of(self, url: bytes) -> Codec:
+        """Whose words a request at this path is refused in: the skin with the longest prefix."""
+        prefixes = [
+            (len(prefix), skin.codec)
+            for skin in (*SKINS, self._own)
+            for prefix in skin.prefixes
+            if url.startswith(prefix)
+        ]
+        return max(prefixes, key=lambda one: one[0])[1] if prefixes else native.SKIN.codec

@@ -64,7 +64,7 @@ STOP_EXTRA_S = 5.0
 
 class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a node was started. port 0: any free one. memory_mb: for the models of all its processes;
-    0 is half of the machine's."""
+    0 is half of the machine's. *_route: see FrontOptions."""
 
     home: Path
     state: Path
@@ -75,6 +75,8 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     memory_mb: int = 0
     compactor: bool = True
+    predict_route: str = ""
+    health_route: str = ""
 
 
 class Supervisor:
@@ -100,6 +102,7 @@ class Supervisor:
             state=str(options.state), journal=str(options.home / "journal"), node=options.node,
             run=self.run_id, listen=self._listener.fileno(), alive=hold_alive(options.state),
             models_bytes=int(inline_mb * 1e6),
+            predict_route=options.predict_route, health_route=options.health_route,
         )  # fmt: skip
         self.fronts = FrontSlots(options.workers, fronts, logs, self._hear)
         self._extras = {one.slot: one for one in self._make_extras(logs)}

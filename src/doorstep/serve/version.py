@@ -82,6 +82,10 @@ class Version:
         self._positive = manifest.labels.index(manifest.positive) if binary else None
         self._threshold = manifest.threshold
 
+    @property
+    def ready(self) -> bool:
+        return self.engine is None or self.engine.available
+
     def answer(self, scores: list[float]) -> str | float:
         """The label, or the value of a regression. Ties take the first label."""
         if self._positive is not None:

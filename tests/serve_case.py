@@ -1,0 +1,118 @@
+"""A site with two services in this process: a loan's label and its price, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path as FilePath
+
+import numpy as np
+
+from doorstep.core.contract import Contract, Field
+from doorstep.core.manifest import Lineage, Manifest, NativeForm
+from doorstep.core.plan import ServicePlan, VersionPlan
+from doorstep.formats.batch import Batch
+from doorstep.journal.writer import BlockWriter
+from doorstep.serve.cells import CellWriter, create_cells
+from doorstep.serve.http import JSON, Head
+from doorstep.serve.path import Path
+from doorstep.serve.record import Recorder
+from doorstep.serve.service import Service
+from doorstep.serve.site import Site
+from doorstep.serve.version import Version, columns_of
+
+CONTRACT = Contract(
+    inputs=(
+        Field(name="age", type="int", range_min=18, range_max=100),
+        Field(name="amount", type="float"),
+        Field(name="purpose", type="category", values=("car", "home")),
+        Field(name="since", type="time", required=False),
+        Field(name="owner", type="bool", required=False),
+    ),
+    context=(Field(name="store", type="int", required=False),),
+)
+PLAIN = Contract(
+    inputs=(
+        Field(name="age", type="int", range_min=18, range_max=100),
+        Field(name="amount", type="float"),
+    )
+)
+
+
+class Share:
+    """`bad` is as likely as the amount is large, up to 1,000."""
+
+    def __init__(self, labels: int) -> None:
+        self.labels = labels
+
+    def score(self, batch: Batch) -> np.ndarray:
+        share = np.clip(batch.numbers[:, 1] / 1000, 0, 1)
+        return np.column_stack([share, 1 - share])[:, : self.labels or 1]
+
+
+class Answer:
+    def __init__(self) -> None:
+        self.status, self.body, self.headers, self.media = 0, b"", b"", b""
+
+    def respond(self, status: int, body: bytes, headers: bytes = b"", media: bytes = JSON) -> None:
+        assert not self.status, "answered twice"
+        self.status, self.body, self.headers, self.media = status, body, headers, media
+
+
+class Troubles:
+    def tell(self, topic: str, what: str) -> None:
+        assert not what, f"{topic}: {what}"
+
+
+class OneSite:
+    """services: name -> (contract, labels)."""
+
+    def __init__(
+        self, folder: FilePath, services: dict[str, tuple[Contract, tuple[str, ...]]]
+    ) -> None:
+        create_cells(folder / "cells")
+        self.loop = asyncio.new_event_loop()
+        cells = CellWriter(folder / "cells")
+        self.writer = BlockWriter(folder, node="n", boot="b", slot="s")
+        recorder = Recorder(self.writer)
+        self.site = Site(Path(self.loop, recorder, cells, Troubles()), recorder, cells)
+        self.site.listen_at("/vertex", "/alive")
+        self.site.swap({
+            name: self._service(name, contract, labels, cells)
+            for name, (contract, labels) in services.items()
+        })  # fmt: skip
+
+    def ask(self, method: str, path: str, body: bytes = b"", **headers: bytes) -> Answer:
+        """headers: names with `_` for `-`."""
+        fields = {name.replace("_", "-").encode(): value for name, value in headers.items()}
+        head = Head(method.encode(), path.encode(), len(body), True, False, fields)
+        answer = Answer()
+
+        async def story() -> None:
+            self.site.handle(answer, head, body)
+            while not answer.status:
+                await asyncio.sleep(0)
+
+        self.loop.run_until_complete(asyncio.wait_for(story(), 60))
+        return answer
+
+    def close(self) -> None:
+        self.writer.close()
+        self.loop.close()
+
+    def _service(
+        self, name: str, contract: Contract, labels: tuple[str, ...], cells: CellWriter
+    ) -> Service:
+        manifest = Manifest(
+            format=1, task="binary" if labels else "regression", label="y", labels=labels,
+            positive=labels[0] if labels else "", threshold=0.5,
+            contract=Contract(inputs=contract.inputs),
+            native=NativeForm(family="onnx", serialization="onnx", file="f"),
+            onnx=None, parity=None, lineage=Lineage(), reads=(), files=(),
+        )  # fmt: skip
+        one = VersionPlan(number=1, bundle="0" * 64, form="onnx", placement="inline")
+        columns = columns_of(contract, manifest.contract)
+        versions = {1: Version(one, manifest, columns, Share(len(labels)), None)}
+        plan = ServicePlan(format=1, service=name, contract=contract, versions=(one,), champion=1)
+        return Service(
+            plan, versions, lease_held=True, declare=self.writer.declare, slot=cells.slot
+        )

@@ -14,7 +14,7 @@ import msgspec
 
 from doorstep.kernel.home import Home
 from doorstep.kernel.settings import LOOPBACK, Port
-from doorstep.serve.orphan import orphans_port
+from doorstep.serve.orphan import orphans_ports
 from doorstep.serve.statelock import end_holder
 
 NODE = "local"
@@ -29,19 +29,22 @@ _log = logging.getLogger("doorstep.up")
 
 
 class NodePorts(msgspec.Struct, frozen=True):
+    """grpc: None if it is not served."""
+
     data: int
     health: int
+    grpc: int | None = None
 
 
-def port_of_orphans(home: Home) -> int | None:
-    """Where workers of an earlier `up` over this home still serve; None if there are none.
+def ports_of_orphans(home: Home) -> dict[str, int]:
+    """Where workers of an earlier `up` over this home still serve, by the port's name.
 
     A control plane that was killed leaves its node serving. Its supervisor is ended here, and its
-    workers go on until ours takes their socket over: no request is dropped.
+    workers go on until ours takes their sockets over: no request is dropped.
     """
     state = home.run / NODE_STATE
     end_holder(state)
-    return orphans_port(state)
+    return dict(zip(("data", "grpc"), orphans_ports(state), strict=False))
 
 
 def takes_over(wanted: Port, serving: int | None) -> bool:
@@ -57,6 +60,7 @@ class Node:
             *(sys.executable, "-P", "-m", "doorstep.serve.node", "--home", str(home.path)),
             *("--host", LOOPBACK, "--port", str(ports.data), "--health-port", str(ports.health)),
             *("--workers", str(workers), "--state", str(home.run / NODE_STATE), "--node", NODE),
+            *(() if ports.grpc is None else ("--grpc-port", str(ports.grpc))),
         ]
         self._log = home.run / "node.log"
         self._process: subprocess.Popen[bytes] | None = None

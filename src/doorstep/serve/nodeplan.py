@@ -42,8 +42,8 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What every front worker of a node is started with. run: id of this supervisor's life.
-    listen: the shared listening socket; alive: a descriptor that says that workers live here
-    (`orphan.hold_alive`)."""
+    listen: the shared listening socket; rpc: that of gRPC, if it is served; alive: a descriptor
+    that says that workers live here (`orphan.hold_alive`)."""
 
     state: str
     journal: str
@@ -51,6 +51,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     listen: int
     alive: int
+    rpc: int | None = None
 
 
 class FrontStart(msgspec.Struct, frozen=True, kw_only=True):

@@ -80,16 +80,11 @@ class OipCodec:
 
     def answer(self, call: Call) -> bytes:
         request: InferRequest = call.extra
-        outputs = _outputs(call)
+        outputs = outputs_of(call)
         if request.outputs:
             names = [one.name for one in request.outputs]
             outputs = [one for one in outputs if one.name in names]
-        parameters: dict[str, str | int | float | bool] = {"request_id": call.id}
-        if call.fallback:
-            parameters["fallback"] = call.fallback
-        if call.parsed.warnings:
-            said = sorted({one for row in call.parsed.warnings for one in row})
-            parameters["warnings"] = ",".join(said)
+        parameters = parameters_of(call)
         return _encode(
             InferResponse(call.service.name, call.versions, outputs, request.id, parameters)
         )
@@ -99,12 +94,28 @@ class OipCodec:
         return _encode({"error": said})
 
 
+def parameters_of(call: Call) -> dict[str, str | int | float | bool]:
+    """What an answer says beside its outputs."""
+    found: dict[str, str | int | float | bool] = {"request_id": call.id}
+    if call.fallback:
+        found["fallback"] = call.fallback
+    if call.parsed.warnings:
+        said = sorted({one for row in call.parsed.warnings for one in row})
+        found["warnings"] = ",".join(said)
+    return found
+
+
 def read_infer(body: bytes, service: Service) -> tuple[InferRequest, Parsed]:
-    """Raises: InputError (`bad-json`, `bad-tensor`, `bad-output` and those of the rows)."""
+    """Raises: InputError (`bad-json` and those of `read_request`)."""
     try:
         request = _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError("bad-json", f"the body is no inference request: {error}") from None
+    return request, read_request(request, service)
+
+
+def read_request(request: InferRequest, service: Service) -> Parsed:
+    """Raises: InputError (`bad-tensor`, `bad-output` and those of the rows)."""
     _check_outputs(request, service)
     if not 0 < len(request.inputs) <= INPUTS_MAX:
         raise InputError("bad-tensor", f"the request has {len(request.inputs)} inputs")
@@ -113,7 +124,7 @@ def read_infer(body: bytes, service: Service) -> tuple[InferRequest, Parsed]:
         raise InputError(
             "bad-tensor", f"the inputs have {rows} rows; expected 1 to {service.plan.rows_max}"
         )
-    return request, _read_tensors(request, rows, service.reader)
+    return _read_tensors(request, rows, service.reader)
 
 
 def _read_tensors(request: InferRequest, rows: int, reader: RowReader) -> Parsed:
@@ -242,7 +253,7 @@ def _check_outputs(request: InferRequest, service: Service) -> None:
             )
 
 
-def _outputs(call: Call) -> list[Tensor]:
+def outputs_of(call: Call) -> list[Tensor]:
     rows = call.by_row()
     answers: list[Any] = []
     scores: list[list[float]] = []
@@ -317,20 +328,28 @@ def server_ready(site: Site, visit: Visit) -> None:
     site.reply(visit, {"ready": fine, "live": True}, 200 if fine else 503)
 
 
-def model(site: Site, visit: Visit) -> None:
+def metadata_of(site: Site, visit: Visit) -> dict[str, Any]:
     service = site.service(visit.service)
     version = site.version(service, visit.version)
     numbers = [version.number] if version else sorted(service.versions)
-    site.reply(visit, describe_model(service, list(map(str, numbers))))
+    return describe_model(service, list(map(str, numbers)))
+
+
+def model(site: Site, visit: Visit) -> None:
+    site.reply(visit, metadata_of(site, visit))
+
+
+def is_model_ready(site: Site, visit: Visit) -> bool:
+    service = site.service(visit.service)
+    version = site.version(service, visit.version)
+    if version is not None:
+        return version.engine is None or version.engine.connected
+    return service.ready
 
 
 def model_ready(site: Site, visit: Visit) -> None:
-    service = site.service(visit.service)
-    version = site.version(service, visit.version)
-    fine = service.ready
-    if version is not None:
-        fine = version.engine is None or version.engine.connected
-    site.reply(visit, {"name": service.name, "ready": fine}, 200 if fine else 503)
+    fine = is_model_ready(site, visit)
+    site.reply(visit, {"name": visit.service, "ready": fine}, 200 if fine else 503)
 
 
 _MODEL = {

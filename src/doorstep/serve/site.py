@@ -14,7 +14,7 @@ import msgspec
 
 from doorstep.core.errors import DoorstepError, NotFoundError, OverloadedError
 from doorstep.core.record import Kind
-from doorstep.serve import native, oip
+from doorstep.serve import native, oip, oip_grpc
 from doorstep.serve.call import Call, Codec, Exchange
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.http import Head
@@ -27,7 +27,7 @@ from doorstep.serve.service import Service
 from doorstep.serve.version import Version
 from doorstep.serve.visit import Handler, Skin, Visit
 
-SKINS: tuple[Skin, ...] = (native.SKIN, oip.SKIN)
+SKINS: tuple[Skin, ...] = (native.SKIN, oip.SKIN, oip_grpc.SKIN)
 RETRY = b"retry-after: 1\r\n"
 PLACES_KEPT = 4096
 _ROUTER: Router[tuple[Codec, Handler]] = Router(

@@ -31,8 +31,11 @@ DRAIN_S = 5.0
 ORPHAN_S = 600.0
 """How long workers serve on after their supervisor died and no other took over."""
 
+RPC_BYTES_MAX = 4 * 1024 * 1024
+"""Of one gRPC message, as is gRPC's own default. Empty messages inside take 45 times their bytes
+once they are decoded; a worker decodes one message at a time."""
 RPC_CALLS_MAX = 256
-"""gRPC calls of one worker at once, each of at most BODY_BYTES_MAX; the next is refused."""
+"""gRPC calls of one worker at once; the next is refused."""
 RPC_CONNECTION_CALLS_MAX = 128
 RPC_AGE_S = 600.0
 RPC_AGE_GRACE_S = 660.0

@@ -125,8 +125,9 @@ def read_infer(message: Any, service: Service, context: bytes) -> oip.InferReque
             f"raw_input_contents has {len(raws)} entries; expected {len(message.inputs)}, one for "
             "each input, or none",
         )
-    if len(message.inputs) > oip.INPUTS_MAX:
-        raise InputError("bad-tensor", f"the request has {len(message.inputs)} inputs")
+    most = max(len(message.inputs), len(message.outputs))
+    if most > oip.INPUTS_MAX:
+        raise InputError("bad-tensor", f"the request has {most} inputs or outputs")
     values_max = service.plan.rows_max * max(len(service.reader.row.numbers), 1)
     tensors = [
         _tensor(one, raws[at] if raws else None, values_max)

@@ -21,13 +21,13 @@ import grpc.aio
 from doorstep.serve import oip_grpc
 from doorstep.serve.http import FOREVER, JSON, KEPT, Head
 from doorstep.serve.limits import (
-    BODY_BYTES_MAX,
     BODY_S,
     HEADER_BYTES_MAX,
     HEADER_S,
     IDLE_S,
     RPC_AGE_GRACE_S,
     RPC_AGE_S,
+    RPC_BYTES_MAX,
     RPC_CALLS_MAX,
     RPC_CONNECTION_CALLS_MAX,
     RPC_STOP_S,
@@ -40,7 +40,7 @@ DETAILS_CHARS_MAX = 1000
 """Of the sentence in a status: it travels as a header, percent-encoded."""
 BUFFER_BYTES_MAX = 256 * 1024
 OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", BODY_BYTES_MAX),
+    ("grpc.max_receive_message_length", RPC_BYTES_MAX),
     ("grpc.max_metadata_size", HEADER_BYTES_MAX),
     ("grpc.absolute_max_metadata_size", HEADER_BYTES_MAX),
     ("grpc.max_concurrent_streams", RPC_CONNECTION_CALLS_MAX),
@@ -73,12 +73,16 @@ def code_of(status: int) -> grpc.StatusCode:
     return _CODES.get(status, other)
 
 
+Answer = tuple[int, bytes, bytes]
+"""Status, body, headers."""
+
+
 class RpcExchange:
-    """One call, and the place of its answer: status, body and headers."""
+    """One call, and the place of its answer. message: None once it was read."""
 
     __slots__ = ("answer", "message")
 
-    def __init__(self, message: Any, answer: asyncio.Future[tuple[int, bytes, bytes]]) -> None:
+    def __init__(self, message: Any, answer: asyncio.Future[Answer]) -> None:
         self.message = message
         self.answer = answer
 
@@ -90,28 +94,38 @@ class RpcExchange:
 
 async def serve_call(site: Site, call: str, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
     """Read the request, have the site answer it, and end the call as it was answered."""
-    loop = asyncio.get_running_loop()
+    # What `abort` raises and the context keep each other and this frame until the garbage is
+    # collected, so the request must not be here.
+    status, body, headers = await _answer(site, call, context)
+    said = _metadata_of(headers)
+    if status != 200:
+        await context.abort(code_of(status), body.decode()[:DETAILS_CHARS_MAX], said)
+    context.set_trailing_metadata(said)
+    return body
+
+
+async def _answer(site: Site, call: str, context: grpc.aio.ServicerContext[Any, Any]) -> Answer:
     try:
         async with asyncio.timeout(BODY_S):
             data = await context.read()
     except TimeoutError:
-        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "too-slow: the request did not come")
-    data = b"" if data is grpc.aio.EOF else data
+        return 504, b"too-slow: the request did not arrive in time", b""
     left_s = context.time_remaining()
     if left_s is not None and left_s <= 0:
-        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "too-late: the deadline has passed")
+        return 504, b"too-late: the call's deadline has passed", b""
+    exchange = _hand_over(site, call, b"" if data is grpc.aio.EOF else data, _fields_of(context))
+    del data
+    return await exchange.answer
+
+
+def _hand_over(site: Site, call: str, data: bytes, fields: dict[bytes, bytes]) -> RpcExchange:
+    """A call in flight without what it brought: its rows were read from that."""
     message = oip_grpc.decode(call, data)
-    exchange = RpcExchange(message, loop.create_future())
+    exchange = RpcExchange(message, asyncio.get_running_loop().create_future())
     url = oip_grpc.url_of(call, message)
-    head = Head(oip_grpc.METHOD, url, len(data), True, False, _fields_of(context))
-    site.handle(exchange, head, data)
-    status, body, headers = await exchange.answer
-    said = _metadata_of(headers)
-    if status != 200:
-        details = body.decode()[:DETAILS_CHARS_MAX]
-        await context.abort(code_of(status), details, said)
-    context.set_trailing_metadata(said)
-    return body
+    site.handle(exchange, Head(oip_grpc.METHOD, url, len(data), True, False, fields), data)
+    exchange.message = None
+    return exchange
 
 
 def _fields_of(context: grpc.aio.ServicerContext[Any, Any]) -> dict[bytes, bytes]:

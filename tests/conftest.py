@@ -14,10 +14,15 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from doorstep.core.instant import SystemClock
 from doorstep.kernel.db import Database
 from doorstep.migrations.upgrade import upgrade
+
+# How fast an example ran says something of the machine, and nothing of the claim.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 START_WAIT_S = 30
 POSTGRES_OWNER = "postgres"

@@ -163,6 +163,9 @@ def up(
     ] = None,
     data_port: Number = None,
     health_port: Number = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Serve gRPC too, at this port; needs the extra `grpc`.")
+    ] = None,
     control_port: Number = None,
     environment: Annotated[
         str | None, typer.Option("--environment", help="The name of a new home.")
@@ -181,6 +184,7 @@ def up(
         environment=environment,
         data_port=data_port,
         health_port=health_port,
+        grpc_port=grpc_port,
         control_port=control_port,
     )
     settings = read_settings(flags, os.environ, Path.cwd())
@@ -208,7 +212,8 @@ def say_ready(ready: Ready, *, as_json: bool) -> None:
 
         print(msgspec.json.encode(ready).decode(), flush=True)
         return
-    done(f"console {ready.console_url}   predict {ready.data_url}")
+    grpc = f"   grpc {ready.grpc_url}" if ready.grpc_url else ""
+    done(f"console {ready.console_url}   predict {ready.data_url}{grpc}")
     made = ", made now (another: --home DIR)" if ready.home_is_new else ""
     note(f"  home {ready.home}{made}")
     note(f"  sign in once with {ready.invite}")

@@ -137,7 +137,7 @@ def open_world(home: Path, seed: int, shown: Progress) -> World:
         )
     shown.stage("starting the control plane and a node")
     any_port = Port(0, named=True)
-    ports = Ports(data=any_port, health=any_port, grpc=any_port, control=any_port)
+    ports = Ports(data=any_port, health=any_port, control=any_port)
     settings = Settings(home=home, environment="demo", database_url="", url="", ports=ports)
     with ExitStack() as stack:
         stack.callback(stop, home)  # Also when a person has had enough of waiting.

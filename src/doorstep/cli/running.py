@@ -93,6 +93,7 @@ def command_of(settings: Settings, workers: int) -> list[str]:
     ports = (
         ("data", settings.ports.data),
         ("health", settings.ports.health),
+        ("grpc", settings.ports.grpc),
         ("control", settings.ports.control),
     )
     return [

@@ -19,7 +19,7 @@ from doorstep.kernel.files import write_atomic
 from doorstep.kernel.home import Home
 from doorstep.kernel.settings import LOOPBACK, Port
 from doorstep.serve.nodeplan import SUPERVISOR_FILE
-from doorstep.serve.orphan import orphans_port, workers_live
+from doorstep.serve.orphan import orphans_ports, workers_live
 from doorstep.serve.statelock import end_holder, holder_of_state
 
 NODE = "local"
@@ -37,19 +37,22 @@ _log = logging.getLogger("doorstep.up")
 
 
 class NodePorts(msgspec.Struct, frozen=True):
+    """grpc: None if it is not served."""
+
     data: int
     health: int
+    grpc: int | None = None
 
 
-def port_of_orphans(home: Home) -> int | None:
-    """Where workers of an earlier `up` over this home still serve; None if there are none.
+def ports_of_orphans(home: Home) -> dict[str, int]:
+    """Where workers of an earlier `up` over this home still serve, by the port's name.
 
     A control plane that was killed leaves its node serving. Its supervisor is ended here, and its
-    workers go on until ours takes their socket over: no request is dropped.
+    workers go on until ours takes their sockets over: no request is dropped.
     """
     state = home.run / NODE_STATE
     end_holder(state)
-    return orphans_port(state)
+    return dict(zip(("data", "grpc"), orphans_ports(state), strict=False))
 
 
 def end_supervisor(home: Path) -> int | None:
@@ -75,11 +78,12 @@ def end_orphans(home: Path) -> int | None:
     """End workers that lost their supervisor too, as the next one would: they drain once its file
     is another. The port they served; None if there are none. Raises: WaitedError."""
     state = home / "run" / NODE_STATE
-    port = orphans_port(state)
-    if port is not None:
-        write_atomic(state / SUPERVISOR_FILE, b"none")
-        _wait_gone(lambda: workers_live(state), f"what serves at port {port}")
-    return port
+    ports = orphans_ports(state)
+    if not ports:
+        return None
+    write_atomic(state / SUPERVISOR_FILE, b"none")
+    _wait_gone(lambda: workers_live(state), f"what serves at port {ports[0]}")
+    return ports[0]
 
 
 def _wait_gone(is_there: Callable[[], bool], what: str) -> None:
@@ -105,6 +109,7 @@ class Node:
             *(sys.executable, "-P", "-m", "doorstep.serve.node", "--home", str(home.path)),
             *("--host", LOOPBACK, "--port", str(ports.data), "--health-port", str(ports.health)),
             *("--workers", str(workers), "--state", str(home.run / NODE_STATE), "--node", NODE),
+            *(() if ports.grpc is None else ("--grpc-port", str(ports.grpc))),
         ]
         self._log = home.run / "node.log"
         self._process: subprocess.Popen[bytes] | None = None

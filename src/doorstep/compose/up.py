@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from doorstep.compose.node import Node, NodePorts, port_of_orphans, takes_over
+from doorstep.compose.node import Node, NodePorts, ports_of_orphans, takes_over
 from doorstep.core.errors import RefusedError, WaitedError
 from doorstep.core.instant import SystemClock
 from doorstep.kernel.db import Database
@@ -31,6 +31,7 @@ from doorstep.kernel.keys import create_keys
 from doorstep.kernel.server import Announcement, announce, withdraw
 from doorstep.kernel.settings import LOOPBACK, Port, Settings
 from doorstep.kernel.trust import trust_folder
+from doorstep.serve.protos import require_grpc
 
 READY_S = 60.0
 WATCH_S = 0.2
@@ -51,7 +52,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
     """Said once everything answers. invite: a link that signs one browser in. home_is_new: it was
-    made by this start."""
+    made by this start. grpc_url: "" if gRPC is not served."""
 
     console_url: str
     data_url: str
@@ -60,15 +61,18 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     home: str
     pid: int
     home_is_new: bool = False
+    grpc_url: str = ""
 
 
 def up(options: UpOptions, say_ready: Callable[[Ready], None]) -> None:
     """Run until SIGTERM or SIGINT; then drain the node and give the lease back.
 
     Raises: RefusedError (`home-in-use`, `port-in-use`, `home-*`, `database-*`), WaitedError
-    (`not-ready`). The home stays locked until this process ends.
+    (`not-ready`), MissingExtraError. The home stays locked until this process ends.
     """
     settings = options.settings
+    if settings.ports.grpc.named:
+        require_grpc()
     url = settings.database_url
     is_new = not is_home(settings.home)
     home = open_home(
@@ -80,15 +84,15 @@ def up(options: UpOptions, say_ready: Callable[[Ready], None]) -> None:
     with contextlib.ExitStack() as stack:
         stopping = _stop_on_signals()
         create_keys(home.keys, home.id)
-        serving = port_of_orphans(home)
+        serving = ports_of_orphans(home)
         claimed = {
             name: stack.enter_context(_claim(name, port))
             for name, port in _wanted(settings).items()
-            if name != "data" or not takes_over(port, serving)
+            if not takes_over(port, serving.get(name))
         }
         if "data" not in claimed:
-            _log.info("a node of an earlier run serves on at port %s; it is taken over", serving)
-        ports = {"data": serving or 0}
+            _log.info("a node of an earlier run serves on at %s; it is taken over", serving)
+        ports = {name: port for name, port in serving.items() if name in _wanted(settings)}
         ports |= {name: held.getsockname()[1] for name, held in claimed.items()}
         _run(
             Run(options, home, is_new, claimed, ports, stopping),
@@ -98,8 +102,10 @@ def up(options: UpOptions, say_ready: Callable[[Ready], None]) -> None:
 
 
 def _wanted(settings: Settings) -> Mapping[str, Port]:
+    """gRPC is served if its port was asked for."""
     ports = settings.ports
-    return {"data": ports.data, "health": ports.health, "control": ports.control}
+    wanted = {"data": ports.data, "health": ports.health, "control": ports.control}
+    return wanted | ({"grpc": ports.grpc} if ports.grpc.named else {})
 
 
 def _stop_on_signals() -> threading.Event:
@@ -112,7 +118,7 @@ def _stop_on_signals() -> threading.Event:
 
 
 class Run(NamedTuple):
-    """claimed: bound sockets by name; without `data` if the node takes a port over. ports: all."""
+    """claimed: bound sockets by name; without those that the node takes over. ports: all."""
 
     options: UpOptions
     home: Home
@@ -142,14 +148,15 @@ def _claim(name: str, port: Port) -> socket.socket:
 def _run(run: Run, database_url: str, say_ready: Callable[[Ready], None]) -> None:
     options, home = run.options, run.home
     # The node binds its own ports; ours were held to know that they are free.
-    for name in ("data", "health"):
-        if name in run.claimed:
-            run.claimed[name].close()
+    for name, held in run.claimed.items():
+        if name != "control":
+            held.close()
     # Not before the home is known to be ours: HTTP and the pages take a second to import.
     from doorstep.compose.serving import Serving
 
     database = Database(database_url, SystemClock())
-    node = Node(home, NodePorts(run.ports["data"], run.ports["health"]), options.workers)
+    ports = NodePorts(run.ports["data"], run.ports["health"], run.ports.get("grpc"))
+    node = Node(home, ports, options.workers)
     serving = Serving(
         home,
         database,
@@ -196,6 +203,7 @@ def _say(run: Run, invitation: str, say_ready: Callable[[Ready], None]) -> None:
             home=str(run.home.path),
             home_is_new=run.home_is_new,
             pid=os.getpid(),
+            grpc_url=f"{LOOPBACK}:{run.ports['grpc']}" if "grpc" in run.ports else "",
         )
     )
 

@@ -29,7 +29,7 @@ class Port(msgspec.Struct, frozen=True):
 
 
 class Ports(msgspec.Struct, frozen=True, kw_only=True):
-    """0 takes any free port."""
+    """0 takes any free port. gRPC is served only if its port is named."""
 
     data: Port = Port(8080)
     health: Port = Port(8081)

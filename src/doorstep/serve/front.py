@@ -15,8 +15,9 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import msgspec
 import uvloop
@@ -46,11 +47,14 @@ from doorstep.serve.nodeplan import (
     encode_line,
     plan_file,
 )
-from doorstep.serve.orphan import offer_listener
+from doorstep.serve.orphan import offer_listeners, short_folder
 from doorstep.serve.path import Path as PredictPath
 from doorstep.serve.record import Recorder
 from doorstep.serve.residents import FAILURES, Residents
 from doorstep.serve.site import Site
+
+if TYPE_CHECKING:
+    from doorstep.serve.rpc import RpcServer
 
 BACKLOG = 2048
 JOURNAL_TICK_S = 1.0
@@ -89,6 +93,16 @@ class Link(asyncio.Protocol):
             self.say(Trouble(topic, what[:MESSAGE_CHARS_MAX]))
 
 
+class Connection(Protocol):
+    """A caller's, of any protocol."""
+
+    deadline_s: float
+
+    def leave(self, until_s: float, /) -> None: ...
+
+    def expire(self) -> None: ...
+
+
 class Front:
     """One worker's parts and its life: started, serving, draining, gone."""
 
@@ -96,7 +110,8 @@ class Front:
         options = start.options
         self._loop = loop
         self._state = Path(options.state)
-        self._listener = socket.socket(fileno=options.listen)
+        shared = [one for one in (options.listen, options.rpc) if one is not None]
+        self._listeners = [socket.socket(fileno=one) for one in shared]
         self._link_socket = socket.socket(fileno=start.link)
         self.link = Link(self)
         self._cells = CellWriter(Path(start.cells))
@@ -109,8 +124,10 @@ class Front:
         self._site = Site(self._path, self._recorder, self._cells)
         self._residents = Residents(loop, writer.declare, self._slot, models, self.link.say)
         self._site.listen_at(options.predict_route, options.health_route)
-        self._connections: set[HttpConnection] = set()
-        self._server: asyncio.Server | None = None
+        self._connections: set[Connection] = set()
+        self._servers: list[asyncio.Server] = []
+        self._rpc: RpcServer | None = None
+        self._rpc_path = short_folder(self._state) / f"rpc-{os.getpid()}.sock"
         self._plan: NodePlan | None = None
         self._lease_held = False
         self._lease_until_s = 0.0
@@ -124,15 +141,15 @@ class Front:
         self.bodies_bytes = 0
         self.heads: dict[bytes, Head] = {}
 
-    # -- what a connection needs (http.Gate)
+    # -- what a connection needs (http.Gate, rpc.RpcGate)
 
-    def opened(self, connection: HttpConnection) -> bool:
+    def opened(self, connection: Connection) -> bool:
         self._connections.add(connection)
         if self.draining:
-            connection.deadline_s = self._drain_until_s
+            connection.leave(self._drain_until_s)
         return len(self._connections) <= CONNECTIONS_MAX
 
-    def closed(self, connection: HttpConnection) -> None:
+    def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
         if self.draining and not self._connections:
             self._finished.set()
@@ -147,6 +164,7 @@ class Front:
         for task in ticks:
             task.cancel()
         self._recorder.writer.close()
+        self._rpc_path.unlink(missing_ok=True)
 
     def obey(self, order: Order) -> None:
         match order:
@@ -169,13 +187,17 @@ class Front:
             return
         self.draining = self._site.draining = True
         self._drain_until_s = time.monotonic() + grace_s
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in self._connections:
-            if connection.idle:
-                connection.deadline_s = self._drain_until_s
+            connection.leave(self._drain_until_s)
+        if self._rpc is not None:
+            self._loop.call_later(grace_s, self._stop_rpc, self._rpc)
         if not self._connections:
             self._loop.call_later(0.1, self._finish_if_empty)
+
+    def _stop_rpc(self, rpc: RpcServer) -> None:
+        self._loop.create_task(rpc.stop())
 
     def _finish_if_empty(self) -> None:
         if not self._connections:
@@ -190,7 +212,7 @@ class Front:
         left_s = max(self._lease_until_s - time.monotonic(), 0.0)
         self._loop.call_later(left_s, self._set_lease, False)
         mine = _read_text(self._state / SUPERVISOR_FILE)
-        offer = self._loop.create_task(offer_listener(self._state, self._listener))
+        offer = self._loop.create_task(offer_listeners(self._state, self._listeners))
         until = time.monotonic() + ORPHAN_S
         while time.monotonic() < until and _read_text(self._state / SUPERVISOR_FILE) == mine:
             await asyncio.sleep(SWEEP_S)
@@ -240,15 +262,29 @@ class Front:
             gc.collect()
             gc.freeze()
             gc.set_threshold(GC_THRESHOLD)
-        if self._server is None and not self.draining:
+        if not loaded and not self.draining:
             self._loop.create_task(self._listen())
 
     async def _listen(self) -> None:
-        self._server = await self._loop.create_server(
-            lambda: HttpConnection(self, self._site), sock=self._listener.dup(), backlog=BACKLOG
-        )
+        makers: list[Callable[[], asyncio.Protocol]] = [lambda: HttpConnection(self, self._site)]
+        if len(self._listeners) > 1:
+            self._rpc = await self._start_rpc()
+            makers.append(self._rpc.make_connection)
+        for make, listener in zip(makers, self._listeners, strict=True):
+            self._servers.append(
+                await self._loop.create_server(make, sock=listener.dup(), backlog=BACKLOG)
+            )
         if self.draining:
-            self._server.close()
+            for server in self._servers:
+                server.close()
+
+    async def _start_rpc(self) -> RpcServer:
+        # Not above: grpcio is an extra, and takes a quarter of a second to load.
+        from doorstep.serve.rpc import RpcServer
+
+        rpc = RpcServer(self._site, self, self._rpc_path)
+        await rpc.start()
+        return rpc
 
     def _set_lease(self, held: bool) -> None:
         if held == self._lease_held:

@@ -161,7 +161,9 @@ class FrontSlots:
             create_cells(cells)
             start = FrontStart(options=options, slot=name, link=theirs.fileno(), cells=str(cells))
             argv = ["-m", FRONT_MODULE, msgspec.json.encode(start).decode()]
-            started = child.keep((options.listen, start.link, options.alive), argv)
+            shared = (options.listen, options.alive, options.rpc)
+            inherits = [start.link, *(one for one in shared if one is not None)]
+            started = child.keep(inherits, argv)
         if not started:
             ours.close()
             cells.unlink()

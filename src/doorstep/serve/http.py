@@ -368,6 +368,11 @@ class HttpConnection(asyncio.Protocol):
         """Whether no request is under way here."""
         return not self._queue and not self._in_body and not self._url
 
+    def leave(self, until_s: float) -> None:
+        """The worker drains: a caller that is idle may send a last request until then."""
+        if self.idle:
+            self.deadline_s = until_s
+
     def expire(self) -> None:
         """The deadline has passed."""
         transport = self._transport

@@ -31,6 +31,18 @@ DRAIN_S = 5.0
 ORPHAN_S = 600.0
 """How long workers serve on after their supervisor died and no other took over."""
 
+RPC_BYTES_MAX = 4 * 1024 * 1024
+"""Of one gRPC message, as is gRPC's own default. Empty messages inside take 45 times their bytes
+once they are decoded; a worker decodes one message at a time."""
+RPC_CALLS_MAX = 256
+"""gRPC calls of one worker at once; the next is refused."""
+RPC_CONNECTION_CALLS_MAX = 128
+RPC_AGE_S = 600.0
+RPC_AGE_GRACE_S = 660.0
+"""A gRPC connection of this age is asked to go, and ended when it has not gone after the grace:
+the longest time that a service may take, and a minute."""
+RPC_STOP_S = 5.0
+
 TEXT_CHARS_MAX = 100_000
 CATEGORY_CHARS_MAX = 1_000
 ID_CHARS_MAX = 256

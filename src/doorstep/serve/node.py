@@ -1,9 +1,11 @@
 """Start a node.
 
     python -m doorstep.serve.node --home DIR --state DIR [--host H] [--port P] [--health-port Q]
-                                  [--workers N] [--memory MB] [--node NAME] [--no-compactor]
+                                  [--grpc-port R] [--workers N] [--memory MB] [--node NAME]
+                                  [--no-compactor]
                                   [--predict-route PATH] [--health-route PATH]
 
+gRPC is served if its port is named, and needs the extra `grpc`.
 Says where it listens with one line of JSON on standard output. SIGTERM or SIGINT: drain and exit 0.
 SIGHUP: replace the front workers one by one. AIP_HTTP_PORT, AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE
 (Vertex AI's) are the defaults of the port and the routes.
@@ -24,6 +26,7 @@ from pathlib import Path
 from doorstep.core.errors import DoorstepError
 from doorstep.core.ids import NAME_LENGTH_MAX, parse_name
 from doorstep.serve.health import serve_health
+from doorstep.serve.protos import require_grpc
 from doorstep.serve.supervisor import NodeOptions, Supervisor
 
 WORKERS_MAX = 256
@@ -36,7 +39,10 @@ def default_node() -> str:
 
 
 async def run(options: NodeOptions) -> None:
-    """Serve until SIGTERM. Raises: RefusedError (`port-in-use`, `state-in-use`)."""
+    """Serve until SIGTERM. Raises: RefusedError (`port-in-use`, `state-in-use`), MissingExtraError
+    if gRPC is asked for and grpcio is not installed."""
+    if options.grpc_port is not None:
+        require_grpc()
     supervisor = Supervisor(options)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, supervisor.stop)
@@ -47,6 +53,7 @@ async def run(options: NodeOptions) -> None:
     said = {
         "data_url": supervisor.data_url,
         "health_url": f"http://{options.host}:{port}",
+        "grpc_url": supervisor.grpc_url,
         "node": options.node,
     }
     print(json.dumps(said), flush=True)
@@ -62,6 +69,7 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=os.environ.get("AIP_HTTP_PORT", "8080"))
     parser.add_argument("--health-port", type=int, default=8081)
+    parser.add_argument("--grpc-port", type=int)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--memory", type=int, default=0, metavar="MB")
     parser.add_argument("--predict-route", default=os.environ.get("AIP_PREDICT_ROUTE", ""))
@@ -79,6 +87,7 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
         host=args.host,
         port=args.port,
         health_port=args.health_port,
+        grpc_port=args.grpc_port,
         workers=args.workers,
         memory_mb=args.memory,
         compactor=not args.no_compactor,

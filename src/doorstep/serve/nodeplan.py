@@ -42,8 +42,9 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What every front worker of a node is started with. run: id of this supervisor's life.
-    listen: the shared listening socket; alive: a descriptor that says that workers live here
-    (`orphan.hold_alive`). models_bytes: what it may take for the models that it scores itself.
+    listen: the shared listening socket; rpc: that of gRPC, if it is served; alive: a descriptor
+    that says that workers live here (`orphan.hold_alive`). models_bytes: what it may take for the
+    models that it scores itself.
     predict_route, health_route: paths that Vertex AI chose (`vertex.py`).
     """
 
@@ -56,6 +57,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     models_bytes: int
     predict_route: str = ""
     health_route: str = ""
+    rpc: int | None = None
 
 
 class FrontStart(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ POST /v2/models/{m}[/versions/{v}]/infer
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -67,7 +68,7 @@ class OipCodec:
 
     def answer(self, call: Call) -> bytes:
         request: InferRequest = call.extra
-        outputs = _outputs(call)
+        outputs = outputs_of(call)
         wanted = {one.name: one.parameters or {} for one in request.outputs or ()}
         if wanted:
             outputs = [one for one in outputs if one.name in wanted]
@@ -77,15 +78,10 @@ class OipCodec:
             for one in outputs
             if wanted.get(one.name, {}).get("binary_data", binary) is True
         ]
-        parameters: dict[str, str | int | float | bool] = {"request_id": call.id}
-        if call.fallback:
-            parameters["fallback"] = call.fallback
-        if call.parsed.warnings:
-            said = sorted({one for row in call.parsed.warnings for one in row})
-            parameters["warnings"] = ",".join(said)
-        head = _encode(
-            InferResponse(call.service.name, call.versions, outputs, request.id, parameters)
+        found = InferResponse(
+            call.service.name, call.versions, outputs, request.id, parameters_of(call)
         )
+        head = _encode(found)
         if not raws:
             return head
         call.media = b"application/octet-stream"
@@ -94,6 +90,17 @@ class OipCodec:
 
     def refusal(self, code: str, message: str, hint: str, _request: str, /) -> bytes:
         return _encode({"error": sentence(code, message, hint)})
+
+
+def parameters_of(call: Call) -> dict[str, str | int | float | bool]:
+    """What an answer says beside its outputs."""
+    found: dict[str, str | int | float | bool] = {"request_id": call.id}
+    if call.fallback:
+        found["fallback"] = call.fallback
+    if call.parsed.warnings:
+        said = sorted({one for row in call.parsed.warnings for one in row})
+        found["warnings"] = ",".join(said)
+    return found
 
 
 def read_infer(
@@ -107,6 +114,15 @@ def read_infer(
         request = _decode(body[:size])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError("bad-json", f"the body is no inference request: {error}") from None
+    raws = cut_raw(request.inputs, body[size:])
+    return request, read_request(request, raws, service, header)
+
+
+def read_request(
+    request: InferRequest, raws: Mapping[int, bytes], service: Service, header: bytes
+) -> Parsed:
+    """The rows of a request. raws: the bytes of inputs without data, by position. Raises:
+    InputError (`bad-tensor`, `bad-output` and those of the rows)."""
     _check_outputs(request, service)
     if not 0 < len(request.inputs) <= INPUTS_MAX:
         raise InputError("bad-tensor", f"the request has {len(request.inputs)} inputs")
@@ -116,13 +132,13 @@ def read_infer(
             "bad-tensor", f"the inputs have {rows} rows; expected 1 to {service.plan.rows_max}"
         )
     reader = service.reader
-    columns = columns_of(request.inputs, cut_raw(request.inputs, body[size:]), rows, reader)
+    columns = columns_of(request.inputs, raws, rows, reader)
     defaults = {
         name: value
         for name, value in (request.parameters or {}).items()
         if name not in columns and (name in reader.row_names or name in reader.context_names)
     }
-    return request, read_columns(columns, rows, reader, header, defaults)
+    return read_columns(columns, rows, reader, header, defaults)
 
 
 def _size_of(given: bytes, length: int) -> int:
@@ -151,7 +167,7 @@ def _check_outputs(request: InferRequest, service: Service) -> None:
             )
 
 
-def _outputs(call: Call) -> list[Tensor]:
+def outputs_of(call: Call) -> list[Tensor]:
     rows = call.by_row()
     answers: list[Any] = []
     scores: list[list[float]] = []
@@ -227,20 +243,26 @@ def server_ready(site: Site, visit: Visit) -> None:
     site.reply(visit, {"ready": fine, "live": True}, 200 if fine else 503)
 
 
-def model(site: Site, visit: Visit) -> None:
+def metadata_of(site: Site, visit: Visit) -> dict[str, Any]:
     service = site.service(visit.service)
     version = site.version(service, visit.version)
     numbers = [version.number] if version else sorted(service.versions)
-    site.reply(visit, describe_model(service, list(map(str, numbers))))
+    return describe_model(service, list(map(str, numbers)))
+
+
+def model(site: Site, visit: Visit) -> None:
+    site.reply(visit, metadata_of(site, visit))
+
+
+def is_model_ready(site: Site, visit: Visit) -> bool:
+    service = site.service(visit.service)
+    version = site.version(service, visit.version)
+    return service.ready if version is None else version.ready
 
 
 def model_ready(site: Site, visit: Visit) -> None:
-    service = site.service(visit.service)
-    version = site.version(service, visit.version)
-    fine = service.ready
-    if version is not None:
-        fine = version.ready
-    site.reply(visit, {"name": service.name, "ready": fine}, 200 if fine else 503)
+    fine = is_model_ready(site, visit)
+    site.reply(visit, {"name": visit.service, "ready": fine}, 200 if fine else 503)
 
 
 _MODEL = {

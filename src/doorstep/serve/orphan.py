@@ -1,6 +1,6 @@
-"""The listening socket outlives its supervisor: workers hand it to the next one.
+"""The listening sockets outlive their supervisor: workers hand them to the next one.
 
-An orphaned worker listens on `<state>/listener.sock` (first come; 0600) and passes the descriptor
+An orphaned worker listens on `<state>/listener.sock` (first come; 0600) and passes the descriptors
 to whoever connects, so that no connection that waits to be accepted is lost. Two locks, which end
 with their holders, say what a name in a folder cannot: `workers.lock`, that workers live here, so
 that the next supervisor waits for their offer; `listener.lock`, that one of them offers, so that
@@ -16,13 +16,14 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from doorstep.serve.nodeplan import LISTENER_SOCKET
 
 PATH_BYTES_MAX = 100
+LISTENERS_MAX = 2
 WORKERS_LOCK = "workers.lock"
 OFFER_LOCK = "listener.lock"
 TAKE_S = 10.0
@@ -55,8 +56,8 @@ def hold_alive(state: Path) -> int:
     return _lock(state / WORKERS_LOCK, fcntl.LOCK_SH)
 
 
-async def offer_listener(state: Path, listener: socket.socket) -> None:
-    """Hand `listener` to whoever asks, until cancelled; while another worker does, wait."""
+async def offer_listeners(state: Path, listeners: Sequence[socket.socket]) -> None:
+    """Hand `listeners` to whoever asks, until cancelled; while another worker does, wait."""
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as held:
         lock = await _until_done(lambda: _lock(state / OFFER_LOCK, fcntl.LOCK_EX))
@@ -68,7 +69,7 @@ async def offer_listener(state: Path, listener: socket.socket) -> None:
             # One that asked and did not wait for the answer is no reason to end the offer.
             with peer, contextlib.suppress(OSError):
                 peer.setblocking(True)
-                socket.send_fds(peer, [b"listener"], [listener.fileno()])
+                socket.send_fds(peer, [b"listeners"], [one.fileno() for one in listeners])
 
 
 async def _until_done(do: Callable[[], T]) -> T:
@@ -79,38 +80,38 @@ async def _until_done(do: Callable[[], T]) -> T:
             await asyncio.sleep(RETRY_S)
 
 
-def take_listener(state: Path) -> socket.socket | None:
-    """The listening socket of a supervisor that died here, from one of its workers, once they offer
-    it; None if none of them lives, or none offers it in time."""
+def take_listeners(state: Path) -> list[socket.socket]:
+    """The listening sockets of a supervisor that died here, from one of its workers, once they
+    offer them; none if none of them lives, or none offers them in time."""
     # The name stays: if we die before our workers are up, the next one takes it from there again.
     path = short_folder(state) / LISTENER_SOCKET
     until_s = time.monotonic() + TAKE_S
-    while (found := _receive(path)) is None and time.monotonic() < until_s:
+    while not (found := _receive(path)) and time.monotonic() < until_s:
         if not workers_live(state):
-            return None
+            return []
         time.sleep(TAKE_RETRY_S)
     return found
 
 
-def orphans_port(state: Path) -> int | None:
-    """The port on which workers that lost their supervisor still serve; None if there are none.
-    They keep their socket, and hand it to the next supervisor as if nobody had looked."""
-    found = take_listener(state) if state.is_dir() else None
-    if found is None:
-        return None
-    with found:
-        return int(found.getsockname()[1])
+def orphans_ports(state: Path) -> list[int]:
+    """The ports on which workers that lost their supervisor still serve: HTTP, then gRPC. They
+    keep their sockets, and hand them to the next supervisor as if nobody had looked."""
+    ports = []
+    for one in take_listeners(state) if state.is_dir() else ():
+        with one:
+            ports.append(int(one.getsockname()[1]))
+    return ports
 
 
-def _receive(path: Path) -> socket.socket | None:
+def _receive(path: Path) -> list[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(ANSWER_S)
         try:
             client.connect(str(path))
-            _, found, _, _ = socket.recv_fds(client, 64, 1)
+            _, found, _, _ = socket.recv_fds(client, 64, LISTENERS_MAX)
         except OSError:
-            return None
-    return socket.socket(fileno=found[0]) if found else None
+            return []
+    return [socket.socket(fileno=one) for one in found]
 
 
 def workers_live(state: Path) -> bool:

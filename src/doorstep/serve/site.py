@@ -14,7 +14,16 @@ import msgspec
 
 from doorstep.core.errors import DoorstepError, InputError, NotFoundError, OverloadedError
 from doorstep.core.record import Kind
-from doorstep.serve import azureml, invocations, native, oip, torchserve, v1models, vertex
+from doorstep.serve import (
+    azureml,
+    invocations,
+    native,
+    oip,
+    oip_grpc,
+    torchserve,
+    v1models,
+    vertex,
+)  # fmt: skip
 from doorstep.serve.call import Call, Codec, Exchange
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.http import Head
@@ -28,7 +37,8 @@ from doorstep.serve.version import Version
 from doorstep.serve.visit import Handler, Skin, Visit
 
 SKINS: tuple[Skin, ...] = (
-    native.SKIN, oip.SKIN, v1models.SKIN, invocations.SKIN, torchserve.SKIN, azureml.SKIN,
+    native.SKIN, oip.SKIN, oip_grpc.SKIN, v1models.SKIN, invocations.SKIN, torchserve.SKIN,
+    azureml.SKIN,
 )  # fmt: skip
 RETRY = b"retry-after: 1\r\n"
 PLACES_KEPT = 4096

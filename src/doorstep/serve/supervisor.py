@@ -52,7 +52,7 @@ from doorstep.serve.nodeplan import (
     Wake,
     Word,
 )
-from doorstep.serve.orphan import hold_alive, take_listener
+from doorstep.serve.orphan import hold_alive, take_listeners
 from doorstep.serve.readiness import Readiness
 from doorstep.serve.statelock import lock_state
 
@@ -64,7 +64,8 @@ STOP_EXTRA_S = 5.0
 
 class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a node was started. port 0: any free one. memory_mb: for the models of all its processes;
-    0 is half of the machine's. *_route: see FrontOptions."""
+    0 is half of the machine's. grpc_port: None if gRPC is not served. *_route: see
+    FrontOptions."""
 
     home: Path
     state: Path
@@ -72,6 +73,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8080
     health_port: int = 8081
+    grpc_port: int | None = None
     workers: int = 1
     memory_mb: int = 0
     compactor: bool = True
@@ -89,9 +91,9 @@ class Supervisor:
         logs = options.state / "log"
         logs.mkdir(exist_ok=True)
         (options.home / "nodes").mkdir(parents=True, exist_ok=True)
-        self._listener = take_listener_at(options)
-        host, port = self._listener.getsockname()[:2]
-        self.data_url = f"http://{host}:{port}"
+        self._listener, self._rpc_listener = take_listeners_at(options)
+        self.data_url = f"http://{_address(self._listener)}"
+        self.grpc_url = _address(self._rpc_listener) if self._rpc_listener else ""
         self.feed = PlanFeed(options.home, options.state)
         self.evidence = Evidence(options.state)
         set_aside(options.home / "nodes", options.node, self.evidence.boot)
@@ -103,6 +105,7 @@ class Supervisor:
             run=self.run_id, listen=self._listener.fileno(), alive=hold_alive(options.state),
             models_bytes=int(inline_mb * 1e6),
             predict_route=options.predict_route, health_route=options.health_route,
+            rpc=self._rpc_listener.fileno() if self._rpc_listener else None,
         )  # fmt: skip
         self.fronts = FrontSlots(options.workers, fronts, logs, self._hear)
         self._extras = {one.slot: one for one in self._make_extras(logs)}
@@ -199,6 +202,8 @@ class Supervisor:
         for worker in self.fronts.live:
             worker.drain(DRAIN_S)
         self._listener.close()
+        if self._rpc_listener is not None:
+            self._rpc_listener.close()
         until = time.monotonic() + DRAIN_S + STOP_EXTRA_S
         everybody = self.fronts.live + self.fronts.leaving
         while any(one.child.running for one in everybody) and time.monotonic() < until:
@@ -494,21 +499,32 @@ def replace_file(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def take_listener_at(options: NodeOptions) -> socket.socket:
-    """The listening socket: from the workers of a supervisor that died here, else a new one.
-
-    Raises: RefusedError (`port-in-use`).
-    """
-    found = take_listener(options.state)
-    if found is not None:
-        host, port = found.getsockname()[:2]
-        if host == options.host and port == (options.port or port):
-            return found
-        found.close()
-    return open_listener(options.host, options.port)
+def take_listeners_at(options: NodeOptions) -> tuple[socket.socket, socket.socket | None]:
+    """The listening sockets of HTTP and gRPC: from the workers of a supervisor that died here, else
+    new ones. Raises: RefusedError (`port-in-use`)."""
+    found = take_listeners(options.state)
+    data = _take(found[:1], options.host, options.port, "port")
+    if options.grpc_port is not None:
+        return data, _take(found[1:], options.host, options.grpc_port, "grpc-port")
+    for one in found[1:]:
+        one.close()
+    return data, None
 
 
-def open_listener(host: str, port: int) -> socket.socket:
+def _take(found: list[socket.socket], host: str, port: int, option: str) -> socket.socket:
+    for one in found:
+        if one.getsockname()[:2] == (host, port or one.getsockname()[1]):
+            return one
+        one.close()
+    return open_listener(host, port, option)
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"{host}:{port}"
+
+
+def open_listener(host: str, port: int, option: str = "port") -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -520,7 +536,7 @@ def open_listener(host: str, port: int) -> socket.socket:
         raise RefusedError(
             "port-in-use",
             f"{host}:{port} cannot be listened on: {error.strerror}",
-            "stop what uses it, or choose another with --port",
+            f"stop what uses it, or choose another with --{option}",
         ) from None
     listener.setblocking(False)
     return listener

@@ -185,14 +185,17 @@ def cut_raw(tensors: Sequence[Tensor], raw: bytes) -> dict[int, bytes]:
 
 def write_raw(tensor: Tensor) -> bytes:
     """The values as bytes; the tensor then says how many, and has no data."""
-    data = tensor.data or []
-    if tensor.datatype == "BYTES":
-        encoded = [one.encode() for one in data]
-        raw = b"".join(_LENGTH.pack(len(one)) + one for one in encoded)
-    else:
-        raw = np.array(data, _RAW[tensor.datatype]).tobytes()
+    texts = tensor.datatype == "BYTES"
+    raw = to_raw(tensor.datatype, [one.encode() if texts else one for one in tensor.data or ()])
     tensor.data, tensor.parameters = None, {"binary_data_size": len(raw)}
     return raw
+
+
+def to_raw(datatype: str, values: Sequence[Any]) -> bytes:
+    """values: bytes for BYTES, else numbers. Raises: OverflowError where one is out of range."""
+    if datatype == "BYTES":
+        return b"".join([_LENGTH.pack(len(one)) + one for one in values])
+    return np.array(values, _RAW[datatype]).tobytes()
 
 
 def _bad(message: str, hint: str = "") -> InputError:

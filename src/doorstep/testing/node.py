@@ -22,17 +22,26 @@ class RunningNode:
     """`python -m doorstep.serve.node` on free ports; a context manager."""
 
     def __init__(
-        self, home: Path, state: Path, *, workers: int = 1, node: str = "test", port: int = 0,
+        self,
+        home: Path,
+        state: Path,
+        *,
+        workers: int = 1,
+        node: str = "test",
+        port: int = 0,
         memory_mb: int = 0,
-    ) -> None:  # fmt: skip
+        grpc_port: int | None = None,
+    ) -> None:
         self.home = home
         self.state = state
         self.node = node
         self._arguments = ["--workers", str(workers), "--port", str(port), "--health-port", "0"]
         self._arguments += ["--memory", str(memory_mb)]
+        if grpc_port is not None:
+            self._arguments += ["--grpc-port", str(grpc_port)]
         self._pids: set[int] = set()
         self.process: subprocess.Popen[str] | None = None
-        self.data_url = self.health_url = ""
+        self.data_url = self.health_url = self.grpc_url = ""
 
     def __enter__(self) -> RunningNode:
         self.start()
@@ -55,6 +64,7 @@ class RunningNode:
         assert self.process.stdout is not None
         said = json.loads(self.process.stdout.readline())
         self.data_url, self.health_url = said["data_url"], said["health_url"]
+        self.grpc_url = said["grpc_url"]
 
     def report(self) -> NodeReport | None:
         """The node's report as it lies in the home now."""

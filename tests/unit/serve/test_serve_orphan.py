@@ -14,10 +14,10 @@ import pytest
 from doorstep.serve.nodeplan import LISTENER_SOCKET
 from doorstep.serve.orphan import (
     hold_alive,
-    offer_listener,
-    orphans_port,
+    offer_listeners,
+    orphans_ports,
     short_folder,
-    take_listener,
+    take_listeners,
 )
 
 
@@ -31,7 +31,7 @@ def listener() -> socket.socket:
 
 @asynccontextmanager
 async def offered(state: Path, listener: socket.socket, workers: int) -> AsyncIterator[None]:
-    offers = [asyncio.create_task(offer_listener(state, listener)) for _ in range(workers)]
+    offers = [asyncio.create_task(offer_listeners(state, [listener])) for _ in range(workers)]
     try:
         yield
     finally:
@@ -41,17 +41,17 @@ async def offered(state: Path, listener: socket.socket, workers: int) -> AsyncIt
 
 
 def test_nobody_is_waited_for_where_no_worker_lives(tmp_path: Path) -> None:
-    assert take_listener(tmp_path) is None
+    assert take_listeners(tmp_path) == []
     os.close(hold_alive(tmp_path))
-    assert take_listener(tmp_path) is None
+    assert take_listeners(tmp_path) == []
 
 
 def test_a_worker_that_lives_is_waited_for_until_it_offers(
     tmp_path: Path, listener: socket.socket
 ) -> None:
-    async def story() -> int | None:
+    async def story() -> list[int]:
         alive = hold_alive(tmp_path)
-        taking = asyncio.create_task(asyncio.to_thread(orphans_port, tmp_path))
+        taking = asyncio.create_task(asyncio.to_thread(orphans_ports, tmp_path))
         await asyncio.sleep(0.3)
         assert not taking.done()
         async with offered(tmp_path, listener, workers=2):
@@ -59,24 +59,24 @@ def test_a_worker_that_lives_is_waited_for_until_it_offers(
         os.close(alive)
         return found
 
-    assert asyncio.run(story()) == listener.getsockname()[1]
+    assert asyncio.run(story()) == [listener.getsockname()[1]]
 
 
 def test_one_who_asks_and_leaves_ends_no_offer(tmp_path: Path, listener: socket.socket) -> None:
-    async def story() -> list[int | None]:
+    async def story() -> list[list[int]]:
         alive = hold_alive(tmp_path)
         async with offered(tmp_path, listener, workers=3):
-            found = [await asyncio.to_thread(orphans_port, tmp_path)]
+            found = [await asyncio.to_thread(orphans_ports, tmp_path)]
             for _ in range(20):
                 with socket.socket(socket.AF_UNIX) as hasty:
                     hasty.connect(str(short_folder(tmp_path) / LISTENER_SOCKET))
                 await asyncio.sleep(0)
-            found.append(await asyncio.to_thread(orphans_port, tmp_path))
+            found.append(await asyncio.to_thread(orphans_ports, tmp_path))
         os.close(alive)
         return found
 
     port = listener.getsockname()[1]
-    assert asyncio.run(story()) == [port, port]
+    assert asyncio.run(story()) == [[port], [port]]
 
 
 def test_a_name_that_a_dead_worker_left_is_no_offer(
@@ -84,12 +84,12 @@ def test_a_name_that_a_dead_worker_left_is_no_offer(
 ) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(short_folder(tmp_path) / LISTENER_SOCKET))
-    assert take_listener(tmp_path) is None
+    assert take_listeners(tmp_path) == []
 
-    async def story() -> int | None:
+    async def story() -> list[int]:
         async with offered(tmp_path, listener, workers=1):
-            while (found := await asyncio.to_thread(orphans_port, tmp_path)) is None:
+            while not (found := await asyncio.to_thread(orphans_ports, tmp_path)):
                 await asyncio.sleep(0.01)
             return found
 
-    assert asyncio.run(story()) == listener.getsockname()[1]
+    assert asyncio.run(story()) == [listener.getsockname()[1]]

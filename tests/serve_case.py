@@ -14,6 +14,7 @@ from doorstep.formats.batch import Batch
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellWriter, create_cells
 from doorstep.serve.http import JSON, Head
+from doorstep.serve.models import Model, Models
 from doorstep.serve.path import Path
 from doorstep.serve.record import Recorder
 from doorstep.serve.service import Service
@@ -74,7 +75,11 @@ class OneSite:
         cells = CellWriter(folder / "cells")
         self.writer = BlockWriter(folder, node="n", boot="b", slot="s")
         recorder = Recorder(self.writer)
-        self.site = Site(Path(self.loop, recorder, cells, Troubles()), recorder, cells)
+        self.site = Site(
+            Path(self.loop, recorder, cells, Troubles(), Models(self.loop, 1 << 30)),
+            recorder,
+            cells,
+        )
         self.site.listen_at("/vertex", "/alive")
         self.site.swap({
             name: self._service(name, contract, labels, cells)
@@ -111,7 +116,8 @@ class OneSite:
         )  # fmt: skip
         one = VersionPlan(number=1, bundle="0" * 64, form="onnx", placement="inline")
         columns = columns_of(contract, manifest.contract)
-        versions = {1: Version(one, manifest, columns, Share(len(labels)), None)}
+        model = Model(one, manifest, Share(len(labels)))
+        versions = {1: Version(one, manifest, columns, model, None)}
         plan = ServicePlan(format=1, service=name, contract=contract, versions=(one,), champion=1)
         return Service(
             plan, versions, lease_held=True, declare=self.writer.declare, slot=cells.slot

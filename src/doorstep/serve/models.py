@@ -31,11 +31,11 @@ class Model:
 
     __slots__ = ("cost_bytes", "manifest", "pinned", "plan", "scorer", "used_ns", "waiting")
 
-    def __init__(self, plan: VersionPlan, manifest: Manifest) -> None:
+    def __init__(self, plan: VersionPlan, manifest: Manifest, scorer: Scorer | None = None) -> None:
         self.plan = plan
         self.manifest = manifest
         self.cost_bytes = cost_bytes(manifest)
-        self.scorer: Scorer | None = None
+        self.scorer = scorer
         self.used_ns = 0
         self.pinned = False
         self.waiting: list[Woken] = []

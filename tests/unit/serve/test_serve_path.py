@@ -113,11 +113,6 @@ class World:
 
         return asyncio.run(story())
 
-    def model(self, version: VersionPlan, manifest: Manifest) -> Model:
-        found = Model(version, manifest)
-        found.scorer = self.scorers[version.number]
-        return found
-
     def service(self) -> Service:
         manifest = Manifest(
             format=1, task="regression", label="y", labels=(), positive="", threshold=0.5,
@@ -127,7 +122,9 @@ class World:
         )  # fmt: skip
         columns = columns_of(CONTRACT, manifest.contract)
         versions = {
-            one.number: Version(one, manifest, columns, self.model(one, manifest), None)
+            one.number: Version(
+                one, manifest, columns, Model(one, manifest, self.scorers[one.number]), None
+            )
             for one in self.plan.versions
         }
         return Service(

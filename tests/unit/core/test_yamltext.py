@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorstep.core.errors import InputError
@@ -173,6 +173,7 @@ def test_any_input_gives_a_tree_or_a_fault(source: str | bytes) -> None:
     assert isinstance(compose(source), Scalar | Sequence | Mapping | Fault)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="{}[],:-&*!|>'\"#%@`?~ \n\tab01.", max_size=60))
 def test_any_punctuation_gives_a_tree_or_a_fault(source: str) -> None:
     found = compose(source)

@@ -3,7 +3,6 @@ fast enough and small enough."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -23,6 +22,7 @@ from doorstep.gate.types import (
     SpeedEvidence,
     UnmeasuredEvidence,
 )
+from doorstep.register.speed import time_rows
 from doorstep.stats import intervals as of
 
 AGREEMENT_ROWS_MAX = 64
@@ -30,10 +30,7 @@ REPEAT_TOLERANCE = 1e-9
 """The same bytes through the same code; only the order of a threaded sum may differ."""
 ALONE_TOLERANCE = 1e-5
 """float32 sums in another order; the answer's third digit never depends on company."""
-WARM_CALLS = 20
-CALLS_MAX = 500
 CALLS_MIN = 100
-CALLS_BUDGET_S = 10.0
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 SUM_OF_ONE = 1.0
 
@@ -93,7 +90,7 @@ def measure_speed(
     subject: Subject, batch: Batch, conditions: Sequence[Condition]
 ) -> list[Evidence]:
     """Each condition on single-row latency or on size."""
-    times = time_calls(subject.scorer, batch) if batch.rows else np.empty(0)
+    times = time_rows(subject.scorer, batch) if batch.rows else np.empty(0)
     return [_one_speed(one, subject, times) for one in conditions]
 
 
@@ -120,23 +117,6 @@ def _one_speed(one: Condition, subject: Subject, times: NDArray[np.float64]) -> 
         form=subject.form,
         ms=as_estimate(found, int(times.size), CALLS_MIN, "calls of one row"),
     )
-
-
-def time_calls(scorer: Scorer, batch: Batch) -> NDArray[np.float64]:
-    """Milliseconds of single-row calls, after a warm-up, at most CALLS_MAX or CALLS_BUDGET_S."""
-    rows = list(batch.part(0, CALLS_MAX).parts(1))
-    for at in range(WARM_CALLS):
-        scorer.score(rows[at % len(rows)])
-    times: list[float] = []
-    until = time.perf_counter() + CALLS_BUDGET_S
-    for at in range(CALLS_MAX):
-        started = time.perf_counter()
-        scorer.score(rows[at % len(rows)])
-        ended = time.perf_counter()
-        times.append(1000 * (ended - started))
-        if ended > until:
-            break
-    return np.array(times)
 
 
 def size_of(manifest: Manifest, form: Form) -> int:

@@ -420,7 +420,7 @@ def test_missing_scores_agree_with_missing_ones_only() -> None:
 
 
 def test_speed_counts_its_calls_and_only_fast_onnx_is_inline() -> None:
-    speed = measure_speed(Fixed(), one_group(0.1, 0.2)[0].batch, calls=500)
+    speed = measure_speed(Fixed(), one_group(0.1, 0.2)[0].batch)
     assert speed.calls == 500
     assert 0 < speed.latency_ms_p50 <= speed.latency_ms_p99
     assert placement_of("onnx", 1.0) == "inline"

@@ -69,6 +69,7 @@ def service_plan(state: ServiceState) -> ServicePlan:
         timeout_ms=max(1, round(serve.timeout_s * 1000)),
         record=serve.record.mode,
         record_share=serve.record.share,
+        cache_s=serve.cache_s,
     )
 
 

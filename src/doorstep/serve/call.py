@@ -9,6 +9,7 @@ import msgspec
 
 from doorstep.core.plan import REST
 from doorstep.core.record import Kind, Status
+from doorstep.serve.cache import RowKey
 from doorstep.serve.http import JSON
 from doorstep.serve.rows import Parsed, Values
 from doorstep.serve.service import Service
@@ -59,7 +60,8 @@ class Part(msgspec.Struct):
     that failed. answered: number of the version whose answer it is, CONSTANT or NOBODY. scores,
     answers: per row of the part. status, error: of the assigned version. mark: while it is
     evidence; the pieces of a part that was divided share it. deadline_ns: of the version whose turn
-    it is, once that is fixed; 0 before.
+    it is, once that is fixed; 0 before. keys: of its rows in the cache, where what is computed may
+    be given again; cached: it was.
     """
 
     call: Call
@@ -80,6 +82,8 @@ class Part(msgspec.Struct):
     scores: list[list[float]] | None = None
     answers: list[str | float] | None = None
     constant: str | float | None = None
+    keys: list[RowKey] | None = None
+    cached: bool = False
 
     def numbers(self) -> bytes:
         """The part's float64 rows, in the service's columns."""
@@ -154,6 +158,11 @@ class Call(msgspec.Struct):
                     return "champion"
                 return f"{self.service.name}@{part.answered}"
         return None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether no version computed anything for it."""
+        return all(part.cached for part in self.parts)
 
     @property
     def versions(self) -> str:

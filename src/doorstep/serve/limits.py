@@ -17,6 +17,9 @@ IN_FLIGHT_MAX = 1024
 IN_FLIGHT_ROWS_MAX = 65_536
 OUTCOMES_MAX = 10_000
 FALLBACKS_MAX = 4
+CACHE_ENTRIES_MAX = 100_000
+CACHE_BYTES_MAX = 64 * 1024 * 1024
+"""Of answers that one worker may give again, of all its services together."""
 
 HEADER_S = 10.0
 BODY_S = 30.0

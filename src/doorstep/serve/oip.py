@@ -87,6 +87,8 @@ class OipCodec:
         parameters: dict[str, str | int | float | bool] = {"request_id": call.id}
         if call.fallback:
             parameters["fallback"] = call.fallback
+        if cached := sum(part.count for part in call.parts if part.cached):
+            parameters["cached"] = cached
         if call.parsed.warnings:
             said = sorted({one for row in call.parsed.warnings for one in row})
             parameters["warnings"] = ",".join(said)

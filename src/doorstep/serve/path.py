@@ -24,8 +24,9 @@ from doorstep.core.ids import hash_unit
 from doorstep.core.plan import REST
 from doorstep.core.record import Status
 from doorstep.formats.batch import Batch
+from doorstep.serve.cache import AnswerCache, row_keys
 from doorstep.serve.call import CONSTANT, Call, Mark, Part
-from doorstep.serve.cells import CellWriter
+from doorstep.serve.cells import NO_LATENCY, CellWriter
 from doorstep.serve.limits import ENGINE_BATCH_ROWS_MAX, IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX
 from doorstep.serve.record import Recorder
 from doorstep.serve.version import Version
@@ -68,6 +69,7 @@ class Path:
         self._done: list[Call] = []
         self._scheduled = False
         self._causes: dict[int, int] = {}
+        self._cache = AnswerCache()
         self.in_flight = 0
         self.rows_in_flight = 0
 
@@ -100,7 +102,10 @@ class Path:
         try:
             for call in arrived:
                 call.at = at
-                for part in self._assign(call):
+                parts = self._assign(call)
+                if call.service.cache_ns:
+                    parts = self._recall(call)
+                for part in parts:
                     batches.setdefault(part.version, []).append(part)
             while batches:
                 batches = self._score(batches)
@@ -165,6 +170,33 @@ class Path:
             if cell is not None:
                 units = _units(part)
                 part.mark = Mark(cell, units, self._cells.begin(cell, units))
+
+    def _recall(self, call: Call) -> list[Part]:
+        """Answer what the cache has the answers of; the parts that must be computed.
+
+        What is evidence of a release is always computed, in both arms: rows that fail are in no
+        cache, so what is left of an arm beside its hits would look worse than it is, and hits
+        counted as health would say nothing of the version now.
+        """
+        open_parts = []
+        since_ns = call.began_ns - call.service.cache_ns
+        for part in list(call.parts):
+            if part.mark is not None or part.version is None:
+                open_parts.append(part)
+                continue
+            source = (call.service.name, *part.version.source)
+            part.keys = row_keys(source, _batch(part.version, [part]))
+            found = [self._cache.get(key, since_ns) for key in part.keys]
+            hits = [at for at, one in enumerate(found) if one is not None]
+            if hits:
+                missed = [at for at, one in enumerate(found) if one is None]
+                mine, *others = _cut_up(part, [one for one in (hits, missed) if one])
+                mine.cached = True
+                self._succeed(mine, part.version, [one for one in found if one is not None])
+                open_parts += others
+            else:
+                open_parts.append(part)
+        return open_parts
 
     def _score(self, batches: dict[Version | None, list[Part]]) -> dict[Version | None, list[Part]]:
         """Have every batch scored. Answers the batches of those who fall back at once."""
@@ -255,7 +287,7 @@ class Path:
             part.status, part.error, part.tried = status, error[:ERROR_CHARS_MAX], set()
             if part.mark is not None:
                 part.mark.bad = part.mark.bad + self._blame(part, part.mark)
-        part.deadline_ns = 0
+        part.deadline_ns, part.keys = 0, None
         part.tried.add(version.number if version else part.assigned)
         part.step, found = part.call.service.next_version(part.step, part.tried)
         if isinstance(found, Version):
@@ -280,6 +312,9 @@ class Path:
     def _succeed(self, part: Part, version: Version, scores: list[list[float]]) -> None:
         part.answered, part.scores = version.number, scores
         part.answers = [version.answer(row) for row in scores]
+        if part.keys is not None and not part.cached:
+            for key, row in zip(part.keys, scores, strict=True):
+                self._cache.put(key, row, part.call.began_ns)
         call = part.call
         call.open -= 1
         if not call.open and call.parts:
@@ -354,7 +389,10 @@ class Path:
                 part.mark.ok = True
         for mark in _marks(call):
             self._cells.end(mark.cell, mark.units, mark.flights, mark.ok, mark.bad)
-        self._cells.count(call.service.name, (now - call.began_ns) // 1000, error=error)
+        latency_us = (now - call.began_ns) // 1000
+        if call.service.cache_ns and call.is_cached:
+            latency_us = NO_LATENCY
+        self._cells.count(call.service.name, latency_us, error=error)
         call.parts = []
 
 
@@ -388,18 +426,30 @@ def _is_divisible(part: Part) -> bool:
 
 def _divide(part: Part) -> list[Part]:
     """Two halves in place of a part that fails: a row that fails for itself is found by halving."""
-    call, middle = part.call, part.count // 2
-    rows = list(part.rows if part.rows is not None else range(part.count))
-    halves = [
+    middle = part.count // 2
+    return _cut_up(part, [list(range(middle)), list(range(middle, part.count))])
+
+
+def _cut_up(part: Part, pieces: list[list[int]]) -> list[Part]:
+    """Parts in place of a part: one for each list of positions in it."""
+    if len(pieces) == 1:
+        return [part]
+    call, keys = part.call, part.keys
+    rows = part.rows if part.rows is not None else range(part.count)
+    made = [
         msgspec.structs.replace(
-            part, count=len(mine), rows=mine, tried=set(part.tried) if part.tried else None
+            part,
+            count=len(piece),
+            rows=[rows[at] for at in piece],
+            tried=set(part.tried) if part.tried else None,
+            keys=[keys[at] for at in piece] if keys else None,
         )
-        for mine in (rows[:middle], rows[middle:])
+        for piece in pieces
     ]
     at = next(at for at, one in enumerate(call.parts) if one is part)
-    call.parts[at : at + 1] = halves
-    call.open += 1
-    return halves
+    call.parts[at : at + 1] = made
+    call.open += len(made) - 1
+    return made
 
 
 def _is_finite(found: NDArray[np.float64], scores: list[list[float]]) -> bool:

@@ -38,6 +38,7 @@ class Service:
         row, context = self.reader.row, self.reader.context
         self.mask = mask_of(plan, row.numbers + context.numbers, row.texts + context.texts)
         self.timeout_ns = plan.timeout_ms * 1_000_000
+        self.cache_ns = round(plan.cache_s * 1e9)
         self.fallback: tuple[FallbackStep, ...] = plan.fallback[:FALLBACKS_MAX]
         self.release = plan.release
         self.watched = lease_held

@@ -49,8 +49,9 @@ class Columns:
 
 
 class Version:
-    """number: of the service. outputs: names of the score columns. layout: of its records in this
-    process's journal, once its service is made."""
+    """number: of the service. source: what its scores depend on, besides the row. outputs: names of
+    the score columns. layout: of its records in this process's journal, once its service is made.
+    """
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Version:
         engine: EngineClient | None,
     ) -> None:
         self.number = plan.number
+        self.source = (plan.bundle, plan.form)
         self.layout = 0
         self.manifest = manifest
         self.labels = manifest.labels

@@ -39,6 +39,7 @@ WIRE_CALLS = ("refusal", "_refuse", "_stop")
 """Functions of the data plane that answer with a code without raising."""
 WIRE_TABLES = {
     "serve/path.py": ("timed-out", "unavailable", "model-failed"),
+    "serve/site.py": ("bad-method",),
     "cli/main.py": ("internal-error",),
 }
 """Codes that a module keeps in a table or prints itself."""

@@ -81,7 +81,7 @@ class ShowVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
     """created: False if this digest was registered before (its number is given again).
-    state: registered, passed or refused (by its gates), serving, or retired from serving."""
+    state: registered, passed or refused (by its gates), serving, retired from serving, killed."""
 
     service: str
     number: int

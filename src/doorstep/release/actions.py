@@ -64,6 +64,7 @@ def _start(
     unit: Unit, app: App, service: str, number: int, asked: StartRelease, requests_per_s: float
 ) -> store.ReleaseRow:
     version = versions.get_version(unit.connection, service, number)
+    _require_alive(unit, service, number)
     _require_gates(unit, app, version)
     champion = _settle_first(unit, app, service, version)
     row = versions.get_service(unit.connection, service)
@@ -106,6 +107,17 @@ def _contracts(
         return []
     serving = versions.get_version(unit.connection, version.service, champion)
     return [contract_of(app.home.bundles, one.digest) for one in (serving, version)]
+
+
+def _require_alive(unit: Unit, service: str, number: int) -> None:
+    """Raises: RefusedError (`version-killed`)."""
+    killed = store.list_kills(unit.connection, service).get(number)
+    if killed is not None:
+        raise RefusedError(
+            "version-killed",
+            f"{service}@{number} was killed by {killed.by}: {killed.why}",
+            f'doorstep revive {service}@{number} --why "..."',
+        )
 
 
 def _require_gates(unit: Unit, app: App, version: versions.VersionRow) -> None:
@@ -290,7 +302,7 @@ def would_act(release: Release, evidence: Evidence, now: int) -> bool:
 
 def change_release(app: App, name: str, person: Person, evidence: Evidence) -> store.ReleaseRow:
     """Pause, resume, promote or roll back on a person's word. Raises: RefusedError."""
-    _require_why(person)
+    require_why(person.action, person.why)
 
     def act(unit: Unit) -> store.ReleaseRow:
         row = store.find_running(unit.connection, name) or store.get_release(unit.connection, name)
@@ -306,7 +318,7 @@ def roll_back_service(app: App, service: str, person: Person, evidence: Evidence
     Returns the id of the release that was rolled back, or that of the way back.
     Raises: NotFoundError, RefusedError (`nothing-to-roll-back`).
     """
-    _require_why(person)
+    require_why(person.action, person.why)
 
     def act(unit: Unit) -> str:
         versions.get_service(unit.connection, service)
@@ -329,6 +341,7 @@ def _return_to_last(unit: Unit, app: App, service: str, person: Person) -> str:
             f"{service} has no champion before the one that serves now",
             f"doorstep history {service}",
         )
+    _require_alive(unit, service, last)
     left = tenures[0]
     because = f"taken back from {service}@{left.version}: {person.why}"
     store.crown(
@@ -353,16 +366,15 @@ def _return_to_last(unit: Unit, app: App, service: str, person: Person) -> str:
     return left.release
 
 
-def _require_why(person: Person) -> None:
-    if not person.why.strip():
+def require_why(action: str, why: str) -> None:
+    """Raises: RefusedError (`no-reason`), InputError (`bad-reason`)."""
+    if not why.strip():
         raise RefusedError(
-            "no-reason",
-            f"to {person.action} needs a reason; it is kept in the ledger",
-            '--why "..."',
+            "no-reason", f"to {action} needs a reason; it is kept in the ledger", '--why "..."'
         )
-    if len(person.why) > WHY_CHARS_MAX:
+    if len(why) > WHY_CHARS_MAX:
         raise InputError(
-            "bad-reason", f"the reason has {len(person.why)} characters; at most {WHY_CHARS_MAX}"
+            "bad-reason", f"the reason has {len(why)} characters; at most {WHY_CHARS_MAX}"
         )
 
 

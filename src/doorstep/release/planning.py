@@ -127,6 +127,7 @@ def _state(connection: Connection, home: Home, row: versions.ServiceRow) -> Serv
         champion=champion,
         last_champion=last,
         release=release,
+        killed=rows.keys() & store.list_kills(connection, row.name).keys(),
     )
 
 

@@ -58,7 +58,8 @@ class Part(msgspec.Struct):
     count, rows: how many, and their positions, None for all. version: whose turn it is now, None if
     there is nobody; assigned: the number of the one whose turn it was first. tried: version numbers
     that failed. answered: number of the version whose answer it is, CONSTANT or NOBODY. scores,
-    answers: per row of the part. status, error: of the assigned version. mark: while it is
+    answers: per row of the part; constant: what all its rows get instead, is_ruled: by a condition
+    on the row. status, error: of the assigned version. mark: while it is
     evidence; the pieces of a part that was divided share it. deadline_ns: of the version whose turn
     it is, once that is fixed; 0 before. keys: of its rows in the cache, where what is computed may
     be given again; cached: it was.
@@ -82,6 +83,7 @@ class Part(msgspec.Struct):
     scores: list[list[float]] | None = None
     answers: list[str | float] | None = None
     constant: str | float | None = None
+    is_ruled: bool = False
     keys: list[RowKey] | None = None
     cached: bool = False
 
@@ -149,10 +151,11 @@ class Call(msgspec.Struct):
 
     @property
     def fallback(self) -> str | None:
-        """Who answered instead of the assigned version: `champion`, `service@N`, `answer`."""
+        """Who answered instead of the assigned version: `champion`, `service@N`, `rule` or `answer`
+        (a declared one)."""
         for part in self.parts:
             if part.answered == CONSTANT:
-                return "answer"
+                return "rule" if part.is_ruled else "answer"
             if part.answered != part.assigned:
                 if part.answered == self.service.plan.champion:
                     return "champion"

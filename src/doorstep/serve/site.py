@@ -79,6 +79,9 @@ class Site:
     def swap(self, services: dict[str, Service]) -> None:
         """Serve these from now on; what is under way ends with what it began with."""
         self.services = services
+        self._path.breakers.keep(
+            {(name, number) for name, one in services.items() for number in one.versions}
+        )
         self.live = True
 
     @property

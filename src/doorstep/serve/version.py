@@ -50,8 +50,8 @@ class Columns:
 
 class Version:
     """number: of the service. source: what its scores depend on, besides the row. outputs: names of
-    the score columns. layout: of its records in this process's journal, once its service is made.
-    """
+    the score columns. layout: of its records in this process's journal; killed: it must not be
+    asked; both once its service is made."""
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Version:
         self.number = plan.number
         self.source = (plan.bundle, plan.form)
         self.layout = 0
+        self.killed = False
         self.manifest = manifest
         self.labels = manifest.labels
         self.outputs = manifest.labels or ("value",)

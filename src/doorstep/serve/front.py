@@ -25,6 +25,7 @@ from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter
 from doorstep.serve.http import Head, HttpConnection
+from doorstep.serve.idempotency import IdempotencyKeys
 from doorstep.serve.limits import CONNECTIONS_MAX, DRAIN_S, ORPHAN_S, SWEEP_S
 from doorstep.serve.nodeplan import (
     MESSAGE_CHARS_MAX,
@@ -105,6 +106,7 @@ class Front:
         self._recorder = Recorder(writer)
         self._path = PredictPath(loop, self._recorder, self._cells, self.link)
         self._site = Site(self._path, self._recorder, self._cells)
+        self._site.keys = IdempotencyKeys(self._state, Path(start.cells), self.link)
         self._residents = Residents(loop, writer.declare, self._slot, self._tell_hung)
         self._connections: set[HttpConnection] = set()
         self._server: asyncio.Server | None = None

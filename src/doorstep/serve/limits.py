@@ -28,6 +28,16 @@ BREAKER_OPEN_S = (2.0, 30.0)
 CACHE_ENTRIES_MAX = 100_000
 CACHE_BYTES_MAX = 64 * 1024 * 1024
 """Of answers that one worker may give again, of all its services together."""
+KEY_CHARS_MAX = 256
+KEYS_MAX = 200_000
+KEYS_BYTES_MAX = 256 * 1024 * 1024
+"""Idempotency keys of one node and the answers that are kept for them."""
+KEY_KEPT_S = 24 * 3600
+KEY_FLIGHT_S = 900
+"""Longer than any request takes: a key that is in flight for so long is free again."""
+KEY_BUSY_S = 1.0
+"""How long a worker waits for another one that writes the keys."""
+KEY_SWEEP_S = 60.0
 
 HEADER_S = 10.0
 BODY_S = 30.0

@@ -75,9 +75,12 @@ from doorstep.register.surface import (
 )
 from doorstep.release.surface import (
     ChangeRelease,
+    Kill,
+    KillVersion,
     ListReleases,
     Release,
     Releases,
+    ReviveVersion,
     Rollback,
     ShowRelease,
     StartRelease,
@@ -236,6 +239,12 @@ class Client:
 
     def rollback(self, service: str, why: str, to: int | None = None) -> Release:
         return self.call("service.rollback", Rollback(service=service, why=why, to=to), Release)
+
+    def kill(self, version: str, why: str) -> Kill:
+        return self.call("version.kill", KillVersion(version=version, why=why), Kill)
+
+    def revive(self, version: str, why: str) -> Kill:
+        return self.call("version.revive", ReviveVersion(version=version, why=why), Kill)
 
     # predictions
     def prediction(self, prediction: str) -> Prediction:

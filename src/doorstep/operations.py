@@ -33,6 +33,8 @@ def table() -> dict[str, Operation]:
             release.resume_release,
             release.promote_release,
             release.roll_back,
+            release.kill_version,
+            release.revive_version,
             journal.show_prediction,
             journal.list_predictions,
             journal.record_outcomes,

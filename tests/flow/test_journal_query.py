@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 from uuid import UUID
 
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -115,6 +116,20 @@ def test_a_prediction_reads_the_same_from_an_open_block_and_from_a_file(journal)
     assert (after["out.yes"], after["out.answer"]) == (0.25, "yes")
     assert after["warnings"] == ["unseen:purpose"]
     assert after["shadows"][0]["version"] == 2
+
+
+def test_a_file_of_before_there_was_a_cache_reads_and_joins_with_newer_ones(journal):
+    old, new = meta(), meta(cached=True)
+    journal.add(old)
+    journal.compact()
+    (path,) = journal.home.glob("journal/n1/**/*.parquet")
+    copy = path.with_suffix(".old")
+    duckdb.sql(f"COPY (SELECT * EXCLUDE cached FROM '{path}') TO '{copy}' (FORMAT parquet)")
+    copy.replace(path)
+    journal.add(new)
+    journal.compact()
+    rows = predictions(journal.home, "loans")
+    assert {row["id"]: row["cached"] for row in rows} == {id_of(old): False, id_of(new): True}
 
 
 def test_a_shadow_record_that_is_listed_later_is_found_with_its_prediction(journal):

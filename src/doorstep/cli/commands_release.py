@@ -1,4 +1,5 @@
-"""Prove and release: gate, release start|show|list|pause|resume|promote, rollback, status."""
+"""Prove and release: gate, release start|show|list|pause|resume|promote, rollback, kill, revive,
+status."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from doorstep.client import Client
     from doorstep.gate.surface import GateRun
     from doorstep.register.surface import Service
-    from doorstep.release.surface import GuardrailView, Release
+    from doorstep.release.surface import GuardrailView, Kill, Release
 
 POLL_S = 0.3
 RUNNING = ("shadow", "step", "bake", "paused")
@@ -29,6 +30,8 @@ def add_to(app: typer.Typer) -> None:
         releases.command(command.__name__.replace("list_releases", "list"))(command)
     app.add_typer(releases, name="release")
     app.command("rollback")(rollback)
+    app.command("kill")(kill)
+    app.command("revive")(revive)
     app.command("status")(status)
 
 
@@ -278,6 +281,47 @@ def rolled_back_text(state: Service) -> str:
     constant = next((one.answer for one in fallback if one.kind == "answer"), None)
     callers = "503" if constant is None else f"the constant {constant!r}"
     return f"no version of {state.service} serves now: callers get {callers}"
+
+
+def kill(
+    version: Version, why: Why, json: Json = False, url: Url = None, home: Home = None
+) -> None:
+    """Let nobody ask a version any more, on every node: its fallback chain answers."""
+    with connect(url, home) as client:
+        found = client.kill(version, why)
+        confirmed = _wait_plan(client, found.plan_number)
+    _say_kill(f"{version} is asked no more", found, confirmed, json)
+
+
+def revive(
+    version: Version, why: Why, json: Json = False, url: Url = None, home: Home = None
+) -> None:
+    """Let a killed version be asked again."""
+    with connect(url, home) as client:
+        found = client.revive(version, why)
+        confirmed = _wait_plan(client, found.plan_number)
+    _say_kill(f"{version} may be asked again", found, confirmed, json)
+
+
+def _wait_plan(client: Client, number: int, timeout_s: float = 10.0) -> bool:
+    """Whether every live node serves this plan before the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        nodes = [one for one in client.installation().nodes if one.live]
+        if nodes and all(one.plan_number >= number for one in nodes):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S / 3)
+
+
+def _say_kill(what: str, found: Kill, confirmed: bool, as_json: bool) -> None:
+    if confirmed:
+        done(f"{what} (every node confirmed)")
+    else:
+        warn(f"{what}, but the nodes have not all confirmed it yet")
+    emit(found, found.version, as_json=as_json)
+    raise typer.Exit(0 if confirmed else 4)
 
 
 def status(

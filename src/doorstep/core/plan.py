@@ -63,17 +63,20 @@ class ReleasePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class FallbackStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """version: ask that version (0: the champion). answer: give this constant."""
+    """version: ask that version (0: the champion). answer: give this constant; when: to rows that
+    satisfy this condition (`core.condition`), "" to all."""
 
     kind: Literal["version", "answer"]
     version: int = 0
     answer: str | float | None = None
+    when: str = ""
 
 
 class ServicePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """champion: None for a service whose first version is not yet released (it answers 503).
     versions: every version that must be resident: champion, challenger, last champion, fallbacks.
-    record: which part of the rows' inputs the journal keeps."""
+    record: which part of the rows' inputs the journal keeps. cache_s: how long an answer to the
+    same row may be given again; 0: never. killed: numbers of versions that must not be asked."""
 
     format: int
     service: str
@@ -90,6 +93,8 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     rows_max: int = 1000
     record: Literal["full", "no-inputs", "sample"] = "full"
     record_share: float = 1.0
+    cache_s: float = 0.0
+    killed: tuple[int, ...] = ()
 
     def version(self, number: int) -> VersionPlan | None:
         return next((one for one in self.versions if one.number == number), None)

@@ -66,6 +66,7 @@ class PredictionMeta(msgspec.Struct, array_like=True, gc=False):
     -1 nobody (the caller got an error). assigned: whose turn it was. status: of the assigned
     version. release: "" outside a release. latency_us: from the request's last byte to its answer.
     warnings: "unseen:purpose", "range:age". texts: in the order of the layout's text columns.
+    cached: the answer was computed for an earlier request; its latency is none of the version's.
     """
 
     request: bytes
@@ -85,6 +86,7 @@ class PredictionMeta(msgspec.Struct, array_like=True, gc=False):
     warnings: tuple[str, ...]
     texts: tuple[str | None, ...]
     error: str = ""
+    cached: bool = False
 
 
 class OutcomeRecord(msgspec.Struct, frozen=True, kw_only=True):

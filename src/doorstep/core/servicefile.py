@@ -163,6 +163,7 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
         if self.model.label in self.contract.inputs:
             where = f"contract.inputs.{self.model.label}"
             yield where, "is the label; a model that is given it is told the answer"
+        yield from self._fallback_faults()
         if not self.contract.context:
             return
         for index, wave in enumerate(self.release.waves):
@@ -171,6 +172,13 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
                     near = suggestion(field, list(self.contract.context))
                     where = f"release.waves[{index}].match.{field}"
                     yield where, f"is not in contract.context{near}"
+
+    def _fallback_faults(self) -> Iterator[tuple[str, str]]:
+        fields = [*self.contract.inputs, *self.contract.context]
+        for index, step in enumerate(self.serve.fallback):
+            if fields and step.when is not None and step.when.left not in fields:
+                near = suggestion(step.when.left, fields)
+                yield f"serve.fallback[{index}].when", f"is about no field of the contract{near}"
 
 
 ROOT = Group(ServiceFile, checks_always=True)

@@ -143,8 +143,6 @@ def _thin_release(file: ServiceFile) -> Iterator[Thin]:
             )
     if file.release.waves:
         yield "release.waves", "is checked; a release goes to everybody at once for now"
-    if file.serve.cache_s:
-        yield "serve.cache", "is checked; every answer is computed for now"
     for index, alert in enumerate(file.alert):
         if alert.to != "console":
             yield f"alert[{index}].to", f"{alert.to} is not sent to yet; see the console"

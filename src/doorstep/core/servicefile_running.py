@@ -34,6 +34,7 @@ from doorstep.core.yamltext import Scalar
 DAY_S = 86400.0
 YEAR_S = 366 * DAY_S
 STEPS_MAX = 20
+FALLBACKS_MAX = 8
 STEP_SHARES = (0.01, 0.05, 0.25, 0.5)
 """What `steps: auto` chooses from."""
 MARGINS = (5.0, 3.0, 2.0, 1.5)
@@ -204,21 +205,32 @@ def _from_the_end(values: tuple[float, ...], step: int, steps: int) -> float:
 
 
 class FallbackSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One link of the chain: ask the champion, or give a constant answer."""
+    """One link of the chain: ask a version, or give a constant answer. when: only to rows whose
+    fields satisfy it."""
 
     kind: Annotated[
-        Literal["champion", "answer"],
-        choice("champion"),
-        "the version that serves",
+        Literal["champion", "previous", "answer"],
+        choice("champion", "previous"),
+        "the version that serves, or the champion before it",
         "answer, if one is given",
     ] = "answer"
+    when: Annotated[
+        Condition | None,
+        condition("amount > 10000"),
+        "which rows get the answer, by a field",
+        "none: all",
+    ] = None
     answer: Annotated[
         str | float | None, literal(), "constant answer", "none: ask the champion"
     ] = None
 
     def faults(self) -> Iterator[tuple[str, str]]:
         if (self.kind == "answer") is (self.answer is None):
-            yield "answer", "expected champion, or {answer: VALUE}"
+            yield "answer", "expected champion, previous, or {answer: VALUE}"
+        if self.when is not None and self.kind != "answer":
+            yield "when", "belongs to an answer; a version is asked for every row"
+        if self.when is not None and self.when.needs_champion:
+            yield "when", "compares a field of the row; expected a number or text"
 
 
 class RecordSpec(msgspec.Struct, frozen=True):
@@ -268,7 +280,7 @@ class ServeSpec(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.0
     fallback: Annotated[
         tuple[FallbackSpec, ...],
-        ListOf(Group(FallbackSpec, short="kind"), most=5),
+        ListOf(Group(FallbackSpec, short="kind"), most=FALLBACKS_MAX),
         "who answers when the assigned version fails, in order",
         "champion: callers never see a challenger's failure",
     ] = (FallbackSpec(kind="champion"),)
@@ -281,10 +293,11 @@ class ServeSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def faults(self) -> Iterator[tuple[str, str]]:
         kinds = [one.kind for one in self.fallback]
-        if "answer" in kinds[:-1]:
+        if any(one.kind == "answer" and one.when is None for one in self.fallback[:-1]):
             yield "fallback", "nothing is reached after a constant answer; put it last"
-        if kinds.count("champion") > 1:
-            yield "fallback", "champion is listed twice"
+        for kind in ("champion", "previous"):
+            if kinds.count(kind) > 1:
+                yield "fallback", f"{kind} is listed twice"
 
 
 class DriftSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -60,6 +60,14 @@ def _rolled_back(_: Event, data: Data) -> str:
     return f"{to} serves instead of {left}: {data['why']}"
 
 
+def _killed(event: Event, data: Data) -> str:
+    return f"{event.object.id} may not be asked any more: {data['why']}"
+
+
+def _revived(event: Event, data: Data) -> str:
+    return f"{event.object.id} may be asked again: {data['why']}"
+
+
 def _found(_: Event, data: Data) -> str:
     return str(data.get("sentence", ""))
 
@@ -76,6 +84,8 @@ _SENTENCES: Mapping[str, Callable[[Event, Data], str]] = {
     "service.applied": _applied,
     "service.rolled-back": _rolled_back,
     "version.registered": _registered,
+    "version.killed": _killed,
+    "version.revived": _revived,
     "gate.decided": _gated,
     "release.started": _started,
     "release.advanced": _changed,

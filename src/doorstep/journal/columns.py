@@ -39,6 +39,7 @@ PREDICTION_TYPES = {
     "latency_us": "BIGINT",
     "warnings": "VARCHAR[]",
     "error": "VARCHAR",
+    "cached": "BOOLEAN",
     "leaf_hash": "BLOB",
     "node": "VARCHAR",
     "block": "VARCHAR",
@@ -121,6 +122,7 @@ def prediction_columns(batch: Batch, origin: Origin) -> Columns:
     ours |= {name: integers(rows, name) for name in _INTEGERS}
     ours |= {name: objects(map(attrgetter(name), rows), count) for name in _TEXTS}
     ours["share"] = np.fromiter((row.share for row in rows), dtype=np.float64, count=count)
+    ours["cached"] = np.fromiter((row.cached for row in rows), dtype=np.bool_, count=count)
     ours["warnings"] = objects((WARNINGS_JOINED_BY.join(row.warnings) for row in rows), count)
     return ours | _origin_columns(batch.ordinals, batch.leaves, origin) | value_columns(batch)
 

@@ -177,6 +177,7 @@ def prediction_view(row: dict[str, Any], known: Known) -> Prediction:
         latency_ms=row["latency_us"] / 1000,
         warnings=tuple(row["warnings"] or ()),
         error=row["error"],
+        cached=row["cached"],
         inputs=_prefixed(row, "in."),
         context=_prefixed(row, "ctx."),
         answer=answer if answer is not None else next(iter(scores.values()), None),

@@ -105,7 +105,7 @@ def row_of(origin: TailPart, group: Group, index: int) -> Row:
 
 _PLAIN = (
     *("row", "at", "version", "assigned", "status", "kind", "release", "epoch", "share"),
-    *("segment", "key", "unit", "latency_us", "error"),
+    *("segment", "key", "unit", "latency_us", "error", "cached"),
 )
 
 
@@ -134,6 +134,7 @@ def listed_rows(
     names = [column[0] for column in cursor.description or ()]
     rows = [dict(zip(names, found, strict=True)) for found in cursor.fetchall()]
     for row in rows:
+        row["cached"] = bool(row.get("cached"))  # files of before there was a cache
         row["leaf_hash"] = bytes(row["leaf_hash"]).hex()
         row["service"] = service
     return rows

@@ -22,7 +22,8 @@ class ShowPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """One record of the journal in words. answered_by: the version whose answer the caller got;
-    None if it was a constant or an error. status: how the assigned version did."""
+    None if it was a constant or an error. status: how the assigned version did. cached: the answer
+    was computed for an earlier request."""
 
     id: str
     service: str
@@ -43,6 +44,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     scores: dict[str, float]
     outcome: str | float | None
     outcome_at: Instant | None
+    cached: bool = False
 
 
 class ListPredictions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

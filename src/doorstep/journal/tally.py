@@ -91,6 +91,7 @@ def _count_rows(
     rows: Sequence[PredictionMeta], groups: Groups, count: int
 ) -> dict[str, list[list[int]]]:
     total = len(rows)
+    computed = np.fromiter((not row.cached for row in rows), dtype=np.bool_, count=total)
     # -1: nobody answered. A version that failed while another answered is in `statuses`.
     errors = np.fromiter((row.version < 0 for row in rows), dtype=np.intp, count=total)
     warned = np.fromiter((bool(row.warnings) for row in rows), dtype=np.intp, count=total)
@@ -99,7 +100,7 @@ def _count_rows(
         "errors": _crosstab(groups, errors, count, 2),
         "warned": _crosstab(groups, warned, count, 2),
         "statuses": _crosstab(groups, statuses, count, STATUSES),
-        "latency": _crosstab(groups, latency_bins(rows), count, LATENCY_BINS),
+        "latency": _crosstab(groups[computed], latency_bins(rows)[computed], count, LATENCY_BINS),
     }
 
 

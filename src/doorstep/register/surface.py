@@ -122,7 +122,7 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
 
 class Version(Registered, frozen=True, kw_only=True):
     """created: False if this digest was registered before (its number is given again).
-    state: registered, passed or refused (by its gates), serving, or retired from serving."""
+    state: registered, passed or refused (by its gates), serving, retired from serving, killed."""
 
     state: str
     created: bool

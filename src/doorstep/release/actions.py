@@ -65,6 +65,7 @@ def _start(
     unit: Unit, app: App, service: str, number: int, asked: StartRelease, requests_per_s: float
 ) -> store.ReleaseRow:
     version = versions.get_version(unit.connection, service, number)
+    require_alive(unit, service, number)
     _require_gates(unit, app, version)
     champion = _settle_first(unit, app, service, version)
     row = versions.get_service(unit.connection, service)
@@ -107,6 +108,17 @@ def _contracts(
         return []
     serving = versions.get_version(unit.connection, version.service, champion)
     return [manifest_of(app.home.bundles, one.digest).contract for one in (serving, version)]
+
+
+def require_alive(unit: Unit, service: str, number: int) -> None:
+    """Raises: RefusedError (`version-killed`)."""
+    killed = store.list_kills(unit.connection, service).get(number)
+    if killed is not None:
+        raise RefusedError(
+            "version-killed",
+            f"{service}@{number} was killed by {killed.by}: {killed.why}",
+            f'doorstep revive {service}@{number} --why "..."',
+        )
 
 
 def _require_gates(unit: Unit, app: App, version: versions.VersionRow) -> None:
@@ -286,7 +298,7 @@ def would_act(release: Release, evidence: Evidence, now: int) -> bool:
 
 def change_release(app: App, name: str, person: Person, evidence: Evidence) -> store.ReleaseRow:
     """Pause, resume, promote or roll back on a person's word. Raises: RefusedError."""
-    require_why(person)
+    require_why(person.action, person.why)
 
     def act(unit: Unit) -> store.ReleaseRow:
         row = store.find_running(unit.connection, name) or store.get_release(unit.connection, name)
@@ -296,16 +308,15 @@ def change_release(app: App, name: str, person: Person, evidence: Evidence) -> s
     return app.database.run(act, app.actor)
 
 
-def require_why(person: Person) -> None:
-    if not person.why.strip():
+def require_why(action: str, why: str) -> None:
+    """Raises: RefusedError (`no-reason`), InputError (`bad-reason`)."""
+    if not why.strip():
         raise RefusedError(
-            "no-reason",
-            f"to {person.action} needs a reason; it is kept in the ledger",
-            '--why "..."',
+            "no-reason", f"to {action} needs a reason; it is kept in the ledger", '--why "..."'
         )
-    if len(person.why) > WHY_CHARS_MAX:
+    if len(why) > WHY_CHARS_MAX:
         raise InputError(
-            "bad-reason", f"the reason has {len(person.why)} characters; at most {WHY_CHARS_MAX}"
+            "bad-reason", f"the reason has {len(why)} characters; at most {WHY_CHARS_MAX}"
         )
 
 

@@ -13,7 +13,7 @@ from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
 from doorstep.register import store as versions
 from doorstep.release import store
-from doorstep.release.actions import apply_decision, require_why, with_plan
+from doorstep.release.actions import apply_decision, require_alive, require_why, with_plan
 from doorstep.release.decide import decide_person
 from doorstep.release.tenures import is_way_back, previous_champion, serving
 from doorstep.release.types import Evidence, Person
@@ -33,7 +33,7 @@ def roll_back_service(
     Raises: NotFoundError, RefusedError (`nothing-to-roll-back`, `rolled-back-already`,
     `never-served`, `release-running`).
     """
-    require_why(person)
+    require_why(person.action, person.why)
 
     def act(unit: Unit) -> str:
         versions.get_service(unit.connection, service)
@@ -76,6 +76,8 @@ def _go_back(unit: Unit, app: App, service: str, person: Person, to: int | None)
         )
     if to == (now.version if now else NOBODY):
         return left.release
+    if to != NOBODY:
+        require_alive(unit, service, to)
     _change(unit, service, person, left, to)
     unit.record(
         "service.rolled-back",

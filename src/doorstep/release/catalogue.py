@@ -96,6 +96,7 @@ def version_states(connection: Connection, service: str) -> dict[int, str]:
     champion = releases.champions(connection).get(service)
     if champion is not None:
         found[champion] = "serving"
+    found |= dict.fromkeys(releases.list_kills(connection, service), "killed")
     return found
 
 

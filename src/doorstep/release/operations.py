@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from doorstep.core.operation import operation
 from doorstep.kernel.app import App
-from doorstep.release import actions, store
+from doorstep.release import actions, killing, store
 from doorstep.release.back import roll_back_service
 from doorstep.release.collect import collect
 from doorstep.release.surface import (
     ChangeRelease,
+    Kill,
+    KillVersion,
     ListReleases,
     Release,
     Releases,
+    ReviveVersion,
     Rollback,
     ShowRelease,
     StartRelease,
@@ -90,6 +93,23 @@ def roll_back(app: App, asked: Rollback) -> Release:
     person = _person(app, "rollback", asked.why)
     release_id = roll_back_service(app, asked.service, person, evidence, asked.to)
     return release_view(app, _get(app, release_id))
+
+
+@operation("version.kill", permission="release:rollback", effect="write")
+def kill_version(app: App, asked: KillVersion) -> Kill:
+    """Let nobody ask a version any more: its traffic goes down the fallback chain."""
+    return _kill(*killing.kill_version(app, asked.version, asked.why))
+
+
+@operation("version.revive", permission="release:write", effect="write")
+def revive_version(app: App, asked: ReviveVersion) -> Kill:
+    """Let a killed version be asked again."""
+    return _kill(*killing.revive_version(app, asked.version, asked.why))
+
+
+def _kill(row: store.KillRow, plan_number: int) -> Kill:
+    name = f"{row.service}@{row.number}"
+    return Kill(version=name, at=row.at, by=row.by, why=row.why, plan_number=plan_number)
 
 
 def _person(app: App, action: str, why: str) -> Person:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -34,7 +34,7 @@ _RUNNING: dict[State, StateName] = {
 
 class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one service's document is made from. versions: by number, at least those
-    that are named here. contract: what callers may send now."""
+    that are named here. contract: what callers may send now. killed: not to be asked."""
 
     file: ServiceFile
     contract: Contract
@@ -42,6 +42,7 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     champion: int | None
     last_champion: int | None
     release: Release | None
+    killed: Collection[int] = ()
 
 
 def service_plan(state: ServiceState) -> ServicePlan:
@@ -57,19 +58,30 @@ def service_plan(state: ServiceState) -> ServicePlan:
         champion=_serving(state),
         release=_release_plan(release, is_recorded=serve.record.mode == "full"),
         segments=frozen.waves if frozen else waves_of(state.file),
-        fallback=tuple(
-            FallbackStep(kind="version")
-            if step.kind == "champion"
-            else FallbackStep(kind="answer", answer=step.answer)
-            for step in serve.fallback
-        ),
+        fallback=tuple(_fallback(state)),
         key=frozen.key if frozen else state.file.ids.key,
         unit=frozen.unit if frozen else state.file.ids.unit,
         subject=state.file.ids.subject,
         timeout_ms=max(1, round(serve.timeout_s * 1000)),
         record=serve.record.mode,
         record_share=serve.record.share,
+        cache_s=serve.cache_s,
+        killed=tuple(sorted(state.killed)),
     )
+
+
+def _fallback(state: ServiceState) -> Iterator[FallbackStep]:
+    """The chain with its versions named; a champion before this one may not be there."""
+    for step in state.file.serve.fallback:
+        match step.kind:
+            case "champion":
+                yield FallbackStep(kind="version")
+            case "previous":
+                if state.last_champion is not None:
+                    yield FallbackStep(kind="version", version=state.last_champion)
+            case "answer":
+                when = "" if step.when is None else str(step.when)
+                yield FallbackStep(kind="answer", answer=step.answer, when=when)
 
 
 def _serving(state: ServiceState) -> int | None:

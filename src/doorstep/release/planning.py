@@ -124,6 +124,7 @@ def _state(connection: Connection, home: Home, row: versions.ServiceRow) -> Serv
         champion=champion,
         last_champion=last,
         release=running.release if running else None,
+        killed=rows.keys() & store.list_kills(connection, row.name).keys(),
     )
 
 

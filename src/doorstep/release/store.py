@@ -63,6 +63,15 @@ tenures = Table(
     Column("because", Text, nullable=False),
     Column("by", Text, nullable=False),
 )
+kills = Table(
+    "kill",
+    metadata,
+    Column("service", Text, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", At, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("why", Text, nullable=False),
+)
 plans = Table(
     "plan",
     metadata,
@@ -118,6 +127,16 @@ class TenureRow(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     because: str
     by: str
+
+
+class KillRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that nobody may ask, until it is revived."""
+
+    service: str
+    number: int
+    at: Instant
+    by: str
+    why: str
 
 
 class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,6 +243,21 @@ def vacate(connection: Connection, service: str, at: Instant) -> None:
     since = connection.scalar(select(tenures.c.since).where(is_open))
     until = max(at, int(since or 0) + 1)
     connection.execute(update(tenures).where(is_open).values(until=until))
+
+
+def list_kills(connection: Connection, service: str) -> dict[int, KillRow]:
+    """By number of the version."""
+    asked = select(kills).where(kills.c.service == service)
+    return {row.number: KillRow(**row._asdict()) for row in connection.execute(asked)}
+
+
+def add_kill(connection: Connection, row: KillRow) -> None:
+    connection.execute(insert(kills).values(msgspec.structs.asdict(row)))
+
+
+def remove_kill(connection: Connection, row: KillRow) -> None:
+    mine = (kills.c.service == row.service) & (kills.c.number == row.number)
+    connection.execute(delete(kills).where(mine))
 
 
 def newest_plan(connection: Connection) -> PlanRow | None:

@@ -45,6 +45,31 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     to: int | None = None
 
 
+class KillVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """version: `loans@2`, that nobody may ask any more."""
+
+    version: str
+    why: str
+
+
+class ReviveVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """version: `loans@2`, that was killed and may be asked again."""
+
+    version: str
+    why: str
+
+
+class Kill(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that was killed, by whom and why. plan_number: of the plan with which it is so, or
+    with which it is over."""
+
+    version: str
+    at: Instant
+    by: str
+    why: str
+    plan_number: int
+
+
 class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
     """One guardrail now. champion, challenger: rates 0..1, None before there is any evidence.
     ratio_low, ratio_high: 95 % confidence interval of challenger / champion. log_e_*: natural

@@ -9,6 +9,7 @@ import msgspec
 
 from doorstep.core.plan import REST
 from doorstep.core.record import Kind, Status
+from doorstep.serve.cache import RowKey
 from doorstep.serve.http import JSON
 from doorstep.serve.rows import Parsed, Values
 from doorstep.serve.service import Service
@@ -57,9 +58,11 @@ class Part(msgspec.Struct):
     count, rows: how many, and their positions, None for all. version: whose turn it is now, None if
     there is nobody; assigned: the number of the one whose turn it was first. tried: version numbers
     that failed. answered: number of the version whose answer it is, CONSTANT or NOBODY. scores,
-    answers: per row of the part. status, error: of the assigned version. mark: while it is
+    answers: per row of the part; constant: what all its rows get instead, is_ruled: by a condition
+    on the row. status, error: of the assigned version. mark: while it is
     evidence; the pieces of a part that was divided share it. deadline_ns: of the version whose turn
-    it is, once that is fixed; 0 before.
+    it is, once that is fixed; 0 before. keys: of its rows in the cache, where what is computed may
+    be given again; cached: it was.
     """
 
     call: Call
@@ -80,6 +83,9 @@ class Part(msgspec.Struct):
     scores: list[list[float]] | None = None
     answers: list[str | float] | None = None
     constant: str | float | None = None
+    is_ruled: bool = False
+    keys: list[RowKey] | None = None
+    cached: bool = False
 
     def numbers(self) -> bytes:
         """The part's float64 rows, in the service's columns."""
@@ -145,15 +151,21 @@ class Call(msgspec.Struct):
 
     @property
     def fallback(self) -> str | None:
-        """Who answered instead of the assigned version: `champion`, `service@N`, `answer`."""
+        """Who answered instead of the assigned version: `champion`, `service@N`, `rule` or `answer`
+        (a declared one)."""
         for part in self.parts:
             if part.answered == CONSTANT:
-                return "answer"
+                return "rule" if part.is_ruled else "answer"
             if part.answered != part.assigned:
                 if part.answered == self.service.plan.champion:
                     return "champion"
                 return f"{self.service.name}@{part.answered}"
         return None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether no version computed anything for it."""
+        return all(part.cached for part in self.parts)
 
     @property
     def versions(self) -> str:

@@ -43,6 +43,7 @@ _PID, _SLOTS_USED, _SERVICES_USED = 2, 3, 4
 _REQUESTS, _OK, _BAD_COUNT, _IN_FLIGHT, _PLUS, _ZERO, _MINUS, _SEEN_COUNT, _BAD_UNITS = range(9)
 _S_REQUESTS, _S_ERRORS, _S_REFUSED, _S_SUM, _S_BUCKETS = (_SERVICE_KEY + at for at in range(5))
 
+NO_LATENCY = -1
 BUCKETS = 64
 LATENCY_EDGES_US: tuple[int, ...] = tuple(round(50 * 1.25**at) for at in range(BUCKETS - 1))
 """Upper edges of the latency histogram, 50 us to about 52 s; the last bucket is open."""
@@ -194,12 +195,13 @@ class CellWriter:
         self.end(slot, units, [], ok)
 
     def count(self, service: str, latency_us: int, *, error: bool) -> None:
-        """One answered request of a service."""
+        """One answered request of a service; NO_LATENCY: nothing was computed for it."""
         at = self._services.get(service) or self._service(service)
         words = self._words
         words[at + _S_REQUESTS] += 1
-        words[at + _S_SUM] += latency_us
-        words[at + _S_BUCKETS + bisect_left(LATENCY_EDGES_US, latency_us)] += 1
+        if latency_us != NO_LATENCY:
+            words[at + _S_SUM] += latency_us
+            words[at + _S_BUCKETS + bisect_left(LATENCY_EDGES_US, latency_us)] += 1
         if error:
             words[at + _S_ERRORS] += 1
 

@@ -20,7 +20,6 @@ from doorstep.core.report import Cell, ServiceReport
 from doorstep.kernel.files import write_atomic
 from doorstep.kernel.nodes import PAST, read_report
 from doorstep.serve.cells import (
-    BUCKETS,
     LATENCY_EDGES_US,
     CellCounts,
     CellKey,
@@ -61,7 +60,7 @@ class Evidence:
         self._base = self._load_base()
         self._counts = Counts()
         self._recent: dict[str, float] = {}
-        self._history: deque[tuple[float, dict[str, list[int]]]] = deque()
+        self._history: deque[tuple[float, dict[str, ServiceCounts]]] = deque()
         self.remove_folded()
 
     @property
@@ -106,8 +105,8 @@ class Evidence:
         since, old = self._history[0] if self._history else (time.monotonic(), {})
         passed_s = max(time.monotonic() - since, 1.0)
         for name, counts in sorted(self._counts.services.items()):
-            before = old.get(name, [0] * BUCKETS)
-            recent = [a - b for a, b in zip(counts.buckets, before, strict=True)]
+            before = old.get(name, ServiceCounts())
+            recent = [a - b for a, b in zip(counts.buckets, before.buckets, strict=True)]
             found.append(
                 ServiceReport(
                     service=name,
@@ -115,7 +114,7 @@ class Evidence:
                     errors=counts.errors,
                     latency_ms_p50=quantile_ms(recent, 0.50),
                     latency_ms_p99=quantile_ms(recent, 0.99),
-                    requests_per_s=round(sum(recent) / passed_s, 1),
+                    requests_per_s=round((counts.requests - before.requests) / passed_s, 1),
                 )
             )
         return tuple(found)
@@ -126,8 +125,7 @@ class Evidence:
 
     def _remember(self, now: float) -> None:
         if not self._history or now - self._history[-1][0] >= SNAPSHOT_S:
-            buckets = {name: one.buckets for name, one in self._counts.services.items()}
-            self._history.append((now, buckets))
+            self._history.append((now, dict(self._counts.services)))
         while len(self._history) > 1 and now - self._history[0][0] > WINDOW_S:
             self._history.popleft()
 

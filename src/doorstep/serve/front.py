@@ -26,6 +26,7 @@ from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter
 from doorstep.serve.http import Head, HttpConnection
+from doorstep.serve.idempotency import IdempotencyKeys
 from doorstep.serve.limits import CONNECTIONS_MAX, DRAIN_S, ORPHAN_S, SWEEP_S
 from doorstep.serve.models import Models
 from doorstep.serve.nodeplan import (
@@ -128,6 +129,7 @@ class Front:
         self._servers: list[asyncio.Server] = []
         self._rpc: RpcServer | None = None
         self._rpc_path = short_folder(self._state) / f"rpc-{os.getpid()}.sock"
+        self._site.keys = IdempotencyKeys(self._state, Path(start.cells), self.link)
         self._plan: NodePlan | None = None
         self._lease_held = False
         self._lease_until_s = 0.0

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from doorstep.serve.breaker import TOPIC
 from doorstep.serve.cells import LATENCY_EDGES_US
 from doorstep.serve.supervisor import Supervisor
 
@@ -93,7 +94,15 @@ def _metrics(supervisor: Supervisor) -> list[Metric]:
     families = [
         GaugeMetricFamily(name, about, value=value) for name, (about, value) in gauges.items()
     ]
-    return [requests, errors, refused, latency, starts, memory, *families]
+    breakers = GaugeMetricFamily(
+        "doorstep_breaker_open", "1 while a version is not asked", labels=["slot", "version"]
+    )
+    for front in supervisor.fronts.live:
+        for topic, what in front.troubles.items():
+            if topic.startswith(TOPIC):
+                version = topic.removeprefix(TOPIC)
+                breakers.add_metric([front.child.slot, version], float(bool(what)))
+    return [requests, errors, refused, latency, starts, memory, breakers, *families]
 
 
 def _gauges(supervisor: Supervisor) -> dict[str, tuple[str, float]]:

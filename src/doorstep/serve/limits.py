@@ -16,7 +16,28 @@ IN_FLIGHT_MAX = 1024
 """Requests of one worker without an answer; the next one gets 503 and Retry-After."""
 IN_FLIGHT_ROWS_MAX = 65_536
 OUTCOMES_MAX = 10_000
-FALLBACKS_MAX = 4
+FALLBACKS_MAX = 8
+BREAKER_WINDOW_S = 10.0
+BREAKER_KEPT = 400
+"""Of the newest requests of a version, from the first failure on, those that are judged."""
+BREAKER_WHOLE, BREAKER_WHOLE_SHARE = 5, 0.5
+BREAKER_ROWS, BREAKER_ROWS_SHARE = 20, 0.95
+"""So many failures, and such a share of the requests in the window, open a version's breaker."""
+BREAKER_OPEN_S = (2.0, 30.0)
+"""Before an open breaker lets a request try; doubled each time that fails."""
+CACHE_ENTRIES_MAX = 100_000
+CACHE_BYTES_MAX = 64 * 1024 * 1024
+"""Of answers that one worker may give again, of all its services together."""
+KEY_CHARS_MAX = 256
+KEYS_MAX = 200_000
+KEYS_BYTES_MAX = 256 * 1024 * 1024
+"""Idempotency keys of one node and the answers that are kept for them."""
+KEY_KEPT_S = 24 * 3600
+KEY_FLIGHT_S = 900
+"""Longer than any request takes: a key that is in flight for so long is free again."""
+KEY_BUSY_S = 1.0
+"""How long a worker waits for another one that writes the keys."""
+KEY_SWEEP_S = 60.0
 
 HEADER_S = 10.0
 BODY_S = 30.0

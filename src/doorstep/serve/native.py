@@ -30,7 +30,8 @@ LABEL_CHARS_MAX = 1000
 
 
 class Prediction(msgspec.Struct, omit_defaults=True, gc=False):
-    """One row's answer. version: only where it is not the answer's own. warnings: of the row."""
+    """One row's answer. version: only where it is not the answer's own. warnings: of the row.
+    cached: it was computed for an earlier request."""
 
     id: str
     answer: str | float | None
@@ -38,6 +39,7 @@ class Prediction(msgspec.Struct, omit_defaults=True, gc=False):
     probabilities: dict[str, float] | None = None
     value: float | None = None
     version: int | None = None
+    cached: bool = False
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -111,6 +113,8 @@ def _prediction(call: Call, part: Part, at: int, row: int, first: int) -> Predic
             found = Prediction(name, scores[0], warnings, None, scores[0])
     if part.answered != first:
         found.version = part.answered
+    if part.cached:
+        found.cached = True
     return found
 
 

@@ -97,6 +97,8 @@ def parameters_of(call: Call) -> dict[str, str | int | float | bool]:
     found: dict[str, str | int | float | bool] = {"request_id": call.id}
     if call.fallback:
         found["fallback"] = call.fallback
+    if cached := sum(part.count for part in call.parts if part.cached):
+        found["cached"] = cached
     if call.parsed.warnings:
         said = sorted({one for row in call.parsed.warnings for one in row})
         found["warnings"] = ",".join(said)

@@ -10,25 +10,33 @@ An answer's bytes are written only after its records were handed to the operatin
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import msgspec
-import numpy as np
-from numpy.typing import NDArray
-
 from doorstep.core.errors import OverloadedError
-from doorstep.core.ids import hash_unit
-from doorstep.core.plan import REST
 from doorstep.core.record import Status
-from doorstep.formats.batch import Batch, Scorer
+from doorstep.formats.batch import Scorer
+from doorstep.serve.breaker import WHOLE, Breakers
+from doorstep.serve.cache import AnswerCache, row_keys
 from doorstep.serve.call import CONSTANT, Call, Mark, Part
-from doorstep.serve.cells import CellWriter
-from doorstep.serve.limits import ENGINE_BATCH_ROWS_MAX, IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX
+from doorstep.serve.cells import NO_LATENCY, CellWriter
+from doorstep.serve.limits import IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX
+from doorstep.serve.parts import (
+    batch_of,
+    chunks_of,
+    cut_call,
+    deadline_ns,
+    divide,
+    is_divisible,
+    is_finite,
+    marks_of,
+    split,
+    units_of,
+)
 from doorstep.serve.record import Recorder
+from doorstep.serve.rule import Rule
 from doorstep.serve.version import Version
 
 ERROR_CHARS_MAX = 200
@@ -38,8 +46,6 @@ _STATUS_CODES = {
     Status.DIED: (503, "unavailable", "the model's process ended while it had the request"),
     Status.UNAVAILABLE: (503, "unavailable", "no version of the service can answer now"),
 }
-_WHOLE = (Status.TIMED_OUT, Status.DIED, Status.UNAVAILABLE)
-"""What befalls a version as a whole, whatever the rows were."""
 _FAILED = (500, "model-failed", "the model could not answer this request")
 # An engine that died is back in one or two seconds; asked again sooner, a client fails twice.
 _RETRY = b"retry-after: 3\r\n"
@@ -77,6 +83,8 @@ class Path:
         self._done: list[Call] = []
         self._scheduled = False
         self._causes: dict[int, int] = {}
+        self._cache = AnswerCache()
+        self.breakers = Breakers(troubles.tell)
         self.in_flight = 0
         self.rows_in_flight = 0
 
@@ -109,7 +117,10 @@ class Path:
         try:
             for call in arrived:
                 call.at = at
-                for part in self._assign(call):
+                parts = self._assign(call)
+                if call.service.cache_ns:
+                    parts = self._recall(call)
+                for part in parts:
                     batches.setdefault(part.version, []).append(part)
             while batches:
                 batches = self._score(batches)
@@ -128,7 +139,7 @@ class Path:
             if call.is_over:
                 continue
             self._close(call)
-            for mark in _marks(call):
+            for mark in marks_of(call):
                 self._cells.forget(mark.cell, mark.flights)
             call.parts = []
             if not call.is_answered:
@@ -151,13 +162,13 @@ class Path:
         service = call.service
         if call.pinned is not None:
             parts = [Part(call, call.parsed.count, None, call.pinned, call.pinned.number)]
-            parts[0].step = len(service.fallback)
+            parts[0].step = len(service.chain)
         elif not service.has_groups:
             champion = service.champion
             number = champion.number if champion else 0
             parts = [Part(call, call.parsed.count, None, champion, number)]
         else:
-            parts = call.parts = _cut(call)
+            parts = call.parts = cut_call(call)
             self._mark(call, parts)
         call.parts = parts
         call.open = len(parts)
@@ -172,22 +183,54 @@ class Path:
         for part in parts:
             cell = service.cell(part.segment, part.challenger)
             if cell is not None:
-                units = _units(part)
+                units = units_of(part)
                 part.mark = Mark(cell, units, self._cells.begin(cell, units))
+
+    def _recall(self, call: Call) -> list[Part]:
+        """Answer what the cache has the answers of; the parts that must be computed.
+
+        What is evidence of a release is always computed, in both arms: rows that fail are in no
+        cache, so what is left of an arm beside its hits would look worse than it is, and hits
+        counted as health would say nothing of the version now.
+        """
+        open_parts = []
+        since_ns = call.began_ns - call.service.cache_ns
+        for part in list(call.parts):
+            if part.mark is not None or part.version is None or part.version.killed:
+                open_parts.append(part)
+                continue
+            source = (call.service.name, *part.version.source)
+            part.keys = row_keys(source, batch_of(part.version, [part]))
+            found = [self._cache.get(key, since_ns) for key in part.keys]
+            fits = [one is not None for one in found]
+            if any(fits):
+                mine, *others = split(part, fits)
+                mine.cached = True
+                self._succeed(mine, part.version, [one for one in found if one is not None])
+                open_parts += others
+            else:
+                open_parts.append(part)
+        return open_parts
 
     def _score(self, batches: dict[Version | None, list[Part]]) -> dict[Version | None, list[Part]]:
         """Have every batch scored. Answers the batches of those who fall back at once."""
         again: dict[Version | None, list[Part]] = {}
         for version, parts in batches.items():
-            if version is None:
+            if version is None or version.killed:
+                why = "no such version here" if version is None else "the version was killed"
                 for part in parts:
-                    self._settle(part, Status.UNAVAILABLE, [], "no such version here", again)
-            elif version.model is not None:
+                    self._fall_back(part, Status.UNAVAILABLE, why, again)
+                continue
+            if self.breakers.known:
+                parts = self._let_through(version, parts, again)
+                if not parts:
+                    continue
+            if version.model is not None:
                 version.model.used_ns = parts[0].call.began_ns
                 if version.model.scorer is None:
                     self._wake(version, parts)
                     continue
-                for chunk in _chunks(parts):
+                for chunk in chunks_of(parts):
                     self._score_inline(version, version.model.scorer, chunk, again)
             else:
                 for part in parts:
@@ -204,7 +247,7 @@ class Path:
 
         now = time.monotonic_ns()
         timers = [
-            self._loop.call_later((_deadline_ns(part) - now) / 1e9, give_up, at)
+            self._loop.call_later((deadline_ns(part) - now) / 1e9, give_up, at)
             for at, part in waiting.items()
         ]
 
@@ -219,17 +262,29 @@ class Path:
 
         self._waker.wake(version.model, woken)
 
+    def _let_through(
+        self, version: Version, parts: list[Part], again: dict[Version | None, list[Part]]
+    ) -> list[Part]:
+        """Those of the parts that a version may be asked for: one now and then while its breaker
+        is open."""
+        key = (parts[0].call.service.name, version.number)
+        count = self.breakers.admits(key, len(parts))
+        for part in parts[count:]:
+            why = "the version is not asked for a while: too many failed"
+            self._fall_back(part, Status.UNAVAILABLE, why, again)
+        return parts[:count]
+
     def _score_inline(
         self, version: Version, scorer: Scorer, parts: list[Part],
         again: dict[Version | None, list[Part]],
     ) -> None:  # fmt: skip
         rows = sum([part.count for part in parts])
         try:
-            found = scorer.score(_batch(version, parts))
+            found = scorer.score(batch_of(version, parts))
             if found.shape != (rows, version.width):
                 raise ValueError(f"scores have shape {found.shape} for {rows} rows")
             scores = found.tolist()
-            fine = _is_finite(found, scores)
+            fine = is_finite(found, scores)
         except Exception as error:  # noqa: BLE001  whatever a model raises
             if len(parts) > 1:
                 for part in parts:
@@ -262,7 +317,7 @@ class Path:
                 self._abandon([part.call])
             return None
 
-        version.engine.ask(_batch(version, [part]), _deadline_ns(part), answered)
+        version.engine.ask(batch_of(version, [part]), deadline_ns(part), answered)
         sent = True
 
     def _go_on(self, part: Part, status: Status, scores: list[list[float]], error: str) -> None:
@@ -290,38 +345,68 @@ class Path:
             if version.is_valid(scores, part.count):
                 return self._succeed(part, version, scores)
             status, error = Status.INVALID, "the scores are not finite numbers of the right shape"
-        if version is not None and status not in _WHOLE and _is_divisible(part):
-            again.setdefault(version, []).extend(_divide(part))
-            return None
+        if version is not None:
+            if status not in WHOLE and is_divisible(part):
+                again.setdefault(version, []).extend(divide(part))
+                return None
+            self.breakers.note((part.call.service.name, version.number), status)
+        return self._fall_back(part, status, error, again)
+
+    def _fall_back(
+        self, part: Part, status: Status, error: str, again: dict[Version | None, list[Part]]
+    ) -> None:
+        """A version did not answer this part; the next link of the chain does."""
         if part.tried is None:
             part.status, part.error, part.tried = status, error[:ERROR_CHARS_MAX], set()
             if part.mark is not None:
                 part.mark.bad = part.mark.bad + self._blame(part, part.mark)
-        part.deadline_ns = 0
-        part.tried.add(version.number if version else part.assigned)
-        part.step, found = part.call.service.next_version(part.step, part.tried)
-        if isinstance(found, Version):
-            part.version = found
-            again.setdefault(found, []).append(part)
-            return None
-        if found is not None:
-            part.answered, part.constant = CONSTANT, found
-        return self._finish(part)
+        part.deadline_ns, part.keys = 0, None
+        part.tried.add(part.version.number if part.version else part.assigned)
+        while True:
+            part.step, found = part.call.service.next_link(part.step, part.tried)
+            if isinstance(found, Version):
+                part.version = found
+                again.setdefault(found, []).append(part)
+                return None
+            if found is None:
+                return self._finish(part)
+            left = self._declare(part, found)
+            if left is None:
+                return None
+            part = left
+
+    def _declare(self, part: Part, rule: Rule) -> Part | None:
+        """Give the rows that a rule is for its answer. The part that is left, None for nothing."""
+        rows = part.rows if part.rows is not None else range(part.count)
+        parsed = part.call.parsed
+        fits = [rule.answers(parsed, row) for row in rows]
+        if not any(fits):
+            return part
+        answered, *left = split(part, fits)
+        answered.answered, answered.constant = CONSTANT, rule.answer
+        answered.is_ruled = rule.is_conditional
+        self._finish(answered)
+        return left[0] if left else None
 
     def _blame(self, part: Part, mark: Mark) -> list[int]:
         """The units that go bad with this part: one for each cause, not for each row that it hit,
         because units that fail together say no more than one."""
         engine = part.version.engine if part.version is not None else None
-        if part.status in _WHOLE and engine is not None:
+        if part.status in WHOLE and engine is not None:
             cause = engine.cause
             if self._causes.get(mark.cell) == cause:
                 return []
             self._causes[mark.cell] = cause
-        return _units(part)[:1]
+        return units_of(part)[:1]
 
     def _succeed(self, part: Part, version: Version, scores: list[list[float]]) -> None:
         part.answered, part.scores = version.number, scores
         part.answers = [version.answer(row) for row in scores]
+        if self.breakers.known and not part.cached:
+            self.breakers.note((part.call.service.name, version.number), Status.OK)
+        if part.keys is not None and not part.cached:
+            for key, row in zip(part.keys, scores, strict=True):
+                self._cache.put(key, row, part.call.began_ns)
         call = part.call
         call.open -= 1
         if not call.open and call.parts:
@@ -394,123 +479,10 @@ class Path:
             error = error or part.answered < 0
             if part.mark is not None and part.status is Status.OK:
                 part.mark.ok = True
-        for mark in _marks(call):
+        for mark in marks_of(call):
             self._cells.end(mark.cell, mark.units, mark.flights, mark.ok, mark.bad)
-        self._cells.count(call.service.name, (now - call.began_ns) // 1000, error=error)
+        latency_us = (now - call.began_ns) // 1000
+        if call.service.cache_ns and call.is_cached:
+            latency_us = NO_LATENCY
+        self._cells.count(call.service.name, latency_us, error=error)
         call.parts = []
-
-
-def _marks(call: Call) -> list[Mark]:
-    """What the call is marked as in evidence cells: each once, however it was divided."""
-    marks = [part.mark for part in call.parts if part.mark is not None]
-    return marks if len(marks) < 2 else list({id(mark): mark for mark in marks}.values())
-
-
-def _units(part: Part) -> list[int]:
-    """The hashes of the units whose rows these are."""
-    call = part.call
-    units = call.parsed.units
-    if units is None:
-        return [hash_unit("unit", call.id)]
-    rows = part.rows if part.rows is not None else range(part.count)
-    return [hash_unit("unit", one) for one in dict.fromkeys(units[at] or call.id for at in rows)]
-
-
-def _is_divisible(part: Part) -> bool:
-    """Whether it matters which of the rows fail, and there is time to find out."""
-    if part.count == 1:
-        return False
-    tried = {*(part.tried or ()), part.version.number if part.version else 0}
-    _, other = part.call.service.next_version(part.step, tried)
-    if other is None and part.mark is None:
-        return False
-    part.deadline_ns = _deadline_ns(part)
-    return time.monotonic_ns() < part.deadline_ns
-
-
-def _divide(part: Part) -> list[Part]:
-    """Two halves in place of a part that fails: a row that fails for itself is found by halving."""
-    call, middle = part.call, part.count // 2
-    rows = list(part.rows if part.rows is not None else range(part.count))
-    halves = [
-        msgspec.structs.replace(
-            part, count=len(mine), rows=mine, tried=set(part.tried) if part.tried else None
-        )
-        for mine in (rows[:middle], rows[middle:])
-    ]
-    at = next(at for at, one in enumerate(call.parts) if one is part)
-    call.parts[at : at + 1] = halves
-    call.open += 1
-    return halves
-
-
-def _is_finite(found: NDArray[np.float64], scores: list[list[float]]) -> bool:
-    """Whether all scores are finite numbers: the fastest way that there is for their number."""
-    if len(scores) > SMALL_BATCH_ROWS:
-        return math.isfinite(found.sum())
-    return math.isfinite(sum(map(sum, scores)))
-
-
-def _cut(call: Call) -> list[Part]:
-    """The parts of a call: its rows by assigned version and segment, in the order of the rows."""
-    service, parsed = call.service, call.parsed
-    groups: dict[tuple[str, bool], list[int]] = {}
-    for at in range(parsed.count):
-        segment = parsed.segments[at] if parsed.segments else REST
-        unit = (parsed.units[at] if parsed.units else "") or call.id
-        groups.setdefault((segment, service.challenges(unit, segment)), []).append(at)
-    parts = []
-    for (segment, challenger), rows in groups.items():
-        number = service.plan.champion or 0
-        if challenger and service.release is not None:
-            number = service.release.challenger
-        version = service.versions.get(number)
-        mine = None if len(groups) == 1 else rows
-        part = Part(call, len(rows), mine, version, number, segment, challenger)
-        part.share = service.share(segment)
-        parts.append(part)
-    return parts
-
-
-def _batch(version: Version, parts: list[Part]) -> Batch:
-    first = parts[0]
-    data, texts, rows = first.numbers(), first.texts(), first.count
-    if len(parts) > 1:
-        data = b"".join(
-            [one.call.parsed.numbers if one.rows is None else one.numbers() for one in parts]
-        )
-        rows = sum([one.count for one in parts])
-        if texts:
-            texts = [row for one in parts for row in one.texts()]
-    width = first.call.service.reader.width
-    return version.columns.batch(np.frombuffer(data).reshape(rows, width), texts)
-
-
-def _chunks(parts: list[Part]) -> list[list[Part]]:
-    """Batches of a bounded number of rows, so that one turn's memory is bounded."""
-    if len(parts) == 1:
-        return [parts]
-    chunks: list[list[Part]] = [[]]
-    rows = 0
-    for part in parts:
-        if chunks[-1] and rows + part.count > ENGINE_BATCH_ROWS_MAX:
-            chunks.append([])
-            rows = 0
-        chunks[-1].append(part)
-        rows += part.count
-    return chunks
-
-
-def _deadline_ns(part: Part) -> int:
-    """When this attempt must be over. While somebody can still answer instead, an attempt gets
-    half of what is left of the request's time, so that the other has the rest."""
-    if part.deadline_ns:
-        return part.deadline_ns
-    service = part.call.service
-    last = part.call.began_ns + service.timeout_ns
-    tried = {*(part.tried or ()), part.version.number if part.version else 0}
-    _, other = service.next_version(part.step, tried)
-    if not isinstance(other, Version):
-        return last
-    now = time.monotonic_ns()
-    return now + max(last - now, 0) // 2

@@ -69,6 +69,7 @@ class Recorder:
                     warnings[row] if warnings else (),
                     (*texts, answers[at]) if texts else (answers[at],),
                     part.error,
+                    part.cached,
                 )
             )  # fmt: skip
 

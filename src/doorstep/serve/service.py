@@ -10,6 +10,7 @@ from doorstep.serve.cells import CellKey
 from doorstep.serve.limits import FALLBACKS_MAX
 from doorstep.serve.mask import mask_of
 from doorstep.serve.rows import RowReader
+from doorstep.serve.rule import Rule
 from doorstep.serve.version import Version
 
 
@@ -18,6 +19,7 @@ class Service:
 
     declare: gives a layout's number in this process's journal. slot: gives a cell's number, or
     None where there is no room. challenger: None when its share was given back (the lease).
+    is_disrupted: the champion must not be asked.
     """
 
     def __init__(
@@ -39,10 +41,15 @@ class Service:
         row, context = self.reader.row, self.reader.context
         self.mask = mask_of(plan, row.numbers + context.numbers, row.texts + context.texts)
         self.timeout_ns = plan.timeout_ms * 1_000_000
-        self.fallback: tuple[FallbackStep, ...] = plan.fallback[:FALLBACKS_MAX]
+        self.cache_ns = round(plan.cache_s * 1e9)
         self.release = plan.release
         self.watched = lease_held
-        self.release_id = plan.release.id if plan.release else ""
+        for version in versions.values():
+            version.killed = version.number in plan.killed
+        self.is_disrupted = self.champion is not None and self.champion.killed
+        links = [self._link(step) for step in plan.fallback[:FALLBACKS_MAX]]
+        self.chain = [link for link in links if link is not None]
+        self.release_id = plan.release.id if plan.release and not self.is_disrupted else ""
         self.epoch = plan.release.epoch if plan.release else 0
         self.has_groups = plan.release is not None or bool(plan.segments)
         self._slot = slot
@@ -67,30 +74,41 @@ class Service:
         return self.release.shares.get(segment, 0.0)
 
     def cell(self, segment: str, challenger: bool) -> int | None:
-        """The slot of the evidence cell; None if this is no evidence."""
+        """The slot of the evidence cell; None if this is no evidence: nothing is, while the
+        champion is killed and there is nobody to compare with."""
         release = self.release
-        if release is None or not self.watched:
+        if release is None or not self.watched or self.is_disrupted:
             return None
         key = (segment, challenger)
         if key not in self._slots:
             self._slots[key] = self._slot(_cell_key(release, segment, challenger))
         return self._slots[key]
 
-    def next_version(self, step: int, tried: set[int]) -> tuple[int, Version | str | float | None]:
-        """The first step of the fallback chain, from `step` on, that has not been tried: the
-        position after it, and a version, a constant, or None at the end."""
-        for at in range(step, len(self.fallback)):
-            one = self.fallback[at]
-            if one.kind == "answer":
-                return at + 1, "" if one.answer is None else one.answer
-            version = self.versions.get(one.version) if one.version else self.champion
-            if version is not None and version.number not in tried:
-                return at + 1, version
-        return len(self.fallback), None
+    def _link(self, step: FallbackStep) -> Version | Rule | None:
+        if step.kind == "answer":
+            return Rule("" if step.answer is None else step.answer, step.when, self.reader)
+        version = self.versions.get(step.version) if step.version else self.champion
+        return None if version is None or version.killed else version
+
+    def next_link(self, step: int, tried: set[int]) -> tuple[int, Version | Rule | None]:
+        """The first link of the fallback chain, from `step` on, that has not been tried: the
+        position after it, and a version, a declared answer, or None at the end."""
+        for at in range(step, len(self.chain)):
+            link = self.chain[at]
+            if isinstance(link, Rule) or link.number not in tried:
+                return at + 1, link
+        return len(self.chain), None
+
+    def has_version(self, step: int, tried: set[int]) -> bool:
+        """Whether a version that has not been tried is in the chain from `step` on."""
+        links = self.chain[step:]
+        return any(isinstance(one, Version) and one.number not in tried for one in links)
 
     @property
     def ready(self) -> bool:
         """Whether somebody can answer: a champion, or a challenger that has everybody."""
+        if self.is_disrupted:
+            return bool(self.chain)
         if self.champion is not None:
             return self.champion.ready
         return self.release is not None and self.share(REST) > 0

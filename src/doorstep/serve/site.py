@@ -27,6 +27,7 @@ from doorstep.serve import (
 from doorstep.serve.call import Call, Codec, Exchange
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.http import Head
+from doorstep.serve.idempotency import HEADER, IdempotencyKeys, KeyedExchange
 from doorstep.serve.path import Path
 from doorstep.serve.record import Recorder
 from doorstep.serve.requestid import RequestIds, id_text
@@ -84,6 +85,7 @@ class Site:
         self._ids = RequestIds()
         self._places: dict[tuple[bytes, bytes], Place] = {}
         self.recorder = recorder
+        self.keys: IdempotencyKeys | None = None
         self.services: dict[str, Service] = {}
         self.draining = False
         self.live = False
@@ -97,6 +99,9 @@ class Site:
     def swap(self, services: dict[str, Service]) -> None:
         """Serve these from now on; what is under way ends with what it began with."""
         self.services = services
+        self._path.breakers.keep(
+            {(name, number) for name, one in services.items() for number in one.versions}
+        )
         self.live = True
 
     @property
@@ -176,9 +181,17 @@ class Site:
         """Have these rows answered. extra, pinned, kind: see `Call`.
         Raises: OverloadedError (`overloaded`)."""
         request = self._ids.next()
-        call = Call(visit.exchange, visit.codec, service, parsed, request, id_text(request))
+        name, exchange = id_text(request), visit.exchange
+        if HEADER in visit.head.fields and self.keys is not None:
+            taken = self.keys.take(visit, name)
+            if taken is None:
+                return
+            exchange = taken
+        call = Call(exchange, visit.codec, service, parsed, request, name)
         call.extra, call.pinned, call.kind = extra, pinned, int(kind)
         if not self._path.submit(call):
+            if isinstance(exchange, KeyedExchange):
+                exchange.release()
             found = self._path.in_flight
             raise OverloadedError("overloaded", f"{found} requests are already under way here")
 

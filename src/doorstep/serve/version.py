@@ -56,9 +56,9 @@ class Model(Protocol):
 
 
 class Version:
-    """number: of the service. outputs: names of the score columns. layout: of its records in this
-    process's journal, once its service is made. model: for a version that is scored here; else
-    engine."""
+    """number: of the service. source: what its scores depend on, besides the row. outputs: names of
+    the score columns. layout: of its records in this process's journal; killed: it must not be
+    asked; both once its service is made. model: for a version that is scored here; else engine."""
 
     def __init__(
         self,
@@ -69,7 +69,9 @@ class Version:
         engine: EngineClient | None,
     ) -> None:
         self.number = plan.number
+        self.source = (plan.bundle, plan.form)
         self.layout = 0
+        self.killed = False
         self.manifest = manifest
         self.labels = manifest.labels
         self.outputs = manifest.labels or ("value",)

@@ -30,6 +30,8 @@ VALID: dict[str, dict[str, Any]] = {
     "release.resume": {"release": "x", "why": "y"},
     "release.promote": {"release": "x", "why": "y"},
     "service.rollback": {"service": "x", "why": "y"},
+    "version.kill": {"version": "x@1", "why": "y"},
+    "version.revive": {"version": "x@1", "why": "y"},
     "prediction.show": {"prediction": "x"},
     "prediction.list": {"service": "x"},
     "prediction.explain": {"prediction": "x"},

@@ -1,0 +1,130 @@
+"""Who stands in for whom: the chain of versions, rules, constants; killed and broken versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_serve_cache import Turns
+from test_serve_path import Engine, EngineWorld, Scorer, World, plan, release
+
+from doorstep.core.errors import InputError
+from doorstep.core.plan import FallbackStep
+from doorstep.core.record import Status
+from doorstep.serve.limits import BREAKER_ROWS, BREAKER_WHOLE
+from doorstep.serve.rows import RowReader
+from doorstep.serve.rule import Rule
+
+CHAMPION = FallbackStep(kind="version")
+PREVIOUS = FallbackStep(kind="version", version=3)
+NORTH = FallbackStep(kind="answer", answer=7.0, when="region == 'north'")
+LARGE = FallbackStep(kind="answer", answer=9.0, when="x < -5")
+REFER = FallbackStep(kind="answer", answer=0.0)
+
+
+def broken(score: float = 1.0) -> Scorer:
+    return Scorer(score, ValueError("x"))
+
+
+def test_every_row_gets_the_first_link_that_has_an_answer_for_it(tmp_path: Path) -> None:
+    world = World(tmp_path, plan(1, fallback=(CHAMPION, LARGE, NORTH, REFER)), {1: broken()})
+    rows = [{"x": -1}, {"x": 1}, {"x": -9}, {"x": -1}]
+    context = [{"region": "north"}, {}, {}, {}]
+    (found,) = world.ask({"rows": rows, "context": context})
+    answers = [one["answer"] for one in found.answer["predictions"]]
+    assert answers == [7.0, 1.0, 9.0, 0.0]
+    assert found.answer["fallback"] in ("rule", "answer")
+    records = sorted(world.records(), key=lambda one: one.row)
+    assert [one.version for one in records] == [0, 1, 0, 0]
+    assert [one.status for one in records] == [Status.FAILED, Status.OK] + [Status.FAILED] * 2
+    assert [one.texts[-1] for one in records] == ["7.0", None, "9.0", "0.0"]
+
+
+def test_an_answer_says_whether_a_rule_or_a_constant_gave_it(tmp_path: Path) -> None:
+    world = World(tmp_path, plan(1, fallback=(LARGE, REFER)), {1: broken()})
+    found = world.ask({"x": -9}, {"x": -1}, {"x": 1})
+    assert [one.answer["fallback"] for one in found] == ["rule", "answer", None]
+
+
+def test_where_no_rule_fits_and_nothing_follows_the_caller_gets_an_error(tmp_path: Path) -> None:
+    world = World(tmp_path, plan(1, fallback=(LARGE,)), {1: broken()})
+    assert [one.status for one in world.ask({"x": -1}, {"x": -9})] == [500, 200]
+
+
+def test_a_rule_about_a_field_that_is_missing_or_unknown_fits_nothing(tmp_path: Path) -> None:
+    unknown = FallbackStep(kind="answer", answer=1.0, when="nobody != 3")
+    world = World(tmp_path, plan(1, fallback=(unknown, NORTH)), {1: broken()})
+    assert [one.status for one in world.ask({"x": -1})] == [500]
+    with pytest.raises(InputError, match="is not a condition"):
+        Rule(1.0, "x ~ 1", RowReader(plan(1)))
+
+
+def test_the_previous_version_answers_after_the_champion_before_rules(tmp_path: Path) -> None:
+    given = plan(1, 2, 3, release=release(1.0), fallback=(CHAMPION, PREVIOUS, REFER))
+    world = World(tmp_path, given, {1: broken(), 2: broken(), 3: Scorer(3)})
+    (found,) = world.ask({"x": -1})
+    assert (found.answer["version"], found.answer["fallback"]) == (3, "s@3")
+
+
+def test_a_killed_champion_is_not_asked_and_is_no_evidence(tmp_path: Path) -> None:
+    champion = Scorer(1)
+    given = plan(1, 2, 3, release=release(0.0), fallback=(CHAMPION, PREVIOUS), killed=(1,))
+    world = World(tmp_path, given, {1: champion, 2: Scorer(2), 3: Scorer(3)})
+    (found,) = world.ask({"x": 1})
+    assert (found.status, found.answer["version"], found.answer["fallback"]) == (200, 3, "s@3")
+    (record,) = world.records()
+    assert (record.assigned, record.version, record.status) == (1, 3, Status.UNAVAILABLE)
+    assert (record.error, record.release) == ("the version was killed", "")
+    assert (champion.batches, world.cell("champion"), world.cell("challenger")) == ([], None, None)
+    assert world.service().ready
+
+
+def test_a_killed_version_is_not_asked_by_name_nor_answered_from_the_cache(tmp_path: Path) -> None:
+    body = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1]}]}
+    world = Turns(tmp_path, plan(1, 3, killed=(3,), cache_s=60.0), {1: Scorer(1), 3: Scorer(3)})
+    (found,) = world.tell(body, url="/v2/models/s/versions/3/infer")
+    assert (found.status, "retry-after" in found.headers) == (503, True)
+
+
+def test_with_everything_killed_the_declared_answer_is_given_or_the_caller_is_told(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, plan(1, killed=(1,), fallback=(CHAMPION, REFER)), {1: Scorer(1)})
+    assert world.ask({"x": 1})[0].answer["predictions"][0]["answer"] == 0.0
+    world.plan = plan(1, killed=(1,))
+    assert world.ask({"x": 1})[0].status == 503
+    assert not world.service().ready
+
+
+@pytest.mark.parametrize("status", [Status.TIMED_OUT, Status.DIED, Status.UNAVAILABLE])
+def test_a_version_that_fails_as_a_whole_is_left_alone_for_a_while(
+    tmp_path: Path, status: Status
+) -> None:
+    class Counting(Engine):
+        def ask(self, batch: Any, deadline: int, answered: Any) -> None:
+            self.asked.append(batch.rows)
+            super().ask(batch, deadline, answered)
+
+    class World2(Turns, EngineWorld):
+        pass
+
+    world = World2(tmp_path, plan(1, fallback=(REFER,)), {1: Scorer(1)})
+    world.engine = Counting(status)
+    found = world.tell(*[{"x": 1}] * (BREAKER_WHOLE + 4))
+    assert [one.answer["fallback"] for one in found] == ["answer"] * len(found)
+    assert len(world.engine.asked) == BREAKER_WHOLE
+    assert "s@1 failed too often" in world.troubles.said["breaker s@1"]
+    records = world.records()
+    assert [one.status for one in records[:BREAKER_WHOLE]] == [status] * BREAKER_WHOLE
+    assert {one.status for one in records[BREAKER_WHOLE:]} == {Status.UNAVAILABLE}
+
+
+def test_rows_of_one_bad_caller_do_not_open_it_for_the_others(tmp_path: Path) -> None:
+    scorer = broken()
+    world = Turns(tmp_path, plan(1), {1: scorer})
+    bodies = [{"x": -1 if at % 10 else 1} for at in range(3 * BREAKER_ROWS)]
+    assert {one.status for one in world.tell(*bodies)} == {200, 500}
+    assert world.troubles.said.get("breaker s@1", "") == ""
+    found = world.tell(*[{"x": -1}] * (BREAKER_ROWS + 3))
+    assert [one.status for one in found] == [500] * BREAKER_ROWS + [503] * 3

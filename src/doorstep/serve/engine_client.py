@@ -50,6 +50,7 @@ class EngineClient(asyncio.Protocol):
         self._frames = Frames()
         self._decode = msgspec.msgpack.Decoder(Reply).decode
         self._pending: dict[int, tuple[int, int, Answered]] = {}
+        self._row_ns = self._rows_pending = 0
         self._last_id = 0
         self._out: list[bytes] = []
         self._sweeping = False
@@ -65,6 +66,12 @@ class EngineClient(asyncio.Protocol):
         if self._replied or now - self._cause_ns > CAUSE_S * 1e9:
             self._replied, self._cause_ns = False, now
         return self._cause_ns
+
+    @property
+    def wait_ns(self) -> int:
+        """About how long until the rows that this worker has asked for are answered; 0 before it
+        is known what a row takes."""
+        return self._rows_pending * self._row_ns
 
     @property
     def connected(self) -> bool:
@@ -95,6 +102,7 @@ class EngineClient(asyncio.Protocol):
         except ValueError as error:
             return answered(Status.FAILED, [], str(error))
         self._pending[ask.id] = (deadline_ns, batch.rows, answered)
+        self._rows_pending += batch.rows
         if not self._out:
             self._loop.call_soon(self._send)
         self._out.append(frame)
@@ -142,6 +150,9 @@ class EngineClient(asyncio.Protocol):
             return None
         _, rows, answered = entry
         self._replied = True
+        self._rows_pending -= rows
+        if reply.row_ns:
+            self._row_ns += (reply.row_ns - self._row_ns) // 8
         if reply.error:
             return answered(Status.FAILED, [], reply.error)
         if len(reply.scores) != rows * reply.columns * 8:
@@ -159,7 +170,8 @@ class EngineClient(asyncio.Protocol):
         now = time.monotonic_ns()
         late = [number for number, (deadline, _, _) in self._pending.items() if deadline <= now]
         for number in late:
-            _, _, answered = self._pending.pop(number)
+            _, rows, answered = self._pending.pop(number)
+            self._rows_pending -= rows
             answered(Status.TIMED_OUT, [], "no answer in time")
         self._late += len(late)
         silent_s = time.monotonic() - self._silent_s
@@ -171,5 +183,6 @@ class EngineClient(asyncio.Protocol):
 
     def _fail_all(self, status: Status) -> None:
         pending, self._pending = self._pending, {}
+        self._rows_pending = 0
         for _, _, answered in pending.values():
             answered(status, [], "the engine died" if status is Status.DIED else "shutting down")

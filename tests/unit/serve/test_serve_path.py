@@ -351,6 +351,7 @@ class Engine:
     """Answers all that it was asked in one later turn, with one status."""
 
     connected = True
+    wait_ns = 0
 
     def __init__(self, status: Status) -> None:
         self.status, self.cause, self.asked = status, 1, []

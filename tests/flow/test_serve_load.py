@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from doorstep.testing.load import Load, Tally
 
 from doorstep.core.plan import FallbackStep
 from doorstep.testing.home import TestHome
@@ -161,6 +163,33 @@ def test_a_worker_that_is_killed_before_its_reply_leaves_the_key_free_or_the_ans
         ids = [name for name, _ in node.journaled()]
         assert second["predictions"][0]["id"] in ids
         assert len(ids) == len(set(ids))
+
+
+def test_more_than_can_be_done_in_time_is_refused_and_nothing_answered_is_lost(
+    tmp_path: Path,
+) -> None:
+    home = TestHome(tmp_path / "home")
+    bundle = home.bundle(home.contract(3))
+    home.publish(home.service("loans", {1: bundle}, timeout_ms=100))
+    body = json.dumps({"rows": [ROW] * 1000}).encode()
+    with RunningNode(home.path, tmp_path / "state") as node:
+        node.wait_plan(1)
+
+        async def story() -> Tally:
+            path = "/v1/services/loans/predict"
+            async with Load(node.data_url, path, lambda _: body, connections=48) as load:
+                until = time.monotonic() + 120
+                while not (load.tally.statuses[503] >= 20 and load.tally.statuses[200] >= 20):
+                    assert time.monotonic() < until, load.tally.statuses
+                    await asyncio.sleep(0.05)
+                return await load.stop()
+
+        tally = asyncio.run(story())
+        assert tally.dropped == 0
+        assert ask_patiently(node, "loans", ROW, {})[0] == 200
+        found = Counter(name for name, one in node.journaled() if one.version == 1)
+        assert set(tally.answered) <= set(found)
+        assert set(found.values()) == {1}
 
 
 def send(node: RunningNode, body: Any, key: str) -> socket.socket:

@@ -107,6 +107,7 @@ class Call(msgspec.Struct):
     pinned: the version that the caller asked for by name; such a call is no evidence.
     parts and calls know each other; `parts` is emptied when the call is over. is_answered: its
     exchange was; is_over: it is counted too, and what is still said about it is not heard.
+    is_shed: a version was not asked, because too many wait for it.
     media, headers: of its answer, see `Codec.answer`.
     """
 
@@ -125,6 +126,7 @@ class Call(msgspec.Struct):
     parts: list[Part] = []
     is_answered: bool = False
     is_over: bool = False
+    is_shed: bool = False
     media: bytes = JSON
     headers: bytes = b""
 

@@ -16,6 +16,7 @@ import selectors
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,9 +106,15 @@ class Engine:
             peer.connection.close()
 
     def _answer(self, asked: Sequence[tuple[Peer, Ask]]) -> None:
-        now = time.monotonic_ns()
-        due = [(peer, ask) for peer, ask in asked if ask.deadline_ns > now]
-        for (peer, _), reply in zip(due, self._score([ask for _, ask in due]), strict=True):
+        began_ns = time.monotonic_ns()
+        due = [(peer, ask) for peer, ask in asked if ask.deadline_ns > began_ns]
+        replies = self._score([ask for _, ask in due])
+        took_ns = time.monotonic_ns() - began_ns
+        rows = Counter[Peer]()
+        for peer, ask in due:
+            rows[peer] += ask.rows
+        for (peer, _), reply in zip(due, replies, strict=True):
+            reply.row_ns = took_ns // rows[peer]
             peer.out += encode_frame(reply)
         for peer in {peer for peer, _ in due}:
             self._send(peer)

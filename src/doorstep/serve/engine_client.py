@@ -57,6 +57,7 @@ class EngineClient(asyncio.Protocol):
         self._frames = Frames()
         self._decode = msgspec.msgpack.Decoder(Reply).decode
         self._pending: dict[int, tuple[int, int, Answered]] = {}
+        self._row_ns = self._rows_pending = 0
         self._last_id = 0
         self._out: list[bytes] = []
         self._sweeping = False
@@ -77,6 +78,12 @@ class EngineClient(asyncio.Protocol):
     def available(self) -> bool:
         """Whether it can be asked: it is connected, or will be when it is asked."""
         return self._transport is not None or self.asleep or self._waking
+
+    @property
+    def wait_ns(self) -> int:
+        """About how long until the rows that this worker has asked for are answered; 0 before it
+        is known what a row takes."""
+        return self._rows_pending * self._row_ns
 
     def start(self) -> None:
         """Connect, and again whenever the connection ends; not while the engine sleeps."""
@@ -124,6 +131,7 @@ class EngineClient(asyncio.Protocol):
         except ValueError as error:
             return answered(Status.FAILED, [], str(error))
         self._pending[ask.id] = (deadline_ns, batch.rows, answered)
+        self._rows_pending += batch.rows
         if self.asleep and not self._out:
             self._say(Wake(self.socket))
         if not self._out:
@@ -177,6 +185,9 @@ class EngineClient(asyncio.Protocol):
             return None
         _, rows, answered = entry
         self._replied = True
+        self._rows_pending -= rows
+        if reply.row_ns:
+            self._row_ns += (reply.row_ns - self._row_ns) // 8
         if reply.error:
             return answered(Status.FAILED, [], reply.error)
         if len(reply.scores) != rows * reply.columns * 8:
@@ -194,7 +205,8 @@ class EngineClient(asyncio.Protocol):
         now = time.monotonic_ns()
         late = [number for number, (deadline, _, _) in self._pending.items() if deadline <= now]
         for number in late:
-            _, _, answered = self._pending.pop(number)
+            _, rows, answered = self._pending.pop(number)
+            self._rows_pending -= rows
             if self._transport is None:
                 answered(Status.UNAVAILABLE, [], "the engine is still being started")
             else:
@@ -211,5 +223,6 @@ class EngineClient(asyncio.Protocol):
 
     def _fail_all(self, status: Status) -> None:
         pending, self._pending = self._pending, {}
+        self._rows_pending = 0
         for _, _, answered in pending.values():
             answered(status, [], "the engine died" if status is Status.DIED else "shutting down")

@@ -15,6 +15,12 @@ CONNECTIONS_MAX = 8192
 IN_FLIGHT_MAX = 1024
 """Requests of one worker without an answer; the next one gets 503 and Retry-After."""
 IN_FLIGHT_ROWS_MAX = 65_536
+PATIENCE = 0.5
+"""The part of a request's time that it may be expected to wait; beyond, it is refused at once. What
+a row takes on a busy machine varies by as much, and a longer queue answers nobody sooner."""
+TURN_NS = 5_000_000
+"""About what is scored in one turn of the loop. The rest waits for the next one, so that who comes
+meanwhile is heard, and refused at once where that is due."""
 OUTCOMES_MAX = 10_000
 FALLBACKS_MAX = 8
 BREAKER_WINDOW_S = 10.0

@@ -22,7 +22,7 @@ from doorstep.serve.breaker import WHOLE, Breakers
 from doorstep.serve.cache import AnswerCache, row_keys
 from doorstep.serve.call import CONSTANT, Call, Mark, Part
 from doorstep.serve.cells import NO_LATENCY, CellWriter
-from doorstep.serve.limits import IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX
+from doorstep.serve.limits import IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX, PATIENCE, TURN_NS
 from doorstep.serve.parts import (
     batch_of,
     chunks_of,
@@ -85,6 +85,10 @@ class Path:
         self._causes: dict[int, int] = {}
         self._cache = AnswerCache()
         self.breakers = Breakers(troubles.tell)
+        # What has arrived and is not scored, and what a row took lately: with what was done between
+        # turns (refusing others) while some waited, which gets no more time than the scoring does.
+        self._rows_waiting = self._row_ns = 0
+        self._left_ns = 0
         self.in_flight = 0
         self.rows_in_flight = 0
 
@@ -92,12 +96,15 @@ class Path:
         """Take a call, whose exchange is answered in a later turn of the loop; False if there is
         no room for it: then it is refused early."""
         rows = call.parsed.count
-        if self.in_flight >= IN_FLIGHT_MAX or (
-            self.in_flight and self.rows_in_flight + rows > IN_FLIGHT_ROWS_MAX
+        if (
+            self.in_flight >= IN_FLIGHT_MAX
+            or (self.in_flight and self.rows_in_flight + rows > IN_FLIGHT_ROWS_MAX)
+            or self._rows_waiting * self._row_ns + call.service.wait_ns > call.service.patience_ns
         ):
             return False
         self.in_flight += 1
         self.rows_in_flight += rows
+        self._rows_waiting += rows
         call.began_ns = time.monotonic_ns()
         self._arrived.append(call)
         if not self._scheduled:
@@ -111,7 +118,9 @@ class Path:
 
     def _turn(self) -> None:
         self._scheduled = False
-        arrived, self._arrived = self._arrived, []
+        began_ns, rows = time.monotonic_ns(), self._rows_waiting
+        between_ns = began_ns - self._left_ns if self._left_ns else 0
+        arrived = self._take(max(TURN_NS, between_ns))
         at = time.time_ns() // 1000
         batches: dict[Version | None, list[Part]] = {}
         try:
@@ -120,6 +129,11 @@ class Path:
                 parts = self._assign(call)
                 if call.service.cache_ns:
                     parts = self._recall(call)
+                if between_ns and began_ns - call.began_ns > call.service.timeout_ns:
+                    call.is_shed = True
+                    for part in parts:
+                        self._fall_back(part, Status.UNAVAILABLE, "it waited too long", batches)
+                    continue
                 for part in parts:
                     batches.setdefault(part.version, []).append(part)
             while batches:
@@ -129,6 +143,27 @@ class Path:
         except Exception:  # noqa: BLE001  a mistake of ours must not leave callers waiting
             traceback.print_exc()
             self._abandon(arrived)
+        rows -= self._rows_waiting
+        if rows:
+            ended_ns = time.monotonic_ns()
+            took_ns = between_ns + ended_ns - began_ns
+            self._row_ns += (took_ns // rows - self._row_ns) // 4
+            self._left_ns = ended_ns if self._arrived else 0
+
+    def _take(self, budget_ns: int) -> list[Call]:
+        """The calls of this turn: all that have arrived, or as many as take about so long."""
+        if self._rows_waiting * self._row_ns <= budget_ns:
+            arrived, self._arrived, self._rows_waiting = self._arrived, [], 0
+            return arrived
+        rows = count = 0
+        while not count or (count < len(self._arrived) and rows * self._row_ns < budget_ns):
+            rows += self._arrived[count].parsed.count
+            count += 1
+        arrived, self._arrived = self._arrived[:count], self._arrived[count:]
+        self._rows_waiting -= rows
+        if self._arrived:
+            self._schedule()
+        return arrived
 
     def _abandon(self, calls: list[Call]) -> None:
         """Answer those that a mistake of ours has left without an answer; what was collected for
@@ -305,6 +340,11 @@ class Path:
 
     def _ask(self, version: Version, part: Part, again: dict[Version | None, list[Part]]) -> None:
         assert version.engine is not None
+        deadline, wait_ns = deadline_ns(part), version.engine.wait_ns
+        if wait_ns and time.monotonic_ns() + wait_ns / PATIENCE > deadline:
+            part.call.is_shed = True
+            why = f"{wait_ns // 1_000_000} ms of others wait for it"
+            return self._fall_back(part, Status.UNAVAILABLE, why, again)
         sent = False
 
         def answered(status: Status, scores: list[list[float]], error: str) -> None:
@@ -317,8 +357,9 @@ class Path:
                 self._abandon([part.call])
             return None
 
-        version.engine.ask(batch_of(version, [part]), deadline_ns(part), answered)
+        version.engine.ask(batch_of(version, [part]), deadline, answered)
         sent = True
+        return None
 
     def _go_on(self, part: Part, status: Status, scores: list[list[float]], error: str) -> None:
         """An engine has answered, in a turn of its own."""
@@ -419,12 +460,14 @@ class Path:
             self._done.append(call)
 
     def _commit(self) -> None:
-        """Write what is done to the journal, count it, and answer it."""
+        """Write what is done to the journal, count it, and answer it. What was refused because too
+        many wait is counted and not written: a flood of it must cost little."""
         done, self._done = self._done, []
         now = time.monotonic_ns()
         try:
             for call in done:
-                self._recorder.add(call, (now - call.began_ns) // 1000)
+                if not call.is_shed or call.failed is None:
+                    self._recorder.add(call, (now - call.began_ns) // 1000)
             self._recorder.flush()
         except (OSError, OverloadedError) as error:
             self._recorder.drop()
@@ -452,6 +495,8 @@ class Path:
             call.is_answered = True
             return call.exchange.respond(200, answer, said.encode() + call.headers, call.media)
         status, code, message = _STATUS_CODES.get(failed.status, _FAILED)
+        if call.is_shed:
+            code, message = "overloaded", "too many wait: it could not be answered in time"
         body = call.codec.refusal(code, message, "", call.id)
         said = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {failed.assigned}\r\n"
         call.is_answered = True
@@ -482,7 +527,7 @@ class Path:
         for mark in marks_of(call):
             self._cells.end(mark.cell, mark.units, mark.flights, mark.ok, mark.bad)
         latency_us = (now - call.began_ns) // 1000
-        if call.service.cache_ns and call.is_cached:
+        if call.is_shed or (call.service.cache_ns and call.is_cached):
             latency_us = NO_LATENCY
         self._cells.count(call.service.name, latency_us, error=error)
         call.parts = []

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from doorstep.core.plan import REST, FallbackStep, ReleasePlan, ServicePlan, is_challengers
 from doorstep.core.record import Layout, layout_of
 from doorstep.serve.cells import CellKey
-from doorstep.serve.limits import FALLBACKS_MAX
+from doorstep.serve.limits import FALLBACKS_MAX, PATIENCE
 from doorstep.serve.mask import mask_of
 from doorstep.serve.rows import RowReader
 from doorstep.serve.rule import Rule
@@ -41,6 +41,7 @@ class Service:
         row, context = self.reader.row, self.reader.context
         self.mask = mask_of(plan, row.numbers + context.numbers, row.texts + context.texts)
         self.timeout_ns = plan.timeout_ms * 1_000_000
+        self.patience_ns = int(self.timeout_ns * PATIENCE)
         self.cache_ns = round(plan.cache_s * 1e9)
         self.release = plan.release
         self.watched = lease_held
@@ -52,6 +53,8 @@ class Service:
         self.release_id = plan.release.id if plan.release and not self.is_disrupted else ""
         self.epoch = plan.release.epoch if plan.release else 0
         self.has_groups = plan.release is not None or bool(plan.segments)
+        alone = not self.has_groups and all(link is self.champion for link in self.chain)
+        self._only_engine = self.champion.engine if alone and self.champion else None
         self._slot = slot
         self._slots: dict[tuple[str, bool], int | None] = {}
         known = self.champion or next(iter(versions.values()), None)
@@ -103,6 +106,13 @@ class Service:
         """Whether a version that has not been tried is in the chain from `step` on."""
         links = self.chain[step:]
         return any(isinstance(one, Version) and one.number not in tried for one in links)
+
+    @property
+    def wait_ns(self) -> int:
+        """About how long a new request would wait for the champion's engine, where nobody else
+        could answer it and it is no evidence."""
+        engine = self._only_engine
+        return 0 if engine is None else engine.wait_ns
 
     @property
     def ready(self) -> bool:

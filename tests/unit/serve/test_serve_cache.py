@@ -21,7 +21,6 @@ from doorstep.journal.tally import no_profiles, tally
 from doorstep.serve.cache import ENTRY_BYTES, AnswerCache, row_keys
 from doorstep.serve.cells import read_cells
 from doorstep.serve.http import Head
-from doorstep.serve.path import Path as PredictPath
 from doorstep.serve.site import Site
 
 
@@ -32,9 +31,7 @@ class Turns(World):
         """One body a turn."""
 
         async def story() -> list[Exchange]:
-            self.path = PredictPath(
-                asyncio.get_running_loop(), self.recorder, self.cells, self.troubles
-            )
+            self.path = self.make_path()
             site = Site(self.path, self.recorder, self.cells)
             site.swap({"s": self.service()})
             found = []

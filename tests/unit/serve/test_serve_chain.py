@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_serve_cache import Turns
-from test_serve_path import Engine, EngineWorld, Scorer, World, plan, release
+from test_serve_path import Engine, EngineWorld, Exchange, Scorer, World, plan, release
 
 from doorstep.core.errors import InputError
 from doorstep.core.plan import FallbackStep
 from doorstep.core.record import Status
+from doorstep.formats.batch import Batch
+from doorstep.serve.http import Head
 from doorstep.serve.limits import BREAKER_ROWS, BREAKER_WHOLE
 from doorstep.serve.rows import RowReader
 from doorstep.serve.rule import Rule
+from doorstep.serve.service import Service
+from doorstep.serve.site import Site
 
 CHAMPION = FallbackStep(kind="version")
 PREVIOUS = FallbackStep(kind="version", version=3)
@@ -128,3 +136,79 @@ def test_rows_of_one_bad_caller_do_not_open_it_for_the_others(tmp_path: Path) ->
     assert world.troubles.said.get("breaker s@1", "") == ""
     found = world.tell(*[{"x": -1}] * (BREAKER_ROWS + 3))
     assert [one.status for one in found] == [500] * BREAKER_ROWS + [503] * 3
+
+
+class Crowded(EngineWorld):
+    """The champion's engine has a second of work before it."""
+
+    def service(self) -> Service:
+        found = super().service()
+        self.engine.wait_ns = 1_000_000_000
+        return found
+
+
+def test_who_would_wait_too_long_for_an_engine_is_refused_at_once_and_not_recorded(
+    tmp_path: Path,
+) -> None:
+    world = Crowded(tmp_path, plan(1), {1: Scorer(1)})
+    world.engine = Engine(Status.OK)
+    (found,) = world.ask({"x": 1})
+    assert (found.status, found.answer["error"]["code"]) == (503, "overloaded")
+    assert "retry-after" in found.headers
+    assert world.records() == []
+    world.plan = plan(1, timeout_ms=10_000)
+    assert world.ask({"x": 1})[0].status == 200
+
+
+def test_a_declared_answer_stands_in_for_an_engine_with_too_long_a_queue(tmp_path: Path) -> None:
+    world = Crowded(tmp_path, plan(1, fallback=(REFER,)), {1: Scorer(1)})
+    world.engine = Engine(Status.OK)
+    (found,) = world.ask({"x": 1})
+    assert (found.status, found.answer["fallback"]) == (200, "answer")
+    (record,) = world.records()
+    assert (record.status, record.error) == (Status.UNAVAILABLE, "1000 ms of others wait for it")
+    assert world.path.breakers.known == {}
+
+
+def test_what_an_engine_with_too_long_a_queue_does_not_answer_is_evidence_of_its_arm(
+    tmp_path: Path,
+) -> None:
+    world = Crowded(tmp_path, plan(1, 2, release=release(1.0)), {1: Scorer(1), 2: Scorer(2)})
+    world.engine = Engine(Status.OK)
+    (found,) = world.ask({"x": 1})
+    assert (found.status, found.answer["fallback"]) == (200, "champion")
+    assert (world.cell("challenger").bad, len(world.records())) == (1, 1)
+
+
+def test_more_than_can_be_scored_in_time_is_refused_and_the_rest_is_answered_in_turns(
+    tmp_path: Path,
+) -> None:
+    class Slow(Scorer):
+        def score(self, batch: Batch) -> np.ndarray:
+            time.sleep(0.001 * batch.rows)
+            return super().score(batch)
+
+    scorer = Slow(1)
+    world = Turns(tmp_path, plan(1, timeout_ms=400), {1: scorer})
+    exchanges = [Exchange() for _ in range(900)]
+
+    async def story() -> None:
+        path = world.make_path()
+        site = Site(path, world.recorder, world.cells)
+        site.swap({"s": world.service()})
+        data = b'{"x": 1}'
+        head = Head(b"POST", b"/v1/services/s/predict", len(data), True, False, {})
+        for _ in range(30):
+            site.handle(Exchange(), head, data)
+            await asyncio.sleep(0)
+        for exchange in exchanges:
+            site.handle(exchange, head, data)
+        while not all(one.status for one in exchanges):
+            await asyncio.sleep(0)
+        assert (path.in_flight, path.rows_in_flight) == (0, 0)
+
+    asyncio.run(story())
+    statuses = Counter(one.status for one in exchanges)
+    assert set(statuses) == {200, 503}
+    assert len(world.records()) == statuses[200] + 30
+    assert max(scorer.batches) < statuses[200]

@@ -16,7 +16,6 @@ from doorstep.serve.cells import CellWriter, create_cells
 from doorstep.serve.http import Head
 from doorstep.serve.idempotency import Answered, IdempotencyKeys, KeyStore, Refused
 from doorstep.serve.limits import KEY_FLIGHT_S, KEY_KEPT_S
-from doorstep.serve.path import Path as PredictPath
 from doorstep.serve.site import Site
 
 NOW = 1_800_000_000
@@ -131,8 +130,7 @@ class Keyed(World):
         """(body, headers), one after the other."""
 
         async def story() -> list[Raw]:
-            loop = asyncio.get_running_loop()
-            self.path = PredictPath(loop, self.recorder, self.cells, self.troubles)
+            self.path = self.make_path()
             site = Site(self.path, self.recorder, self.cells)
             site.keys = IdempotencyKeys(self.folder, self.folder / "cells", self.troubles)
             if file:

@@ -92,14 +92,17 @@ class World:
         self.plan, self.scorers = plan, scorers
         self.lease_held = True
 
+    def make_path(self) -> PredictPath:
+        """The way of a worker whose loop is the one that runs."""
+        loop = asyncio.get_running_loop()
+        models = Models(loop, 1 << 30)
+        return PredictPath(loop, self.recorder, self.cells, self.troubles, models)
+
     def ask(self, *bodies: Any, way: str = "predict", environment: str = "") -> list[Exchange]:
         """Send these in one turn of the loop."""
 
         async def story() -> list[Exchange]:
-            loop = asyncio.get_running_loop()
-            self.path = PredictPath(
-                loop, self.recorder, self.cells, self.troubles, Models(loop, 1 << 30)
-            )
+            self.path = self.make_path()
             site = Site(self.path, self.recorder, self.cells)
             site.environment = environment
             site.swap({"s": self.service()})
@@ -356,6 +359,7 @@ class Engine:
     """Answers all that it was asked in one later turn, with one status."""
 
     connected = True
+    wait_ns = 0
 
     def __init__(self, status: Status) -> None:
         self.status, self.cause, self.asked = status, 1, []

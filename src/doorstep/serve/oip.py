@@ -19,10 +19,10 @@ import msgspec
 from doorstep.core.errors import InputError
 from doorstep.serve.answers import sentence
 from doorstep.serve.call import Call
-from doorstep.serve.instances import read_columns
+from doorstep.serve.instances import read_pieces
 from doorstep.serve.rows import Parsed
 from doorstep.serve.service import Service
-from doorstep.serve.tensors import Tensor, columns_of, cut_raw, write_raw
+from doorstep.serve.tensors import Tensor, cut_raw, pieces_of, write_raw
 from doorstep.serve.version import Version
 from doorstep.serve.visit import Skin, Visit
 
@@ -116,13 +116,14 @@ def read_infer(
             "bad-tensor", f"the inputs have {rows} rows; expected 1 to {service.plan.rows_max}"
         )
     reader = service.reader
-    columns = columns_of(request.inputs, cut_raw(request.inputs, body[size:]), rows, reader)
+    pieces = pieces_of(request.inputs, cut_raw(request.inputs, body[size:]), rows, reader)
+    given = {name for names, _ in pieces for name in names}
     defaults = {
         name: value
         for name, value in (request.parameters or {}).items()
-        if name not in columns and (name in reader.row_names or name in reader.context_names)
+        if name not in given and (name in reader.row_names or name in reader.context_names)
     }
-    return request, read_columns(columns, rows, reader, header, defaults)
+    return request, read_pieces(pieces, rows, reader, header, defaults)
 
 
 def _size_of(given: bytes, length: int) -> int:

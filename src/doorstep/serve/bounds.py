@@ -13,7 +13,8 @@ from doorstep.serve.limits import INT_MAX
 
 class Bounds:
     """What the columns of a matrix must keep to: ranges, whole numbers, and where NaN (missing) is
-    allowed. A whole number's largest bound is left to those who read it as it was written."""
+    allowed. A whole number's largest bound is left to those who read it as it was written.
+    places: of the fields, by name."""
 
     def __init__(self, fields: Sequence[Field]) -> None:
         whole = [one.type in ("int", "bool", "time") for one in fields]
@@ -27,6 +28,8 @@ class Bounds:
         self._low = np.array([-top if one is None else max(one, -top) for one, _, top in pairs])
         self._high = np.array([top if one is None else min(one, top) for _, one, top in pairs])
         self._whole = np.flatnonzero(whole)
+        self.places = {one.name: at for at, one in enumerate(fields)}
+        self.is_bool = [one.type == "bool" for one in fields]
         self._optional = np.array([not one.required for one in fields], dtype=bool)
         self._may_miss = bool(self._optional.any())
 

@@ -10,7 +10,7 @@ are is checked before anything is made of them.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ from doorstep.serve.service import Service
 NAMES_MAX = 2 * FIELDS_MAX
 """A frame may have columns that are no fields, but not any number of them."""
 Column = list[Any] | NDArray[Any]
+Piece = tuple[list[str], Column]
+"""Fields that are neighbours in the contract's order, and their values row by row."""
 
 
 class Instances:
@@ -84,22 +86,22 @@ class Instances:
             return rows
         if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
             raise _bad(f"'{key}.columns' is no list of names")
-        return self.named(names, rows)
+        return self.named(names, rows, {})
 
     def named(
-        self, names: list[str], rows: list[Any], read: Callable[[str, Any], Any] | None = None
+        self, names: list[str], rows: list[Any], read: Mapping[str, Callable[[Any], Any]]
     ) -> list[Any]:
-        """Lists of values under these names. read: makes a value of what is under a name."""
+        """Lists of values under these names. read: what makes a value of what is under a name."""
         self._check_names(names)
         self._reader.check_count(len(rows))
         for at, row in enumerate(rows):
             if not isinstance(row, list) or len(row) != len(names):
                 raise _bad(f"row {at} is {_size(row)}; expected a list of {len(names)}")
         kept = set(self._kept(names))
-        places = [(at, name) for at, name in enumerate(names) if name in kept]
-        if read is None:
-            return [{name: row[at] for at, name in places} for row in rows]
-        return [{name: read(name, row[at]) for at, name in places} for row in rows]
+        places = [
+            (at, one, read.get(one, _as_it_is)) for at, one in enumerate(names) if one in kept
+        ]
+        return [{name: value(row[at]) for at, name, value in places} for row in rows]
 
     def is_field(self, name: str) -> bool:
         return name in self._reader.row_names or name in self._reader.context_names
@@ -146,34 +148,39 @@ class Instances:
         )
 
 
-def read_columns(
-    columns: Mapping[str, Column], count: int, reader: RowReader, header: bytes,
+def read_pieces(
+    pieces: Sequence[Piece], count: int, reader: RowReader, header: bytes,
     defaults: Mapping[str, Any],
 ) -> Parsed:  # fmt: skip
-    """What columns of `count` values each say. defaults: of fields that are no column."""
+    """What `count` rows are that come in pieces. defaults: of fields that are in none."""
     if not header and not defaults:
-        packed = _pack(columns, count, reader)
+        packed = _pack(pieces, count, reader)
         if packed is not None:
             return Parsed(count, packed)
-    rows = zip(*map(_items, columns.values()), strict=True)
-    found = [{**defaults, **dict(zip(columns, row, strict=True))} for row in rows]
-    return _read(found, reader, header)
+    columns: dict[str, list[Any]] = {}
+    for names, found in pieces:
+        values = _items(found)
+        columns |= {name: values[at :: len(names)] for at, name in enumerate(names)}
+    rows = zip(*columns.values(), strict=True)
+    return _read(
+        [{**defaults, **dict(zip(columns, row, strict=True))} for row in rows], reader, header
+    )
 
 
-def _pack(columns: Mapping[str, Column], count: int, reader: RowReader) -> bytes | None:
+def _pack(pieces: Sequence[Piece], count: int, reader: RowReader) -> bytes | None:
     """All numbers of the rows at once; None if something needs a second look."""
-    names = [one.name for one in reader.row.numbers]
-    if reader.bounds is None or not columns.keys() <= reader.row_names:
+    bounds = reader.bounds
+    if bounds is None:
         return None
-    matrix = np.full((count, len(names)), np.nan)
-    for at, field in enumerate(reader.row.numbers):
-        found = columns.get(field.name)
-        if found is None:
-            continue
-        if isinstance(found, list) or (found.dtype == bool and field.type != "bool"):
+    matrix = np.full((count, reader.width), np.nan)
+    for names, found in pieces:
+        at = bounds.places.get(names[0])
+        if at is None or isinstance(found, list):
             return None
-        matrix[:, at] = found
-    return matrix.tobytes() if reader.bounds.hold(matrix) else None
+        if found.dtype == bool and not all(bounds.is_bool[at : at + len(names)]):
+            return None
+        matrix[:, at : at + len(names)] = found.reshape(count, len(names))
+    return matrix.tobytes() if bounds.hold(matrix) else None
 
 
 def _items(column: Column) -> list[Any]:

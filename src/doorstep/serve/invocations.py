@@ -32,7 +32,6 @@ from doorstep.serve.fields import describe
 from doorstep.serve.instances import NAMES_MAX, Instances
 from doorstep.serve.limits import BODY_BYTES_MAX, FOUND_CHARS_MAX
 from doorstep.serve.rows import decode_json
-from doorstep.serve.service import Service
 from doorstep.serve.visit import Skin, Visit
 
 if TYPE_CHECKING:
@@ -46,8 +45,6 @@ _MEDIA = {
     LINES: LINES, "application/x-jsonlines": LINES, "application/jsonl": LINES,
 }  # fmt: skip
 """What we take a media type for; a form is what curl calls any body."""
-NUMBER_CHARS_MAX = 400
-"""Of a number in CSV; no float needs more."""
 FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _MISSING = frozenset(("", "nan", "na", "null", "none", "<na>"))
 _TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
@@ -167,40 +164,42 @@ def _read_csv(body: bytes, reader: Instances) -> tuple[list[Any], object]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError("bad-csv", f"the body is no CSV in UTF-8: {error}") from None
     first = lines[0] if lines else []
-    if 2 * sum(map(reader.is_field, first[:NAMES_MAX])) > len(first):
-        return reader.named(first, lines[1:], _cell(reader.service)), "predict"
-    return reader.named(reader.inputs, lines, _cell(reader.service)), "predict"
+    contract = reader.service.plan.contract
+    cells = {one.name: _CELLS[one.type] for one in (*contract.context, *contract.inputs)}
+    has_names = 2 * sum(map(reader.is_field, first[:NAMES_MAX])) > len(first)
+    names, rows = (first, lines[1:]) if has_names else (reader.inputs, lines)
+    return reader.named(names, rows, cells), "predict"
 
 
-def _cell(service: Service) -> Callable[[str, str], Any]:
-    """Reads a cell as its field wants it; what is not that stays text, and is refused as such."""
-    contract = service.plan.contract
-    kinds = {one.name: one.type for one in (*contract.context, *contract.inputs)}
-
-    def read(name: str, cell: str) -> Any:
-        kind, bare = kinds.get(name, "text"), cell.strip()
-        if kind in ("text", "category"):
-            return cell or None
-        if bare.lower() in _MISSING:
-            return None
-        if kind == "bool":
-            return _TRUTHS.get(bare.lower(), cell)
-        return _number(bare)
-
-    return read
+def _whole(cell: str) -> int | float | str | None:
+    try:
+        found = int(cell)
+    except ValueError:
+        return _real(cell)
+    return cell if "_" in cell else found
 
 
-def _number(cell: str) -> int | float | str:
-    if not cell.isascii() or "_" in cell or len(cell) > NUMBER_CHARS_MAX:
-        return cell
-    for kind in (int, float):
-        try:
-            return kind(cell)
-        except ValueError:
-            continue
-    return cell
+def _real(cell: str) -> float | str | None:
+    """What is no number stays text, and is refused as such."""
+    try:
+        found = float(cell)
+    except ValueError:
+        return None if cell.strip().lower() in _MISSING else cell
+    return None if found != found else cell if "_" in cell else found
 
 
+def _truth(cell: str) -> bool | str | None:
+    bare = cell.strip().lower()
+    return None if bare in _MISSING else _TRUTHS.get(bare, cell)
+
+
+def _text(cell: str) -> str | None:
+    return cell or None
+
+
+_CELLS: dict[str, Callable[[Any], Any]] = {
+    "int": _whole, "float": _real, "bool": _truth, "time": _whole, "category": _text, "text": _text,
+}  # fmt: skip
 _READERS = {JSON: _read_json, CSV: _read_csv, LINES: _read_lines}
 
 

@@ -20,10 +20,10 @@ import msgspec
 from doorstep.core.errors import InputError
 from doorstep.serve.answers import sentence
 from doorstep.serve.call import Call
-from doorstep.serve.instances import read_columns
+from doorstep.serve.instances import read_pieces
 from doorstep.serve.rows import Parsed
 from doorstep.serve.service import Service
-from doorstep.serve.tensors import Tensor, columns_of, cut_raw, write_raw
+from doorstep.serve.tensors import Tensor, cut_raw, pieces_of, write_raw
 from doorstep.serve.version import Version
 from doorstep.serve.visit import Skin, Visit
 
@@ -134,13 +134,14 @@ def read_request(
             "bad-tensor", f"the inputs have {rows} rows; expected 1 to {service.plan.rows_max}"
         )
     reader = service.reader
-    columns = columns_of(request.inputs, raws, rows, reader)
+    pieces = pieces_of(request.inputs, raws, rows, reader)
+    given = {name for names, _ in pieces for name in names}
     defaults = {
         name: value
         for name, value in (request.parameters or {}).items()
-        if name not in columns and (name in reader.row_names or name in reader.context_names)
+        if name not in given and (name in reader.row_names or name in reader.context_names)
     }
-    return read_columns(columns, rows, reader, header, defaults)
+    return read_pieces(pieces, rows, reader, header, defaults)
 
 
 def _size_of(given: bytes, length: int) -> int:

@@ -6,6 +6,7 @@ Sizes are checked against the shape before anything is made of a tensor.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from doorstep.core.errors import InputError
 from doorstep.serve.fields import describe
-from doorstep.serve.instances import Column
+from doorstep.serve.instances import Column, Piece
 from doorstep.serve.rows import RowReader
 
 DEPTH_MAX = 8
@@ -46,23 +47,23 @@ class Tensor(msgspec.Struct, omit_defaults=True):
     parameters: dict[str, Any] | None = None
 
 
-def columns_of(
+def pieces_of(
     tensors: Sequence[Tensor], raws: Mapping[int, bytes], rows: int, reader: RowReader
-) -> dict[str, Column]:
-    """The columns that these tensors are: one each, or one matrix of all number inputs in contract
-    order. raws: the bytes of those without data, by position. Raises: InputError (`bad-tensor`)."""
-    columns: dict[str, Column] = {}
+) -> list[Piece]:
+    """Each tensor is a field, or the matrix of all number inputs in contract order. raws: the bytes
+    of those without data, by position. Raises: InputError (`bad-tensor`)."""
+    pieces: list[Piece] = []
+    seen: set[str] = set()
     numbers = [one.name for one in reader.row.numbers]
     for at, tensor in enumerate(tensors):
         is_field = tensor.name in reader.row_names or tensor.name in reader.context_names
         names = [tensor.name] if is_field else numbers
         _check_shape(tensor, rows, names, reader)
-        values = _read_raw(tensor, raws[at]) if at in raws else _read_data(tensor)
-        for place, name in enumerate(names):
-            if name in columns:
-                raise _bad(f"field {name!r} comes twice")
-            columns[name] = values[place :: len(names)] if len(names) > 1 else values
-    return columns
+        if not seen.isdisjoint(names):
+            raise _bad(f"input {tensor.name!r} comes twice, or is also in a matrix")
+        seen.update(names)
+        pieces.append((names, _read_raw(tensor, raws[at]) if at in raws else _read_data(tensor)))
+    return pieces
 
 
 def _check_shape(tensor: Tensor, rows: int, names: list[str], reader: RowReader) -> None:
@@ -90,7 +91,7 @@ def _check_shape(tensor: Tensor, rows: int, names: list[str], reader: RowReader)
 # -- values
 
 
-def _read_data(tensor: Tensor) -> list[Any]:
+def _read_data(tensor: Tensor) -> Column:
     """Values of JSON, nested or flat."""
     if tensor.data is None:
         raise _bad(f"input {tensor.name!r} has no 'data' and no 'binary_data_size'")
@@ -99,6 +100,9 @@ def _read_data(tensor: Tensor) -> list[Any]:
         raise _bad(
             f"input {tensor.name!r} has {len(values)} values; shape {tensor.shape} needs {size}"
         )
+    if _are(values, tensor.datatype):
+        kind = np.dtype(float) if tensor.datatype in _REAL else _RAW.get(tensor.datatype)
+        return values if kind is None or tensor.datatype == "BOOL" else _array(values, kind)
     for at, value in enumerate(values):
         if value is not None and not _is(value, tensor.datatype):
             raise _bad(
@@ -108,14 +112,32 @@ def _read_data(tensor: Tensor) -> list[Any]:
     return values
 
 
+def _array(values: list[Any], kind: np.dtype[Any]) -> Column:
+    try:
+        return np.array(values, kind)
+    except OverflowError:
+        return values
+
+
 def _flat(data: list[Any]) -> list[Any]:
     for _ in range(DEPTH_MAX):
-        if not any(isinstance(one, list) for one in data):
+        kinds = set(map(type, data))
+        if list not in kinds:
             return data
-        if not all(isinstance(one, list) for one in data):
+        if len(kinds) > 1:
             break
-        data = [value for one in data for value in one]
+        data = list(itertools.chain.from_iterable(data))
     raise _bad("'data' is nested unevenly or too deeply; expected rows or flat")
+
+
+def _are(values: list[Any], datatype: str) -> bool:
+    """Whether all are of the datatype, without a look at each from here."""
+    kinds = set(map(type, values))
+    if datatype in _WHOLE:
+        low, high = _WHOLE[datatype]
+        return kinds == {int} and low <= min(values) and max(values) <= high
+    known: set[type] = {int, float} if datatype in _REAL else {bool if datatype == "BOOL" else str}
+    return kinds <= known
 
 
 def _is(value: Any, datatype: str) -> bool:

@@ -241,7 +241,8 @@ def test_raw_tensors_and_json_rows_are_one(
     amount = st.floats(width=32, allow_nan=False, allow_infinity=False)
     amounts = data.draw(st.lists(amount, min_size=len(ages), max_size=len(ages)))
     dtype = np.dtype(kind.lower().replace("fp", "float"))
-    raw = np.array([age % 2**64 if kind == "UINT64" else age for age in ages]).astype(dtype)
+    exact = [age % 2**64 if kind == "UINT64" else age for age in ages]
+    raw = np.array(exact, dtype=object).astype(dtype)
     head = {"inputs": [
         {"name": name, "shape": [len(ages)], "datatype": form,
          "parameters": {"binary_data_size": size}}

@@ -95,11 +95,12 @@ class Path:
     def submit(self, call: Call) -> bool:
         """Take a call, whose exchange is answered in a later turn of the loop; False if there is
         no room for it: then it is refused early."""
-        rows = call.parsed.count
+        rows, service = call.parsed.count, call.service
         if (
             self.in_flight >= IN_FLIGHT_MAX
             or (self.in_flight and self.rows_in_flight + rows > IN_FLIGHT_ROWS_MAX)
-            or self._rows_waiting * self._row_ns + call.service.wait_ns > call.service.patience_ns
+            or self._rows_waiting * self._row_ns > service.patience_ns
+            or (service.only_engine and service.only_engine.wait_ns > service.patience_ns)
         ):
             return False
         self.in_flight += 1
@@ -524,8 +525,9 @@ class Path:
             error = error or part.answered < 0
             if part.mark is not None and part.status is Status.OK:
                 part.mark.ok = True
-        for mark in marks_of(call):
-            self._cells.end(mark.cell, mark.units, mark.flights, mark.ok, mark.bad)
+        if call.service.release is not None:
+            for mark in marks_of(call):
+                self._cells.end(mark.cell, mark.units, mark.flights, mark.ok, mark.bad)
         latency_us = (now - call.began_ns) // 1000
         if call.is_shed or (call.service.cache_ns and call.is_cached):
             latency_us = NO_LATENCY

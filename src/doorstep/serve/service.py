@@ -19,7 +19,8 @@ class Service:
 
     declare: gives a layout's number in this process's journal. slot: gives a cell's number, or
     None where there is no room. challenger: None when its share was given back (the lease).
-    is_disrupted: the champion must not be asked.
+    is_disrupted: the champion must not be asked. only_engine: the champion's, where nobody else can
+    answer a request and it is no evidence.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Service:
         self.epoch = plan.release.epoch if plan.release else 0
         self.has_groups = plan.release is not None or bool(plan.segments)
         alone = not self.has_groups and all(link is self.champion for link in self.chain)
-        self._only_engine = self.champion.engine if alone and self.champion else None
+        self.only_engine = self.champion.engine if alone and self.champion else None
         self._slot = slot
         self._slots: dict[tuple[str, bool], int | None] = {}
         known = self.champion or next(iter(versions.values()), None)
@@ -106,13 +107,6 @@ class Service:
         """Whether a version that has not been tried is in the chain from `step` on."""
         links = self.chain[step:]
         return any(isinstance(one, Version) and one.number not in tried for one in links)
-
-    @property
-    def wait_ns(self) -> int:
-        """About how long a new request would wait for the champion's engine, where nobody else
-        could answer it and it is no evidence."""
-        engine = self._only_engine
-        return 0 if engine is None else engine.wait_ns
 
     @property
     def ready(self) -> bool:

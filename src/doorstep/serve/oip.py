@@ -11,6 +11,7 @@ POST /v2/models/{m}[/versions/{v}]/infer
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,6 +22,7 @@ from doorstep.serve.call import Call
 from doorstep.serve.fields import describe
 from doorstep.serve.rows import Parsed, RowReader
 from doorstep.serve.service import Service
+from doorstep.serve.tensors import Tensor, read_raw
 from doorstep.serve.version import Version
 from doorstep.serve.visit import Skin, Visit
 
@@ -39,14 +41,6 @@ _OF_FIELD = {
     "int": "INT64", "float": "FP64", "bool": "BOOL", "time": "INT64", "category": "BYTES",
     "text": "BYTES",
 }  # fmt: skip
-
-
-class Tensor(msgspec.Struct, omit_defaults=True):
-    name: str
-    shape: list[int]
-    datatype: str
-    data: list[Any]
-    parameters: dict[str, Any] | None = None
 
 
 class Wanted(msgspec.Struct):
@@ -111,11 +105,15 @@ def read_infer(body: bytes, service: Service) -> tuple[InferRequest, Parsed]:
         request = _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError("bad-json", f"the body is no inference request: {error}") from None
-    return request, read_request(request, service)
+    return request, read_request(request, {}, service)
 
 
-def read_request(request: InferRequest, service: Service) -> Parsed:
-    """Raises: InputError (`bad-tensor`, `bad-output` and those of the rows)."""
+def read_request(
+    request: InferRequest, raws: Mapping[int, bytes], service: Service, header: bytes = b""
+) -> Parsed:
+    """raws: the bytes of tensors without data, by position. header: Doorstep-Context.
+
+    Raises: InputError (`bad-tensor`, `bad-output` and those of the rows)."""
     _check_outputs(request, service)
     if not 0 < len(request.inputs) <= INPUTS_MAX:
         raise InputError("bad-tensor", f"the request has {len(request.inputs)} inputs")
@@ -124,15 +122,26 @@ def read_request(request: InferRequest, service: Service) -> Parsed:
         raise InputError(
             "bad-tensor", f"the inputs have {rows} rows; expected 1 to {service.plan.rows_max}"
         )
-    return _read_tensors(request, rows, service.reader)
+    return _read_tensors(request, raws, rows, service.reader, read_header(header))
 
 
-def _read_tensors(request: InferRequest, rows: int, reader: RowReader) -> Parsed:
+def read_header(header: bytes) -> dict[str, Any]:
+    """What Doorstep-Context says of all rows. Raises: InputError (`bad-context`)."""
+    try:
+        return msgspec.json.decode(header, type=dict[str, Any]) if header else {}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError("bad-context", f"Doorstep-Context is no JSON object: {error}") from None
+
+
+def _read_tensors(
+    request: InferRequest, raws: Mapping[int, bytes], rows: int, reader: RowReader,
+    context: dict[str, Any],
+) -> Parsed:  # fmt: skip
     row_names, context_names = set(reader.row.names), set(reader.context.names)
     inputs: list[dict[str, Any]] = [{} for _ in range(rows)]
-    about: list[dict[str, Any]] = [{} for _ in range(rows)]
-    for tensor in request.inputs:
-        values = _values(tensor, rows)
+    about: list[dict[str, Any]] = [dict(context) for _ in range(rows)]
+    for at, tensor in enumerate(request.inputs):
+        values = _values(tensor, rows, raws.get(at))
         if tensor.name in row_names or tensor.name in context_names:
             fields = _fields_of(reader, tensor.name)
             target = inputs if tensor.name in row_names else about
@@ -176,7 +185,7 @@ def _spread(
             one[field.name] = value
 
 
-def _values(tensor: Tensor, rows: int) -> list[Any]:
+def _values(tensor: Tensor, rows: int, raw: bytes | None) -> list[Any]:
     """The tensor's values, flat, checked against its shape and datatype."""
     if tensor.datatype not in DATATYPES:
         raise InputError(
@@ -191,6 +200,10 @@ def _values(tensor: Tensor, rows: int) -> list[Any]:
             f"[{rows}, columns]",
         )
     size = tensor.shape[0] * (tensor.shape[1] if len(tensor.shape) == 2 else 1)
+    if raw is not None:
+        return read_raw(tensor, raw)
+    if tensor.data is None:
+        raise InputError("bad-tensor", f"input {tensor.name!r} has no data")
     values = _flat(tensor.data)
     if len(values) != size:
         raise InputError(

@@ -10,14 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from urllib.parse import quote
 
-import msgspec
-
 from doorstep.core.errors import InputError
 from doorstep.serve import oip
 from doorstep.serve.call import Call
 from doorstep.serve.protos import SERVICE, messages
 from doorstep.serve.service import Service
-from doorstep.serve.tensors import read_raw, size_of, text_of_bytes, without_nan, write_raw
+from doorstep.serve.tensors import Tensor, without_nan, write_raw
 from doorstep.serve.visit import Skin, Visit
 
 if TYPE_CHECKING:
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
 METHOD = b"GRPC"
 NAME_CHARS_MAX = 256
 """Of a model's name in a route; a service's name is shorter."""
+SHAPE_MAX = 8
+"""Dimensions that are looked at; more than two are refused."""
 _CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents",
     "INT32": "int_contents", "INT64": "int64_contents", "UINT8": "uint_contents",
@@ -102,10 +102,11 @@ class OipGrpcCodec:
                 continue
             output = found.outputs.add(name=one.name, datatype=one.datatype, shape=one.shape)
             if wants.raw:
-                found.raw_output_contents.append(write_raw(one.datatype, one.data))
+                found.raw_output_contents.append(write_raw(one))
             else:
-                text = one.datatype == "BYTES"
-                values = [value.encode() for value in one.data] if text else one.data
+                values: list[Any] = one.data or []
+                if one.datatype == "BYTES":
+                    values = [value.encode() for value in values]
                 getattr(output.contents, _CONTENTS[one.datatype]).extend(values)
         return cast(bytes, found.SerializeToString())
 
@@ -113,84 +114,71 @@ class OipGrpcCodec:
         return (f"{code}: {message}" + (f" ({hint})" if hint else "")).encode()
 
 
-def read_infer(message: Any, service: Service, context: bytes) -> oip.InferRequest:
-    """As REST would have sent it. context: JSON, from the metadata `doorstep-context`.
+def read_infer(message: Any, service: Service) -> tuple[oip.InferRequest, dict[int, bytes]]:
+    """The request as REST would have sent it, and the raw bytes of its inputs by position.
 
-    Raises: InputError (`bad-tensor`, `bad-output`, `bad-context`).
+    Raises: InputError (`bad-tensor`, `bad-output`).
     """
-    raws = message.raw_input_contents
-    if raws and len(raws) != len(message.inputs):
-        raise InputError(
-            "bad-tensor",
-            f"raw_input_contents has {len(raws)} entries; expected {len(message.inputs)}, one for "
-            "each input, or none",
-        )
-    most = max(len(message.inputs), len(message.outputs))
+    inputs, raws = message.inputs, message.raw_input_contents
+    most = max(len(inputs), len(message.outputs))
     if most > oip.INPUTS_MAX:
         raise InputError("bad-tensor", f"the request has {most} inputs or outputs")
-    values_max = service.plan.rows_max * max(len(service.reader.row.numbers), 1)
-    tensors = [
-        _tensor(one, raws[at] if raws else None, values_max)
-        for at, one in enumerate(message.inputs)
-    ]
-    parameters = _context(context, service) | _parameters(message, service)
-    return oip.InferRequest(tensors, message.id, parameters, _wanted(message))
-
-
-def _tensor(found: Any, raw: bytes | None, values_max: int) -> oip.Tensor:
-    name, datatype, shape = found.name, found.datatype, list(found.shape)
-    size = size_of(name, shape, values_max)
-    if raw is not None:
-        if found.HasField("contents"):
-            raise InputError("bad-tensor", f"input {name[:60]!r} has raw and typed contents")
-        return oip.Tensor(name, shape, datatype, read_raw(name, datatype, raw, size))
-    if datatype not in _CONTENTS:
+    if raws and len(raws) != len(inputs):
         raise InputError(
             "bad-tensor",
-            f"input {name[:60]!r} has no raw contents and datatype {datatype[:20]!r}",
-            f"typed contents are {', '.join(_CONTENTS)}; FP16 must come raw",
+            f"raw_input_contents has {len(raws)} entries; expected {len(inputs)}, one for each "
+            "input, or none",
         )
+    values_max = service.plan.rows_max * max(len(service.reader.row.numbers), 1)
+    tensors = [_tensor(one, len(raws) > 0, values_max) for one in inputs]
+    asked = oip.InferRequest(tensors, message.id, _parameters(message, service), _wanted(message))
+    return asked, dict(enumerate(raws))
+
+
+def _tensor(found: Any, is_raw: bool, values_max: int) -> Tensor:
+    name, shape, datatype = found.name, list(found.shape[:SHAPE_MAX]), found.datatype
+    if is_raw and found.HasField("contents"):
+        raise _bad(name, "has raw and typed contents")
+    if is_raw:
+        return Tensor(name, shape, datatype)
+    if datatype not in _CONTENTS:
+        known = ", ".join(_CONTENTS)
+        raise _bad(name, f"has datatype {datatype[:20]!r}, typed; expected {known}; FP16 comes raw")
     field = _CONTENTS[datatype]
     values = getattr(found.contents, field)
-    if len(values) != size:
-        raise InputError(
-            "bad-tensor",
-            f"input {name[:60]!r} has {len(values)} values in {field}; shape {shape[:8]} needs "
-            f"{size}",
-        )
+    if len(values) > values_max:
+        raise _bad(name, f"has {len(values)} values in {field}; expected at most {values_max}")
     data = list(values)
     if datatype == "BYTES":
-        data = [text_of_bytes(name, one) for one in data]
+        data = [_text(name, one) for one in data]
     elif datatype.startswith("FP"):
         data = without_nan(data)
-    return oip.Tensor(name, shape, datatype, data)
+    return Tensor(name, shape, datatype, data)
+
+
+def _text(name: str, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise _bad(name, f"has text that is not UTF-8: {error.reason}") from None
+
+
+def _bad(name: str, what: str) -> InputError:
+    return InputError("bad-tensor", f"input {name[:60]!r} {what}")
 
 
 def _parameters(message: Any, service: Service) -> dict[str, Any]:
     """Those that are fields or ids of the service."""
-    reader, found = service.reader, {}
+    reader = service.reader
+    found: dict[str, Any] = {}
+    if not message.parameters:
+        return found
     for name in (*reader.row.names, *reader.context.names):
         if name in message.parameters:
             one = message.parameters[name]
             kind = one.WhichOneof("one")
             if kind is not None:
                 found[name] = getattr(one, kind)
-    return found
-
-
-def _context(given: bytes, service: Service) -> dict[str, Any]:
-    if not given:
-        return {}
-    try:
-        found = msgspec.json.decode(given, type=dict[str, str | float | bool | None])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InputError("bad-context", f"doorstep-context is no JSON object: {error}") from None
-    known = service.reader.context.names
-    for name in found:
-        if name not in known:
-            raise InputError(
-                "bad-context", f"doorstep-context has {name[:60]!r}", f"known: {known[:40]}"
-            )
     return found
 
 
@@ -212,10 +200,10 @@ def infer(site: Site, visit: Visit) -> None:
     message = _message(visit)
     service = site.service(visit.service)
     pinned = site.version(service, visit.version)
-    request = read_infer(message, service, visit.context)
-    parsed = oip.read_request(request, service)
+    request, raws = read_infer(message, service)
+    parsed = oip.read_request(request, raws, service, visit.context)
     outputs = tuple(one.name for one in request.outputs or ())
-    wants = Wants(message.id, outputs, len(message.raw_input_contents) > 0)
+    wants = Wants(message.id, outputs, bool(raws))
     site.submit(visit, service, parsed, extra=wants, pinned=pinned)
 
 

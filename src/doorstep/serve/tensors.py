@@ -1,9 +1,12 @@
-"""Tensors as bytes: row-major, little-endian; BYTES as a length of four bytes and so many bytes."""
+"""Tensors of the Open Inference Protocol, and their bytes: row by row, little-endian; BOOL a byte
+each; BYTES four bytes of length, then as many, each."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from doorstep.core.errors import InputError
@@ -17,40 +20,33 @@ _DTYPES = {
 }
 
 
-def size_of(name: str, shape: list[int], values_max: int) -> int:
-    """How many values the shape has. Raises: InputError (`bad-tensor`)."""
-    size = 1
-    for one in shape:
-        size *= max(one, 0)
-    if not 0 < size <= values_max:
-        raise InputError(
-            "bad-tensor",
-            f"input {name[:60]!r} has shape {shape[:8]}; expected 1 to {values_max} values",
-        )
-    return size
+class Tensor(msgspec.Struct, omit_defaults=True):
+    """data: None where it follows as raw bytes."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any] | None = None
+    parameters: dict[str, Any] | None = None
 
 
-def read_raw(name: str, datatype: str, data: bytes, count: int) -> list[Any]:
-    """The values of a tensor that came as bytes; a float that is NaN is a missing value.
+def read_raw(tensor: Tensor, raw: bytes) -> list[Any]:
+    """The values of a tensor of a known type that came as bytes; NaN is a value that is missing.
 
-    Raises: InputError (`bad-tensor`) where they are not exactly `count` values of a known type.
+    Raises: InputError (`bad-tensor`) where they are not as many as its shape has.
     """
-    if datatype == "BYTES":
-        return _read_texts(name, data, count)
-    if datatype not in _DTYPES:
-        known = ", ".join((*_DTYPES, "BYTES"))
-        raise InputError(
-            "bad-tensor", f"input {name[:60]!r} has datatype {datatype[:20]!r}", f"known: {known}"
-        )
-    dtype = np.dtype(_DTYPES[datatype])
-    if len(data) != count * dtype.itemsize:
-        raise InputError(
-            "bad-tensor",
-            f"input {name[:60]!r} has {len(data)} bytes; {count} values of {datatype} need "
+    count = math.prod(tensor.shape)
+    if tensor.datatype == "BYTES":
+        return _read_texts(tensor, raw, count)
+    dtype = np.dtype(_DTYPES[tensor.datatype])
+    if len(raw) != count * dtype.itemsize:
+        raise _bad(
+            tensor,
+            f"has {len(raw)} bytes; {count} values of {tensor.datatype} need "
             f"{count * dtype.itemsize}",
         )
-    found = np.frombuffer(data, dtype)
-    values: list[Any] = (found != 0 if datatype == "BOOL" else found).tolist()
+    found = np.frombuffer(raw, dtype)
+    values: list[Any] = (found != 0 if tensor.datatype == "BOOL" else found).tolist()
     return without_nan(values) if dtype.kind == "f" else values
 
 
@@ -58,35 +54,30 @@ def without_nan(values: list[Any]) -> list[Any]:
     return [None if one != one else one for one in values]
 
 
-def write_raw(datatype: str, values: list[Any]) -> bytes:
-    if datatype == "BYTES":
-        texts = [one.encode() for one in values]
+def write_raw(tensor: Tensor) -> bytes:
+    data = tensor.data or []
+    if tensor.datatype == "BYTES":
+        texts = [one.encode() for one in data]
         return b"".join([len(one).to_bytes(_LENGTH_BYTES, "little") + one for one in texts])
-    return np.asarray(values, _DTYPES[datatype]).tobytes()
+    return np.asarray(data, _DTYPES[tensor.datatype]).tobytes()
 
 
-def text_of_bytes(name: str, data: bytes) -> str:
-    """Raises: InputError (`bad-tensor`)."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            "bad-tensor", f"input {name[:60]!r} has text that is not UTF-8: {error.reason}"
-        ) from None
-
-
-def _read_texts(name: str, data: bytes, count: int) -> list[Any]:
-    found: list[Any] = []
-    at, end = 0, len(data)
-    while at < end and len(found) <= count:
+def _read_texts(tensor: Tensor, raw: bytes, count: int) -> list[Any]:
+    texts: list[Any] = []
+    at = 0
+    while at + _LENGTH_BYTES <= len(raw) and len(texts) < count:
         begin = at + _LENGTH_BYTES
-        at = begin + int.from_bytes(data[at:begin], "little")
-        if begin > end or at > end:
-            raise InputError("bad-tensor", f"input {name[:60]!r} ends inside a BYTES value")
-        found.append(text_of_bytes(name, data[begin:at]))
-    if len(found) != count:
-        more = " or more" if len(found) > count else ""
-        raise InputError(
-            "bad-tensor", f"input {name[:60]!r} has {len(found)}{more} BYTES values, not {count}"
+        at = begin + int.from_bytes(raw[at:begin], "little")
+        try:
+            texts.append(raw[begin:at].decode())
+        except UnicodeDecodeError:
+            raise _bad(tensor, f"has a value {len(texts)} that is not UTF-8") from None
+    if at != len(raw) or len(texts) != count:
+        raise _bad(
+            tensor, f"has {len(raw)} bytes that are not {count} values, each after its length"
         )
-    return found
+    return texts
+
+
+def _bad(tensor: Tensor, what: str) -> InputError:
+    return InputError("bad-tensor", f"input {tensor.name[:60]!r} {what}")

@@ -3,7 +3,7 @@
 One row of 30 floats, gradient boosting of 100 trees of depth 3 as ONNX, 16 keep-alive connections,
 one worker. CPU is that of the whole process tree of the server; the generator is not counted. The
 two are measured in turns, and the median of the turns is compared. Doorstep's variants: inline with
-no release; inline with a release at 50 % (assignment, evidence cells); engine.
+no release; the same over gRPC; inline with a release at 50 % (assignment, evidence cells); engine.
 
 Then `overload.py`: five times as many requests as can be answered.
 
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,7 @@ import overload
 from doorstep.core.contract import Contract, Field
 from doorstep.core.manifest import FileEntry, Lineage, Manifest, NativeForm, OnnxForm, Tensor
 from doorstep.core.plan import ReleasePlan, ServicePlan
+from doorstep.serve.protos import messages
 from doorstep.testing.home import MODEL_FILE, TestHome
 from doorstep.testing.node import RunningNode
 
@@ -40,6 +42,8 @@ CONNECTIONS = 16
 CPU_RATIO_GOAL, CPU_RATIO_STRETCH = 2.0, 1.4
 COLD_START_S_GOAL, RSS_MB_GOAL = 1.5, 100.0
 PREDICT = "/v1/services/bench/predict"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+OVER_GRPC = "doorstep, gRPC"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -87,10 +91,15 @@ def rss_mb(pid: int) -> float:
 
 
 def drive(
-    port: int, path: str, body: bytes, seconds: float, pids: list[int]
+    port: int,
+    path: str,
+    body: bytes,
+    seconds: float,
+    pids: list[int],
+    generator: str = "generator.py",
 ) -> tuple[float, float]:
     """(ms of CPU per request, requests per second). The first half second is not measured."""
-    command = [sys.executable, str(HERE / "generator.py"), str(port), path, str(CONNECTIONS)]
+    command = [sys.executable, str(HERE / generator), str(port), path, str(CONNECTIONS)]
     subprocess.run([*command, "0.5"], input=body, capture_output=True, check=True)
     before = cpu_s(pids)
     found = subprocess.run([*command, str(seconds)], input=body, capture_output=True, check=True)
@@ -99,6 +108,23 @@ def drive(
     if said["bad"] or not said["good"]:
         raise SystemExit(f"{said['bad']} bad answers of {said['good'] + said['bad']}")
     return 1000 * spent / said["good"], said["good"] / said["s"]
+
+
+def drive_grpc(
+    node: RunningNode, message: bytes, seconds: float, number: int
+) -> tuple[float, float]:
+    report = node.wait_plan(number)
+    pids = [node.process.pid] + [one.pid for one in report.workers]
+    port = int(node.grpc_url.rpartition(":")[2])
+    return drive(port, INFER, message, seconds, pids, "generator_grpc.py")
+
+
+def infer_message(row: dict[str, float]) -> bytes:
+    """The row as a matrix of raw FP64."""
+    found = messages()["ModelInferRequest"](model_name="bench")
+    found.inputs.add(name="rows", datatype="FP64", shape=[1, len(row)])
+    found.raw_input_contents.append(np.array(list(row.values())).tobytes())
+    return found.SerializeToString()
 
 
 class Bare:
@@ -153,13 +179,20 @@ def measure(folder: Path, seconds: float, rounds: int) -> int:
     names = [one.name for one in services["doorstep"].contract.inputs]
     row = dict(zip(names, np.random.default_rng(0).normal(size=FEATURES).round(4), strict=True))
     body = json.dumps({"rows": [row]}).encode()
+    message = infer_message(row)
     bare = Bare(folder / "model.onnx", names)
     home.publish(services["doorstep"], lease_s=3600)
     began = time.perf_counter()
-    found: dict[str, list[tuple[float, float]]] = {"bare": []} | {name: [] for name in services}
+    found: dict[str, list[tuple[float, float]]] = {
+        name: [] for name in ("bare", "doorstep", OVER_GRPC, *services)
+    }
     try:
-        with RunningNode(home.path, folder / "state") as node:
+        with ExitStack() as stack:
+            node = stack.enter_context(RunningNode(home.path, folder / "state"))
             cold_s = first_answer_s(began, node.data_url + PREDICT, body)
+            # A node of its own: what gRPC weighs is not in the goals of one without it.
+            other = RunningNode(home.path, folder / "grpc", node="grpc", grpc_port=0)
+            stack.enter_context(other)
             for turn in range(rounds):
                 found["bare"].append(drive(bare.port, "/", body, seconds, bare.pids))
                 for name, plan in services.items():
@@ -168,6 +201,8 @@ def measure(folder: Path, seconds: float, rounds: int) -> int:
                     report = node.wait_plan(home.publish(plan, lease_s=3600))
                     pids = [node.process.pid] + [one.pid for one in report.workers]
                     found[name].append(drive(node.port, PREDICT, body, seconds, pids))
+                    if name == "doorstep":
+                        found[OVER_GRPC].append(drive_grpc(other, message, seconds, home.number))
             front = next(one.pid for one in report.workers if one.kind == "front")
             memory = rss_mb(front)
             check_same(node, bare, body)

@@ -62,7 +62,8 @@ def read_object(found: Any, shape: Shape, where: str) -> tuple[tuple[Any, ...], 
     """
     if not isinstance(found, Mapping):
         raise InputError("bad-row", f"{where} is {describe(found)}; expected an object")
-    extra = next((name for name in found if name not in shape.names), None)
+    names = shape.names
+    extra = next((name for name in found if name not in names), None)
     if extra is not None:
         raise _extra(extra, shape, where)
     warnings: list[str] = []

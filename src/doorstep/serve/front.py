@@ -160,6 +160,8 @@ class Front:
 
     async def run(self) -> None:
         """Serve until told to drain, or orphaned for good."""
+        if len(self._listeners) > 1:
+            self._rpc = await self._start_rpc()
         await self._loop.create_connection(lambda: self.link, sock=self._link_socket)
         ticks = [self._loop.create_task(self._sweep()), self._loop.create_task(self._roll_blocks())]
         await self._finished.wait()
@@ -269,8 +271,7 @@ class Front:
 
     async def _listen(self) -> None:
         makers: list[Callable[[], asyncio.Protocol]] = [lambda: HttpConnection(self, self._site)]
-        if len(self._listeners) > 1:
-            self._rpc = await self._start_rpc()
+        if self._rpc is not None:
             makers.append(self._rpc.make_connection)
         for make, listener in zip(makers, self._listeners, strict=True):
             self._servers.append(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 METHOD = b"GRPC"
 NAME_CHARS_MAX = 256
 """Of a model's name in a route; a service's name is shorter."""
+SHAPE_MAX = 8
+"""Dimensions that are looked at; more than two are refused."""
 _CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents",
     "INT32": "int_contents", "INT64": "int64_contents", "UINT8": "uint_contents",
@@ -162,7 +164,10 @@ def _typed(tensor: Any) -> bytes:
 
 def _parameters(message: Any, service: Service) -> dict[str, Any]:
     """Those that are fields or ids of the service."""
-    reader, found = service.reader, {}
+    reader = service.reader
+    found: dict[str, Any] = {}
+    if not message.parameters:
+        return found
     for name in (*reader.row.names, *reader.context.names):
         if name in message.parameters:
             one = message.parameters[name]

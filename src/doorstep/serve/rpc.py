@@ -112,7 +112,7 @@ async def _answer(site: Site, call: str, context: grpc.aio.ServicerContext[Any, 
         return 504, b"too-slow: the request did not arrive in time", b""
     left_s = context.time_remaining()
     if left_s is not None and left_s <= 0:
-        return 504, b"too-late: the call's deadline has passed", b""
+        return 504, b"timed-out: the call's deadline had passed when it came", b""
     exchange = _hand_over(site, call, b"" if data is grpc.aio.EOF else data, _fields_of(context))
     del data
     return await exchange.answer

@@ -110,7 +110,8 @@ def requests(draw: st.DrawFn) -> service_pb2.ModelInferRequest:
     """Often nearly right: names of the contract, shapes that fit the number of values."""
     asked = service_pb2.ModelInferRequest(
         model_name=draw(st.sampled_from(["loans", "loans", "loans", "other", ""])),
-        model_version=draw(st.sampled_from(["", "1", "9", "-1", "x"])),
+        # A version that is named has no fallback, and its model may not score the row.
+        model_version=draw(st.sampled_from(["", "9", "-1", "x"])),
         id=draw(st.text(max_size=5)),
     )
     for name, value in draw(PARAMETERS).items():

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 METHOD = b"GRPC"
 NAME_CHARS_MAX = 256
 """Of a model's name in a route; a service's name is shorter."""
-SHAPE_MAX = 8
-"""Dimensions that are looked at; more than two are refused."""
 _CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents",
     "INT32": "int_contents", "INT64": "int64_contents", "UINT8": "uint_contents",

@@ -1,7 +1,7 @@
 """The floor: uvloop + httptools + msgspec + onnxruntime, micro-batched by loop turn, nothing else.
 
 No contract beyond types, no routing, no journal, no counters, one route. What Doorstep does on top
-of this is what `run.py` measures.  python bare.py MODEL.onnx FIELDS_AS_JSON
+of this is what `run.py` measures.  python bare.py MODEL.onnx FIELDS_AS_JSON PORT
 """
 
 from __future__ import annotations
@@ -81,9 +81,8 @@ def protocol_of(batcher: Batcher, names: list[str]) -> type[asyncio.Protocol]:
 async def main() -> None:
     loop = asyncio.get_running_loop()
     batcher = Batcher(sys.argv[1], loop)
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[3])), backlog=1024)
     server = await loop.create_server(protocol_of(batcher, json.loads(sys.argv[2])), sock=listener)
-    print(listener.getsockname()[1], flush=True)
     await server.serve_forever()
 
 

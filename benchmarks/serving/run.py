@@ -1,13 +1,15 @@
-"""CPU per request of Doorstep, everything on, beside the bare prototype in the same run.
+"""CPU, latency, memory and cold start of Doorstep beside the servers that people use, in one run.
 
-One row of 30 floats, gradient boosting of 100 trees of depth 3 as ONNX, 16 keep-alive connections,
-one worker. CPU is that of the whole process tree of the server; the generator is not counted. The
-two are measured in turns, and the median of the turns is compared. Doorstep's variants: inline with
-no release; the same over gRPC; inline with a release at 50 % (assignment, evidence cells); engine.
+One row of 30 floats, gradient boosting of 100 trees of depth 3 (and the same with isotonic
+calibration, which does not convert to ONNX), keep-alive connections, one worker everywhere. Every
+server's answers are compared with `predict_proba` first. CPU is that of the server's whole process
+tree. The servers are measured in turns; while one is, the others stand still. A ratio is taken
+within a turn, and the median of the turns is shown.
 
-Then `overload.py`: five times as many requests as can be answered.
+    python benchmarks/serving/run.py [--seconds 2] [--rounds 5] [--peers fastapi,litserve,...]
 
-    python benchmarks/serving/run.py [--seconds 3] [--rounds 5]     exit 1 if a goal is missed
+Doorstep and the bare prototype are measured in every turn, the others in every second one. Exits 1
+if a goal that was measured is missed. Times and rates mean something on an idle machine only.
 """
 
 from __future__ import annotations
@@ -16,54 +18,75 @@ import argparse
 import hashlib
 import json
 import os
-import statistics
+import pickle
+import signal
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
-from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import numpy as np
-import overload
+import servers
+from goals import Sample, Samples, show
+from peers import DEFAULT, PEERS, Row, install
+from servers import Doorstep, Server
 
 from doorstep.core.contract import Contract, Field
 from doorstep.core.manifest import FileEntry, Lineage, Manifest, NativeForm, OnnxForm, Tensor
-from doorstep.core.plan import ReleasePlan, ServicePlan
-from doorstep.serve.protos import messages
+from doorstep.core.plan import ReleasePlan, ServicePlan, VersionPlan
 from doorstep.testing.home import MODEL_FILE, TestHome
-from doorstep.testing.node import RunningNode
 
 HERE = Path(__file__).parent
 FEATURES = 30
-CONNECTIONS = 16
-CPU_RATIO_GOAL, CPU_RATIO_STRETCH = 2.0, 1.4
-COLD_START_S_GOAL, RSS_MB_GOAL = 1.5, 100.0
-PREDICT = "/v1/services/bench/predict"
-INFER = "/inference.GRPCInferenceService/ModelInfer"
-OVER_GRPC = "doorstep, gRPC"
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+NAMES = tuple(f"feature_{at:02d}" for at in range(FEATURES))
+LABELS = ("0", "1")
+CONNECTIONS = (16, 1, 64)
+WARM_UP_S = 0.3
+ROWS_CHECKED = 5
+TOLERANCE = 1e-5
+ALWAYS = ("bare prototype", "Doorstep")
+NATIVE_FILE = "model/native/model.pkl"
+
+
+def rows_for_training(seed: int) -> tuple[Any, Any]:
+    from sklearn.datasets import make_classification
+
+    x, y = make_classification(2000, FEATURES, n_informative=12, random_state=seed)
+    return x.astype(np.float32), y
+
+
+def train(seed: int) -> Any:
+    from sklearn.ensemble import GradientBoostingClassifier
+
+    model = GradientBoostingClassifier(n_estimators=100, max_depth=3, random_state=seed)
+    return model.fit(*rows_for_training(seed))
+
+
+def calibrate(seed: int) -> Any:
+    from sklearn.calibration import CalibratedClassifierCV
+
+    model = CalibratedClassifierCV(train(seed), method="isotonic", cv=3, ensemble=False)
+    return model.fit(*rows_for_training(seed))
+
+
+def to_onnx(model: Any) -> bytes:
+    import skl2onnx
+
+    example = np.zeros((1, FEATURES), dtype=np.float32)
+    options = {"zipmap": False}
+    return skl2onnx.to_onnx(model, example, options=options, target_opset=17).SerializeToString()
 
 
 def make_model(seed: int) -> bytes:
-    from skl2onnx import to_onnx
-    from sklearn.datasets import make_classification
-    from sklearn.ensemble import GradientBoostingClassifier
-
-    x, y = make_classification(2000, FEATURES, n_informative=12, random_state=seed)
-    model = GradientBoostingClassifier(n_estimators=100, max_depth=3, random_state=seed)
-    model.fit(x.astype(np.float32), y)
-    found = to_onnx(model, x[:1].astype(np.float32), options={"zipmap": False}, target_opset=17)
-    return found.SerializeToString()
+    return to_onnx(train(seed))
 
 
-def add_version(home: TestHome, data: bytes) -> str:
+def add_version(home: TestHome, data: bytes, target: str = "y") -> str:
     names = tuple(f"feature_{at:02d}" for at in range(FEATURES))
     fields = tuple(Field(name=name, type="float", range_min=-1e6, range_max=1e6) for name in names)
     manifest = Manifest(
-        format=1, task="binary", label="y", labels=("bad", "good"), positive="good",
+        format=1, task="binary", label=target, labels=("bad", "good"), positive="good",
         threshold=0.5, contract=Contract(inputs=fields),
         native=NativeForm(family="onnx", serialization="onnx", file=MODEL_FILE),
         onnx=OnnxForm(
@@ -78,168 +101,221 @@ def add_version(home: TestHome, data: bytes) -> str:
     return home.add_bundle(manifest, {MODEL_FILE: data})
 
 
-def cpu_s(pids: list[int]) -> float:
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICKS_PER_S
+def add_native_version(home: TestHome, data: bytes) -> str:
+    """A pickled scikit-learn model without an ONNX form."""
+    fields = tuple(Field(name=name, type="float", range_min=-1e6, range_max=1e6) for name in NAMES)
+    manifest = Manifest(
+        format=1, task="binary", label="y", labels=LABELS, positive="1", threshold=0.5,
+        contract=Contract(inputs=fields),
+        native=NativeForm(
+            family="sklearn", serialization="pickle", file=NATIVE_FILE, columns=NAMES
+        ),
+        onnx=None, parity=None, lineage=Lineage(), reads=NAMES,
+        files=(
+            FileEntry(path=NATIVE_FILE, size=len(data), sha256=hashlib.sha256(data).hexdigest()),
+        ),
+    )  # fmt: skip
+    return home.add_bundle(manifest, {NATIVE_FILE: data})
 
 
-def rss_mb(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+class Models:
+    """The model files that all servers load, and what each must answer."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model, self.isotonic = train(1), calibrate(1)
+        self.onnx = (to_onnx(self.model), make_model(2))
+        (folder / "model.onnx").write_bytes(self.onnx[0])
+        (folder / "model.pkl").write_bytes(pickle.dumps(self.model))
+        (folder / "isotonic.pkl").write_bytes(pickle.dumps(self.isotonic))
+        matrix = np.random.default_rng(0).normal(size=(ROWS_CHECKED, FEATURES)).round(4)
+        self.rows: list[Row] = [dict(zip(NAMES, row.tolist(), strict=True)) for row in matrix]
+        self.right = self.model.predict_proba(matrix)
+        self.right_isotonic = self.isotonic.predict_proba(matrix)
+
+    def difference_when_converted(self) -> float:
+        """How far the ONNX form of the calibrated model is from the model."""
+        import onnxruntime
+
+        x, _ = rows_for_training(1)
+        session = onnxruntime.InferenceSession(to_onnx(self.isotonic))
+        found = session.run(["probabilities"], {"X": x})[0]
+        return float(np.abs(found - self.isotonic.predict_proba(x)).max())
+
+    def check(self, server: Server, *, isotonic: bool) -> None:
+        """Raises: SystemExit if a server does not answer what the model does."""
+        right = self.right_isotonic if isotonic else self.right
+        found = [servers.answer(server, row) for row in self.rows]
+        if not np.allclose(found, right, atol=TOLERANCE):
+            raise SystemExit(f"{server.title} answers {found}; the model {right.tolist()}")
 
 
-def drive(
-    port: int,
-    path: str,
-    body: bytes,
-    seconds: float,
-    pids: list[int],
-    generator: str = "generator.py",
-) -> tuple[float, float]:
-    """(ms of CPU per request, requests per second). The first half second is not measured."""
-    command = [sys.executable, str(HERE / generator), str(port), path, str(CONNECTIONS)]
-    subprocess.run([*command, "0.5"], input=body, capture_output=True, check=True)
-    before = cpu_s(pids)
-    found = subprocess.run([*command, str(seconds)], input=body, capture_output=True, check=True)
-    spent = cpu_s(pids) - before
-    said = json.loads(found.stdout)
-    if said["bad"] or not said["good"]:
-        raise SystemExit(f"{said['bad']} bad answers of {said['good'] + said['bad']}")
-    return 1000 * spent / said["good"], said["good"] / said["s"]
+class Bench:
+    """All servers, started and stopped together. missing: why a server is not among them."""
+
+    def __init__(self, models: Models, chosen: list[str]) -> None:
+        self.models = models
+        self.servers: list[Server] = []
+        self.missing: dict[str, str] = {
+            peer.title: "" if peer.key in chosen else "not chosen" for peer in PEERS
+        }
+        self.peers = [peer for peer in PEERS if peer.key in chosen]
+
+    def start(self) -> None:
+        row, folder = self.models.rows[0], self.models.folder
+        self.add(servers.start_bare(folder / "model.onnx", row))
+        for title in ("Doorstep", "Doorstep, release at 50 %", "Doorstep, engine"):
+            home = TestHome(folder / f"home-{len(self.servers)}")
+            self.add(Doorstep(title, home, plan_for(title, home, self.models), row))
+        home = TestHome(folder / "home-native")
+        title = "Doorstep, engine, isotonic calibration"
+        self.add(Doorstep(title, home, native_plan(home, self.models), row), isotonic=True)
+        for peer in self.peers:
+            why = install(peer)
+            try:
+                if not why:
+                    server = servers.start_peer(peer, folder, row)
+                    self.add(server, isotonic=peer.model == "isotonic.pkl")
+            except (OSError, TimeoutError) as error:
+                log = (folder / f"{peer.key}.log").read_text(errors="replace").strip()
+                why = f"{error}: {log.splitlines()[-1][:100] if log else 'no output'}"
+            self.missing[peer.title] = why
+
+    def add(self, server: Server, *, isotonic: bool = False) -> None:
+        """Taken over: checked, and then standing still until its turn."""
+        self.servers.append(server)
+        self.models.check(server, isotonic=isotonic)
+        server.pause()
+        print(f"{server.title}: up in {server.cold_start_s:.1f} s", file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        for server in self.servers:
+            server.stop()
 
 
-def drive_grpc(
-    node: RunningNode, message: bytes, seconds: float, number: int
-) -> tuple[float, float]:
-    report = node.wait_plan(number)
-    pids = [node.process.pid] + [one.pid for one in report.workers]
-    port = int(node.grpc_url.rpartition(":")[2])
-    return drive(port, INFER, message, seconds, pids, "generator_grpc.py")
-
-
-def infer_message(row: dict[str, float]) -> bytes:
-    """The row as a matrix of raw FP64."""
-    found = messages()["ModelInferRequest"](model_name="bench")
-    found.inputs.add(name="rows", datatype="FP64", shape=[1, len(row)])
-    found.raw_input_contents.append(np.array(list(row.values())).tobytes())
-    return found.SerializeToString()
-
-
-class Bare:
-    def __init__(self, model: Path, names: list[str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "bare.py"), str(model), json.dumps(names)],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.port = int(self.process.stdout.readline())
-        self.pids = [self.process.pid]
-
-
-def first_answer_s(began: float, url: str, body: bytes) -> float:
-    while True:
-        try:
-            with urllib.request.urlopen(
-                urllib.request.Request(url, data=body), timeout=2
-            ) as answer:
-                answer.read()
-                return time.perf_counter() - began
-        except OSError:
-            time.sleep(0.005)
-
-
-def plans(home: TestHome, digests: tuple[str, str]) -> dict[str, ServicePlan]:
+def plan_for(title: str, home: TestHome, models: Models, **changes: Any) -> ServicePlan:
+    digests = [add_version(home, data) for data in models.onnx]
+    if title == "Doorstep, engine":
+        return home.service("bench", {1: digests[0]}, placement="engine")
     both = {1: digests[0], 2: digests[1]}
-    release = ReleasePlan(id="r1", challenger=2, state="step", epoch=1, shares={"": 0.5})
-    return {
-        "doorstep": home.service("bench", {1: digests[0]}),
-        "doorstep, release at 50 %": home.service("bench", both, release=release),
-        "doorstep, engine": home.service("bench", {1: digests[0]}, placement="engine"),
-    }
+    if title == "Doorstep, release at 50 %":
+        changes["release"] = ReleasePlan(
+            id="r1", challenger=2, state="step", epoch=1, shares={"": 0.5}
+        )
+    return home.service("bench", both, **changes)
+
+
+def native_plan(home: TestHome, models: Models) -> ServicePlan:
+    digest = add_native_version(home, pickle.dumps(models.isotonic))
+    version = VersionPlan(number=1, bundle=digest, form="native", placement="engine", trusted=True)
+    return home.service("bench", {1: digest}, versions=(version,))
+
+
+def generator(server: Server, row: Row, connections: int, seconds: float, rate: float = 0) -> Any:
+    """A started generator."""
+    body = json.dumps(server.ask(row)).encode()
+    arguments = [server.port, server.path, connections, seconds, rate]
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "generator.py"), *map(str, arguments)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(body)
+    process.stdin.close()
+    return process
+
+
+def drive(server: Server, row: Row, connections: int, seconds: float, rate: float = 0) -> Any:
+    """What the generator said. Raises: SystemExit on an answer that is not one."""
+    process = generator(server, row, connections, seconds, rate)
+    said = json.loads(process.stdout.read())
+    if process.wait() or said["bad"] or said["dropped"] or not said["good"]:
+        del said["latencies_ms"]
+        raise SystemExit(f"{server.title} at {connections} connections: {said}")
+    return said
+
+
+def measure(server: Server, row: Row, seconds: float) -> Sample:
+    """One turn of a server: CPU and capacity at each number of connections, then latencies at a
+    fixed rate of half its capacity at 16."""
+    cpu_ms, rates = {}, {}
+    for connections in CONNECTIONS:
+        drive(server, row, connections, WARM_UP_S)
+        before_s = servers.cpu_s(server.root)
+        said = drive(server, row, connections, seconds)
+        cpu_ms[connections] = 1000 * (servers.cpu_s(server.root) - before_s) / said["good"]
+        rates[connections] = said["good"] / said["s"]
+    late = drive(server, row, 16, seconds, rates[16] / 2)["latencies_ms"]
+    p50_ms, p99_ms = np.percentile(late, [50, 99])
+    memory = servers.rss_mb(servers.tree(server.root))
+    return Sample(cpu_ms, rates[16], float(p50_ms), float(p99_ms), memory)
+
+
+def disturb(server: Doorstep, models: Models, seconds: float) -> tuple[str, int]:
+    """Swap, roll back and replace the worker under load, again and again.
+    Answers (what was done, requests that were not answered as they should be)."""
+    load = generator(server, models.rows[0], 16, seconds)
+    done = dict.fromkeys(("swaps", "rollbacks", "workers replaced"), 0)
+    while load.poll() is None or not done["workers replaced"]:
+        for champion, what in ((2, "swaps"), (1, "rollbacks")):
+            plan = plan_for(server.title, server.home, models, champion=champion)
+            server.node.wait_plan(server.home.publish(plan, lease_s=3600))
+            done[what] += 1
+        old = server.front
+        os.kill(old, signal.SIGTERM)
+        server.node.wait(
+            lambda one, old=old: any(w.kind == "front" and w.pid != old for w in one.workers)
+        )
+        done["workers replaced"] += 1
+    said = json.loads(load.stdout.read())
+    words = ", ".join(f"{count} {what}" for what, count in done.items())
+    return f"{words} under {said['good']} requests", said["bad"] + said["dropped"]
+
+
+def run(folder: Path, seconds: float, rounds: int, chosen: list[str]) -> int:
+    models = Models(folder)
+    bench, samples = Bench(models, chosen), Samples()
+    print(f"load average at the start: {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
+    try:
+        bench.start()
+        samples.missing = bench.missing
+        for server in bench.servers:
+            samples.cold_start_s[server.title] = server.cold_start_s
+        for turn in range(rounds):
+            for server in bench.servers:
+                if turn % 2 and server.title not in ALWAYS:
+                    continue
+                server.resume()
+                samples.add(server.title, turn, measure(server, models.rows[0], seconds))
+                server.pause()
+        doorstep = next(one for one in bench.servers if one.title == "Doorstep")
+        assert isinstance(doorstep, Doorstep)
+        samples.worker_mb = servers.rss_mb([doorstep.front])
+        samples.disturbed, samples.dropped = disturb(doorstep, models, 3 * seconds)
+    finally:
+        bench.stop()
+    difference = models.difference_when_converted()
+    print(
+        f"The calibrated model as ONNX is wrong by up to {difference:.3f}, so it is not converted."
+    )
+    return show(samples)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", default=",".join(DEFAULT), help=" ".join(p.key for p in PEERS))
     args = parser.parse_args()
+    chosen = [one for one in args.peers.split(",") if one]
+    unknown = set(chosen) - {peer.key for peer in PEERS}
+    if unknown:
+        parser.error(f"unknown peers {sorted(unknown)}; known: {[peer.key for peer in PEERS]}")
+    # Servers choose their BLAS kernels themselves.
+    os.environ.pop("OPENBLAS_CORETYPE", None)
+    os.environ.pop("OPENBLAS_L2_SIZE", None)
     with tempfile.TemporaryDirectory() as folder:
-        missed = measure(Path(folder), args.seconds, args.rounds)
-    print()
-    sys.exit(missed or int(not overload.show(overload.measure(5.0))))
-
-
-def measure(folder: Path, seconds: float, rounds: int) -> int:
-    home = TestHome(folder / "home")
-    first = make_model(1)
-    digests = (add_version(home, first), add_version(home, make_model(2)))
-    (folder / "model.onnx").write_bytes(first)
-    services = plans(home, digests)
-    names = [one.name for one in services["doorstep"].contract.inputs]
-    row = dict(zip(names, np.random.default_rng(0).normal(size=FEATURES).round(4), strict=True))
-    body = json.dumps({"rows": [row]}).encode()
-    message = infer_message(row)
-    bare = Bare(folder / "model.onnx", names)
-    home.publish(services["doorstep"], lease_s=3600)
-    began = time.perf_counter()
-    found: dict[str, list[tuple[float, float]]] = {
-        name: [] for name in ("bare", "doorstep", OVER_GRPC, *services)
-    }
-    try:
-        with ExitStack() as stack:
-            node = stack.enter_context(RunningNode(home.path, folder / "state"))
-            cold_s = first_answer_s(began, node.data_url + PREDICT, body)
-            # A node of its own: what gRPC weighs is not in the goals of one without it.
-            other = RunningNode(home.path, folder / "grpc", node="grpc", grpc_port=0)
-            stack.enter_context(other)
-            for turn in range(rounds):
-                found["bare"].append(drive(bare.port, "/", body, seconds, bare.pids))
-                for name, plan in services.items():
-                    if name != "doorstep" and turn % 2:
-                        continue
-                    report = node.wait_plan(home.publish(plan, lease_s=3600))
-                    pids = [node.process.pid] + [one.pid for one in report.workers]
-                    found[name].append(drive(node.port, PREDICT, body, seconds, pids))
-                    if name == "doorstep":
-                        found[OVER_GRPC].append(drive_grpc(other, message, seconds, home.number))
-            front = next(one.pid for one in report.workers if one.kind == "front")
-            memory = rss_mb(front)
-            check_same(node, bare, body)
-    finally:
-        bare.process.kill()
-        bare.process.wait()
-    return show(found, cold_s, memory)
-
-
-def check_same(node: RunningNode, bare: Bare, body: bytes) -> None:
-    """Both give the same probabilities for the same row."""
-    answers = []
-    for url in (node.data_url + PREDICT, f"http://127.0.0.1:{bare.port}/"):
-        with urllib.request.urlopen(urllib.request.Request(url, data=body)) as answer:
-            one = msgspec.json.decode(answer.read())["predictions"][0]
-        answers.append(one.get("probabilities", one))
-    assert np.allclose(list(answers[0].values()), list(answers[1].values())), answers
-
-
-def show(found: dict[str, list[tuple[float, float]]], cold_s: float, memory: float) -> int:
-    floor = statistics.median(cpu for cpu, _ in found["bare"])
-    print(f"{'server':28} {'CPU ms/request':>15} {'of bare':>8} {'requests/s':>11} {'turns':>6}")
-    ratios = {}
-    for name, turns in found.items():
-        cpu = statistics.median(one for one, _ in turns)
-        rate = statistics.median(one for _, one in turns)
-        ratios[name] = cpu / floor
-        print(f"{name:28} {cpu:15.4f} {ratios[name]:7.2f}x {rate:11.0f} {len(turns):6}")
-    print(f"cold start to the first answer {cold_s:.2f} s, front worker {memory:.0f} MB")
-    ratio = ratios["doorstep"]
-    met = ratio <= CPU_RATIO_GOAL and cold_s <= COLD_START_S_GOAL and memory <= RSS_MB_GOAL
-    print(
-        f"serving: {ratio:.2f}x the bare prototype's CPU per request (goal {CPU_RATIO_GOAL}x, "
-        f"stretch {CPU_RATIO_STRETCH}x), cold start {cold_s:.2f} s (goal {COLD_START_S_GOAL}), "
-        f"{memory:.0f} MB (goal {RSS_MB_GOAL:.0f}): {'met' if met else 'MISSED'}"
-    )
-    return 0 if met else 1
+        sys.exit(run(Path(folder), args.seconds, args.rounds, chosen))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 
 _RANDOM_BYTES = 10
-_POOL_BYTES = _RANDOM_BYTES * 512
+_POOL_IDS = 512
+_POOL_BYTES = _RANDOM_BYTES * _POOL_IDS
+# The version (7) and the variant (RFC 9562) of every id of a pool: which bits stay random, and what
+# the others are.
+_RANDOM = int.from_bytes(bytes.fromhex("0fff3fffffffffffffff") * _POOL_IDS, "big")
+_FIXED = int.from_bytes(bytes.fromhex("70008000000000000000") * _POOL_IDS, "big")
+_groups = struct.Struct("8s4s4s4s12s").unpack
 
 
 class RequestIds:
@@ -26,15 +33,11 @@ class RequestIds:
         return milliseconds.to_bytes(6, "big") + self._pool[at : at + _RANDOM_BYTES]
 
     def _fill(self) -> None:
-        """Random bytes in which the version (7) and the variant (RFC 9562) are already set."""
-        pool = bytearray(os.urandom(_POOL_BYTES))
-        for at in range(0, _POOL_BYTES, _RANDOM_BYTES):
-            pool[at] = 0x70 | pool[at] & 0x0F
-            pool[at + 2] = 0x80 | pool[at + 2] & 0x3F
-        self._pool = bytes(pool)
+        """Random bytes in which the version and the variant are already set."""
+        pool = int.from_bytes(os.urandom(_POOL_BYTES), "big") & _RANDOM | _FIXED
+        self._pool = pool.to_bytes(_POOL_BYTES, "big")
 
 
 def id_text(request: bytes) -> str:
     """The usual form: 8-4-4-4-12 hex digits."""
-    text = request.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return b"-".join(_groups(request.hex().encode())).decode()

@@ -5,7 +5,7 @@ in an engine. Its capacity is measured with 16 connections; then requests are se
 whatever comes back, at five times that rate, and then at half of it. Latency counts from when a
 request was due, if the server had left no connection free for it.
 
-    python benchmarks/serving/overload.py [--seconds 6] [--json]      exit 1 if a goal is missed
+    python benchmarks/overload/run.py [--seconds 6] [--json]      exit 1 if a goal is missed
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def closed_loop(port: int, pids: list[int]) -> tuple[float, float]:
 def run(port: int, per_s: float, seconds: float, pids: list[int]) -> bytes:
     """The load, from a process of its own."""
     arguments = [str(port), str(per_s), str(seconds), ",".join(map(str, pids))]
-    command = [sys.executable, str(HERE / "overload.py"), "--generate", *arguments]
+    command = [sys.executable, __file__, "--generate", *arguments]
     return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
 
 

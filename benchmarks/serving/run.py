@@ -105,7 +105,7 @@ def add_native_version(home: TestHome, data: bytes) -> str:
     """A pickled scikit-learn model without an ONNX form."""
     fields = tuple(Field(name=name, type="float", range_min=-1e6, range_max=1e6) for name in NAMES)
     manifest = Manifest(
-        format=1, task="binary", label=target, labels=LABELS, positive="1", threshold=0.5,
+        format=1, task="binary", label="y", labels=LABELS, positive="1", threshold=0.5,
         contract=Contract(inputs=fields),
         native=NativeForm(
             family="sklearn", serialization="pickle", file=NATIVE_FILE, columns=NAMES

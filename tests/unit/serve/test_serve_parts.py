@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorstep.core.contract import Contract, Field
@@ -92,6 +92,7 @@ def contract(*names: str, **changes: Any) -> Contract:
     return Contract(inputs=tuple(Field(name=name, type="float", **changes) for name in names))
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8")), min_size=1, max_size=5, unique=True))
 def test_probabilities_encode_as_the_object_that_they_are_whatever_the_labels(
     labels: list[str],

@@ -51,9 +51,6 @@ class Samples:
         pairs = [(a[at].cpu_ms[connections], b[at].cpu_ms[connections]) for at in a if at in b]
         return statistics.median([one / other for one, other in pairs]) if pairs else None
 
-    def why_not(self, *titles: str) -> str:
-        return "; ".join(f"{one}: {self.missing[one]}" for one in titles if self.missing.get(one))
-
 
 @dataclass(frozen=True)
 class Goal:
@@ -89,8 +86,8 @@ class Goal:
 
 def goals_of(samples: Samples) -> list[Goal]:
     def less(what: str, peer: str, goal: float, stretch: float | None = None, at: int = 16) -> Goal:
-        value, why = samples.ratio(peer, DOORSTEP, at), samples.why_not(peer)
-        return Goal(what, value, goal, stretch, at_least=True, why=why)
+        value, why = samples.ratio(peer, DOORSTEP, at), samples.missing.get(peer)
+        return Goal(what, value, goal, stretch, at_least=True, why=why or "")
 
     p99_ms = samples.median(DOORSTEP, lambda one: one.p99_ms)
     return [
@@ -103,7 +100,7 @@ def goals_of(samples: Samples) -> list[Goal]:
         Goal(
             "isotonic calibration: less CPU than FastAPI, DataFrame",
             samples.ratio(FASTAPI_ISOTONIC, ISOTONIC), 25, 60, at_least=True,
-            why=samples.why_not(FASTAPI_ISOTONIC),
+            why=samples.missing.get(FASTAPI_ISOTONIC, ""),
         ),
         Goal("p99 at 16 connections, half of capacity", p99_ms, 5, unit="ms"),
         Goal("cold start to the first answer", samples.cold_start_s[DOORSTEP], 1.5, 0.8, "s"),

@@ -31,12 +31,13 @@ LABEL_CHARS_MAX = 1000
 
 class Prediction(msgspec.Struct, omit_defaults=True, gc=False):
     """One row's answer. version: only where it is not the answer's own. warnings: of the row.
-    cached: it was computed for an earlier request."""
+    probabilities: made by its version, encodes as {label: score}. cached: it was computed for an
+    earlier request."""
 
     id: str
     answer: str | float | None
     warnings: tuple[str, ...]
-    probabilities: dict[str, float] | None = None
+    probabilities: Any = None
     value: float | None = None
     version: int | None = None
     cached: bool = False
@@ -105,9 +106,9 @@ def _prediction(call: Call, part: Part, at: int, row: int, first: int) -> Predic
         found = Prediction(name, part.constant, warnings)
     else:
         scores = part.scores[at]
-        labels = call.service.versions[part.answered].labels
-        if labels:
-            shares = dict(zip(labels, scores, strict=True))
+        version = call.service.versions[part.answered]
+        if version.labels:
+            shares = version.probabilities(*scores)
             found = Prediction(name, part.answers[at], warnings, shares)
         else:
             found = Prediction(name, scores[0], warnings, None, scores[0])

@@ -7,8 +7,9 @@ import struct
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorstep.core.contract import Contract, Field
@@ -19,7 +20,7 @@ from doorstep.serve.limits import BODY_S, HEADER_S, IDLE_S, LINGER_S
 from doorstep.serve.mask import mask_of
 from doorstep.serve.nodeplan import Apply, Lines, Serves, encode_line
 from doorstep.serve.requestid import RequestIds, id_text
-from doorstep.serve.version import columns_of
+from doorstep.serve.version import columns_of, probabilities_of
 from doorstep.serve.wire import Ask, Frames, Reply, encode_frame
 
 
@@ -89,6 +90,16 @@ def test_personal_fields_are_dropped_or_kept_as_a_hash() -> None:
 
 def contract(*names: str, **changes: Any) -> Contract:
     return Contract(inputs=tuple(Field(name=name, type="float", **changes) for name in names))
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8")), min_size=1, max_size=5, unique=True))
+def test_probabilities_encode_as_the_object_that_they_are_whatever_the_labels(
+    labels: list[str],
+) -> None:
+    scores = [at / 8 for at in range(len(labels))]
+    found = msgspec.json.encode(probabilities_of(tuple(labels))(*scores))
+    assert json.loads(found) == dict(zip(labels, scores, strict=True))
 
 
 def test_a_version_reads_its_own_columns_out_of_the_services() -> None:

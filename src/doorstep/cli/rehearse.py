@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 import time
@@ -15,6 +16,7 @@ import msgspec
 from doorstep.cli.asking import rows_of
 from doorstep.cli.commands_release import follow, settle
 from doorstep.cli.output import done, fail, note, warn
+from doorstep.cli.reaching import reach
 from doorstep.client import Client
 from doorstep.core.contract import Contract
 from doorstep.core.servicefile import parse_service_file
@@ -59,7 +61,7 @@ def rehearse_release(client: Client, begun: Release, file: str, timeout_s: float
     contract = _contract(client, begun)
     ids = parse_service_file(client.service(begun.service).file).ids
     requests = Requests(begun.id, ids, contract, rows_of(file, contract, ROWS_MAX))
-    driver = Driver(client.installation().data_url, begun.service, requests)
+    driver = Driver(reach(client.installation().data_url, os.environ), begun.service, requests)
     with driver:
         if begun.champion is None:
             driver.wait_for(len(requests), timeout_s)
@@ -126,8 +128,8 @@ class Requests:
 class Driver:
     """Sends requests at a steady rate over a few connections, in a thread of its own."""
 
-    def __init__(self, url: str, service: str, requests: Requests) -> None:
-        self._url, self._path = url, f"/v1/services/{service}/rehearse"
+    def __init__(self, reached: dict[str, Any], service: str, requests: Requests) -> None:
+        self._reached, self._path = reached, f"/v1/services/{service}/rehearse"
         self._requests = requests
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._drive()), daemon=True)
@@ -153,9 +155,7 @@ class Driver:
     async def _drive(self) -> None:
         bodies = iter(self._requests)
         limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-        async with httpx.AsyncClient(
-            base_url=self._url, timeout=TIMEOUT_S, limits=limits, trust_env=False
-        ) as http:
+        async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits, **self._reached) as http:
             pace = Pace()
             await asyncio.gather(*(self._worker(http, bodies, pace) for _ in range(CONNECTIONS)))
 

@@ -26,6 +26,7 @@ from doorstep.core.filewords import (
     name,
     number,
     parse_share,
+    rate,
     share,
     show_share,
     text,
@@ -328,6 +329,22 @@ class ServeSpec(msgspec.Struct, frozen=True, kw_only=True):
         RecordSpec,
         Key(RECORD, "what the journal keeps of the inputs", "full: drift and replay need them"),
     ] = RecordSpec()
+    access: Annotated[
+        Literal["open", "keys"],
+        Key(
+            choice("open", "keys"),
+            "whether callers need an API key (doorstep token create)",
+            "open: a node that others reach over the network asks for keys anyway",
+        ),
+    ] = "open"
+    limit: Annotated[
+        float,
+        Key(
+            rate(),
+            "requests per second on all nodes together; more are refused with 429",
+            "none: each key has its own limit",
+        ),
+    ] = 0.0
 
     def faults(self) -> Iterator[tuple[str, str]]:
         kinds = [one.kind for one in self.fallback]

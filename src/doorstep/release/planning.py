@@ -15,6 +15,7 @@ from doorstep.core.ids import digest_of
 from doorstep.core.manifest import decode_manifest
 from doorstep.core.plan import FORMAT, PlanPointer, PlanRoot
 from doorstep.core.servicefile import ServiceFile, parse_service_file
+from doorstep.kernel.api_keys import live_keys
 from doorstep.kernel.blobs import MANIFEST
 from doorstep.kernel.db import Unit
 from doorstep.kernel.files import write_atomic
@@ -29,9 +30,9 @@ PARSED_KEPT = 2048
 PLAN_KEPT_S = 3600.0
 
 
-def write_plan(unit: Unit, home: Home, term: int, lease_s: float) -> int:
+def write_plan(unit: Unit, home: Home, term: int, lease_s: float, nodes: int) -> int:
     """The number of the plan that says what this transaction leaves; a new row if it differs from
-    the newest plan. lease_s: of challengers.
+    the newest plan. lease_s: of challengers. nodes: how many are alive, who share each limit.
     Raises: RefusedError (`service-without-version`) never in a sound database."""
     newest = store.newest_plan(unit.connection)
     number = newest.number + 1 if newest else 1
@@ -42,13 +43,16 @@ def write_plan(unit: Unit, home: Home, term: int, lease_s: float) -> int:
     ]
     root, bodies = plan_root(
         plans,
+        live_keys(unit.connection, unit.now()),
+        nodes=nodes,
         environment=home.environment,
         term=term,
         number=number,
         made_at=unit.now(),
         lease_s=lease_s,
     )
-    basis = digest_of(msgspec.json.encode((term, root.services, lease_s)))
+    made_of = (term, root.services, lease_s, root.keys, root.node_share)
+    basis = digest_of(msgspec.json.encode(made_of))
     if newest is not None and newest.basis == basis:
         return newest.number
     row = store.PlanRow(
@@ -98,7 +102,7 @@ def sweep_plans(connection: Connection, home: Home) -> None:
     if newest is None:
         return
     root = msgspec.json.decode(newest.root, type=PlanRoot)
-    keep = {digest_of(newest.root), *root.services.values()}
+    keep = {digest_of(newest.root), *root.documents}
     for path in home.plan.glob("*.json"):
         if path.stem not in keep and time.time() - path.stat().st_mtime > PLAN_KEPT_S:
             path.unlink(missing_ok=True)

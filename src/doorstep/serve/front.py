@@ -104,7 +104,8 @@ class Front:
         )
         self._recorder = Recorder(writer)
         self._path = PredictPath(loop, self._recorder, self._cells, self.link)
-        self._site = Site(self._path, self._recorder, self._cells)
+        self._site = Site(self._path, self._recorder, self._cells, guarded=options.guarded)
+        self._workers = options.workers
         self._residents = Residents(loop, writer.declare, self._slot, self._tell_hung)
         self._connections: set[HttpConnection] = set()
         self._server: asyncio.Server | None = None
@@ -231,8 +232,8 @@ class Front:
     def _swap(self, plan: NodePlan) -> None:
         loaded = self._plan is not None
         self._site.environment = plan.environment
-        self._site.swap(self._residents.services(plan, lease_held=self._lease_held))
         self._plan = plan
+        self._serve(plan)
         self._residents.keep_only(plan)
         if not loaded:
             gc.collect()
@@ -253,7 +254,11 @@ class Front:
             return
         self._lease_held = held
         if self._plan is not None:
-            self._site.swap(self._residents.services(self._plan, lease_held=held))
+            self._serve(self._plan)
+
+    def _serve(self, plan: NodePlan) -> None:
+        services = self._residents.services(plan, lease_held=self._lease_held)
+        self._site.swap(services, plan.keys, plan.node_share / self._workers)
 
     def _slot(self, key: CellKey) -> int | None:
         found = self._cells.slot(key)

@@ -33,8 +33,9 @@ def default_node() -> str:
 
 
 async def run(options: NodeOptions) -> None:
-    """Serve until SIGTERM. Raises: RefusedError (`port-in-use`, `state-in-use`)."""
+    """Serve until SIGTERM. Raises: RefusedError (`port-in-use`, `state-in-use`, `no-api-key`)."""
     supervisor = Supervisor(options)
+    supervisor.prepare()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, supervisor.stop)
     loop.add_signal_handler(signal.SIGINT, supervisor.stop)

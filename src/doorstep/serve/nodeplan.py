@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from doorstep.core.plan import ServicePlan, VersionPlan
+from doorstep.core.plan import ApiKey, ServicePlan, VersionPlan
 
 FORMAT = 1
 LINE_BYTES_MAX = 64 * 1024
@@ -26,7 +26,8 @@ MESSAGE_CHARS_MAX = 1000
 class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """generation: rises with every change on this node. bundles: folder of bundles by digest.
     engines: engine key -> Unix socket of a warm engine. held_back: services that are not as plan
-    `number` has them, because that could not be loaded: they are as before, or left out."""
+    `number` has them, because that could not be loaded: they are as before, or left out. keys:
+    always those of the newest plan. node_share: this node's part of every limit."""
 
     format: int
     generation: int
@@ -38,12 +39,15 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     services: tuple[ServicePlan, ...]
     engines: dict[str, str]
     held_back: tuple[str, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
+    node_share: float = 1.0
 
 
 class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What every front worker of a node is started with. run: id of this supervisor's life.
     listen: the shared listening socket; alive: a descriptor that says that workers live here
-    (`orphan.hold_alive`)."""
+    (`orphan.hold_alive`). workers: how many share this node's part of a limit. guarded: others
+    reach this node over the network, so that everything needs an API key."""
 
     state: str
     journal: str
@@ -51,6 +55,8 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     listen: int
     alive: int
+    workers: int = 1
+    guarded: bool = False
 
 
 class FrontStart(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from doorstep.core.errors import DoorstepError, NotFoundError, OverloadedError
+from doorstep.core.plan import ApiKey
 from doorstep.core.record import Kind
 from doorstep.serve import native, oip
+from doorstep.serve.admission import Admission, WireError
 from doorstep.serve.call import Call, Codec, Exchange
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.http import Head
@@ -30,10 +33,13 @@ from doorstep.serve.visit import Handler, Skin, Visit
 SKINS: tuple[Skin, ...] = (native.SKIN, oip.SKIN)
 RETRY = b"retry-after: 1\r\n"
 PLACES_KEPT = 4096
-_ROUTER: Router[tuple[Codec, Handler]] = Router(
+_ROUTER: Router[tuple[Codec, Handler, bool]] = Router(
     [
         {
-            path: {method: (skin.codec, handler) for method, handler in handlers.items()}
+            path: {
+                method: (skin.codec, handler, path in skin.probes)
+                for method, handler in handlers.items()
+            }
             for path, handlers in skin.routes.items()
         }
         for skin in SKINS
@@ -45,7 +51,6 @@ _STATUS = {
     "unknown-service": 404,
     "unknown-version": 404,
     "unknown-route": 404,
-    "bad-method": 405,
 }
 _encode = msgspec.json.Encoder().encode
 
@@ -53,11 +58,14 @@ _encode = msgspec.json.Encoder().encode
 class Place:
     """A route that was found: whose it is, and what its path names."""
 
-    __slots__ = ("codec", "handler", "service", "version")
+    __slots__ = ("codec", "handler", "is_probe", "service", "version")
 
-    def __init__(self, codec: Codec, handler: Handler, service: str, version: str) -> None:
+    def __init__(
+        self, codec: Codec, handler: Handler, is_probe: bool, service: str, version: str
+    ) -> None:
         self.codec = codec
         self.handler = handler
+        self.is_probe = is_probe
         self.service = service
         self.version = version
 
@@ -65,8 +73,11 @@ class Place:
 class Site:
     """Answers requests from the services that this worker holds now."""
 
-    def __init__(self, path: Path, recorder: Recorder, cells: CellWriter) -> None:
+    def __init__(
+        self, path: Path, recorder: Recorder, cells: CellWriter, *, guarded: bool = False
+    ) -> None:
         self._path = path
+        self._admission = Admission(guarded=guarded)
         self._cells = cells
         self._ids = RequestIds()
         self._places: dict[tuple[bytes, bytes], Place] = {}
@@ -76,9 +87,13 @@ class Site:
         self.live = False
         self.environment = ""
 
-    def swap(self, services: dict[str, Service]) -> None:
-        """Serve these from now on; what is under way ends with what it began with."""
+    def swap(
+        self, services: dict[str, Service], keys: Sequence[ApiKey] = (), quota: float = 1.0
+    ) -> None:
+        """Serve these from now on; what is under way ends with what it began with. keys, quota:
+        see `Admission.swap`."""
         self.services = services
+        self._admission.swap(keys, services, quota)
         self.live = True
 
     @property
@@ -93,6 +108,9 @@ class Site:
             return self._refuse(exchange, _codec_of(head.url), error, "")
         visit = Visit(exchange, head, body, place.codec, place.service, place.version)
         try:
+            if not place.is_probe and not self._admission.is_idle:
+                named = head.fields.get(b"doorstep-service", b"").decode("latin-1")
+                self._admission.admit(visit, place.service or named)
             return place.handler(self, visit)
         except DoorstepError as error:
             return self._refuse(exchange, place.codec, error, place.service)
@@ -115,6 +133,12 @@ class Site:
             )
         return found
 
+    def visible(self, visit: Visit) -> list[Service]:
+        """The services that a list may name to this caller."""
+        return [
+            one for name, one in sorted(self.services.items()) if self._admission.sees(visit, name)
+        ]
+
     def version(self, service: Service, name: str) -> Version | None:
         """The version that a path names; None if it names none.
         Raises: NotFoundError (`unknown-version`)."""
@@ -135,7 +159,10 @@ class Site:
         pinned: Version | None = None, kind: Kind = Kind.LIVE,
     ) -> None:  # fmt: skip
         """Have these rows answered. extra, pinned, kind: see `Call`.
-        Raises: OverloadedError (`overloaded`)."""
+        Raises: OverloadedError (`overloaded`), and what `Admission.admit` raises."""
+        if visit.admitted != service.name and not self._admission.is_idle:
+            # A protocol that finds its service by something else than its path.
+            self._admission.admit(visit, service.name)
         request = self._ids.next()
         call = Call(visit.exchange, visit.codec, service, parsed, request, id_text(request))
         call.extra, call.pinned, call.kind = extra, pinned, int(kind)
@@ -154,17 +181,19 @@ class Site:
     # -- ours
 
     def _find(self, head: Head) -> Place:
-        """Raises: NotFoundError (`unknown-route`), RefusedError (`bad-method`)."""
+        """Raises: NotFoundError (`unknown-route`), WireError (`bad-method`)."""
         path = head.url.partition(b"?")[0].decode("latin-1")
         found = _ROUTER.find(path)
         if found is None:
             raise NotFoundError("unknown-route", f"nothing is at {path[:100]}")
         method = "GET" if head.method == b"HEAD" else head.method.decode("latin-1")
         if method not in found.handlers:
-            raise _BadMethodError(found.handlers)
-        codec, handler = found.handlers[method]
+            allowed = ", ".join(found.handlers)
+            raise WireError(
+                405, "bad-method", f"expected {allowed}", headers=f"allow: {allowed}\r\n".encode()
+            )
         place = Place(
-            codec, handler, found.names.get("service", ""), found.names.get("version", "")
+            *found.handlers[method], found.names.get("service", ""), found.names.get("version", "")
         )
         if len(self._places) >= PLACES_KEPT:
             self._places.clear()
@@ -176,12 +205,12 @@ class Site:
         headers = f"doorstep-request-id: {name}\r\n".encode()
         if isinstance(error, OverloadedError):
             status, headers = 503, headers + RETRY
+        elif isinstance(error, WireError):
+            status, headers = error.status, headers + error.headers
         else:
             status = _STATUS.get(error.code, codec.bad_input)
-            if service in self.services:
-                self._cells.refuse(service)
-        if isinstance(error, _BadMethodError):
-            headers += error.allow
+        if service in self.services and not isinstance(error, OverloadedError):
+            self._cells.refuse(service)
         exchange.respond(
             status, codec.refusal(error.code, error.message, error.hint, name), headers
         )
@@ -194,15 +223,6 @@ class Site:
         headers = f"doorstep-request-id: {name}\r\n".encode()
         body = codec.refusal("internal", "this is our fault; it was logged", "", name)
         exchange.respond(500, body, headers)
-
-
-class _BadMethodError(DoorstepError):
-    """Something is there, but not for this method."""
-
-    def __init__(self, handlers: Any) -> None:
-        allowed = ", ".join(handlers)
-        super().__init__("bad-method", f"expected {allowed}")
-        self.allow = f"allow: {allowed}\r\n".encode()
 
 
 def _codec_of(url: bytes) -> Codec:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ import msgspec
 
 from doorstep.core.errors import DoorstepError, RefusedError
 from doorstep.core.ids import new_id
-from doorstep.core.plan import PlanRoot, ServicePlan
+from doorstep.core.plan import ApiKey, PlanRoot, ServicePlan
 from doorstep.core.report import FORMAT as REPORT_FORMAT
 from doorstep.core.report import NodeReport, WorkerReport
 from doorstep.kernel.files import write_atomic
@@ -71,6 +72,14 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     compactor: bool = True
 
+    @property
+    def is_reachable(self) -> bool:
+        """Whether others may reach it over the network."""
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host != "localhost"
+
 
 class Supervisor:
     """One node. Everything happens in one event loop, but verifying bundles (a thread)."""
@@ -92,6 +101,7 @@ class Supervisor:
         fronts = FrontOptions(
             state=str(options.state), journal=str(options.home / "journal"), node=options.node,
             run=self.run_id, listen=self._listener.fileno(), alive=hold_alive(options.state),
+            workers=options.workers, guarded=options.is_reachable,
         )  # fmt: skip
         self.fronts = FrontSlots(options.workers, fronts, logs, self._hear)
         self._extras = {one.slot: one for one in self._make_extras(logs)}
@@ -119,9 +129,21 @@ class Supervisor:
 
     # -- life
 
+    def prepare(self) -> None:
+        """Begin with the last plan, and look for a newer one. Raises: RefusedError (`no-api-key`)
+        where others could reach this node and nobody has a key."""
+        self._load_last_good()
+        self._poll()
+        if self.options.is_reachable and not self._keys():
+            raise RefusedError(
+                "no-api-key",
+                f"{self.options.host} can be reached by others, and the home has no API key yet; "
+                "expected one, or a loopback address",
+                "doorstep token create --all-services",
+            )
+
     async def run(self) -> None:
         """Serve until `stop`. Then drain and return."""
-        self._load_last_good()
         polled_s = 0.0
         while not self._stopping.is_set():
             now = time.monotonic()
@@ -228,6 +250,13 @@ class Supervisor:
             # Nothing of this plan can be served: the last good one is the plan that we are at.
             good = self._good_plan
             self._publish(good, found.services, good.held_back)
+        elif self.current is not None:
+            # A key that was revoked does not wait for what is being loaded.
+            self._publish(self.current, self.current.services, self.current.held_back)
+
+    def _keys(self) -> tuple[ApiKey, ...]:
+        known = self._wanted or self.current
+        return known.keys if known else ()
 
     def _before(self) -> dict[str, ServicePlan]:
         """What each service is now: what was published last that no worker refused."""
@@ -259,6 +288,8 @@ class Supervisor:
             services=services,
             engines=self.engines.want(services),
             held_back=held,
+            keys=self._keys(),
+            node_share=root.node_share,
         )
         if plan == last:
             return

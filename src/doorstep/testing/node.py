@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from uuid import UUID
@@ -25,15 +25,17 @@ POLL_S = 0.02
 
 
 class RunningNode:
-    """`python -m doorstep.serve.node` on free ports; a context manager."""
+    """`python -m doorstep.serve.node` on free ports; a context manager. more: further options."""
 
     def __init__(
-        self, home: Path, state: Path, *, workers: int = 1, node: str = "test", port: int = 0
-    ) -> None:
+        self, home: Path, state: Path, *, workers: int = 1, node: str = "test", port: int = 0,
+        more: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.home = home
         self.state = state
         self.node = node
         self._arguments = ["--workers", str(workers), "--port", str(port), "--health-port", "0"]
+        self._arguments += more
         self._pids: set[int] = set()
         self.process: subprocess.Popen[str] | None = None
         self.data_url = self.health_url = ""

@@ -19,8 +19,8 @@ GLOSSARY = DOCS / "reference" / "glossary.md"
 ROW = re.compile(r"^\| (?P<words>[a-z, ]+) \| (?P<meaning>.+) \|$", re.M)
 VERBS = frozenset({
     *("apply", "check", "console", "demo", "doctor", "down", "explain", "export"),
-    *("find", "history", "init", "list", "pause", "predict", "promote", "register"),
-    *("resume", "rollback", "show", "start", "status", "trust", "up", "verify"),
+    *("create", "find", "history", "init", "list", "pause", "predict", "promote", "register"),
+    *("resume", "revoke", "rollback", "show", "start", "status", "trust", "up", "verify"),
 })  # fmt: skip
 """What a command may be called besides a noun of the glossary."""
 PARTS = frozenset({"cells", "document", "head", "node", "run", "watch"})

@@ -25,7 +25,14 @@ from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter
 from doorstep.serve.http import Head, HttpConnection
-from doorstep.serve.limits import CONNECTIONS_MAX, DRAIN_S, ORPHAN_S, SWEEP_S
+from doorstep.serve.limits import (
+    CONNECTIONS_MAX,
+    DRAIN_S,
+    HANDSHAKE_S,
+    ORPHAN_S,
+    SWEEP_S,
+    TLS_CLOSE_S,
+)
 from doorstep.serve.nodeplan import (
     MESSAGE_CHARS_MAX,
     SUPERVISOR_FILE,
@@ -50,6 +57,7 @@ from doorstep.serve.path import Path as PredictPath
 from doorstep.serve.record import Recorder
 from doorstep.serve.residents import FAILURES, Residents
 from doorstep.serve.site import Site
+from doorstep.serve.tls import server_context
 
 BACKLOG = 2048
 JOURNAL_TICK_S = 1.0
@@ -106,6 +114,8 @@ class Front:
         self._path = PredictPath(loop, self._recorder, self._cells, self.link)
         self._site = Site(self._path, self._recorder, self._cells, guarded=options.guarded)
         self._workers = options.workers
+        self._tls = server_context(options.tls) if options.tls else None
+        self._greeting: dict[HttpConnection, float] = {}
         self._residents = Residents(loop, writer.declare, self._slot, self._tell_hung)
         self._connections: set[HttpConnection] = set()
         self._server: asyncio.Server | None = None
@@ -125,6 +135,7 @@ class Front:
     # -- what a connection needs (http.Gate)
 
     def opened(self, connection: HttpConnection) -> bool:
+        self._greeting.pop(connection, None)
         self._connections.add(connection)
         if self.draining:
             connection.deadline_s = self._drain_until_s
@@ -132,8 +143,8 @@ class Front:
 
     def closed(self, connection: HttpConnection) -> None:
         self._connections.discard(connection)
-        if self.draining and not self._connections:
-            self._finished.set()
+        if self.draining:
+            self._finish_if_empty()
 
     # -- life
 
@@ -174,7 +185,7 @@ class Front:
             self._loop.call_later(0.1, self._finish_if_empty)
 
     def _finish_if_empty(self) -> None:
-        if not self._connections:
+        if not self._connections and not self._greeting:
             self._finished.set()
 
     def lose_supervisor(self) -> None:
@@ -244,10 +255,20 @@ class Front:
 
     async def _listen(self) -> None:
         self._server = await self._loop.create_server(
-            lambda: HttpConnection(self, self._site), sock=self._listener.dup(), backlog=BACKLOG
-        )
+            self._connect, sock=self._listener.dup(), backlog=BACKLOG, ssl=self._tls,
+            ssl_handshake_timeout=HANDSHAKE_S if self._tls else None,
+            ssl_shutdown_timeout=TLS_CLOSE_S if self._tls else None,
+        )  # fmt: skip
         if self.draining:
             self._server.close()
+
+    def _connect(self) -> HttpConnection:
+        """The connection of a client that was accepted. Its handshake comes first, during which it
+        must not be forgotten: a worker that drains waits for it."""
+        connection = HttpConnection(self, self._site)
+        if self._tls:
+            self._greeting[connection] = time.monotonic()
+        return connection
 
     def _set_lease(self, held: bool) -> None:
         if held == self._lease_held:
@@ -275,7 +296,16 @@ class Front:
             now = self.now_s = time.monotonic()
             for connection in [one for one in self._connections if one.deadline_s <= now]:
                 connection.expire()
+            self._forget_strangers(now)
             await asyncio.sleep(SWEEP_S / 5 if self.draining else SWEEP_S)
+
+    def _forget_strangers(self, now: float) -> None:
+        """Clients whose handshake came to nothing: of these we hear no more."""
+        late = [one for one, at in self._greeting.items() if now - at > HANDSHAKE_S]
+        for connection in late:
+            del self._greeting[connection]
+        if late and self.draining:
+            self._finish_if_empty()
 
     async def _roll_blocks(self) -> None:
         """Close blocks that are old, also when nothing arrives."""

@@ -2,6 +2,7 @@
 
     python -m doorstep.serve.node --home DIR --state DIR [--host H] [--port P] [--health-port Q]
                                   [--workers N] [--node NAME] [--no-compactor]
+                                  [--tls-cert FILE --tls-key FILE [--tls-client-ca FILE]]
 
 Says where it listens with one line of JSON on standard output. SIGTERM or SIGINT: drain and exit 0.
 SIGHUP: replace the front workers one by one.
@@ -22,6 +23,7 @@ from doorstep.core.errors import DoorstepError
 from doorstep.core.ids import NAME_LENGTH_MAX, parse_name
 from doorstep.serve.health import serve_health
 from doorstep.serve.supervisor import NodeOptions, Supervisor
+from doorstep.serve.tls import tls_files
 
 WORKERS_MAX = 256
 
@@ -33,7 +35,8 @@ def default_node() -> str:
 
 
 async def run(options: NodeOptions) -> None:
-    """Serve until SIGTERM. Raises: RefusedError (`port-in-use`, `state-in-use`, `no-api-key`)."""
+    """Serve until SIGTERM. Raises: RefusedError (`port-in-use`, `state-in-use`, `no-api-key`,
+    `bad-tls`)."""
     supervisor = Supervisor(options)
     supervisor.prepare()
     loop = asyncio.get_running_loop()
@@ -62,6 +65,8 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
     parser.add_argument("--health-port", type=int, default=8081)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--no-compactor", action="store_true")
+    for name in ("--tls-cert", "--tls-key", "--tls-client-ca"):
+        parser.add_argument(name, default="")
     args = parser.parse_args(argv)
     if not 1 <= args.workers <= WORKERS_MAX:
         parser.error(f"--workers is {args.workers}; expected 1 to {WORKERS_MAX}")
@@ -74,6 +79,7 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
         health_port=args.health_port,
         workers=args.workers,
         compactor=not args.no_compactor,
+        tls=tls_files(args.tls_cert, args.tls_key, args.tls_client_ca),
     )
 
 

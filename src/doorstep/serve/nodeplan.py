@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from doorstep.core.plan import ApiKey, ServicePlan, VersionPlan
+from doorstep.serve.tls import TlsFiles
 
 FORMAT = 1
 LINE_BYTES_MAX = 64 * 1024
@@ -47,7 +48,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What every front worker of a node is started with. run: id of this supervisor's life.
     listen: the shared listening socket; alive: a descriptor that says that workers live here
     (`orphan.hold_alive`). workers: how many share this node's part of a limit. guarded: others
-    reach this node over the network, so that everything needs an API key."""
+    reach this node over the network, so that everything needs an API key. tls: None: plain."""
 
     state: str
     journal: str
@@ -57,6 +58,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     alive: int
     workers: int = 1
     guarded: bool = False
+    tls: TlsFiles | None = None
 
 
 class FrontStart(msgspec.Struct, frozen=True, kw_only=True):

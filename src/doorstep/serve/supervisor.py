@@ -53,6 +53,7 @@ from doorstep.serve.nodeplan import (
 from doorstep.serve.orphan import hold_alive, take_listener
 from doorstep.serve.readiness import Readiness
 from doorstep.serve.statelock import lock_state
+from doorstep.serve.tls import TlsFiles, server_context
 
 TICK_S = 0.1
 BACKLOG = 2048
@@ -71,6 +72,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     health_port: int = 8081
     workers: int = 1
     compactor: bool = True
+    tls: TlsFiles | None = None
 
     @property
     def is_reachable(self) -> bool:
@@ -93,7 +95,7 @@ class Supervisor:
         (options.home / "nodes").mkdir(parents=True, exist_ok=True)
         self._listener = take_listener_at(options)
         host, port = self._listener.getsockname()[:2]
-        self.data_url = f"http://{host}:{port}"
+        self.data_url = f"{'https' if options.tls else 'http'}://{host}:{port}"
         self.feed = PlanFeed(options.home, options.state)
         self.evidence = Evidence(options.state)
         set_aside(options.home / "nodes", options.node, self.evidence.boot)
@@ -101,7 +103,7 @@ class Supervisor:
         fronts = FrontOptions(
             state=str(options.state), journal=str(options.home / "journal"), node=options.node,
             run=self.run_id, listen=self._listener.fileno(), alive=hold_alive(options.state),
-            workers=options.workers, guarded=options.is_reachable,
+            workers=options.workers, guarded=options.is_reachable, tls=options.tls,
         )  # fmt: skip
         self.fronts = FrontSlots(options.workers, fronts, logs, self._hear)
         self._extras = {one.slot: one for one in self._make_extras(logs)}
@@ -130,8 +132,10 @@ class Supervisor:
     # -- life
 
     def prepare(self) -> None:
-        """Begin with the last plan, and look for a newer one. Raises: RefusedError (`no-api-key`)
-        where others could reach this node and nobody has a key."""
+        """Begin with the last plan, and look for a newer one. Raises: RefusedError (`bad-tls`,
+        and `no-api-key` where others could reach this node and nobody has a key)."""
+        if self.options.tls:
+            server_context(self.options.tls)
         self._load_last_good()
         self._poll()
         if self.options.is_reachable and not self._keys():
@@ -181,7 +185,14 @@ class Supervisor:
         self._stopping.set()
 
     def roll(self) -> None:
-        """Replace every front worker by a new one, one after the other, dropping nothing."""
+        """Replace every front worker by a new one, one after the other, dropping nothing. They
+        read the certificates again; where those cannot be used nobody is replaced."""
+        try:
+            if self.options.tls:
+                server_context(self.options.tls)
+        except DoorstepError as error:
+            self._problems["roll"] = error.message
+            return
         if self._rolling is None or self._rolling.done():
             self._rolling = asyncio.get_running_loop().create_task(self._roll())
 

@@ -24,6 +24,7 @@ import uvloop
 from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter
+from doorstep.serve.counters import CONNECTIONS, IN_FLIGHT
 from doorstep.serve.http import Head, HttpConnection
 from doorstep.serve.limits import (
     CONNECTIONS_MAX,
@@ -297,6 +298,8 @@ class Front:
             for connection in [one for one in self._connections if one.deadline_s <= now]:
                 connection.expire()
             self._forget_strangers(now)
+            self._cells.counters.set(IN_FLIGHT, self._path.in_flight)
+            self._cells.counters.set(CONNECTIONS, len(self._connections))
             await asyncio.sleep(SWEEP_S / 5 if self.draining else SWEEP_S)
 
     def _forget_strangers(self, now: float) -> None:

@@ -24,7 +24,7 @@ from doorstep.core.ids import hash_unit
 from doorstep.core.plan import REST
 from doorstep.core.record import Status
 from doorstep.formats.batch import Batch
-from doorstep.serve.call import CONSTANT, Call, Mark, Part
+from doorstep.serve.call import CONSTANT, Call, Mark, Part, protocol_of
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.limits import ENGINE_BATCH_ROWS_MAX, IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX
 from doorstep.serve.record import Recorder
@@ -325,6 +325,7 @@ class Path:
             call.is_answered = True
             return call.exchange.respond(200, answer, said.encode() + call.headers, call.media)
         status, code, message = _STATUS_CODES.get(failed.status, _FAILED)
+        call.status = status
         body = call.codec.refusal(code, message, "", call.id)
         said = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {failed.assigned}\r\n"
         call.is_answered = True
@@ -342,19 +343,21 @@ class Path:
                 "journal-unavailable", "the answer could not be recorded", "try again", call.id
             )
             headers = f"doorstep-request-id: {call.id}\r\n".encode()
-            call.is_answered = True
+            call.is_answered, call.status = True, 503
             call.exchange.respond(503, body, headers + _RETRY)
 
     def _count(self, call: Call, now: int) -> None:
         self._close(call)
-        error = False
         for part in call.parts:
-            error = error or part.answered < 0
             if part.mark is not None and part.status is Status.OK:
                 part.mark.ok = True
         for mark in _marks(call):
             self._cells.end(mark.cell, mark.units, mark.flights, mark.ok, mark.bad)
-        self._cells.count(call.service.name, (now - call.began_ns) // 1000, error=error)
+        latency_us = (now - call.began_ns) // 1000
+        protocol = protocol_of(type(call.codec))
+        self._cells.counters.answered(
+            call.service.name, call.version, protocol, call.status, latency_us
+        )
         call.parts = []
 
 

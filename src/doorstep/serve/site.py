@@ -18,8 +18,9 @@ from doorstep.core.plan import ApiKey
 from doorstep.core.record import Kind
 from doorstep.serve import native, oip
 from doorstep.serve.admission import Admission, WireError
-from doorstep.serve.call import Call, Codec, Exchange
+from doorstep.serve.call import Call, Codec, Exchange, protocol_of
 from doorstep.serve.cells import CellWriter
+from doorstep.serve.counters import REFUSED, REQUESTS
 from doorstep.serve.http import Head
 from doorstep.serve.path import Path
 from doorstep.serve.record import Recorder
@@ -203,14 +204,15 @@ class Site:
     def _refuse(self, exchange: Exchange, codec: Codec, error: DoorstepError, service: str) -> None:
         name = self.new_id()
         headers = f"doorstep-request-id: {name}\r\n".encode()
+        reason = "input"
         if isinstance(error, OverloadedError):
-            status, headers = 503, headers + RETRY
+            status, headers, reason = 503, headers + RETRY, "overload"
         elif isinstance(error, WireError):
-            status, headers = error.status, headers + error.headers
+            status, headers, reason = error.status, headers + error.headers, error.reason
         else:
             status = _STATUS.get(error.code, codec.bad_input)
-        if service in self.services and not isinstance(error, OverloadedError):
-            self._cells.refuse(service)
+        self._count(codec, service, status)
+        self._cells.counters.add(REFUSED, service if service in self.services else "", reason)
         exchange.respond(
             status, codec.refusal(error.code, error.message, error.hint, name), headers
         )
@@ -222,7 +224,13 @@ class Site:
         )
         headers = f"doorstep-request-id: {name}\r\n".encode()
         body = codec.refusal("internal", "this is our fault; it was logged", "", name)
+        self._count(codec, "", 500)
         exchange.respond(500, body, headers)
+
+    def _count(self, codec: Codec, service: str, status: int) -> None:
+        """Count what came to no version. Names that callers make up are not kept."""
+        known, protocol = service if service in self.services else "", protocol_of(type(codec))
+        self._cells.counters.add(REQUESTS, known, "", protocol, f"{status // 100}xx")
 
 
 def _codec_of(url: bytes) -> Codec:

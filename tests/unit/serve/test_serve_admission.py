@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from doorstep.core.apikey import id_of, new_api_key
 from doorstep.core.ids import digest_of
 from doorstep.core.plan import ApiKey
 from doorstep.serve.admission import Admission, Bucket, WireError
+from doorstep.serve.cells import CellWriter, create_cells
 from doorstep.serve.http import JSON, Head
 from doorstep.serve.site import SKINS, Site
 
@@ -76,9 +78,10 @@ ROUTES = [
     ("skin", "pattern", "method"), ROUTES, ids=[f"{method} {path}" for _, path, method in ROUTES]
 )
 def test_every_route_of_every_protocol_wants_a_key_but_probes(
-    skin: Any, pattern: str, method: str
+    skin: Any, pattern: str, method: str, tmp_path: Path
 ) -> None:
-    site = Site(None, None, None, guarded=True)  # type: ignore[arg-type]
+    create_cells(tmp_path / "cells")
+    site = Site(None, None, CellWriter(tmp_path / "cells"), guarded=True)  # type: ignore[arg-type]
     url = "/" + pattern.replace("{service}", "s").replace("{version}", "1")
     exchange = Exchange()
     site.handle(exchange, Head(method.encode(), url.encode(), 0, True, False, {}), b"{}")

@@ -175,12 +175,17 @@ def up(
     tls_client_ca: Annotated[
         str, typer.Option("--tls-client-ca", help="Clients must show a certificate of these.")
     ] = "",
+    access_log: Annotated[
+        str, typer.Option("--access-log", help="JSON lines of a sample of the requests.")
+    ] = "",
+    access_sample: Annotated[str, typer.Option("--access-sample", help="How many.")] = "1%",
     json: Json = False,
 ) -> None:
     """Run Doorstep over a home. Stop it with Ctrl-C or `doorstep down`."""
     import os
 
     from doorstep.kernel.settings import Flags, read_settings
+    from doorstep.serve.observe_options import observe_options
     from doorstep.serve.tls import tls_files
 
     flags = Flags(
@@ -193,19 +198,20 @@ def up(
     )
     settings = read_settings(flags, os.environ, Path.cwd())
     tls = tls_files(tls_cert, tls_key, tls_client_ca)
+    observe = observe_options(access_log, access_sample)
     if detach:
         from doorstep.cli.running import start_detached
 
         with progress() as shown:
             shown.stage("starting")
-            ready = start_detached(settings, workers, tls.words if tls else ())
+            ready = start_detached(settings, workers, [*(tls.words if tls else ()), *observe.words])
         _say_ready(ready, as_json=json)
         return
     from doorstep.compose.up import UpOptions
     from doorstep.compose.up import up as run
 
     run(
-        UpOptions(settings=settings, workers=workers, tls=tls),
+        UpOptions(settings=settings, workers=workers, tls=tls, node_words=tuple(observe.words)),
         lambda ready: _say_ready(ready, as_json=json),
     )
 

@@ -103,6 +103,7 @@ class Call(msgspec.Struct):
     parts and calls know each other; `parts` is emptied when the call is over. is_answered: its
     exchange was; is_over: it is counted too, and what is still said about it is not heard.
     media, headers: of its answer, see `Codec.answer`. status: of it, by HTTP.
+    key, trace: of its API key the id, and its `traceparent`; only while somebody looks on.
     """
 
     exchange: Exchange
@@ -123,6 +124,8 @@ class Call(msgspec.Struct):
     media: bytes = JSON
     headers: bytes = b""
     status: int = 200
+    key: str = ""
+    trace: bytes = b""
 
     @property
     def failed(self) -> Part | None:

@@ -9,6 +9,7 @@ challengers, hands the listening socket to the next supervisor, and leaves once 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -53,6 +54,7 @@ from doorstep.serve.nodeplan import (
     encode_line,
     plan_file,
 )
+from doorstep.serve.observe import observers_of
 from doorstep.serve.orphan import offer_listener
 from doorstep.serve.path import Path as PredictPath
 from doorstep.serve.record import Recorder
@@ -113,6 +115,7 @@ class Front:
         )
         self._recorder = Recorder(writer)
         self._path = PredictPath(loop, self._recorder, self._cells, self.link)
+        self._path.observers = observers_of(options.observe)
         self._site = Site(self._path, self._recorder, self._cells, guarded=options.guarded)
         self._workers = options.workers
         self._tls = server_context(options.tls) if options.tls else None
@@ -157,6 +160,9 @@ class Front:
         for task in ticks:
             task.cancel()
         self._recorder.writer.close()
+        for one in self._path.observers:
+            with contextlib.suppress(OSError):
+                one.close()
 
     def obey(self, order: Order) -> None:
         match order:
@@ -300,6 +306,7 @@ class Front:
             self._forget_strangers(now)
             self._cells.counters.set(IN_FLIGHT, self._path.in_flight)
             self._cells.counters.set(CONNECTIONS, len(self._connections))
+            self._flush_observers()
             await asyncio.sleep(SWEEP_S / 5 if self.draining else SWEEP_S)
 
     def _forget_strangers(self, now: float) -> None:
@@ -309,6 +316,14 @@ class Front:
             del self._greeting[connection]
         if late and self.draining:
             self._finish_if_empty()
+
+    def _flush_observers(self) -> None:
+        for one in self._path.observers:
+            try:
+                one.flush()
+                self.link.tell("access-log", "")
+            except OSError as error:
+                self.link.tell("access-log", f"the access log is not written: {error.strerror}")
 
     async def _roll_blocks(self) -> None:
         """Close blocks that are old, also when nothing arrives."""

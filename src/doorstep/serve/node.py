@@ -3,6 +3,8 @@
     python -m doorstep.serve.node --home DIR --state DIR [--host H] [--port P] [--health-port Q]
                                   [--workers N] [--node NAME] [--no-compactor]
                                   [--tls-cert FILE --tls-key FILE [--tls-client-ca FILE]]
+                                  [--access-log FILE [--access-sample 1%]]
+                                  [--otlp URL [--trace-sample 1%]]
 
 Says where it listens with one line of JSON on standard output. SIGTERM or SIGINT: drain and exit 0.
 SIGHUP: replace the front workers one by one.
@@ -13,19 +15,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import signal
 import socket
 import sys
 from pathlib import Path
 
-from doorstep.core.errors import DoorstepError
+from doorstep.core.errors import DoorstepError, MissingExtraError
 from doorstep.core.ids import NAME_LENGTH_MAX, parse_name
 from doorstep.serve.health import serve_health
+from doorstep.serve.observe_options import observe_options
 from doorstep.serve.supervisor import NodeOptions, Supervisor
 from doorstep.serve.tls import tls_files
+from doorstep.serve.traces import require_otel
 
 WORKERS_MAX = 256
+OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 def default_node() -> str:
@@ -67,6 +73,10 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
     parser.add_argument("--no-compactor", action="store_true")
     for name in ("--tls-cert", "--tls-key", "--tls-client-ca"):
         parser.add_argument(name, default="")
+    parser.add_argument("--access-log", default="")
+    parser.add_argument("--access-sample", default="1%")
+    parser.add_argument("--otlp", default="")
+    parser.add_argument("--trace-sample", default="1%")
     args = parser.parse_args(argv)
     if not 1 <= args.workers <= WORKERS_MAX:
         parser.error(f"--workers is {args.workers}; expected 1 to {WORKERS_MAX}")
@@ -79,8 +89,26 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
         health_port=args.health_port,
         workers=args.workers,
         compactor=not args.no_compactor,
+        observe=observe_options(
+            args.access_log, args.access_sample, _otlp(args.otlp), args.trace_sample
+        ),
         tls=tls_files(args.tls_cert, args.tls_key, args.tls_client_ca),
     )
+
+
+def _otlp(asked: str) -> str:
+    """Where traces go. The variable may be meant for others on this machine: where the extra is
+    missing, only the option is an error. Raises: MissingExtraError."""
+    found = asked or os.environ.get(OTLP_VARIABLE, "")
+    try:
+        if found:
+            require_otel()
+    except MissingExtraError as error:
+        if asked:
+            raise
+        print(f"{OTLP_VARIABLE} is set: {error.message}: {error.hint}", file=sys.stderr)
+        return ""
+    return found
 
 
 def main() -> None:

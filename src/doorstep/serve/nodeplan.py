@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from doorstep.core.plan import ApiKey, ServicePlan, VersionPlan
+from doorstep.serve.observe_options import ObserveOptions
 from doorstep.serve.tls import TlsFiles
 
 FORMAT = 1
@@ -59,6 +60,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     guarded: bool = False
     tls: TlsFiles | None = None
+    observe: ObserveOptions = ObserveOptions()
 
 
 class FrontStart(msgspec.Struct, frozen=True, kw_only=True):

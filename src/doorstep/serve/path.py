@@ -27,6 +27,7 @@ from doorstep.formats.batch import Batch
 from doorstep.serve.call import CONSTANT, Call, Mark, Part, protocol_of
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.limits import ENGINE_BATCH_ROWS_MAX, IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX
+from doorstep.serve.observe import Observers, seen_of
 from doorstep.serve.record import Recorder
 from doorstep.serve.version import Version
 
@@ -70,6 +71,7 @@ class Path:
         self._causes: dict[int, int] = {}
         self.in_flight = 0
         self.rows_in_flight = 0
+        self.observers: Observers = ()
 
     def submit(self, call: Call) -> bool:
         """Take a call, whose exchange is answered in a later turn of the loop; False if there is
@@ -358,6 +360,10 @@ class Path:
         self._cells.counters.answered(
             call.service.name, call.version, protocol, call.status, latency_us
         )
+        if self.observers:
+            seen = seen_of(call, latency_us)
+            for one in self.observers:
+                one.note(seen)
         call.parts = []
 
 

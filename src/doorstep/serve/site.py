@@ -7,6 +7,7 @@ them to `submit`, and a codec that writes the answer. All of them share this one
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from doorstep.serve.call import Call, Codec, Exchange, protocol_of
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.counters import REFUSED, REQUESTS
 from doorstep.serve.http import Head
+from doorstep.serve.observe import Seen
 from doorstep.serve.path import Path
 from doorstep.serve.record import Recorder
 from doorstep.serve.requestid import RequestIds, id_text
@@ -106,7 +108,7 @@ class Site:
         try:
             place = self._places.get((head.method, head.url)) or self._find(head)
         except DoorstepError as error:
-            return self._refuse(exchange, _codec_of(head.url), error, "")
+            return self._refuse(exchange, head, _codec_of(head.url), error, "")
         visit = Visit(exchange, head, body, place.codec, place.service, place.version)
         try:
             if not place.is_probe and not self._admission.is_idle:
@@ -114,9 +116,9 @@ class Site:
                 self._admission.admit(visit, place.service or named)
             return place.handler(self, visit)
         except DoorstepError as error:
-            return self._refuse(exchange, place.codec, error, place.service)
+            return self._refuse(exchange, head, place.codec, error, place.service)
         except Exception:  # noqa: BLE001  the edge: the caller gets an id, we get the trace
-            return self._fail(exchange, place.codec)
+            return self._fail(exchange, head, place.codec)
 
     def refusal(self, url: bytes, code: str, message: str) -> bytes:
         """The body of an answer to a request that never became one."""
@@ -167,6 +169,9 @@ class Site:
         request = self._ids.next()
         call = Call(visit.exchange, visit.codec, service, parsed, request, id_text(request))
         call.extra, call.pinned, call.kind = extra, pinned, int(kind)
+        if self._path.observers:
+            call.key = visit.key.id if visit.key else ""
+            call.trace = visit.head.fields.get(b"traceparent", b"")
         if not self._path.submit(call):
             found = self._path.in_flight
             raise OverloadedError("overloaded", f"{found} requests are already under way here")
@@ -201,7 +206,9 @@ class Site:
         self._places[head.method, head.url] = place
         return place
 
-    def _refuse(self, exchange: Exchange, codec: Codec, error: DoorstepError, service: str) -> None:
+    def _refuse(
+        self, exchange: Exchange, head: Head, codec: Codec, error: DoorstepError, service: str
+    ) -> None:
         name = self.new_id()
         headers = f"doorstep-request-id: {name}\r\n".encode()
         reason = "input"
@@ -211,26 +218,31 @@ class Site:
             status, headers, reason = error.status, headers + error.headers, error.reason
         else:
             status = _STATUS.get(error.code, codec.bad_input)
-        self._count(codec, service, status)
+        self._count(head, codec, service, status, name)
         self._cells.counters.add(REFUSED, service if service in self.services else "", reason)
         exchange.respond(
             status, codec.refusal(error.code, error.message, error.hint, name), headers
         )
 
-    def _fail(self, exchange: Exchange, codec: Codec) -> None:
+    def _fail(self, exchange: Exchange, head: Head, codec: Codec) -> None:
         name = self.new_id()
         print(
             f"front: request {name} failed\n{traceback.format_exc()}", file=sys.stderr, flush=True
         )
         headers = f"doorstep-request-id: {name}\r\n".encode()
         body = codec.refusal("internal", "this is our fault; it was logged", "", name)
-        self._count(codec, "", 500)
+        self._count(head, codec, "", 500, name)
         exchange.respond(500, body, headers)
 
-    def _count(self, codec: Codec, service: str, status: int) -> None:
+    def _count(self, head: Head, codec: Codec, service: str, status: int, request: str) -> None:
         """Count what came to no version. Names that callers make up are not kept."""
         known, protocol = service if service in self.services else "", protocol_of(type(codec))
         self._cells.counters.add(REQUESTS, known, "", protocol, f"{status // 100}xx")
+        if self._path.observers:
+            at, trace = time.time_ns() // 1000, head.fields.get(b"traceparent", b"")
+            seen = Seen(at, 0, known, "", protocol, status, 0, request, trace=trace)
+            for one in self._path.observers:
+                one.note(seen)
 
 
 def _codec_of(url: bytes) -> Codec:

@@ -50,6 +50,7 @@ from doorstep.serve.nodeplan import (
     Serves,
     Word,
 )
+from doorstep.serve.observe_options import ObserveOptions
 from doorstep.serve.orphan import hold_alive, take_listener
 from doorstep.serve.readiness import Readiness
 from doorstep.serve.statelock import lock_state
@@ -73,6 +74,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     compactor: bool = True
     tls: TlsFiles | None = None
+    observe: ObserveOptions = ObserveOptions()
 
     @property
     def is_reachable(self) -> bool:
@@ -104,6 +106,7 @@ class Supervisor:
             state=str(options.state), journal=str(options.home / "journal"), node=options.node,
             run=self.run_id, listen=self._listener.fileno(), alive=hold_alive(options.state),
             workers=options.workers, guarded=options.is_reachable, tls=options.tls,
+            observe=options.observe,
         )  # fmt: skip
         self.fronts = FrontSlots(options.workers, fronts, logs, self._hear)
         self._extras = {one.slot: one for one in self._make_extras(logs)}

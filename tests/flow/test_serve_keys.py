@@ -106,6 +106,25 @@ def test_what_is_no_token_is_refused_with_what_was_expected(
         assert caught.value.code == code
 
 
+def test_a_revoked_key_does_not_wait_for_a_version_that_is_not_there(tmp_path: Path) -> None:
+    home = TestHome(tmp_path / "home")
+    name, secret = new_api_key()
+    key = ApiKey(id=name, digest=digest_of(secret.encode()), service="", expires_at=FAR)
+    contract = home.contract(3)
+    bundle = home.bundle(contract)
+    home.publish(home.service("loans", {1: bundle}, access="keys"), keys=(key,))
+    with RunningNode(home.path, tmp_path / "state") as node:
+        node.wait_plan(1)
+        path = "/v1/services/loans/predict"
+        assert ask(node.data_url, path, secret)[0] == 200
+        later = home.service("loans", {1: bundle, 2: "0" * 64}, contract=contract, champion=2)
+        home.publish(later)
+        RunningInstallation.wait(
+            lambda: ask(node.data_url, path, secret)[0] == 401, "the key is refused"
+        )
+        assert node.report().plan_number == 1, "its new version is still not there"
+
+
 def test_a_limit_of_a_key_is_429_with_the_time_to_wait(installation: RunningInstallation) -> None:
     here = installation
     serve(here, "limited", 'serve: {access: keys, limit: "1000/s"}')

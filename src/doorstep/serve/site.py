@@ -130,7 +130,8 @@ class Site:
         """Raises: NotFoundError (`unknown-service`)."""
         found = self.services.get(name)
         if found is None:
-            names = ", ".join(sorted(self.services)[:20]) or "none yet"
+            shown = sorted(one for one in self.services if not self._admission.wants_key(one))
+            names = ", ".join(shown[:20]) or "none that are shown to everybody"
             raise NotFoundError(
                 "unknown-service", f"no service {name[:63]!r} here", f"services: {names}"
             )

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doorstep.api.openapi import path_of
 from doorstep.core.apikey import id_of, new_api_key
 from doorstep.core.ids import digest_of
 from doorstep.core.plan import ApiKey
+from doorstep.operations import table
 from doorstep.serve.admission import Admission, Bucket, WireError
 from doorstep.serve.cells import CellWriter, create_cells
 from doorstep.serve.http import JSON, Head
@@ -81,7 +83,8 @@ def test_every_route_of_every_protocol_wants_a_key_but_probes(
     skin: Any, pattern: str, method: str, tmp_path: Path
 ) -> None:
     create_cells(tmp_path / "cells")
-    site = Site(None, None, CellWriter(tmp_path / "cells"), guarded=True)  # type: ignore[arg-type]
+    path: Any = SimpleNamespace(observers=())
+    site = Site(path, None, CellWriter(tmp_path / "cells"), guarded=True)  # type: ignore[arg-type]
     url = "/" + pattern.replace("{service}", "s").replace("{version}", "1")
     exchange = Exchange()
     site.handle(exchange, Head(method.encode(), url.encode(), 0, True, False, {}), b"{}")
@@ -91,6 +94,13 @@ def test_every_route_of_every_protocol_wants_a_key_but_probes(
         assert exchange.status == 401
         assert b"www-authenticate: Bearer" in exchange.headers
         assert "API key" in str(json.loads(exchange.body))
+
+
+def test_the_control_plane_is_not_on_the_data_port() -> None:
+    patterns = [pattern for _, pattern, _ in ROUTES]
+    assert not [one for one in patterns if one.startswith(("api", "static", "sign"))]
+    operations = {path_of(one).strip("/") for one in table().values()}
+    assert not operations & {one.removeprefix("v1/") for one in patterns}
 
 
 def test_a_probe_is_a_route() -> None:

@@ -35,7 +35,7 @@ BUILT_CODES = {
 DOCUMENT_READER = "decode_part"
 """Its last argument names the document; a broken one is `bad-<document>`."""
 
-WIRE_CALLS = ("refusal", "_refuse", "_stop", "Refused")
+WIRE_CALLS = ("refusal", "_refuse", "_stop", "Refused", "WireError")
 """Functions of the data plane that answer with a code without raising."""
 WIRE_TABLES = {
     "serve/path.py": ("timed-out", "unavailable", "model-failed"),

@@ -26,13 +26,19 @@ from doorstep.core.verdict import Finding
 from doorstep.explain.surface import ExplainPrediction, Explanation
 from doorstep.gate.surface import GateRun, GateRuns, RunGates, ShowGates
 from doorstep.govern.surface import (
+    CreateToken,
     Events,
     History,
     Installation,
     LedgerVerdict,
     ListEvents,
+    ListTokens,
+    NewToken,
+    RevokeToken,
     ShowHistory,
     ShowInstallation,
+    Token,
+    Tokens,
     VerifyLedger,
 )
 from doorstep.journal.surface import (
@@ -286,6 +292,20 @@ class Client:
 
     def installation(self) -> Installation:
         return self.call("installation.show", ShowInstallation(), Installation)
+
+    # who may call
+    def create_token(
+        self, service: str, name: str = "", *, expires_s: float = 90 * 86400.0, rate: float = 0.0
+    ) -> NewToken:
+        """An API key of the data plane. service: "" for all. rate: requests per second, 0: any."""
+        asked = CreateToken(service=service, name=name, expires_s=expires_s, rate=rate)
+        return self.call("token.create", asked, NewToken)
+
+    def tokens(self, service: str = "") -> tuple[Token, ...]:
+        return self.call("token.list", ListTokens(service=service), Tokens).tokens
+
+    def revoke_token(self, token: str, why: str) -> Token:
+        return self.call("token.revoke", RevokeToken(token=token, why=why), Token)
 
 
 def error_from(status: int, body: bytes) -> DoorstepError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from doorstep.core.operation import Operation, tabulate
 from doorstep.explain import operations as explain
 from doorstep.govern import operations as govern
+from doorstep.govern import tokens
 from doorstep.journal import operations as journal
 from doorstep.monitor import operations as monitor
 from doorstep.register import actions as register
@@ -47,5 +48,8 @@ def table() -> dict[str, Operation]:
             govern.verify,
             govern.show_history,
             govern.show_installation,
+            tokens.create_token,
+            tokens.list_tokens,
+            tokens.revoke_token,
         )
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,14 +44,22 @@ class Load:
     """`connections` clients that send one request after the other until `stop`.
 
     retry: a request that was dropped, or answered 502 to 504, is sent again every RETRY_PAUSE_S, up
-    to RETRIES_MAX times; only if that does not help it counts in `gave_up`.
+    to RETRIES_MAX times; only if that does not help it counts in `gave_up`. tls: whom it believes.
     """
 
     def __init__(
-        self, url: str, path: str, body_of: BodyOf, *, connections: int = 8, retry: bool = False
+        self,
+        url: str,
+        path: str,
+        body_of: BodyOf,
+        *,
+        connections: int = 8,
+        retry: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        host, _, port = url.removeprefix("http://").rpartition(":")
+        host, _, port = url.partition("://")[2].rpartition(":")
         self._address = (host, int(port))
+        self._tls = tls
         self._path = path
         self._body_of = body_of
         self._connections = connections
@@ -117,7 +126,7 @@ class Load:
         async with asyncio.timeout(CONNECT_S):
             while True:
                 try:
-                    reader, writer = await asyncio.open_connection(*self._address)
+                    reader, writer = await asyncio.open_connection(*self._address, ssl=self._tls)
                 except OSError:
                     self.tally.refused_connections += 1
                     await asyncio.sleep(CONNECT_PAUSE_S)

@@ -10,7 +10,7 @@ from control_cases import assert_exactly_once, assert_no_request_failed, traffic
 
 from doorstep.core.errors import DoorstepError
 from doorstep.testing.installation import RunningInstallation
-from doorstep.testing.load import Tally
+from fakes.load import Tally
 
 
 def allow(server: str, url: str, allowed: bool) -> None:

@@ -378,7 +378,8 @@ def test_the_health_port_tells_liveness_readiness_and_counters(
     node.wait(lambda report: sum(one.requests for one in report.services) == 1)
     assert fetch("/readyz")[0] == 200
     text = fetch("/metrics")[1]
-    assert 'doorstep_requests_total{service="loans"} 1.0' in text
+    labels = 'code="2xx",protocol="native",service="loans",version="1"'
+    assert f"doorstep_requests_total{{{labels}}} 1.0" in text
     assert 'doorstep_latency_seconds_count{service="loans"} 1.0' in text
     assert "doorstep_plan_number 1.0" in text
     assert fetch("/other")[0] == 404

@@ -15,8 +15,8 @@ import pytest
 
 from doorstep.core.plan import ReleasePlan
 from doorstep.testing.home import TestHome
-from doorstep.testing.load import Load, Tally
 from doorstep.testing.node import RunningNode
+from fakes.load import Load, Tally
 
 PATH = "/v1/services/loans/predict"
 STATE_BYTES = 16 * 1024 * 1024

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from doorstep.testing.load import Load, Tally
 
 from doorstep.core.plan import FallbackStep
 from doorstep.testing.home import TestHome
 from doorstep.testing.node import RunningNode
+from fakes.load import Load, Tally
 
 ROW = {"x0": 1.0, "x1": 0.5, "x2": -1}
 

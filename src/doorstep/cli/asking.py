@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import msgspec
 
+from doorstep.cli.reaching import KEY_VARIABLE
 from doorstep.client import error_from
 from doorstep.core.contract import Contract
-from doorstep.core.errors import InputError, NotFoundError, UnreachableError
+from doorstep.core.errors import InputError, NotFoundError, SignInError, UnreachableError
 from doorstep.core.record import outcome_fault
 from doorstep.core.servicefile import parse_service_file
 from doorstep.formats.columns import Column, Table, value_text
@@ -22,6 +23,7 @@ from doorstep.register.surface import Service
 
 ROWS_A_REQUEST = 200
 TIMEOUT_S = 30.0
+UNAUTHENTICATED = 401
 Row = dict[str, Any]
 
 
@@ -99,12 +101,13 @@ def _is_odd(value: Any) -> bool:
 
 
 def ask_service(
-    data_url: str, service: str, asked: tuple[list[Row], list[Row]]
+    reached: dict[str, Any], service: str, asked: tuple[list[Row], list[Row]]
 ) -> list[dict[str, Any]]:
-    """The answers, one for each request of at most `ROWS_A_REQUEST` rows. Raises: DoorstepError."""
+    """The answers, one for each request of at most `ROWS_A_REQUEST` rows. reached: see
+    `reaching.reach`. Raises: DoorstepError."""
     rows, contexts = asked
     answers = []
-    with httpx.Client(base_url=data_url, timeout=TIMEOUT_S, trust_env=False) as http:
+    with httpx.Client(timeout=TIMEOUT_S, **reached) as http:
         for start in range(0, len(rows), ROWS_A_REQUEST):
             body: dict[str, Any] = {"rows": rows[start : start + ROWS_A_REQUEST]}
             if any(contexts):
@@ -123,9 +126,15 @@ def _ask(http: httpx.Client, service: str, body: dict[str, Any]) -> dict[str, An
     except httpx.HTTPError as error:
         raise UnreachableError(
             "no-answer",
-            f"{http.base_url} does not answer: {type(error).__name__}",
+            f"{http.base_url} does not answer: {type(error).__name__}: {error}",
             "doorstep status",
         ) from None
+    if response.status_code == UNAUTHENTICATED:
+        raise SignInError(
+            "unauthenticated",
+            f"{service} wants an API key; none was sent, or it is not known, expired or revoked",
+            f"doorstep token create --service {service} makes one; put it in {KEY_VARIABLE}",
+        )
     if response.status_code >= 400:
         raise error_from(response.status_code, response.content)
     found: dict[str, Any] = msgspec.json.decode(response.content)

@@ -1,4 +1,4 @@
-"""Prove afterwards: history, ledger show|verify|export."""
+"""Prove afterwards: history, ledger show|verify|export. Who may call: token create|list|revoke."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from doorstep.cli.options import Home, Json, Url, connect
+from doorstep.cli.options import Home, Json, Url, Why, connect
 from doorstep.cli.output import done, emit, fail, table, when
 from doorstep.core.errors import NotFoundError, RefusedError
 
@@ -21,6 +21,11 @@ def add_to(app: typer.Typer) -> None:
     ledger.command("verify")(verify)
     ledger.command("export")(export)
     app.add_typer(ledger, name="ledger")
+    token = typer.Typer(no_args_is_help=True, help="API keys: who may call the data plane.")
+    token.command("create")(create_token)
+    token.command("list")(list_tokens)
+    token.command("revoke")(revoke_token)
+    app.add_typer(token, name="token")
 
 
 def history(
@@ -120,3 +125,76 @@ def export(
     command = f"python -m doorstep.govern.verifier {out} {checkpoint} {key}"
     written = {"export": str(out), "checkpoint": str(checkpoint), "key": str(key)}
     emit({**written, "verify": command}, command, as_json=json)
+
+
+def create_token(
+    service: Annotated[str, typer.Option("--service", help="That it is for.")] = "",
+    every_service: Annotated[
+        bool, typer.Option("--all-services", help="It is for every service, also later ones.")
+    ] = False,
+    name: Annotated[str, typer.Option("--name", help="Whose it is, for people.")] = "",
+    expires: Annotated[str, typer.Option("--expires", help="After which it is refused.")] = "90d",
+    rate: Annotated[
+        str, typer.Option("--rate", help="Requests it may make, such as 100/s; default: any.")
+    ] = "none",
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Make an API key. It is printed once: only its digest is kept."""
+    from doorstep.core.errors import UsageError
+    from doorstep.core.filewords import parse_rate
+    from doorstep.core.instant import parse_duration_s
+
+    if bool(service) is every_service:
+        raise UsageError(
+            "no-scope",
+            "what the token is for is not said; expected --service NAME or --all-services",
+        )
+    try:
+        per_s = 0.0 if rate == "none" else parse_rate(rate)
+    except ValueError as error:
+        raise UsageError("bad-rate", f"--rate is {rate!r}; {error}") from None
+    with connect(url, home) as client:
+        found = client.create_token(service, name, expires_s=parse_duration_s(expires), rate=per_s)
+    done(
+        f"token {found.token.id} for {service or 'all services'}, until "
+        f"{when(found.token.expires_at)}; nobody can show it again"
+    )
+    emit(found, found.secret, as_json=json)
+
+
+def list_tokens(
+    service: Annotated[str, typer.Argument(help="Only of this service.")] = "",
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """List API keys, newest first. The keys themselves are nowhere."""
+    from doorstep.core.filewords import show_rate
+
+    with connect(url, home) as client:
+        found = client.tokens(service)
+    rows = [
+        (
+            one.id, one.name, one.service or "all", one.state, show_rate(one.rate),
+            when(one.expires_at), one.by,
+        )
+        for one in found
+    ]  # fmt: skip
+    head = ("token", "name", "service", "state", "rate", "until", "by")
+    emit(found, lambda: table(head, rows), as_json=json)
+
+
+def revoke_token(
+    token: Annotated[str, typer.Argument(help="Its id.")],
+    why: Why,
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Take an API key back. Nodes refuse it with the next plan, within seconds."""
+    with connect(url, home) as client:
+        found = client.revoke_token(token, why)
+    done(f"token {found.id} is revoked")
+    emit(found, found.id, as_json=json)

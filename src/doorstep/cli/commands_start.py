@@ -171,12 +171,25 @@ def up(
         str | None, typer.Option("--environment", help="The name of a new home.")
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, max=64)] = 2,
+    tls_cert: Annotated[
+        str, typer.Option("--tls-cert", help="Of the data port: a certificate chain, PEM.")
+    ] = "",
+    tls_key: Annotated[str, typer.Option("--tls-key", help="Its key, PEM.")] = "",
+    tls_client_ca: Annotated[
+        str, typer.Option("--tls-client-ca", help="Clients must show a certificate of these.")
+    ] = "",
+    access_log: Annotated[
+        str, typer.Option("--access-log", help="JSON lines of a sample of the requests.")
+    ] = "",
+    access_sample: Annotated[str, typer.Option("--access-sample", help="How many.")] = "1%",
     json: Json = False,
 ) -> None:
     """Run Doorstep over a home. Stop it with Ctrl-C or `doorstep down`."""
     import os
 
     from doorstep.kernel.settings import Flags, read_settings
+    from doorstep.serve.observe_options import observe_options
+    from doorstep.serve.tls import tls_files
 
     flags = Flags(
         home=home,
@@ -188,19 +201,21 @@ def up(
         control_port=control_port,
     )
     settings = read_settings(flags, os.environ, Path.cwd())
+    tls = tls_files(tls_cert, tls_key, tls_client_ca)
+    observe = observe_options(access_log, access_sample)
     if detach:
         from doorstep.cli.running import start_detached
 
         with progress() as shown:
             shown.stage("starting")
-            ready = start_detached(settings, workers)
+            ready = start_detached(settings, workers, [*(tls.words if tls else ()), *observe.words])
         say_ready(ready, as_json=json)
         return
     from doorstep.compose.up import UpOptions
     from doorstep.compose.up import up as run
 
     run(
-        UpOptions(settings=settings, workers=workers),
+        UpOptions(settings=settings, workers=workers, tls=tls, node_words=tuple(observe.words)),
         lambda ready: say_ready(ready, as_json=json),
     )
 

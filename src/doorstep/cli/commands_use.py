@@ -36,12 +36,21 @@ def predict(
     service: Service,
     source: Annotated[str, typer.Argument(help="A CSV, Parquet or JSON file, or JSON itself.")],
     rows: Annotated[int, typer.Option("--rows", min=1, help="Only the first rows.")] = 1000,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", help="Certificates to believe; else SSL_CERT_FILE.")
+    ] = None,
     json: Json = False,
     url: Url = None,
     home: Home = None,
 ) -> None:
-    """Ask a service for predictions of the rows of a file, or of JSON on the command line."""
+    """Ask a service for predictions of the rows of a file, or of JSON on the command line.
+
+    An API key is taken from DOORSTEP_API_KEY.
+    """
+    import os
+
     from doorstep.cli.asking import ask_service, ids_of, rows_of
+    from doorstep.cli.reaching import reach
 
     with connect(url, home) as client:
         data_url = client.installation().data_url
@@ -50,7 +59,7 @@ def predict(
     asked = rows_of(source, version.manifest.contract, rows, ids_of(found_service))
     with progress() as shown:
         shown.stage(f"asking {data_url}")
-        answers = ask_service(data_url, service, asked)
+        answers = ask_service(reach(data_url, os.environ, ca), service, asked)
     found = [one for answer in answers for one in answer["predictions"]]
 
     def text() -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from doorstep.cli.reaching import reach
 from doorstep.cli.sending import Sender, Turn
 
 BEHIND_S_MAX = 0.25
@@ -140,7 +141,9 @@ class Traffic:
 
     def __init__(self, data_url: str, service: str, seed: int) -> None:
         path = f"/v1/services/{service}/predict"
-        self._sender = Sender[Asked](data_url, path, self._turn, self._count, self._count_failure)
+        self._sender = Sender[Asked](
+            reach(data_url, {}), path, self._turn, self._count, self._count_failure
+        )
         self._source = random.Random(seed)  # noqa: S311  reproducible, not secret
         self._lock = threading.Lock()
         self._plan: tuple[Deck, float] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import msgspec
 from doorstep.cli.asking import rows_of
 from doorstep.cli.commands_release import follow, settle
 from doorstep.cli.output import done, fail, note, warn
+from doorstep.cli.reaching import reach
 from doorstep.cli.sending import Sender, Turn
 from doorstep.client import Client
 from doorstep.core.contract import Contract
@@ -55,7 +57,7 @@ def rehearse_release(client: Client, begun: Release, file: str, timeout_s: float
     contract = _contract(client, begun)
     ids = parse_service_file(client.service(begun.service).file).ids
     requests = Requests(begun.id, ids, contract, rows_of(file, contract, ROWS_MAX))
-    driver = Driver(client.installation().data_url, begun.service, requests)
+    driver = Driver(reach(client.installation().data_url, os.environ), begun.service, requests)
     with driver:
         if begun.champion is None:
             driver.wait_for(len(requests), timeout_s)
@@ -122,9 +124,9 @@ class Requests:
 class Driver:
     """Sends requests at a steady rate, in a thread of its own."""
 
-    def __init__(self, url: str, service: str, requests: Requests) -> None:
+    def __init__(self, reached: dict[str, Any], service: str, requests: Requests) -> None:
         path = f"/v1/services/{service}/rehearse"
-        self._sender = Sender[int](url, path, self._turn, self._count, self._count_failure)
+        self._sender = Sender[int](reached, path, self._turn, self._count, self._count_failure)
         self._requests = requests
         self._bodies = iter(requests)
         self._pace = Pace()

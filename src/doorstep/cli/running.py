@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -36,8 +36,8 @@ def home_folder(home: str | None) -> Path:
     return resolve_home(home, os.environ, Path.cwd())
 
 
-def start_detached(settings: Settings, workers: int) -> Ready:
-    """Start `doorstep up` in a session of its own and wait until it answers.
+def start_detached(settings: Settings, workers: int, more: Sequence[str] = ()) -> Ready:
+    """Start `doorstep up` in a session of its own and wait until it answers. more: options.
 
     Raises: RefusedError (`already-running`), WaitedError (`not-ready`), and, if it ends at once,
     the very error that it ended with.
@@ -55,7 +55,7 @@ def start_detached(settings: Settings, workers: int) -> Ready:
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as out:
         child = subprocess.Popen(
-            command_of(settings, workers),
+            [*command_of(settings, workers), *more],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

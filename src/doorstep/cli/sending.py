@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import httpx
 
@@ -23,19 +23,20 @@ Turn = tuple[AskedT, bytes, float]
 class Sender(Generic[AskedT]):
     """A few connections that send one request after the other, from `start` to `stop`.
 
-    turn: the next request, None while there is none. answered: told of each answer, with status and
-    body. failed: told, in words, why there was none. All are called in the thread.
+    reached: options of the client, see `reaching.reach`. turn: the next request, None while there
+    is none. answered: told of each answer, with status and body. failed: told, in words, why there
+    was none. All are called in the thread.
     """
 
     def __init__(
         self,
-        url: str,
+        reached: dict[str, Any],
         path: str,
         turn: Callable[[], Turn[AskedT] | None],
         answered: Callable[[AskedT, int, bytes], None],
         failed: Callable[[str], None],
     ) -> None:
-        self._url, self._path, self._turn = url, path, turn
+        self._reached, self._path, self._turn = reached, path, turn
         self._answered, self._failed = answered, failed
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
@@ -54,9 +55,7 @@ class Sender(Generic[AskedT]):
 
     async def _clients(self) -> None:
         limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-        async with httpx.AsyncClient(
-            base_url=self._url, timeout=TIMEOUT_S, limits=limits, trust_env=False
-        ) as http:
+        async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits, **self._reached) as http:
             await asyncio.gather(*(self._client(http) for _ in range(CONNECTIONS)))
 
     async def _client(self, http: httpx.AsyncClient) -> None:

@@ -20,9 +20,15 @@ from doorstep.kernel.checkpoints import is_due, read_checkpoint, sign_checkpoint
 from doorstep.kernel.keys import SigningKey, load_signing_key
 from doorstep.kernel.leadership import Leadership
 from doorstep.kernel.ledger import read_head
-from doorstep.release.actions import keep_watch, running_releases, tick_release, would_act
+from doorstep.release.actions import (
+    keep_watch,
+    plan_now,
+    running_releases,
+    tick_release,
+    would_act,
+)
 from doorstep.release.collect import Keeper, collect
-from doorstep.release.planning import publish_plan, sweep_plans, write_plan
+from doorstep.release.planning import publish_plan, sweep_plans
 from doorstep.release.store import newest_plan
 
 QUICK_S = 0.2
@@ -47,7 +53,7 @@ class Quick:
         self._key: SigningKey = load_signing_key(control.home.keys / "plan.key")
         self._renewal = _renewal_in(control.home.plan / "current")
         self._published = (0, 0)
-        self._planned_size = -1
+        self._planned = (0, -1, 0)
         self._kept_s = self._renewed_s = self._led_s = self._swept_s = float("-inf")
         self._watched_s = self._looked_s = float("-inf")
         self._reported: list[tuple[str, str, int]] = []
@@ -68,15 +74,17 @@ class Quick:
             self._led_s = now_s
 
     def _plan(self) -> None:
-        """A new plan when anything changed: each change of domain state grows the ledger."""
+        """A new plan when anything changed: each change of domain state grows the ledger, and
+        nodes that come and go share the limits."""
         app = self._control.leading()
         with app.database.reading() as connection:
             size = read_head(connection).size
-        if (app.leader_term, size) == (self._published[0], self._planned_size):
+        basis = (app.leader_term, size, len(app.nodes.alive()))
+        if basis == self._planned:
             return
         with app.database.transaction() as unit:
-            write_plan(unit, app.home, app.leader_term, app.challenger_lease_s)
-        self._planned_size = size
+            plan_now(unit, app)
+        self._planned = basis
 
     def _releases(self) -> None:
         app = self._control.leading()

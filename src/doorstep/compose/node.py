@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -104,12 +104,13 @@ def takes_over(wanted: Port, serving: int | None) -> bool:
 class Node:
     """The supervisor as a child: started again, with growing pauses, if it dies."""
 
-    def __init__(self, home: Home, ports: NodePorts, workers: int) -> None:
+    def __init__(self, home: Home, ports: NodePorts, workers: int, more: Sequence[str]) -> None:
         self._command = [
             *(sys.executable, "-P", "-m", "doorstep.serve.node", "--home", str(home.path)),
             *("--host", LOOPBACK, "--port", str(ports.data), "--health-port", str(ports.health)),
             *("--workers", str(workers), "--state", str(home.run / NODE_STATE), "--node", NODE),
             *(() if ports.grpc is None else ("--grpc-port", str(ports.grpc))),
+            *more,
         ]
         self._log = home.run / "node.log"
         self._process: subprocess.Popen[bytes] | None = None

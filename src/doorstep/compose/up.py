@@ -32,6 +32,7 @@ from doorstep.kernel.server import Announcement, announce, withdraw
 from doorstep.kernel.settings import LOOPBACK, Port, Settings
 from doorstep.kernel.trust import trust_folder
 from doorstep.serve.protos import require_grpc
+from doorstep.serve.tls import TlsFiles, server_context
 
 READY_S = 60.0
 WATCH_S = 0.2
@@ -42,12 +43,14 @@ _log = logging.getLogger("doorstep.up")
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """settings: where and on which ports. workers: front workers of the node. monitor_every_s: how
     often the monitors look. challenger_lease_s: how long a node lets a challenger serve when it
-    hears nothing from us."""
+    hears nothing from us. tls: of the data port. node_words: further options of the node."""
 
     settings: Settings
     workers: int = 2
     monitor_every_s: float = 15.0
     challenger_lease_s: float = 60.0
+    tls: TlsFiles | None = None
+    node_words: tuple[str, ...] = ()
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,12 +70,14 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 def up(options: UpOptions, say_ready: Callable[[Ready], None]) -> None:
     """Run until SIGTERM or SIGINT; then drain the node and give the lease back.
 
-    Raises: RefusedError (`home-in-use`, `port-in-use`, `home-*`, `database-*`), WaitedError
-    (`not-ready`), MissingExtraError. The home stays locked until this process ends.
+    Raises: RefusedError (`home-in-use`, `port-in-use`, `bad-tls`, `home-*`, `database-*`),
+    WaitedError (`not-ready`), MissingExtraError. The home stays locked until this process ends.
     """
     settings = options.settings
     if settings.ports.grpc.named:
         require_grpc()
+    if options.tls:
+        server_context(options.tls)
     url = settings.database_url
     is_new = not is_home(settings.home)
     home = open_home(
@@ -156,11 +161,12 @@ def _run(run: Run, database_url: str, say_ready: Callable[[Ready], None]) -> Non
 
     database = Database(database_url, SystemClock())
     ports = NodePorts(run.ports["data"], run.ports["health"], run.ports.get("grpc"))
-    node = Node(home, ports, options.workers)
+    words = [*(options.tls.words if options.tls else ()), *options.node_words]
+    node = Node(home, ports, options.workers, words)
     serving = Serving(
         home,
         database,
-        _addresses(run.ports),
+        _addresses(run),
         trust_folder(os.environ, sys.platform),
         options.monitor_every_s,
         options.challenger_lease_s,
@@ -180,14 +186,17 @@ def _run(run: Run, database_url: str, say_ready: Callable[[Ready], None]) -> Non
         database.close()
 
 
-def _addresses(ports: Mapping[str, int]) -> dict[str, str]:
+def _addresses(run: Run) -> dict[str, str]:
     names = {"console": "control", "data": "data", "health": "health"}
-    return {said: f"http://{LOOPBACK}:{ports[name]}" for said, name in names.items()}
+    found = {said: f"http://{LOOPBACK}:{run.ports[name]}" for said, name in names.items()}
+    if run.options.tls:
+        found["data"] = found["data"].replace("http:", "https:")
+    return found
 
 
 def _say(run: Run, invitation: str, say_ready: Callable[[Ready], None]) -> None:
     """Announce it in the home, then to whoever started us."""
-    at = _addresses(run.ports)
+    at = _addresses(run)
     announce(
         run.home,
         Announcement(

@@ -25,6 +25,7 @@ _CREDENTIALS = (
     ("a Google API key", re.compile(r"\bAIza[0-9A-Za-z_-]{30}")),
     ("an API key", re.compile(r"\bsk[-_](?=[A-Za-z_-]{0,30}[0-9])[0-9A-Za-z_-]{16}")),
     ("a Doorstep token", re.compile(r"\bdst_[a-z0-9]+_[0-9A-Za-z]{8}_\S{20}")),
+    ("a Doorstep API key", re.compile(r"\bdsk_[0-9a-f]{12}_[0-9A-Za-z_-]{20}")),
     ("a JSON web token", re.compile(r"\beyJ[0-9A-Za-z_-]{8,500}\.eyJ[0-9A-Za-z_-]{8}")),
     ("an Azure account key", re.compile(r"AccountKey=[0-9A-Za-z+/=]{16}")),
     (

@@ -26,6 +26,8 @@ TEXT_LENGTH_MAX = 1000
 _ANY_SCALAR = ["string", "number", "boolean"]
 _DURATION_JSON = r"^\s*[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d)\s*$"
 _SHARE = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{1,18})?)\s*%\Z")
+_RATE = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{1,3})?)\s*/\s*(?P<unit>[smh])\Z")
+_RATE_UNITS = {"s": 1, "m": 60, "h": 3600}
 _CRON_FIELD = r"(?:\*|[0-9]{1,2}(?:-[0-9]{1,2})?)(?:/[0-9]{1,2})?"
 _CRON_PART = re.compile(rf"{_CRON_FIELD}(?:,{_CRON_FIELD})*\Z")
 _CRON_RANGES = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12))
@@ -220,6 +222,34 @@ def show_share(fraction: float) -> str:
     """`5%`, `99.9%`; parses back to exactly this fraction."""
     percent = f"{Decimal(repr(fraction)) * 100:f}"
     return (percent.rstrip("0").rstrip(".") if "." in percent else percent) + "%"
+
+
+def rate() -> Word:
+    """Requests per second; `none` is 0."""
+
+    def parse(scalar: Scalar) -> float:
+        return 0.0 if scalar.text == "none" else parse_rate(scalar.text)
+
+    json = {"type": "string", "pattern": r"^(none|[0-9]{1,9}(\.[0-9]{1,3})?\s*/\s*[smh])$"}
+    return Word("none or a rate such as 500/s", parse, json, show_rate)
+
+
+def parse_rate(text: str) -> float:
+    """`100/s`, `30/m` -> requests per second. Raises: ValueError."""
+    match = _RATE.match(text.strip())
+    found = float(match["number"]) / _RATE_UNITS[match["unit"]] if match else 0.0
+    if found <= 0:
+        raise ValueError("expected requests per s, m or h, more than 0")
+    return found
+
+
+def show_rate(per_s: float) -> str:
+    """`100/s`; parses back to exactly this rate where it was written with three decimals."""
+    for unit, size_s in _RATE_UNITS.items():
+        shown = round(per_s * size_s, 3)
+        if shown and shown / size_s == per_s:
+            return f"{compact(shown)}/{unit}"
+    return f"{per_s * 3600:.3f}/h" if per_s else "none"
 
 
 def condition(example: str, metrics: list[str] | None = None) -> Word:

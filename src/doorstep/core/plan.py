@@ -3,6 +3,7 @@
     plan/current              PlanPointer: term, number, root digest, renewal, signature
     plan/<digest>.json        PlanRoot: a digest per service
     plan/<digest>.json        ServicePlan: everything a node needs to serve one service
+    plan/<digest>.json        KeysPlan: who may call, in one document for all services
 
 Documents are content-addressed and immutable; only the pointer is replaced (atomically). A node
 refuses a pointer with a lower (term, number) than it has seen, and one whose signature does not
@@ -72,11 +73,29 @@ class FallbackStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     when: str = ""
 
 
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """digest: sha256 of the whole key, hex; the key itself is nowhere. service: that it is for, ""
+    for all. rate: requests per second that it may make on all nodes together, 0 for no limit."""
+
+    id: str
+    digest: str
+    service: str
+    expires_at: Instant
+    rate: float = 0.0
+
+
+class KeysPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    format: int
+    keys: tuple[ApiKey, ...]
+
+
 class ServicePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """champion: None for a service whose first version is not yet released (it answers 503).
     versions: every version that must be resident: champion, challenger, last champion, fallbacks.
     record: which part of the rows' inputs the journal keeps. cache_s: how long an answer to the
-    same row may be given again; 0: never. killed: numbers of versions that must not be asked."""
+    same row may be given again; 0: never. killed: numbers of versions that must not be asked.
+    access: whether callers need an API key. limit: requests per second on all nodes together, 0
+    for no limit."""
 
     format: int
     service: str
@@ -95,12 +114,17 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     record_share: float = 1.0
     cache_s: float = 0.0
     killed: tuple[int, ...] = ()
+    access: Literal["open", "keys"] = "open"
+    limit: float = 0.0
 
     def version(self, number: int) -> VersionPlan | None:
         return next((one for one in self.versions if one.number == number), None)
 
 
 class PlanRoot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """keys: digest of the KeysPlan, "" where there is no key. node_share: what each node may give
+    out of a limit that holds for all of them together."""
+
     format: int
     environment: str
     term: int
@@ -108,6 +132,13 @@ class PlanRoot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     made_at: Instant
     services: dict[str, str]
     challenger_lease_s: float = 60.0
+    keys: str = ""
+    node_share: float = 1.0
+
+    @property
+    def documents(self) -> set[str]:
+        """Digests of everything that belongs to this plan besides the root."""
+        return {*self.services.values(), self.keys} - {""}
 
 
 class PlanPointer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

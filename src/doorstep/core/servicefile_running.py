@@ -24,6 +24,7 @@ from doorstep.core.filewords import (
     name,
     number,
     parse_share,
+    rate,
     share,
     show_share,
     text,
@@ -290,6 +291,18 @@ class ServeSpec(msgspec.Struct, frozen=True, kw_only=True):
         "what the journal keeps of the inputs",
         "full: drift and replay need them",
     ] = RecordSpec()
+    access: Annotated[
+        Literal["open", "keys"],
+        choice("open", "keys"),
+        "whether callers need an API key (doorstep token create)",
+        "open: a node that others reach over the network asks for keys anyway",
+    ] = "open"
+    limit: Annotated[
+        float,
+        rate(),
+        "requests per second on all nodes together; more are refused with 429",
+        "none: each key has its own limit",
+    ] = 0.0
 
     def faults(self) -> Iterator[tuple[str, str]]:
         kinds = [one.kind for one in self.fallback]

@@ -76,6 +76,16 @@ def _closed(_: Event, data: Data) -> str:
     return f"journal block closed on {data.get('node')}: {data.get('rows'):,} records"
 
 
+def _token_created(event: Event, data: Data) -> str:
+    named = f" ({data['name']})" if data.get("name") else ""
+    return f"API key {event.object.id}{named} made for {data.get('service') or 'all services'}"
+
+
+def _token_revoked(event: Event, data: Data) -> str:
+    named = f" ({data['name']})" if data.get("name") else ""
+    return f"API key {event.object.id}{named} revoked: {data['why']}"
+
+
 def _short(digest: str) -> str:
     return digest[:12]
 
@@ -99,4 +109,6 @@ _SENTENCES: Mapping[str, Callable[[Event, Data], str]] = {
     "finding.escalated": _found,
     "finding.resolved": _found,
     "journal.closed": _closed,
+    "token.created": _token_created,
+    "token.revoked": _token_revoked,
 }

@@ -113,3 +113,53 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     ledger_size: int
     started_at: Instant
     nodes: tuple[NodeView, ...]
+
+
+class CreateToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """service: "" for all. rate: requests per second on all nodes together, 0 for no limit."""
+
+    service: str
+    name: str = ""
+    expires_s: float = 90 * 86400.0
+    rate: float = 0.0
+
+
+class ListTokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """service: "" for all."""
+
+    service: str = ""
+
+
+class RevokeToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """token: its id."""
+
+    token: str
+    why: str
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key without the key. state: live, expired, revoked. service: "" for all."""
+
+    id: str
+    name: str
+    service: str
+    state: str
+    rate: float
+    created_at: Instant
+    by: str
+    expires_at: Instant
+    revoked_at: Instant | None
+
+
+class NewToken(msgspec.Struct, frozen=True, kw_only=True):
+    """secret: the key; nobody can show it again. plan_number: of the plan that lets it in."""
+
+    token: Token
+    secret: str
+    plan_number: int
+
+
+class Tokens(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest first."""
+
+    tokens: tuple[Token, ...]

@@ -10,13 +10,13 @@ from __future__ import annotations
 from sqlalchemy import MetaData
 
 from doorstep.gate import store as gate
-from doorstep.kernel import checkpoints, leases, ledger
+from doorstep.kernel import api_keys, checkpoints, leases, ledger
 from doorstep.kernel.schema import metadata
 from doorstep.monitor import store as monitor
 from doorstep.register import store as register
 from doorstep.release import store as release
 
-MODULES = (ledger, checkpoints, leases, register, gate, release, monitor)
+MODULES = (ledger, checkpoints, leases, api_keys, register, gate, release, monitor)
 
 
 def all_tables() -> MetaData:

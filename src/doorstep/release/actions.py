@@ -244,9 +244,14 @@ def _crown(unit: Unit, release: Release, decision: Decision, by: str) -> None:
     )
 
 
+def plan_now(unit: Unit, app: App) -> int:
+    """The number of the plan that says what this transaction leaves."""
+    nodes = len(app.nodes.alive())
+    return write_plan(unit, app.home, app.leader_term, app.challenger_lease_s, nodes)
+
+
 def with_plan(unit: Unit, app: App, row: store.ReleaseRow) -> store.ReleaseRow:
-    number = write_plan(unit, app.home, app.leader_term, app.challenger_lease_s)
-    planned = msgspec.structs.replace(row, plan_number=number)
+    planned = msgspec.structs.replace(row, plan_number=plan_now(unit, app))
     store.save_release(unit.connection, planned)
     return planned
 

@@ -14,10 +14,9 @@ from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
 from doorstep.register import store as versions
 from doorstep.release import store
-from doorstep.release.actions import apply_decision, require_why
+from doorstep.release.actions import apply_decision, plan_now, require_why
 from doorstep.release.collect import collect
 from doorstep.release.decide import MOVING, decide_person
-from doorstep.release.planning import write_plan
 from doorstep.release.types import Person
 
 
@@ -44,7 +43,7 @@ def kill_version(app: App, version: str, why: str) -> tuple[store.KillRow, int]:
         store.add_kill(unit.connection, row)
         _say(unit, "version.killed", row, row.why)
         _stop_release(unit, app, row)
-        return row, write_plan(unit, app.home, app.leader_term, app.challenger_lease_s)
+        return row, plan_now(unit, app)
 
     return app.database.run(act, app.actor)
 
@@ -64,7 +63,7 @@ def revive_version(app: App, version: str, why: str) -> tuple[store.KillRow, int
             raise RefusedError("not-killed", f"{version} is not killed; there is nothing to revive")
         store.remove_kill(unit.connection, row)
         _say(unit, "version.revived", row, why.strip())
-        return row, write_plan(unit, app.home, app.leader_term, app.challenger_lease_s)
+        return row, plan_now(unit, app)
 
     return app.database.run(act, app.actor)
 

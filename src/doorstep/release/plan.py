@@ -11,7 +11,9 @@ from doorstep.core.contract import Contract
 from doorstep.core.ids import digest_of
 from doorstep.core.plan import (
     FORMAT,
+    ApiKey,
     FallbackStep,
+    KeysPlan,
     PlanRoot,
     ReleasePlan,
     ServicePlan,
@@ -67,6 +69,8 @@ def service_plan(state: ServiceState) -> ServicePlan:
         record_share=serve.record.share,
         cache_s=serve.cache_s,
         killed=tuple(sorted(state.killed)),
+        access=serve.access,
+        limit=serve.limit,
     )
 
 
@@ -133,7 +137,9 @@ def _release_plan(release: Release | None, *, is_recorded: bool) -> ReleasePlan 
 
 def plan_root(
     plans: Sequence[ServicePlan],
+    keys: tuple[ApiKey, ...] = (),
     *,
+    nodes: int = 1,
     environment: str,
     term: int,
     number: int,
@@ -142,6 +148,9 @@ def plan_root(
 ) -> tuple[PlanRoot, dict[str, bytes]]:
     """The root and the bodies of its documents by digest. lease_s: of challengers."""
     bodies = {one.service: msgspec.json.encode(one) for one in plans}
+    known = msgspec.json.encode(KeysPlan(format=FORMAT, keys=keys)) if keys else b""
+    # Nodes come and go: a plan without limits does not change with them.
+    is_limited = any(one.limit for one in plans) or any(one.rate for one in keys)
     root = PlanRoot(
         format=FORMAT,
         environment=environment,
@@ -150,5 +159,7 @@ def plan_root(
         made_at=made_at,
         services={service: digest_of(body) for service, body in sorted(bodies.items())},
         challenger_lease_s=lease_s,
+        keys=digest_of(known) if known else "",
+        node_share=1 / max(nodes, 1) if is_limited else 1.0,
     )
-    return root, {digest_of(body): body for body in bodies.values()}
+    return root, {digest_of(body): body for body in (*bodies.values(), known) if body}

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from doorstep.core.ids import digest_of
 from doorstep.core.plan import FORMAT, PlanPointer, PlanRoot
 from doorstep.core.servicefile import ServiceFile, parse_service_file
+from doorstep.kernel.api_keys import live_keys
 from doorstep.kernel.db import Unit
 from doorstep.kernel.files import write_atomic
 from doorstep.kernel.home import Home
@@ -25,9 +26,9 @@ PARSED_KEPT = 2048
 PLAN_KEPT_S = 3600.0
 
 
-def write_plan(unit: Unit, home: Home, term: int, lease_s: float) -> int:
+def write_plan(unit: Unit, home: Home, term: int, lease_s: float, nodes: int) -> int:
     """The number of the plan that says what this transaction leaves; a new row if it differs from
-    the newest plan. lease_s: of challengers."""
+    the newest plan. lease_s: of challengers. nodes: how many are alive, who share each limit."""
     newest = store.newest_plan(unit.connection)
     number = newest.number + 1 if newest else 1
     plans = [
@@ -37,13 +38,16 @@ def write_plan(unit: Unit, home: Home, term: int, lease_s: float) -> int:
     ]
     root, bodies = plan_root(
         plans,
+        live_keys(unit.connection, unit.now()),
+        nodes=nodes,
         environment=home.environment,
         term=term,
         number=number,
         made_at=unit.now(),
         lease_s=lease_s,
     )
-    basis = digest_of(msgspec.json.encode((term, root.services, lease_s)))
+    made_of = (term, root.services, lease_s, root.keys, root.node_share)
+    basis = digest_of(msgspec.json.encode(made_of))
     if newest is not None and newest.basis == basis:
         return newest.number
     row = store.PlanRow(
@@ -95,7 +99,7 @@ def sweep_plans(unit: Unit, home: Home) -> None:
     if newest is None:
         return
     root = msgspec.json.decode(newest.root, type=PlanRoot)
-    keep = {digest_of(newest.root), *root.services.values()}
+    keep = {digest_of(newest.root), *root.documents}
     for path in home.plan.glob("*.json"):
         if path.stem not in keep and time.time() - path.stat().st_mtime > PLAN_KEPT_S:
             path.unlink(missing_ok=True)

@@ -267,7 +267,7 @@ def newest_plan(connection: Connection) -> PlanRow | None:
 
 
 def add_plan(connection: Connection, row: PlanRow, bodies: dict[str, bytes]) -> None:
-    """Store the root and those service documents that are not stored yet."""
+    """Store the root and those documents that are not stored yet."""
     for digest, body in bodies.items():
         if (
             connection.scalar(select(documents.c.digest).where(documents.c.digest == digest))
@@ -297,8 +297,8 @@ def _root_of(body: bytes) -> PlanRoot:
 
 
 def read_documents(connection: Connection, root: PlanRoot) -> dict[str, bytes]:
-    """Digest -> body of the service documents of a plan."""
-    wanted = set(root.services.values())
+    """Digest -> body of the documents of a plan."""
+    wanted = root.documents
     found: dict[str, bytes] = {}
     for digest in wanted:
         body = connection.scalar(select(documents.c.body).where(documents.c.digest == digest))

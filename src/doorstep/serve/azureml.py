@@ -59,5 +59,6 @@ def alive(site: Site, visit: Visit) -> None:
 SKIN = Skin(
     codec=AzureCodec(),
     prefixes=(b"/score",),
+    probes=frozenset({""}),
     routes={"": {"GET": alive}, "score": {"POST": score}},
 )

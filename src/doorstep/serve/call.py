@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import msgspec
@@ -108,7 +109,8 @@ class Call(msgspec.Struct):
     parts and calls know each other; `parts` is emptied when the call is over. is_answered: its
     exchange was; is_over: it is counted too, and what is still said about it is not heard.
     is_shed: a version was not asked, because too many wait for it.
-    media, headers: of its answer, see `Codec.answer`.
+    media, headers: of its answer, see `Codec.answer`. status: of it, by HTTP.
+    key, trace: of its API key the id, and its `traceparent`; only while somebody looks on.
     """
 
     exchange: Exchange
@@ -129,6 +131,9 @@ class Call(msgspec.Struct):
     is_shed: bool = False
     media: bytes = JSON
     headers: bytes = b""
+    status: int = 200
+    key: str = ""
+    trace: bytes = b""
 
     @property
     def failed(self) -> Part | None:
@@ -175,3 +180,15 @@ class Call(msgspec.Struct):
         if len(self.parts) == 1:
             return str(self.parts[0].answered)
         return ",".join(str(number) for number in sorted({part.answered for part in self.parts}))
+
+    @property
+    def version(self) -> str:
+        """Who answered the first row, or should have."""
+        part = self.parts[0]
+        return str(part.assigned if part.answered == NOBODY else part.answered)
+
+
+@cache
+def protocol_of(codec: type[Codec]) -> str:
+    """How a protocol is called where requests are counted: by the module of its codec."""
+    return codec.__module__.rpartition(".")[2]

@@ -3,10 +3,10 @@
 The supervisor creates the file and may read it at any time; one process writes it and holds its
 lock while it lives. All words are unsigned 64-bit in native order:
 
-    header    magic, format, pid, slots used, services used
+    header    magic, format, pid, slots used
     slots     key, counters, hashes of the units seen, hashes of the units that went bad
-    services  name, requests, errors, refused, latency histogram
     flights   (slot + 1, unit hash) of what is in flight: booked as errors if the process dies
+    counters  what `/metrics` shows; grows (`counters.py`)
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from bisect import bisect_left
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,11 +21,20 @@ from typing import NamedTuple
 import msgspec
 
 from doorstep.core.report import UNITS_MAX, Arm
+from doorstep.serve.counters import (
+    ROOM_BYTES,
+    CounterWriter,
+    Key,
+    Values,
+    add_counters,
+    read_counters,
+    take_room,
+    without_gauges,
+)
 
 MAGIC = 0x31534C4C45435344
-FORMAT = 1
+FORMAT = 2
 SLOTS_MAX = 128
-SERVICES_MAX = 64
 FLIGHTS_MAX = 4096
 _HEADER = 64
 _KEY = 32
@@ -34,19 +42,12 @@ _COUNTERS = 16
 _SEEN = _KEY + _COUNTERS
 _BAD = _SEEN + UNITS_MAX
 _SLOT = _BAD + UNITS_MAX
-_SERVICES_AT = _HEADER + SLOTS_MAX * _SLOT
-_SERVICE_KEY = 16
-_SERVICE = 96
-_FLIGHTS_AT = _SERVICES_AT + SERVICES_MAX * _SERVICE
+_FLIGHTS_AT = _HEADER + SLOTS_MAX * _SLOT
 _WORDS = _FLIGHTS_AT + 2 * FLIGHTS_MAX
-_PID, _SLOTS_USED, _SERVICES_USED = 2, 3, 4
+_BYTES = -(-_WORDS * 8 // ROOM_BYTES) * ROOM_BYTES
+"""Of all but the counters; a whole number of pages anywhere, since they are mapped apart."""
+_PID, _SLOTS_USED = 2, 3
 _REQUESTS, _OK, _BAD_COUNT, _IN_FLIGHT, _PLUS, _ZERO, _MINUS, _SEEN_COUNT, _BAD_UNITS = range(9)
-_S_REQUESTS, _S_ERRORS, _S_REFUSED, _S_SUM, _S_BUCKETS = (_SERVICE_KEY + at for at in range(5))
-
-NO_LATENCY = -1
-BUCKETS = 64
-LATENCY_EDGES_US: tuple[int, ...] = tuple(round(50 * 1.25**at) for at in range(BUCKETS - 1))
-"""Upper edges of the latency histogram, 50 us to about 52 s; the last bucket is open."""
 
 
 class CellKey(NamedTuple):
@@ -70,40 +71,25 @@ class CellCounts(msgspec.Struct):
     bad_units: dict[int, None] = {}
 
 
-class ServiceCounts(msgspec.Struct):
-    """buckets: requests by latency, see LATENCY_EDGES_US. refused: the request was at fault."""
-
-    requests: int = 0
-    errors: int = 0
-    refused: int = 0
-    sum_us: int = 0
-    buckets: list[int] = msgspec.field(default_factory=lambda: [0] * BUCKETS)
-
-
 class Counts(msgspec.Struct):
     """What one process counted, or several together."""
 
     cells: dict[CellKey, CellCounts] = {}
-    services: dict[str, ServiceCounts] = {}
+    counters: dict[Key, Values] = {}
 
     def add(self, other: Counts) -> None:
         for key, cell in other.cells.items():
             _add_cell(self.cells.setdefault(key, CellCounts()), cell)
-        for name, service in other.services.items():
-            _add_service(self.services.setdefault(name, ServiceCounts()), service)
+        add_counters(self.counters, other.counters)
 
 
 def create_cells(path: Path) -> None:
-    """An empty cell file, whose room on the disk is taken at once: on a disk that fills later,
-    touching a page that has none would end the process (SIGBUS). Raises: OSError; then there is no
-    file."""
+    """An empty cell file with its room on the disk. Raises: OSError; then there is no file."""
     data = MAGIC.to_bytes(8, "little") + FORMAT.to_bytes(8, "little")
     try:
         with path.open("wb") as file:
-            file.write(data.ljust(_WORDS * 8, b"\0"))
-            file.flush()
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, _WORDS * 8)
+            take_room(file.fileno(), 0, _BYTES + ROOM_BYTES)
+            file.write(data)
     except OSError:
         path.unlink(missing_ok=True)
         raise
@@ -122,7 +108,7 @@ class CellWriter:
         self._words = memoryview(self._map).cast("Q")
         self._words[_PID] = os.getpid()
         self._slots: dict[CellKey, int] = {}
-        self._services: dict[str, int] = {}
+        self.counters = CounterWriter(self._fd, _BYTES)
         self._seen: list[set[int]] = []
         self._bad: list[set[int]] = []
         self._free = list(range(FLIGHTS_MAX - 1, -1, -1))
@@ -194,22 +180,8 @@ class CellWriter:
         self._words[_HEADER + slot * _SLOT + _KEY + _IN_FLIGHT] += 1
         self.end(slot, units, [], ok)
 
-    def count(self, service: str, latency_us: int, *, error: bool) -> None:
-        """One answered request of a service; NO_LATENCY: nothing was computed for it."""
-        at = self._services.get(service) or self._service(service)
-        words = self._words
-        words[at + _S_REQUESTS] += 1
-        if latency_us != NO_LATENCY:
-            words[at + _S_SUM] += latency_us
-            words[at + _S_BUCKETS + bisect_left(LATENCY_EDGES_US, latency_us)] += 1
-        if error:
-            words[at + _S_ERRORS] += 1
-
-    def refuse(self, service: str) -> None:
-        """One request that was refused for what it held."""
-        self._words[self._service(service) + _S_REFUSED] += 1
-
     def close(self) -> None:
+        self.counters.close()
         self._words.release()
         self._map.close()
         os.close(self._fd)
@@ -226,21 +198,6 @@ class CellWriter:
                 known.add(unit)
                 words[at + _KEY + counter] = len(known)
 
-    def _service(self, name: str) -> int:
-        """Where a service's counters lie; the last place is shared by those who found no room."""
-        found = self._services.get(name)
-        if found is not None:
-            return found
-        number = len(self._services)
-        if number >= SERVICES_MAX:
-            return _SERVICES_AT + (SERVICES_MAX - 1) * _SERVICE
-        at = _SERVICES_AT + number * _SERVICE
-        text = name if number < SERVICES_MAX - 1 else "*"
-        self._write_key(at, _SERVICE_KEY, text.encode())
-        self._services[name] = at
-        self._words[_SERVICES_USED] = number + 1
-        return at
-
     def _write_key(self, at: int, words: int, key: bytes) -> None:
         if len(key) > words * 8 - 8:
             raise ValueError(f"a key of {len(key)} bytes; at most {words * 8 - 8}")
@@ -254,9 +211,10 @@ def read_cells(path: Path) -> Counts:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
         with memoryview(data) as raw, raw.cast("Q") as words:
-            if len(words) != _WORDS or words[0] != MAGIC or words[1] != FORMAT:
+            if len(raw) < _BYTES + ROOM_BYTES or words[0] != MAGIC or words[1] != FORMAT:
                 raise ValueError(f"{path.name} is not a cell file of format {FORMAT}")
-            return _read(data, words)
+            with raw[_BYTES:] as rest:
+                return Counts(_read_slots(data, words), read_counters(rest))
     finally:
         data.close()
 
@@ -267,6 +225,7 @@ def read_dead(path: Path) -> Counts:
     Its end is one event, however many units waited for it: each cell gets one bad unit of it.
     """
     counts = read_cells(path)
+    counts.counters = without_gauges(counts.counters)
     keys = list(counts.cells)
     blamed: set[int] = set()
     for slot, unit in _flights(path):
@@ -296,22 +255,13 @@ def has_writer(path: Path) -> bool:
     return False
 
 
-def _read(data: mmap.mmap, words: memoryview) -> Counts:
-    counts = Counts(cells={}, services={})
+def _read_slots(data: mmap.mmap, words: memoryview) -> dict[CellKey, CellCounts]:
+    found: dict[CellKey, CellCounts] = {}
     for slot in range(min(words[_SLOTS_USED], SLOTS_MAX)):
         at = _HEADER + slot * _SLOT
         release, epoch, segment, arm = msgspec.msgpack.decode(_key(data, at))
-        counts.cells[CellKey(release, epoch, segment, arm)] = _read_cell(words, at)
-    for number in range(min(words[_SERVICES_USED], SERVICES_MAX)):
-        at = _SERVICES_AT + number * _SERVICE
-        counts.services[_key(data, at).decode()] = ServiceCounts(
-            requests=words[at + _S_REQUESTS],
-            errors=words[at + _S_ERRORS],
-            refused=words[at + _S_REFUSED],
-            sum_us=words[at + _S_SUM],
-            buckets=words[at + _S_BUCKETS : at + _S_BUCKETS + BUCKETS].tolist(),
-        )
-    return counts
+        found[CellKey(release, epoch, segment, arm)] = _read_cell(words, at)
+    return found
 
 
 def _read_cell(words: memoryview, at: int) -> CellCounts:
@@ -355,11 +305,3 @@ def _keep(into: dict[int, None], units: Iterable[int]) -> None:
         if len(into) >= UNITS_MAX:
             return
         into[unit] = None
-
-
-def _add_service(into: ServiceCounts, other: ServiceCounts) -> None:
-    into.requests += other.requests
-    into.errors += other.errors
-    into.refused += other.refused
-    into.sum_us += other.sum_us
-    into.buckets = [a + b for a, b in zip(into.buckets, other.buckets, strict=True)]

@@ -20,14 +20,21 @@ from doorstep.core.report import Cell, ServiceReport
 from doorstep.kernel.files import write_atomic
 from doorstep.kernel.nodes import PAST, read_report
 from doorstep.serve.cells import (
-    LATENCY_EDGES_US,
     CellCounts,
     CellKey,
     Counts,
-    ServiceCounts,
     has_writer,
     read_cells,
     read_dead,
+)
+from doorstep.serve.counters import (
+    BUCKETS,
+    ERRORS,
+    LATENCY,
+    LATENCY_EDGES_US,
+    REQUESTS,
+    Key,
+    Values,
 )
 
 BASE_FILE = "base"
@@ -48,7 +55,7 @@ class Base(msgspec.Struct, kw_only=True):
     kernel: str
     folded: list[str] = []
     cells: list[tuple[CellKey, CellCounts]] = []
-    services: dict[str, ServiceCounts] = {}
+    counters: list[tuple[Key, Values]] = []
 
 
 class Evidence:
@@ -60,7 +67,7 @@ class Evidence:
         self._base = self._load_base()
         self._counts = Counts()
         self._recent: dict[str, float] = {}
-        self._history: deque[tuple[float, dict[str, ServiceCounts]]] = deque()
+        self._history: deque[tuple[float, dict[str, tuple[int, Values]]]] = deque()
         self.remove_folded()
 
     @property
@@ -73,7 +80,7 @@ class Evidence:
         now = time.monotonic()
         self._recent |= dict.fromkeys(releases, now)
         self._recent = {k: v for k, v in self._recent.items() if now - v < KEEP_S}
-        total, dead = Counts(cells={}, services={}), []
+        total, dead = Counts(cells={}, counters={}), []
         for path in sorted(self._folder.glob("*.cells")):
             try:
                 if path in live or has_writer(path):
@@ -91,7 +98,7 @@ class Evidence:
                 for path in dead:
                     with contextlib.suppress(OSError, ValueError):
                         total.add(read_dead(path))
-        total.add(Counts(cells=dict(self._base.cells), services=self._base.services))
+        total.add(Counts(dict(self._base.cells), dict(self._base.counters)))
         self._counts = total
         self._remember(now)
 
@@ -104,35 +111,55 @@ class Evidence:
         found = []
         since, old = self._history[0] if self._history else (time.monotonic(), {})
         passed_s = max(time.monotonic() - since, 1.0)
-        for name, counts in sorted(self._counts.services.items()):
-            before = old.get(name, ServiceCounts())
-            recent = [a - b for a, b in zip(counts.buckets, before.buckets, strict=True)]
+        latencies = self._latencies()
+        for name, total in sorted(self.requests().items()):
+            buckets = latencies.get(name, [0] * BUCKETS)
+            before_total, before = old.get(name, (0, [0] * BUCKETS))
+            recent = [a - b for a, b in zip(buckets, before, strict=True)]
             found.append(
                 ServiceReport(
                     service=name,
-                    requests=counts.requests,
-                    errors=counts.errors,
+                    requests=total,
+                    errors=self.counters.get((ERRORS.name, name), [0])[0],
                     latency_ms_p50=quantile_ms(recent, 0.50),
                     latency_ms_p99=quantile_ms(recent, 0.99),
-                    requests_per_s=round((counts.requests - before.requests) / passed_s, 1),
+                    requests_per_s=round((total - before_total) / passed_s, 1),
                 )
             )
         return tuple(found)
 
     @property
-    def totals(self) -> dict[str, ServiceCounts]:
-        return self._counts.services
+    def counters(self) -> dict[Key, Values]:
+        """What all processes of this node have counted; gauges: what the live ones have now."""
+        return self._counts.counters
+
+    def requests(self) -> dict[str, int]:
+        """Requests by service, but for those that were refused before they came to a version."""
+        found: dict[str, int] = {}
+        for (name, *labels), values in self._counts.counters.items():
+            if name == REQUESTS.name and labels[0] and labels[1]:
+                found[labels[0]] = found.get(labels[0], 0) + values[0]
+        return found
+
+    def _latencies(self) -> dict[str, Values]:
+        """Requests by latency, by service; without those for which nothing was computed."""
+        found = self._counts.counters.items()
+        return {key[1]: values[:BUCKETS] for key, values in found if key[0] == LATENCY.name}
 
     def _remember(self, now: float) -> None:
         if not self._history or now - self._history[-1][0] >= SNAPSHOT_S:
-            self._history.append((now, dict(self._counts.services)))
+            latencies = self._latencies()
+            found = self.requests().items()
+            self._history.append(
+                (now, {name: (total, latencies.get(name, [0] * BUCKETS)) for name, total in found})
+            )
         while len(self._history) > 1 and now - self._history[0][0] > WINDOW_S:
             self._history.popleft()
 
     def _fold(self, dead: list[Path]) -> None:
         # A copy: what cannot be saved must not be counted, or it would be counted again.
         old = copy.deepcopy(self._base)
-        base = Counts(cells=dict(old.cells), services=old.services)
+        base = Counts(dict(old.cells), dict(old.counters))
         for path in dead:
             try:
                 base.add(read_dead(path))
@@ -145,7 +172,7 @@ class Evidence:
             kernel=old.kernel,
             folded=[path.name for path in dead],
             cells=list(base.cells.items()),
-            services=base.services,
+            counters=list(base.counters.items()),
         )
         self._save(new)
         self._base = new

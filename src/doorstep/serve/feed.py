@@ -12,7 +12,14 @@ import msgspec
 from doorstep.core.errors import DoorstepError, InputError, RefusedError
 from doorstep.core.ids import digest_of, parse_digest
 from doorstep.core.manifest import decode_part
-from doorstep.core.plan import PLAN_BYTES_MAX, PlanPointer, PlanRoot, ServicePlan
+from doorstep.core.plan import (
+    PLAN_BYTES_MAX,
+    ApiKey,
+    KeysPlan,
+    PlanPointer,
+    PlanRoot,
+    ServicePlan,
+)
 from doorstep.kernel.files import write_atomic
 
 POINTER_BYTES_MAX = 64 * 1024
@@ -34,6 +41,7 @@ class Published(NamedTuple):
     pointer: PlanPointer
     root: PlanRoot
     services: tuple[ServicePlan, ...]
+    keys: tuple[ApiKey, ...] = ()
 
 
 class PlanFeed:
@@ -134,7 +142,12 @@ class PlanFeed:
                 raise InputError(
                     "bad-service-plan", f"the plan of {name!r} is about {service.service!r}"
                 )
-        return Published(pointer, root, services)
+        return Published(pointer, root, services, self._keys(root.keys))
+
+    def _keys(self, digest: str) -> tuple[ApiKey, ...]:
+        if not digest:
+            return ()
+        return decode_part(self._document(digest), KeysPlan, "keys-plan").keys
 
     def _document(self, digest: str) -> bytes:
         try:

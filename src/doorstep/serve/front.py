@@ -9,6 +9,7 @@ challengers, hands the listening socket to the next supervisor, and leaves once 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -17,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 import msgspec
 import uvloop
@@ -25,9 +26,17 @@ import uvloop
 from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter
+from doorstep.serve.counters import CONNECTIONS, IN_FLIGHT
 from doorstep.serve.http import Head, HttpConnection
 from doorstep.serve.idempotency import IdempotencyKeys
-from doorstep.serve.limits import CONNECTIONS_MAX, DRAIN_S, ORPHAN_S, SWEEP_S
+from doorstep.serve.limits import (
+    CONNECTIONS_MAX,
+    DRAIN_S,
+    HANDSHAKE_S,
+    ORPHAN_S,
+    SWEEP_S,
+    TLS_CLOSE_S,
+)
 from doorstep.serve.models import Models
 from doorstep.serve.nodeplan import (
     MESSAGE_CHARS_MAX,
@@ -48,14 +57,16 @@ from doorstep.serve.nodeplan import (
     encode_line,
     plan_file,
 )
+from doorstep.serve.observe import observers_of
 from doorstep.serve.orphan import offer_listeners, short_folder
 from doorstep.serve.path import Path as PredictPath
 from doorstep.serve.record import Recorder
 from doorstep.serve.residents import FAILURES, Residents
 from doorstep.serve.site import Site
+from doorstep.serve.tls import server_context
 
 if TYPE_CHECKING:
-    from doorstep.serve.rpc import RpcServer
+    from doorstep.serve.rpc import RpcConnection, RpcServer
 
 BACKLOG = 2048
 JOURNAL_TICK_S = 1.0
@@ -104,6 +115,9 @@ class Connection(Protocol):
     def expire(self) -> None: ...
 
 
+Client: TypeAlias = "HttpConnection | RpcConnection"
+
+
 class Front:
     """One worker's parts and its life: started, serving, draining, gone."""
 
@@ -122,14 +136,22 @@ class Front:
         self._recorder = Recorder(writer)
         models = Models(loop, options.models_bytes)
         self._path = PredictPath(loop, self._recorder, self._cells, self.link, models)
-        self._site = Site(self._path, self._recorder, self._cells)
+        self._path.observers = observers_of(options.observe)
+        self._site = Site(self._path, self._recorder, self._cells, guarded=options.guarded)
         self._residents = Residents(loop, writer.declare, self._slot, models, self.link.say)
         self._site.listen_at(options.predict_route, options.health_route)
+        self._site.keys = IdempotencyKeys(self._state, Path(start.cells), self.link)
+        self._workers = options.workers
+        self._contexts = (
+            {one: server_context(options.tls, one) for one in ("http/1.1", "h2")}
+            if options.tls
+            else {}
+        )
+        self._greeting: dict[Connection, float] = {}
         self._connections: set[Connection] = set()
         self._servers: list[asyncio.Server] = []
         self._rpc: RpcServer | None = None
         self._rpc_path = short_folder(self._state) / f"rpc-{os.getpid()}.sock"
-        self._site.keys = IdempotencyKeys(self._state, Path(start.cells), self.link)
         self._plan: NodePlan | None = None
         self._lease_held = False
         self._lease_until_s = 0.0
@@ -146,6 +168,7 @@ class Front:
     # -- what a connection needs (http.Gate, rpc.RpcGate)
 
     def opened(self, connection: Connection) -> bool:
+        self._greeting.pop(connection, None)
         self._connections.add(connection)
         if self.draining:
             connection.leave(self._drain_until_s)
@@ -153,8 +176,8 @@ class Front:
 
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        if self.draining and not self._connections:
-            self._finished.set()
+        if self.draining:
+            self._finish_if_empty()
 
     # -- life
 
@@ -169,6 +192,9 @@ class Front:
             task.cancel()
         self._recorder.writer.close()
         self._rpc_path.unlink(missing_ok=True)
+        for one in self._path.observers:
+            with contextlib.suppress(OSError):
+                one.close()
 
     def obey(self, order: Order) -> None:
         match order:
@@ -204,7 +230,7 @@ class Front:
         self._loop.create_task(rpc.stop())
 
     def _finish_if_empty(self) -> None:
-        if not self._connections:
+        if not self._connections and not self._greeting:
             self._finished.set()
 
     def lose_supervisor(self) -> None:
@@ -259,8 +285,8 @@ class Front:
     def _swap(self, plan: NodePlan) -> None:
         loaded = self._plan is not None
         self._site.environment = plan.environment
-        self._site.swap(self._residents.services(plan, lease_held=self._lease_held))
         self._plan = plan
+        self._serve(plan)
         self._residents.keep_only(plan)
         if not loaded:
             gc.collect()
@@ -270,16 +296,26 @@ class Front:
             self._loop.create_task(self._listen())
 
     async def _listen(self) -> None:
-        makers: list[Callable[[], asyncio.Protocol]] = [lambda: HttpConnection(self, self._site)]
+        makers: list[tuple[str, Callable[[], Client]]] = [
+            ("http/1.1", lambda: HttpConnection(self, self._site))
+        ]
         if self._rpc is not None:
-            makers.append(self._rpc.make_connection)
-        for make, listener in zip(makers, self._listeners, strict=True):
-            self._servers.append(
-                await self._loop.create_server(make, sock=listener.dup(), backlog=BACKLOG)
-            )
+            makers.append(("h2", self._rpc.make_connection))
+        for (protocol, make), listener in zip(makers, self._listeners, strict=True):
+            self._servers.append(await self._listen_at(listener, protocol, make))
         if self.draining:
             for server in self._servers:
                 server.close()
+
+    async def _listen_at(
+        self, listener: socket.socket, protocol: str, make: Callable[[], Client]
+    ) -> asyncio.Server:
+        context = self._contexts.get(protocol)
+        return await self._loop.create_server(
+            lambda: self._greet(make()), sock=listener.dup(), backlog=BACKLOG, ssl=context,
+            ssl_handshake_timeout=HANDSHAKE_S if context else None,
+            ssl_shutdown_timeout=TLS_CLOSE_S if context else None,
+        )  # fmt: skip
 
     async def _start_rpc(self) -> RpcServer:
         # Not above: grpcio is an extra, and takes a quarter of a second to load.
@@ -289,12 +325,23 @@ class Front:
         await rpc.start()
         return rpc
 
+    def _greet(self, connection: Client) -> Client:
+        """The connection of a client that was accepted. Its handshake comes first, during which it
+        must not be forgotten: a worker that drains waits for it."""
+        if self._contexts:
+            self._greeting[connection] = time.monotonic()
+        return connection
+
     def _set_lease(self, held: bool) -> None:
         if held == self._lease_held:
             return
         self._lease_held = held
         if self._plan is not None:
-            self._site.swap(self._residents.services(self._plan, lease_held=held))
+            self._serve(self._plan)
+
+    def _serve(self, plan: NodePlan) -> None:
+        services = self._residents.services(plan, lease_held=self._lease_held)
+        self._site.swap(services, plan.keys, plan.node_share / self._workers)
 
     def _slot(self, key: CellKey) -> int | None:
         found = self._cells.slot(key)
@@ -311,7 +358,27 @@ class Front:
             now = self.now_s = time.monotonic()
             for connection in [one for one in self._connections if one.deadline_s <= now]:
                 connection.expire()
+            self._forget_strangers(now)
+            self._cells.counters.set(IN_FLIGHT, self._path.in_flight)
+            self._cells.counters.set(CONNECTIONS, len(self._connections))
+            self._flush_observers()
             await asyncio.sleep(SWEEP_S / 5 if self.draining else SWEEP_S)
+
+    def _forget_strangers(self, now: float) -> None:
+        """Clients whose handshake came to nothing: of these we hear no more."""
+        late = [one for one, at in self._greeting.items() if now - at > HANDSHAKE_S]
+        for connection in late:
+            del self._greeting[connection]
+        if late and self.draining:
+            self._finish_if_empty()
+
+    def _flush_observers(self) -> None:
+        for one in self._path.observers:
+            try:
+                one.flush()
+                self.link.tell("access-log", "")
+            except OSError as error:
+                self.link.tell("access-log", f"the access log is not written: {error.strerror}")
 
     async def _roll_blocks(self) -> None:
         """Close blocks that are old, also when nothing arrives."""

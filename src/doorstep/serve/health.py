@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from doorstep.serve.breaker import TOPIC
-from doorstep.serve.cells import LATENCY_EDGES_US
+from doorstep.serve.counters import BUCKETS, FAMILIES, LATENCY_EDGES_US, Key, Values
 from doorstep.serve.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 REQUEST_S = 5.0
 LINE_BYTES_MAX = 4096
+SHOWN_EVERY = 3
+"""Of the latency buckets: their edges then double, which is enough, and a third of the lines."""
 
 
 async def serve_health(supervisor: Supervisor, host: str, port: int) -> asyncio.Server:
@@ -62,29 +64,8 @@ def metrics_text(supervisor: Supervisor) -> bytes:
 
 
 def _metrics(supervisor: Supervisor) -> list[Metric]:
-    from prometheus_client.core import (
-        CounterMetricFamily,
-        GaugeMetricFamily,
-        HistogramMetricFamily,
-    )
+    from prometheus_client.core import GaugeMetricFamily
 
-    requests = CounterMetricFamily(
-        "doorstep_requests", "Answered requests, failed ones too", labels=["service"]
-    )
-    errors = CounterMetricFamily(
-        "doorstep_errors", "Requests that no version answered", labels=["service"]
-    )
-    refused = CounterMetricFamily(
-        "doorstep_refused", "Requests refused for what they held", labels=["service"]
-    )
-    latency = HistogramMetricFamily(
-        "doorstep_latency_seconds", "From a request's last byte to its answer", labels=["service"]
-    )
-    for name, counts in supervisor.evidence.totals.items():
-        requests.add_metric([name], counts.requests)
-        errors.add_metric([name], counts.errors)
-        refused.add_metric([name], counts.refused)
-        latency.add_metric([name], _cumulative(counts.buckets), counts.sum_us / 1e6)
     gauges = _gauges(supervisor)
     starts = GaugeMetricFamily("doorstep_starts", "Starts of a slot", labels=["slot", "kind"])
     memory = GaugeMetricFamily("doorstep_rss_bytes", "Memory of a slot", labels=["slot", "kind"])
@@ -94,15 +75,47 @@ def _metrics(supervisor: Supervisor) -> list[Metric]:
     families = [
         GaugeMetricFamily(name, about, value=value) for name, (about, value) in gauges.items()
     ]
-    breakers = GaugeMetricFamily(
+    counted = _counted(supervisor.evidence.counters)
+    return [*counted, starts, memory, _breakers(supervisor), *families]
+
+
+def _breakers(supervisor: Supervisor) -> Metric:
+    from prometheus_client.core import GaugeMetricFamily
+
+    found = GaugeMetricFamily(
         "doorstep_breaker_open", "1 while a version is not asked", labels=["slot", "version"]
     )
     for front in supervisor.fronts.live:
         for topic, what in front.troubles.items():
             if topic.startswith(TOPIC):
                 version = topic.removeprefix(TOPIC)
-                breakers.add_metric([front.child.slot, version], float(bool(what)))
-    return [requests, errors, refused, latency, starts, memory, breakers, *families]
+                found.add_metric([front.child.slot, version], float(bool(what)))
+    return found
+
+
+def _counted(counters: Mapping[Key, Values]) -> list[Metric]:
+    """Every family, with its rows."""
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+
+    kinds = {
+        "counter": CounterMetricFamily,
+        "gauge": GaugeMetricFamily,
+        "histogram": HistogramMetricFamily,
+    }
+    found: dict[str, Any] = {
+        one.name: kinds[one.kind](f"doorstep_{one.name}", one.about, labels=one.labels)
+        for one in FAMILIES
+    }
+    for (name, *labels), values in sorted(counters.items()):
+        if len(values) > 1:
+            found[name].add_metric(labels, _cumulative(values[:BUCKETS]), values[BUCKETS] / 1e6)
+        elif name in found:
+            found[name].add_metric(labels, values[0])
+    return list(found.values())
 
 
 def _gauges(supervisor: Supervisor) -> dict[str, tuple[str, float]]:
@@ -121,8 +134,10 @@ def _cumulative(buckets: list[int]) -> list[tuple[str, float]]:
     found, total = [], 0
     for at, count in enumerate(buckets):
         total += count
-        edge = f"{LATENCY_EDGES_US[at] / 1e6:g}" if at < len(LATENCY_EDGES_US) else "+Inf"
-        found.append((edge, float(total)))
+        if at == BUCKETS - 1:
+            found.append(("+Inf", float(total)))
+        elif at % SHOWN_EVERY == 0:
+            found.append((f"{LATENCY_EDGES_US[at] / 1e6:g}", float(total)))
     return found
 
 

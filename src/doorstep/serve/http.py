@@ -232,7 +232,7 @@ class HttpConnection(asyncio.Protocol):
             return False
         self._closing = True
         self._queue[-1].keep_alive = False
-        return True
+        return self._transport is not None and self._transport.can_write_eof()
 
     def pause_writing(self) -> None:
         """The client does not read its answers: it may ask for no more, and not wait forever."""
@@ -396,10 +396,11 @@ class HttpConnection(asyncio.Protocol):
         self._closing = True
         unread = transport.get_write_buffer_size() > 0
         self.deadline_s = self.gate.now_s + (SEND_S if unread else LINGER_S)
-        if self._lingers and transport.can_write_eof():
-            transport.write_eof()
-        else:
+        if not self._lingers:
             transport.close()
+        elif transport.can_write_eof():
+            transport.write_eof()
+        # TLS ends both ways at once: there the deadline closes it.
 
     def _check_sizes(self) -> None:
         if self._closing:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doorstep.core.errors import InputError
+from doorstep.serve.admission import WireError
 from doorstep.serve.call import Exchange
 from doorstep.serve.cells import has_writer
 from doorstep.serve.http import JSON, Head
@@ -66,6 +67,9 @@ class Refused(NamedTuple):
     status: int
     code: str
     message: str
+
+
+_UNAVAILABLE = Refused(503, "idempotency-unavailable", "the node cannot keep answers by key now")
 
 
 class KeyStore:
@@ -193,7 +197,8 @@ class IdempotencyKeys:
 
     def take(self, visit: Visit, request_id: str) -> Exchange | None:
         """Where the answer of a request with a key goes; None if it was answered at once.
-        Raises: InputError (`bad-idempotency-key`)."""
+        Raises: InputError (`bad-idempotency-key`), WireError (`idempotency-mismatch`,
+        `idempotency-in-flight`, `idempotency-unavailable`)."""
         import sqlite3
 
         name = visit.head.fields[HEADER]
@@ -211,13 +216,12 @@ class IdempotencyKeys:
             found = store.claim(key, _request_of(visit), now)
         except (sqlite3.Error, OSError) as error:
             self._lose(error)
-            self.refuse_unavailable(visit, request_id)
-            return None
+            raise _wire(_UNAVAILABLE) from None
         match found:
             case Answered(body, headers, media):
                 visit.exchange.respond(200, body, headers + REPLAYED, media)
             case Refused():
-                self._refuse(visit, found, request_id)
+                raise _wire(found)
             case None:
                 return KeyedExchange(self, visit, key, request_id)
         return None
@@ -243,14 +247,10 @@ class IdempotencyKeys:
             self._lose(error)
 
     def refuse_unavailable(self, visit: Visit, request_id: str) -> None:
-        why = "the node cannot keep answers by key now"
-        self._refuse(visit, Refused(503, "idempotency-unavailable", why), request_id)
-
-    def _refuse(self, visit: Visit, why: Refused, request_id: str) -> None:
-        headers = f"doorstep-request-id: {request_id}\r\n".encode()
-        headers += RETRY if why.status in (409, 503) else b""
-        body = visit.codec.refusal(why.code, why.message, "", request_id)
-        visit.exchange.respond(why.status, body, headers)
+        status, code, message = _UNAVAILABLE
+        headers = f"doorstep-request-id: {request_id}\r\n".encode() + RETRY
+        body = visit.codec.refusal(code, message, "", request_id)
+        visit.exchange.respond(status, body, headers)
 
     def _open(self) -> KeyStore:
         if self._store is None:
@@ -264,6 +264,11 @@ class IdempotencyKeys:
             self._store.close()
             self._store = None
         self._troubles.tell(TOPIC, f"requests with an idempotency key are refused: {error}")
+
+
+def _wire(why: Refused) -> WireError:
+    headers = RETRY if why.status in (409, 503) else b""
+    return WireError(why.status, why.code, why.message, headers=headers)
 
 
 def _key_of(head: Head, name: bytes) -> bytes:

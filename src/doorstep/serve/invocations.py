@@ -229,6 +229,7 @@ def execution_parameters(site: Site, visit: Visit) -> None:
 
 SKIN = Skin(
     codec=InvocationCodec(),
+    probes=frozenset({"ping", "health"}),
     prefixes=(b"/invocations", b"/ping", b"/health", b"/version", b"/execution-parameters"),
     routes={
         "invocations": {"POST": invoke},

@@ -45,6 +45,8 @@ KEY_BUSY_S = 1.0
 """How long a worker waits for another one that writes the keys."""
 KEY_SWEEP_S = 60.0
 
+HANDSHAKE_S = 10.0
+TLS_CLOSE_S = 5.0
 HEADER_S = 10.0
 BODY_S = 30.0
 IDLE_S = 75.0

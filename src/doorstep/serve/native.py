@@ -234,7 +234,7 @@ def healthz(site: Site, visit: Visit) -> None:
 
 
 def list_services(site: Site, visit: Visit) -> None:
-    found = [describe_service(one) for _, one in sorted(site.services.items())]
+    found = [describe_service(one) for one in site.visible(visit)]
     for one in found:
         del one["contract"]
     site.reply(visit, {"services": found})
@@ -247,6 +247,7 @@ def show_service(site: Site, visit: Visit) -> None:
 SKIN = Skin(
     codec=NativeCodec(),
     prefixes=(b"/v1/services",),
+    probes=frozenset({"healthz"}),
     routes={
         "healthz": {"GET": healthz},
         "v1/services": {"GET": list_services},

@@ -4,6 +4,9 @@
                                   [--grpc-port R] [--workers N] [--memory MB] [--node NAME]
                                   [--no-compactor]
                                   [--predict-route PATH] [--health-route PATH]
+                                  [--tls-cert FILE --tls-key FILE [--tls-client-ca FILE]]
+                                  [--access-log FILE [--access-sample 1%]]
+                                  [--otlp URL [--trace-sample 1%]]
 
 gRPC is served if its port is named, and needs the extra `grpc`.
 Says where it listens with one line of JSON on standard output. SIGTERM or SIGINT: drain and exit 0.
@@ -23,13 +26,17 @@ import socket
 import sys
 from pathlib import Path
 
-from doorstep.core.errors import DoorstepError
+from doorstep.core.errors import DoorstepError, MissingExtraError
 from doorstep.core.ids import NAME_LENGTH_MAX, parse_name
 from doorstep.serve.health import serve_health
+from doorstep.serve.observe_options import observe_options
 from doorstep.serve.protos import require_grpc
 from doorstep.serve.supervisor import NodeOptions, Supervisor
+from doorstep.serve.tls import tls_files
+from doorstep.serve.traces import require_otel
 
 WORKERS_MAX = 256
+OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 def default_node() -> str:
@@ -39,11 +46,12 @@ def default_node() -> str:
 
 
 async def run(options: NodeOptions) -> None:
-    """Serve until SIGTERM. Raises: RefusedError (`port-in-use`, `state-in-use`), MissingExtraError
-    if gRPC is asked for and grpcio is not installed."""
+    """Serve until SIGTERM. Raises: RefusedError (`port-in-use`, `state-in-use`, `no-api-key`,
+    `bad-tls`), MissingExtraError if gRPC is asked for and grpcio is not installed."""
     if options.grpc_port is not None:
         require_grpc()
     supervisor = Supervisor(options)
+    supervisor.prepare()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, supervisor.stop)
     loop.add_signal_handler(signal.SIGINT, supervisor.stop)
@@ -75,6 +83,12 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
     parser.add_argument("--predict-route", default=os.environ.get("AIP_PREDICT_ROUTE", ""))
     parser.add_argument("--health-route", default=os.environ.get("AIP_HEALTH_ROUTE", ""))
     parser.add_argument("--no-compactor", action="store_true")
+    for name in ("--tls-cert", "--tls-key", "--tls-client-ca"):
+        parser.add_argument(name, default="")
+    parser.add_argument("--access-log", default="")
+    parser.add_argument("--access-sample", default="1%")
+    parser.add_argument("--otlp", default="")
+    parser.add_argument("--trace-sample", default="1%")
     args = parser.parse_args(argv)
     if not 1 <= args.workers <= WORKERS_MAX:
         parser.error(f"--workers is {args.workers}; expected 1 to {WORKERS_MAX}")
@@ -93,7 +107,26 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
         compactor=not args.no_compactor,
         predict_route=args.predict_route,
         health_route=args.health_route,
+        observe=observe_options(
+            args.access_log, args.access_sample, _otlp(args.otlp), args.trace_sample
+        ),
+        tls=tls_files(args.tls_cert, args.tls_key, args.tls_client_ca),
     )
+
+
+def _otlp(asked: str) -> str:
+    """Where traces go. The variable may be meant for others on this machine: where the extra is
+    missing, only the option is an error. Raises: MissingExtraError."""
+    found = asked or os.environ.get(OTLP_VARIABLE, "")
+    try:
+        if found:
+            require_otel()
+    except MissingExtraError as error:
+        if asked:
+            raise
+        print(f"{OTLP_VARIABLE} is set: {error.message}: {error.hint}", file=sys.stderr)
+        return ""
+    return found
 
 
 def main() -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from doorstep.core.plan import ServicePlan, VersionPlan
+from doorstep.core.plan import ApiKey, ServicePlan, VersionPlan
+from doorstep.serve.observe_options import ObserveOptions
+from doorstep.serve.tls import TlsFiles
 
 FORMAT = 1
 LINE_BYTES_MAX = 1024 * 1024
@@ -26,7 +28,8 @@ MESSAGE_CHARS_MAX = 1000
 class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """generation: rises with every change on this node. bundles: folder of bundles by digest.
     engines: engine key -> Unix socket of a warm engine. held_back: services that are not as plan
-    `number` has them, because that could not be loaded: they are as before, or left out."""
+    `number` has them, because that could not be loaded: they are as before, or left out. keys:
+    always those of the newest plan. node_share: this node's part of every limit."""
 
     format: int
     generation: int
@@ -38,15 +41,17 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     services: tuple[ServicePlan, ...]
     engines: dict[str, str]
     held_back: tuple[str, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
+    node_share: float = 1.0
 
 
 class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What every front worker of a node is started with. run: id of this supervisor's life.
     listen: the shared listening socket; rpc: that of gRPC, if it is served; alive: a descriptor
     that says that workers live here (`orphan.hold_alive`). models_bytes: what it may take for the
-    models that it scores itself.
-    predict_route, health_route: paths that Vertex AI chose (`vertex.py`).
-    """
+    models that it scores itself. predict_route, health_route: paths that Vertex AI chose
+    (`vertex.py`). workers: how many share this node's part of a limit. guarded: others reach this
+    node over the network, so that everything needs an API key. tls: None: plain."""
 
     state: str
     journal: str
@@ -58,6 +63,10 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     predict_route: str = ""
     health_route: str = ""
     rpc: int | None = None
+    workers: int = 1
+    guarded: bool = False
+    tls: TlsFiles | None = None
+    observe: ObserveOptions = ObserveOptions()
 
 
 class FrontStart(msgspec.Struct, frozen=True, kw_only=True):

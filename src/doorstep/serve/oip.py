@@ -276,6 +276,7 @@ _MODEL = {
 SKIN = Skin(
     codec=OipCodec(),
     prefixes=(b"/v2",),
+    probes=frozenset({"v2/health/live", "v2/health/ready"}),
     routes={
         "v2": {"GET": server},
         "v2/health/live": {"GET": server_live},

@@ -240,6 +240,7 @@ _HANDLERS = {
 SKIN = Skin(
     codec=OipGrpcCodec(),
     prefixes=(f"/{SERVICE}".encode(),),
+    probes=frozenset({f"{SERVICE}/ServerLive", f"{SERVICE}/ServerReady"}),
     routes={
         f"{SERVICE}/{call}{names}": {METHOD.decode(): handler}
         for call, handler in _HANDLERS.items()

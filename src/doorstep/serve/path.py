@@ -20,9 +20,11 @@ from doorstep.core.record import Status
 from doorstep.formats.batch import Scorer
 from doorstep.serve.breaker import WHOLE, Breakers
 from doorstep.serve.cache import AnswerCache, row_keys
-from doorstep.serve.call import CONSTANT, Call, Mark, Part
-from doorstep.serve.cells import NO_LATENCY, CellWriter
+from doorstep.serve.call import CONSTANT, Call, Mark, Part, protocol_of
+from doorstep.serve.cells import CellWriter
+from doorstep.serve.counters import NO_LATENCY, REFUSED
 from doorstep.serve.limits import IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX, PATIENCE, TURN_NS
+from doorstep.serve.observe import Observers, seen_of
 from doorstep.serve.parts import (
     batch_of,
     chunks_of,
@@ -91,6 +93,7 @@ class Path:
         self._left_ns = 0
         self.in_flight = 0
         self.rows_in_flight = 0
+        self.observers: Observers = ()
 
     def submit(self, call: Call) -> bool:
         """Take a call, whose exchange is answered in a later turn of the loop; False if there is
@@ -496,6 +499,7 @@ class Path:
             call.is_answered = True
             return call.exchange.respond(200, answer, said.encode() + call.headers, call.media)
         status, code, message = _STATUS_CODES.get(failed.status, _FAILED)
+        call.status = status
         if call.is_shed:
             code, message = "overloaded", "too many wait: it could not be answered in time"
         body = call.codec.refusal(code, message, "", call.id)
@@ -515,21 +519,31 @@ class Path:
                 "journal-unavailable", "the answer could not be recorded", "try again", call.id
             )
             headers = f"doorstep-request-id: {call.id}\r\n".encode()
-            call.is_answered = True
+            call.is_answered, call.status = True, 503
             call.exchange.respond(503, body, headers + _RETRY)
 
     def _count(self, call: Call, now: int) -> None:
         self._close(call)
-        error = False
         for part in call.parts:
-            error = error or part.answered < 0
             if part.mark is not None and part.status is Status.OK:
                 part.mark.ok = True
         if call.service.release is not None:
             for mark in marks_of(call):
                 self._cells.end(mark.cell, mark.units, mark.flights, mark.ok, mark.bad)
-        latency_us = (now - call.began_ns) // 1000
-        if call.is_shed or (call.service.cache_ns and call.is_cached):
-            latency_us = NO_LATENCY
-        self._cells.count(call.service.name, latency_us, error=error)
+        self._tell(call, (now - call.began_ns) // 1000)
         call.parts = []
+
+    def _tell(self, call: Call, latency_us: int) -> None:
+        """Count how a call was answered, and tell those who look on."""
+        is_computed = not call.is_shed and not (call.service.cache_ns and call.is_cached)
+        counters, name = self._cells.counters, call.service.name
+        counters.answered(
+            name, call.version, protocol_of(type(call.codec)), call.status,
+            latency_us if is_computed else NO_LATENCY,
+        )  # fmt: skip
+        if call.is_shed and call.status >= 500:
+            counters.add(REFUSED, name, "overload")
+        if self.observers:
+            seen = seen_of(call, latency_us)
+            for one in self.observers:
+                one.note(seen)

@@ -7,12 +7,15 @@ them to `submit`, and a codec that writes the answer. All of them share this one
 from __future__ import annotations
 
 import sys
+import time
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from doorstep.core.errors import DoorstepError, InputError, NotFoundError, OverloadedError
+from doorstep.core.plan import ApiKey
 from doorstep.core.record import Kind
 from doorstep.serve import (
     azureml,
@@ -24,10 +27,13 @@ from doorstep.serve import (
     v1models,
     vertex,
 )  # fmt: skip
-from doorstep.serve.call import Call, Codec, Exchange
+from doorstep.serve.admission import Admission, WireError
+from doorstep.serve.call import Call, Codec, Exchange, protocol_of
 from doorstep.serve.cells import CellWriter
+from doorstep.serve.counters import REFUSED, REQUESTS
 from doorstep.serve.http import Head
 from doorstep.serve.idempotency import HEADER, IdempotencyKeys, KeyedExchange
+from doorstep.serve.observe import Seen
 from doorstep.serve.path import Path
 from doorstep.serve.record import Recorder
 from doorstep.serve.requestid import RequestIds, id_text
@@ -43,10 +49,13 @@ SKINS: tuple[Skin, ...] = (
 )  # fmt: skip
 RETRY = b"retry-after: 1\r\n"
 PLACES_KEPT = 4096
-_ROUTER: Router[tuple[Codec, Handler]] = Router(
+_ROUTER: Router[tuple[Codec, Handler, bool]] = Router(
     [
         {
-            path: {method: (skin.codec, handler) for method, handler in handlers.items()}
+            path: {
+                method: (skin.codec, handler, skin.is_probe(path, method))
+                for method, handler in handlers.items()
+            }
             for path, handlers in skin.routes.items()
         }
         for skin in SKINS
@@ -67,11 +76,14 @@ _encode = msgspec.json.Encoder().encode
 class Place:
     """A route that was found: whose it is, and what its path names."""
 
-    __slots__ = ("codec", "handler", "service", "version")
+    __slots__ = ("codec", "handler", "is_probe", "service", "version")
 
-    def __init__(self, codec: Codec, handler: Handler, service: str, version: str) -> None:
+    def __init__(
+        self, codec: Codec, handler: Handler, is_probe: bool, service: str, version: str
+    ) -> None:
         self.codec = codec
         self.handler = handler
+        self.is_probe = is_probe
         self.service = service
         self.version = version
 
@@ -79,8 +91,11 @@ class Place:
 class Site:
     """Answers requests from the services that this worker holds now."""
 
-    def __init__(self, path: Path, recorder: Recorder, cells: CellWriter) -> None:
+    def __init__(
+        self, path: Path, recorder: Recorder, cells: CellWriter, *, guarded: bool = False
+    ) -> None:
         self._path = path
+        self._admission = Admission(guarded=guarded)
         self._cells = cells
         self._ids = RequestIds()
         self._places: dict[tuple[bytes, bytes], Place] = {}
@@ -96,12 +111,16 @@ class Site:
         """Answer also at these paths, as Vertex AI wants it; they come before all others."""
         self._own = vertex.skin_at(predict_route, health_route)
 
-    def swap(self, services: dict[str, Service]) -> None:
-        """Serve these from now on; what is under way ends with what it began with."""
+    def swap(
+        self, services: dict[str, Service], keys: Sequence[ApiKey] = (), quota: float = 1.0
+    ) -> None:
+        """Serve these from now on; what is under way ends with what it began with. keys, quota:
+        see `Admission.swap`."""
         self.services = services
         self._path.breakers.keep(
             {(name, number) for name, one in services.items() for number in one.versions}
         )
+        self._admission.swap(keys, services, quota)
         self.live = True
 
     @property
@@ -111,18 +130,19 @@ class Site:
     def handle(self, exchange: Exchange, head: Head, body: bytes) -> None:
         """Answer one request, now or in a later turn of the loop. Raises nothing."""
         try:
-            place = self._places.get((head.method, head.url)) or self._find(exchange, head)
+            place = self._places.get((head.method, head.url)) or self._find(head)
         except DoorstepError as error:
-            return self._refuse(exchange, self._codec_of(head.url), error, "")
-        if place is None:
-            return None
+            return self._refuse(exchange, head, self._codec_of(head.url), error, "")
         visit = Visit(exchange, head, body, place.codec, place.service, place.version)
         try:
+            if not place.is_probe and not self._admission.is_idle:
+                named = head.fields.get(b"doorstep-service", b"").decode("latin-1")
+                self._admission.admit(visit, place.service or named)
             return place.handler(self, visit)
         except DoorstepError as error:
-            return self._refuse(exchange, place.codec, error, visit.service)
+            return self._refuse(exchange, head, place.codec, error, visit.service)
         except Exception:  # noqa: BLE001  the edge: the caller gets an id, we get the trace
-            return self._fail(exchange, place.codec)
+            return self._fail(exchange, head, place.codec)
 
     def refusal(self, url: bytes, code: str, message: str) -> bytes:
         """The body of an answer to a request that never became one."""
@@ -140,7 +160,8 @@ class Site:
         return found
 
     def _names(self) -> str:
-        return ", ".join(sorted(self.services)[:20]) or "none yet"
+        shown = sorted(one for one in self.services if not self._admission.wants_key(one))
+        return ", ".join(shown[:20]) or "none that are shown to everybody"
 
     def only_service(self, visit: Visit) -> Service:
         """The service of a path that names none: the one that the header Doorstep-Service names, or
@@ -154,6 +175,12 @@ class Site:
             )
         visit.service = name or next(iter(self.services), "")
         return self.service(visit.service)
+
+    def visible(self, visit: Visit) -> list[Service]:
+        """The services that a list may name to this caller."""
+        return [
+            one for name, one in sorted(self.services.items()) if self._admission.sees(visit, name)
+        ]
 
     def version(self, service: Service, name: str) -> Version | None:
         """The version that a path names, by number or as `champion` or `challenger`; None if it
@@ -179,21 +206,28 @@ class Site:
         pinned: Version | None = None, kind: Kind = Kind.LIVE,
     ) -> None:  # fmt: skip
         """Have these rows answered. extra, pinned, kind: see `Call`.
-        Raises: OverloadedError (`overloaded`)."""
+        Raises: OverloadedError (`overloaded`), and what `Admission.admit` raises."""
+        if visit.admitted != service.name and not self._admission.is_idle:
+            # A protocol that finds its service by something else than its path.
+            self._admission.admit(visit, service.name)
         request = self._ids.next()
         name, exchange = id_text(request), visit.exchange
         if HEADER in visit.head.fields and self.keys is not None:
             taken = self.keys.take(visit, name)
             if taken is None:
-                return
+                return self._count(visit.head, visit.codec, service.name, 200, name)
             exchange = taken
         call = Call(exchange, visit.codec, service, parsed, request, name)
         call.extra, call.pinned, call.kind = extra, pinned, int(kind)
+        if self._path.observers:
+            call.key = visit.key.id if visit.key else ""
+            call.trace = visit.head.fields.get(b"traceparent", b"")
         if not self._path.submit(call):
             if isinstance(exchange, KeyedExchange):
                 exchange.release()
             found = self._path.in_flight
             raise OverloadedError("overloaded", f"{found} requests are already under way here")
+        return None
 
     def reply(self, visit: Visit, found: object, status: int = 200, headers: bytes = b"") -> None:
         """Answer with this as JSON."""
@@ -205,51 +239,55 @@ class Site:
 
     # -- ours
 
-    def _find(self, exchange: Exchange, head: Head) -> Place | None:
-        """None: answered, for nothing here is for this method.
-        Raises: NotFoundError (`unknown-route`)."""
+    def _find(self, head: Head) -> Place:
+        """Raises: NotFoundError (`unknown-route`), WireError (`bad-method`)."""
         path = head.url.partition(b"?")[0].decode("latin-1")
         method = "GET" if head.method == b"HEAD" else head.method.decode("latin-1")
         own = self._own.routes.get(path, {}).get(method)
         if own is not None:
-            return Place(self._own.codec, own, "", "")
+            return Place(self._own.codec, own, self._own.is_probe(path, method), "", "")
         found = _ROUTER.find(path)
         if found is None:
             raise NotFoundError("unknown-route", f"nothing is at {path[:100]}")
         if method not in found.handlers:
             allowed = ", ".join(found.handlers)
-            said = self._codec_of(head.url).refusal("bad-method", f"expected {allowed}", "", "")
-            exchange.respond(405, said, f"allow: {allowed}\r\n".encode())
-            return None
-        codec, handler = found.handlers[method]
+            raise WireError(
+                405, "bad-method", f"expected {allowed}", headers=f"allow: {allowed}\r\n".encode()
+            )
         place = Place(
-            codec, handler, found.names.get("service", ""), found.names.get("version", "")
+            *found.handlers[method], found.names.get("service", ""), found.names.get("version", "")
         )
         if len(self._places) >= PLACES_KEPT:
             self._places.clear()
         self._places[head.method, head.url] = place
         return place
 
-    def _refuse(self, exchange: Exchange, codec: Codec, error: DoorstepError, service: str) -> None:
+    def _refuse(
+        self, exchange: Exchange, head: Head, codec: Codec, error: DoorstepError, service: str
+    ) -> None:
         name = self.new_id()
         headers = f"doorstep-request-id: {name}\r\n".encode()
+        reason = "input"
         if isinstance(error, OverloadedError):
-            status, headers = 503, headers + RETRY
+            status, headers, reason = 503, headers + RETRY, "overload"
+        elif isinstance(error, WireError):
+            status, headers, reason = error.status, headers + error.headers, error.reason
         else:
             status = _STATUS.get(error.code, codec.bad_input)
-            if service in self.services:
-                self._cells.refuse(service)
+        self._count(head, codec, service, status, name)
+        self._cells.counters.add(REFUSED, service if service in self.services else "", reason)
         exchange.respond(
             status, codec.refusal(error.code, error.message, error.hint, name), headers
         )
 
-    def _fail(self, exchange: Exchange, codec: Codec) -> None:
+    def _fail(self, exchange: Exchange, head: Head, codec: Codec) -> None:
         name = self.new_id()
         print(
             f"front: request {name} failed\n{traceback.format_exc()}", file=sys.stderr, flush=True
         )
         headers = f"doorstep-request-id: {name}\r\n".encode()
         body = codec.refusal("internal", "this is our fault; it was logged", "", name)
+        self._count(head, codec, "", 500, name)
         exchange.respond(500, body, headers)
 
     def _codec_of(self, url: bytes) -> Codec:
@@ -261,3 +299,13 @@ class Site:
             if url.startswith(prefix)
         ]
         return max(prefixes, key=lambda one: one[0])[1] if prefixes else native.SKIN.codec
+
+    def _count(self, head: Head, codec: Codec, service: str, status: int, request: str) -> None:
+        """Count what came to no version. Names that callers make up are not kept."""
+        known, protocol = service if service in self.services else "", protocol_of(type(codec))
+        self._cells.counters.add(REQUESTS, known, "", protocol, f"{status // 100}xx")
+        if self._path.observers:
+            at, trace = time.time_ns() // 1000, head.fields.get(b"traceparent", b"")
+            seen = Seen(at, 0, known, "", protocol, status, 0, request, trace=trace)
+            for one in self._path.observers:
+                one.note(seen)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import socket
 import time
@@ -20,7 +21,7 @@ import msgspec
 
 from doorstep.core.errors import DoorstepError, RefusedError
 from doorstep.core.ids import new_id
-from doorstep.core.plan import PlanRoot, ServicePlan
+from doorstep.core.plan import ApiKey, PlanRoot, ServicePlan
 from doorstep.core.report import FORMAT as REPORT_FORMAT
 from doorstep.core.report import NodeReport, WorkerReport
 from doorstep.kernel.files import write_atomic
@@ -52,9 +53,11 @@ from doorstep.serve.nodeplan import (
     Wake,
     Word,
 )
+from doorstep.serve.observe_options import ObserveOptions
 from doorstep.serve.orphan import hold_alive, take_listeners
 from doorstep.serve.readiness import Readiness
 from doorstep.serve.statelock import lock_state
+from doorstep.serve.tls import TlsFiles, server_context
 
 TICK_S = 0.1
 BACKLOG = 2048
@@ -79,6 +82,16 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     compactor: bool = True
     predict_route: str = ""
     health_route: str = ""
+    tls: TlsFiles | None = None
+    observe: ObserveOptions = ObserveOptions()
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether others may reach it over the network."""
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host != "localhost"
 
 
 class Supervisor:
@@ -92,7 +105,7 @@ class Supervisor:
         logs.mkdir(exist_ok=True)
         (options.home / "nodes").mkdir(parents=True, exist_ok=True)
         self._listener, self._rpc_listener = take_listeners_at(options)
-        self.data_url = f"http://{_address(self._listener)}"
+        self.data_url = f"{'https' if options.tls else 'http'}://{_address(self._listener)}"
         self.grpc_url = _address(self._rpc_listener) if self._rpc_listener else ""
         self.feed = PlanFeed(options.home, options.state)
         self.evidence = Evidence(options.state)
@@ -106,6 +119,8 @@ class Supervisor:
             models_bytes=int(inline_mb * 1e6),
             predict_route=options.predict_route, health_route=options.health_route,
             rpc=self._rpc_listener.fileno() if self._rpc_listener else None,
+            workers=options.workers, guarded=options.is_reachable, tls=options.tls,
+            observe=options.observe,
         )  # fmt: skip
         self.fronts = FrontSlots(options.workers, fronts, logs, self._hear)
         self._extras = {one.slot: one for one in self._make_extras(logs)}
@@ -135,9 +150,23 @@ class Supervisor:
 
     # -- life
 
+    def prepare(self) -> None:
+        """Begin with the last plan, and look for a newer one. Raises: RefusedError (`bad-tls`,
+        and `no-api-key` where others could reach this node and nobody has a key)."""
+        if self.options.tls:
+            server_context(self.options.tls)
+        self._load_last_good()
+        self._poll()
+        if self.options.is_reachable and not self._keys():
+            raise RefusedError(
+                "no-api-key",
+                f"{self.options.host} can be reached by others, and the home has no API key yet; "
+                "expected one, or a loopback address",
+                "doorstep token create --all-services",
+            )
+
     async def run(self) -> None:
         """Serve until `stop`. Then drain and return."""
-        self._load_last_good()
         polled_s = 0.0
         while not self._stopping.is_set():
             now = time.monotonic()
@@ -175,7 +204,14 @@ class Supervisor:
         self._stopping.set()
 
     def roll(self) -> None:
-        """Replace every front worker by a new one, one after the other, dropping nothing."""
+        """Replace every front worker by a new one, one after the other, dropping nothing. They
+        read the certificates again; where those cannot be used nobody is replaced."""
+        try:
+            if self.options.tls:
+                server_context(self.options.tls)
+        except DoorstepError as error:
+            self._problems["roll"] = error.message
+            return
         if self._rolling is None or self._rolling.done():
             self._rolling = asyncio.get_running_loop().create_task(self._roll())
 
@@ -246,6 +282,13 @@ class Supervisor:
             # Nothing of this plan can be served: the last good one is the plan that we are at.
             good = self._good_plan
             self._publish(good, found.services, good.held_back)
+        elif self.current is not None:
+            # A key that was revoked does not wait for what is being loaded.
+            self._publish(self.current, self.current.services, self.current.held_back)
+
+    def _keys(self) -> tuple[ApiKey, ...]:
+        known = self._wanted or self.current
+        return known.keys if known else ()
 
     def _before(self) -> dict[str, ServicePlan]:
         """What each service is now: what was published last that no worker refused."""
@@ -277,6 +320,8 @@ class Supervisor:
             services=services,
             engines=self.engines.want(services),
             held_back=held,
+            keys=self._keys(),
+            node_share=root.node_share,
         )
         if plan == last:
             return
@@ -395,7 +440,7 @@ class Supervisor:
 
     def _note_use(self) -> None:
         """Which services were asked since the last report: their engines are not put to sleep."""
-        totals = {name: one.requests for name, one in self.evidence.totals.items()}
+        totals = self.evidence.requests()
         before, self._requests = self._requests, totals
         plan = self.current
         if plan is not None:

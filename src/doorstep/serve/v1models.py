@@ -70,7 +70,7 @@ def predict(site: Site, visit: Visit) -> None:
 
 
 def models(site: Site, visit: Visit) -> None:
-    site.reply(visit, {"models": sorted(site.services)})
+    site.reply(visit, {"models": [one.name for one in site.visible(visit)]})
 
 
 def model(site: Site, visit: Visit) -> None:

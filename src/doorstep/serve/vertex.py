@@ -59,4 +59,5 @@ def skin_at(predict_route: str, health_route: str) -> Skin:
         routes[predict_route] = {"POST": predict}
     if health_route:
         routes.setdefault(health_route, {})["GET"] = ping
-    return Skin(VertexCodec(), tuple(path.encode() for path in routes), routes)
+    prefixes = tuple(path.encode() for path in routes)
+    return Skin(VertexCodec(), prefixes, routes, frozenset({health_route}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from doorstep.core.plan import ApiKey
 from doorstep.serve.call import Codec, Exchange
 from doorstep.serve.http import Head
 from doorstep.serve.router import Routes
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 
 
 class Visit:
-    """One request at its route. service, version: as its path names them, else empty."""
+    """One request at its route. service, version: as its path names them, else empty. key: that
+    it came with. admitted: the service that it was let in to, None before it was asked."""
 
-    __slots__ = ("body", "codec", "exchange", "head", "service", "version")
+    __slots__ = ("admitted", "body", "codec", "exchange", "head", "key", "service", "version")
 
     def __init__(
         self, exchange: Exchange, head: Head, body: bytes, codec: Codec, service: str, version: str
@@ -27,6 +29,8 @@ class Visit:
         self.codec = codec
         self.service = service
         self.version = version
+        self.key: ApiKey | None = None
+        self.admitted: str | None = None
 
     @property
     def context(self) -> bytes:
@@ -39,8 +43,14 @@ Handler = Callable[["Site", Visit], None]
 
 class Skin(NamedTuple):
     """One protocol: how it writes, where it listens. prefixes: of the paths that are its own, so
-    that also a request that never became one is refused in its words."""
+    that also a request that never became one is refused in its words. probes: its routes that ask
+    whether the node is well, and nothing else: they never need an API key."""
 
     codec: Codec
     prefixes: tuple[bytes, ...]
     routes: Routes[Handler]
+    probes: frozenset[str] = frozenset()
+
+    def is_probe(self, path: str, method: str) -> bool:
+        """Whether this only asks: a path may be told to be for health and predictions alike."""
+        return path in self.probes and method != "POST"

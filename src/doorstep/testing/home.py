@@ -27,7 +27,7 @@ from doorstep.core.manifest import (
     Tensor,
     encode_manifest,
 )
-from doorstep.core.plan import PlanPointer, PlanRoot, ServicePlan, VersionPlan
+from doorstep.core.plan import ApiKey, KeysPlan, PlanPointer, PlanRoot, ServicePlan, VersionPlan
 from doorstep.kernel.files import write_atomic
 
 MODEL_FILE = "model/onnx/model.onnx"
@@ -137,6 +137,7 @@ class TestHome:
         term: int = 1,
         number: int | None = None,
         lease_s: float = 60.0,
+        keys: Sequence[ApiKey] = (),
         spoil: Callable[[PlanPointer], PlanPointer] = lambda pointer: pointer,
     ) -> int:
         """Write the documents and then the pointer; answers the plan number. spoil: changes the
@@ -150,6 +151,9 @@ class TestHome:
             made_at=0,
             services={one.service: self._write(msgspec.json.encode(one)) for one in services},
             challenger_lease_s=lease_s,
+            keys=self._write(msgspec.json.encode(KeysPlan(format=1, keys=tuple(keys))))
+            if keys
+            else "",
         )
         self._point(term, self._write(msgspec.json.encode(root)), spoil)
         return self.number

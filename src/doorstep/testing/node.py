@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from doorstep.testing.processes import POLL_S, WAIT_S, kill_left
 
 
 class RunningNode:
-    """`python -m doorstep.serve.node` on free ports; a context manager."""
+    """`python -m doorstep.serve.node` on free ports; a context manager. more: further options."""
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class RunningNode:
         port: int = 0,
         memory_mb: int = 0,
         grpc_port: int | None = None,
+        more: Sequence[str] = (),
     ) -> None:
         self.home = home
         self.state = state
@@ -39,6 +40,7 @@ class RunningNode:
         self._arguments += ["--memory", str(memory_mb)]
         if grpc_port is not None:
             self._arguments += ["--grpc-port", str(grpc_port)]
+        self._arguments += more
         self._pids: set[int] = set()
         self.process: subprocess.Popen[str] | None = None
         self.data_url = self.health_url = self.grpc_url = ""

@@ -39,6 +39,8 @@ VALID: dict[str, dict[str, Any]] = {
     "traffic.count": {"service": "x"},
     "monitor.show": {"service": "x"},
     "service.history": {"service": "x"},
+    "token.create": {"service": "x"},
+    "token.revoke": {"token": "x", "why": "y"},
 }
 HOSTILE = [
     "",

@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 
 from doorstep.core.report import UNITS_MAX
-from doorstep.serve import cells as module
 from doorstep.serve.cells import (
-    BUCKETS,
-    LATENCY_EDGES_US,
     SLOTS_MAX,
     CellKey,
     CellWriter,
@@ -20,6 +17,7 @@ from doorstep.serve.cells import (
     read_cells,
     read_dead,
 )
+from doorstep.serve.counters import BUCKETS, LATENCY_EDGES_US
 from doorstep.serve.evidence import Evidence, quantile_ms
 
 KEY = CellKey("r1", 1, "north", "challenger")
@@ -81,28 +79,6 @@ def test_one_file_has_one_writer(path: Path) -> None:
     writer.close()
 
 
-def test_more_services_than_places_share_the_last_one(path: Path) -> None:
-    writer = CellWriter(path)
-    for number in range(module.SERVICES_MAX + 3):
-        writer.count(f"s{number}", 100, error=number == 1)
-    services = read_cells(path).services
-    assert len(services) == module.SERVICES_MAX
-    assert services["*"].requests == 4
-    assert services["s1"].errors == 1
-
-
-@pytest.mark.parametrize(
-    ("latency_us", "bucket"),
-    [(0, 0), (50, 0), (51, 1), (LATENCY_EDGES_US[-1], BUCKETS - 2), (10**9, BUCKETS - 1)],
-)
-def test_a_latency_falls_in_the_bucket_of_its_upper_edge(
-    path: Path, latency_us: int, bucket: int
-) -> None:
-    writer = CellWriter(path)
-    writer.count("a", latency_us, error=False)
-    assert read_cells(path).services["a"].buckets.index(1) == bucket
-
-
 def test_a_quantile_is_the_upper_edge_of_its_bucket() -> None:
     buckets = [0] * BUCKETS
     assert quantile_ms(buckets, 0.5) == 0.0
@@ -125,7 +101,7 @@ def write_one(state: Path, name: str) -> CellWriter:
     writer = CellWriter(path)
     slot = writer.slot(KEY)
     writer.end(slot, [5], writer.begin(slot, [5]), True)
-    writer.count("loans", 100, error=False)
+    writer.counters.answered("loans", "1", "native", 200, 100)
     os.utime(path, (0, 0))
     return writer
 

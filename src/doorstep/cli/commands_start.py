@@ -171,6 +171,9 @@ def up(
         str | None, typer.Option("--environment", help="The name of a new home.")
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, max=64)] = 2,
+    memory: Annotated[
+        int, typer.Option(min=0, metavar="MB", help="For all models; 0: half of the machine's.")
+    ] = 0,
     tls_cert: Annotated[
         str, typer.Option("--tls-cert", help="Of the data port: a certificate chain, PEM.")
     ] = "",
@@ -202,20 +205,21 @@ def up(
     )
     settings = read_settings(flags, os.environ, Path.cwd())
     tls = tls_files(tls_cert, tls_key, tls_client_ca)
-    observe = observe_options(access_log, access_sample)
+    words = observe_options(access_log, access_sample).words
+    words += ["--memory", str(memory)] if memory else []
     if detach:
         from doorstep.cli.running import start_detached
 
         with progress() as shown:
             shown.stage("starting")
-            ready = start_detached(settings, workers, [*(tls.words if tls else ()), *observe.words])
+            ready = start_detached(settings, workers, [*(tls.words if tls else ()), *words])
         say_ready(ready, as_json=json)
         return
     from doorstep.compose.up import UpOptions
     from doorstep.compose.up import up as run
 
     run(
-        UpOptions(settings=settings, workers=workers, tls=tls, node_words=tuple(observe.words)),
+        UpOptions(settings=settings, workers=workers, tls=tls, node_words=tuple(words)),
         lambda ready: say_ready(ready, as_json=json),
     )
 

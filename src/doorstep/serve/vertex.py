@@ -60,4 +60,4 @@ def skin_at(predict_route: str, health_route: str) -> Skin:
     if health_route:
         routes.setdefault(health_route, {})["GET"] = ping
     prefixes = tuple(path.encode() for path in routes)
-    return Skin(VertexCodec(), prefixes, routes, frozenset({health_route}))
+    return Skin(VertexCodec(), prefixes, routes, frozenset({health_route} - {""}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from doorstep.core.apikey import id_of, new_api_key
 from doorstep.core.ids import digest_of
 from doorstep.core.plan import ApiKey
 from doorstep.operations import table
+from doorstep.serve import vertex
 from doorstep.serve.admission import Admission, Bucket, WireError
 from doorstep.serve.cells import CellWriter, create_cells
 from doorstep.serve.http import JSON, Head
@@ -68,12 +68,27 @@ def status(found: Admission, asked: Any, service: str) -> int:
     return 200
 
 
+OWN = ("/aip/predict", "/aip/health")
+"""Paths that Vertex AI chose."""
 ROUTES = [
     (skin, pattern, method)
-    for skin in SKINS
+    for skin in (*SKINS, vertex.skin_at(*OWN))
     for pattern, handlers in skin.routes.items()
     for method in handlers
 ]
+
+
+def a_guarded_site(folder: Path, *, guarded: bool = True) -> Site:
+    create_cells(folder / "cells")
+    path: Any = SimpleNamespace(observers=(), breakers=SimpleNamespace(keep=lambda _: None))
+    return Site(path, None, CellWriter(folder / "cells"), guarded=guarded)  # type: ignore[arg-type]
+
+
+def asked_without_key(site: Site, pattern: str, method: str) -> Exchange:
+    url = "/" + pattern.strip("/").replace("{service}", "s").replace("{version}", "1")
+    exchange = Exchange()
+    site.handle(exchange, Head(method.encode(), url.encode(), 0, True, False, {}), b"{}")
+    return exchange
 
 
 @pytest.mark.parametrize(
@@ -83,17 +98,48 @@ def test_every_route_of_every_protocol_wants_a_key_but_probes(
     skin: Any, pattern: str, method: str, tmp_path: Path
 ) -> None:
     create_cells(tmp_path / "cells")
-    path: Any = SimpleNamespace(observers=())
-    site = Site(path, None, CellWriter(tmp_path / "cells"), guarded=True)  # type: ignore[arg-type]
-    url = "/" + pattern.replace("{service}", "s").replace("{version}", "1")
-    exchange = Exchange()
-    site.handle(exchange, Head(method.encode(), url.encode(), 0, True, False, {}), b"{}")
+    site = a_guarded_site(tmp_path)
+    site.listen_at(*OWN)
+    exchange = asked_without_key(site, pattern, method)
     if pattern in skin.probes:
         assert exchange.status in (200, 503)
-    else:
-        assert exchange.status == 401
-        assert b"www-authenticate: Bearer" in exchange.headers
-        assert "API key" in str(json.loads(exchange.body))
+        return
+    assert exchange.status == 401
+    assert b"www-authenticate: Bearer" in exchange.headers
+    with pytest.raises(WireError) as caught:
+        admission(guarded=True).admit(visit(), "s")
+    error = caught.value
+    request = exchange.headers.partition(b"doorstep-request-id: ")[2].partition(b"\r\n")[0]
+    own = skin.codec.refusal(error.code, error.message, error.hint, request.decode())
+    assert exchange.body == own, "refused in the words of its own protocol"
+
+
+def test_a_path_for_health_and_predictions_wants_a_key_for_predictions(tmp_path: Path) -> None:
+    site = a_guarded_site(tmp_path)
+    site.listen_at("/both", "/both")
+    assert asked_without_key(site, "both", "POST").status == 401
+    assert asked_without_key(site, "both", "GET").status in (200, 503)
+
+
+def test_the_only_service_is_behind_the_admission_though_no_path_names_it(tmp_path: Path) -> None:
+    known, secret = a_key("other")
+    site = a_guarded_site(tmp_path, guarded=False)
+    site.swap({"s": a_service("s", "keys")}, (known,))
+    for pattern in ("invocations", "score"):
+        assert asked_without_key(site, pattern, "POST").status == 401
+    found = admission(a_service("s", "keys"), keys=(known,))
+    for named in ("", "s"):
+        asked = visit(x_api_key=secret)
+        assert [status(found, asked, name) for name in (named, "s")][-1] == 403
+
+
+def test_who_is_asked_twice_has_used_one_request_of_its_key() -> None:
+    known, secret = a_key(rate=2.0)
+    found = admission(a_service("a"), keys=(known,))
+    for _ in range(2):
+        asked = visit(x_api_key=secret)
+        assert [status(found, asked, name) for name in ("", "a")] == [200, 200]
+    assert status(found, visit(x_api_key=secret), "") == 429
 
 
 def test_the_control_plane_is_not_on_the_data_port() -> None:

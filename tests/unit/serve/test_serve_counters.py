@@ -133,7 +133,10 @@ def test_counts_of_several_processes_are_summed(tmp_path: Path) -> None:
 
 def shown(counters: dict[module.Key, module.Values]) -> bytes:
     evidence = SimpleNamespace(counters=counters)
-    node = SimpleNamespace(evidence=evidence, report=None, lease_held=False, ready=True)
+    fronts = SimpleNamespace(live=())
+    node = SimpleNamespace(
+        evidence=evidence, fronts=fronts, report=None, lease_held=False, ready=True
+    )
     return metrics_text(node)  # type: ignore[arg-type]
 
 

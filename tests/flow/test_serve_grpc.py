@@ -327,7 +327,11 @@ def test_evidence_and_metrics_count_grpc_calls(site: Site) -> None:
 
     site.node.wait(counted, "40 answers of both arms")
     with urllib.request.urlopen(f"{site.node.health_url}/metrics") as answer:
-        assert 'doorstep_requests_total{service="split"} 40.0' in answer.read().decode()
+        said = answer.read().decode()
+    labels = 'code="2xx",protocol="oip_grpc",service="split"'
+    lines = [one for one in said.splitlines() if f"doorstep_requests_total{{{labels}" in one]
+    assert [one.partition("version=")[2][:3] for one in lines] == ['"1"', '"2"']
+    assert sum(float(one.rpartition(" ")[2]) for one in lines) == 40
 
 
 def engine_pid(node: RunningNode) -> int:

@@ -164,7 +164,7 @@ def test_a_node_that_others_reach_does_not_start_without_a_key_and_wants_one_for
         for skin in SKINS:
             for pattern, handlers in skin.routes.items():
                 path = "/" + pattern.replace("{service}", "loans").replace("{version}", "1")
-                for method in handlers:
+                for method in handlers.keys() - {"GRPC"}:  # no HTTP parser lets it through
                     found = ask(node.data_url, path, method=method)[0]
                     assert found == (200 if pattern in skin.probes else 401), (method, path)
         predict = "/v1/services/loans/predict"

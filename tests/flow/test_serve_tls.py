@@ -299,7 +299,7 @@ def test_up_serves_by_tls_and_predict_believes_whom_it_is_told_to(
         assert by_variable.returncode == 0, by_variable.stderr
         no_key = cli("predict", "till", row, *ca, *home)
         assert no_key.returncode == 5
-        assert "doorstep token create --service till" in no_key.stderr
+        assert f"doorstep token create --home {home[1]} --service till" in no_key.stderr
         no_ca = cli("predict", "till", row, *home, DOORSTEP_API_KEY=key)
         assert no_ca.returncode == 5
         assert "CERTIFICATE_VERIFY_FAILED" in no_ca.stderr

@@ -43,7 +43,7 @@ def a_key(service: str = "", lasts_us: int = DAY_US, rate: float = 0.0) -> tuple
 
 def a_service(name: str, access: str = "open", limit: float = 0.0) -> Any:
     return SimpleNamespace(
-        name=name, plan=SimpleNamespace(service=name, access=access, limit=limit)
+        name=name, versions={}, plan=SimpleNamespace(service=name, access=access, limit=limit)
     )
 
 

@@ -56,18 +56,18 @@ def files_with(folder: Path, text: str) -> list[Path]:
 
 def test_a_key_is_made_lets_in_and_is_revoked(installation: RunningInstallation) -> None:
     here, client = installation, installation.client
-    for name in ("keyed", "other"):
+    for name in ("keyed", "keyed-other"):
         serve(here, name, "serve: {access: keys}")
     made = client.create_token("keyed", "the till", expires_s=3600)
     here.wait(lambda: status(here, "keyed", made.secret) == 200, "the key is let in")
     assert [status(here, "keyed"), status(here, "keyed", made.secret + "x")] == [401, 401]
-    assert status(here, "other", made.secret) == 403
+    assert status(here, "keyed-other", made.secret) == 403
     every = client.create_token("")
-    here.wait(lambda: status(here, "other", every.secret) == 200, "the key for all is let in")
+    here.wait(lambda: status(here, "keyed-other", every.secret) == 200, "the key for all is let in")
     listed = json.loads(ask(here.data_url, "/v1/services", made.secret, method="GET")[2])
     names = {one["service"] for one in listed["services"]}
     assert "keyed" in names
-    assert "other" not in names
+    assert "keyed-other" not in names
     revoked = client.revoke_token(made.token.id, "the till was stolen")
     assert revoked.state == "revoked"
     here.wait(lambda: status(here, "keyed", made.secret) == 401, "the revoked key is refused")
@@ -83,12 +83,12 @@ def test_a_key_is_made_lets_in_and_is_revoked(installation: RunningInstallation)
 
 def test_an_expired_key_is_refused(installation: RunningInstallation) -> None:
     here = installation
-    serve(here, "expiring", "serve: {access: keys}")
-    made = here.client.create_token("expiring", expires_s=3600)
-    short = here.client.create_token("expiring", expires_s=1.0)
-    here.wait(lambda: status(here, "expiring", made.secret) == 200, "the key is let in")
-    here.wait(lambda: status(here, "expiring", short.secret) == 401, "the other has expired")
-    assert {one.state for one in here.client.tokens("expiring")} == {"live", "expired"}
+    serve(here, "keys-expire", "serve: {access: keys}")
+    made = here.client.create_token("keys-expire", expires_s=3600)
+    short = here.client.create_token("keys-expire", expires_s=1.0)
+    here.wait(lambda: status(here, "keys-expire", made.secret) == 200, "the key is let in")
+    here.wait(lambda: status(here, "keys-expire", short.secret) == 401, "the other has expired")
+    assert {one.state for one in here.client.tokens("keys-expire")} == {"live", "expired"}
 
 
 def test_what_is_no_token_is_refused_with_what_was_expected(
@@ -127,9 +127,9 @@ def test_a_revoked_key_does_not_wait_for_a_version_that_is_not_there(tmp_path: P
 
 def test_a_limit_of_a_key_is_429_with_the_time_to_wait(installation: RunningInstallation) -> None:
     here = installation
-    serve(here, "limited", 'serve: {access: keys, limit: "1000/s"}')
-    made = here.client.create_token("limited", rate=1 / 60)
-    path = "/v1/services/limited/predict"
+    serve(here, "keys-limited", 'serve: {access: keys, limit: "1000/s"}')
+    made = here.client.create_token("keys-limited", rate=1 / 60)
+    path = "/v1/services/keys-limited/predict"
     here.wait(lambda: ask(here.data_url, path, made.secret)[0] != 401, "the key is known")
 
     def refused() -> tuple[int, dict[str, str], bytes] | None:

@@ -77,13 +77,15 @@ def _closed(_: Event, data: Data) -> str:
 
 
 def _token_created(event: Event, data: Data) -> str:
-    named = f" ({data['name']})" if data.get("name") else ""
-    return f"API key {event.object.id}{named} made for {data.get('service') or 'all services'}"
+    return f"{_token(event, data)} made for {data.get('service') or 'all services'}"
 
 
 def _token_revoked(event: Event, data: Data) -> str:
-    named = f" ({data['name']})" if data.get("name") else ""
-    return f"API key {event.object.id}{named} revoked: {data['why']}"
+    return f"{_token(event, data)} revoked: {data['why']}"
+
+
+def _token(event: Event, data: Data) -> str:
+    return f"API key {event.object.id}" + (f" ({data['name']})" if data.get("name") else "")
 
 
 def _short(digest: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from msgspec.structs import asdict
+
 from doorstep.core.apikey import new_api_key
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.ids import digest_of
@@ -115,14 +117,5 @@ def _check(asked: CreateToken) -> None:
 
 def _view(row: api_keys.TokenRow, now: Instant) -> Token:
     state = "revoked" if row.revoked_at else "expired" if row.expires_at <= now else "live"
-    return Token(
-        id=row.id,
-        name=row.name,
-        service=row.service,
-        state=state,
-        rate=row.rate,
-        created_at=row.created_at,
-        by=row.by,
-        expires_at=row.expires_at,
-        revoked_at=row.revoked_at,
-    )
+    kept = {name: value for name, value in asdict(row).items() if name != "digest"}
+    return Token(**kept, state=state)

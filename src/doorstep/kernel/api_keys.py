@@ -83,17 +83,9 @@ def count_live(connection: Connection, now: Instant) -> int:
 
 def live_keys(connection: Connection, now: Instant) -> tuple[ApiKey, ...]:
     """What nodes must know: the keys that are neither revoked nor expired, by id."""
-    asked = select(tokens).where(_is_live(now)).order_by(tokens.c.id)
-    return tuple(
-        ApiKey(
-            id=row.id,
-            digest=row.digest,
-            service=row.service,
-            expires_at=row.expires_at,
-            rate=row.rate,
-        )
-        for row in connection.execute(asked)
-    )
+    columns = [tokens.c[name] for name in ApiKey.__struct_fields__]
+    asked = select(*columns).where(_is_live(now)).order_by(tokens.c.id)
+    return tuple(ApiKey(**row._asdict()) for row in connection.execute(asked))
 
 
 def _is_live(now: Instant) -> ColumnElement[bool]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
 from doorstep.core.apikey import id_of
-from doorstep.core.errors import DoorstepError
+from doorstep.core.errors import RefusedError
 from doorstep.core.plan import ApiKey
 from doorstep.serve.service import Service
 from doorstep.serve.visit import Visit
@@ -25,7 +25,7 @@ _BEARER = b"bearer "
 _WHO = b'www-authenticate: Bearer realm="doorstep"\r\n'
 
 
-class WireError(DoorstepError):
+class WireError(RefusedError):
     """A refusal with a status and headers of its own. reason: as it is counted."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Admission:
     def admit(self, visit: Visit, service: str) -> None:
         """Let this visit to a service in, or to what belongs to none (""); note its key in it.
         Raises: WireError (`unauthenticated`, `other-service`, `rate-limited`)."""
-        is_new, visit.admitted = visit.admitted is None, service
+        is_first, visit.admitted = visit.admitted is None, service
         key = self.identify(visit.head.fields)
         if self.wants_key(service):
             if key is None:
@@ -107,8 +107,8 @@ class Admission:
                     403, "other-service", "this API key is for another service", reason="auth"
                 )
         visit.key = key
-        if is_new:
-            self._limit(f"key {key.id}" if key else "", "this API key")
+        if key is not None and is_first:
+            self._limit(f"key {key.id}", "this API key")
         self._limit(f"service {service}", f"service {service}")
 
     def wants_key(self, service: str) -> bool:

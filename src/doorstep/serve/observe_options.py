@@ -24,11 +24,18 @@ class ObserveOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def words(self) -> list[str]:
         """As options of a node."""
+        from doorstep.core.filewords import show_share
+
         found: list[str] = []
         if self.access_log:
-            found += ["--access-log", self.access_log, "--access-sample", f"{self.access_share:%}"]
+            found += [
+                "--access-log",
+                self.access_log,
+                "--access-sample",
+                show_share(self.access_share),
+            ]
         if self.otlp:
-            found += ["--otlp", self.otlp, "--trace-sample", f"{self.trace_share:%}"]
+            found += ["--otlp", self.otlp, "--trace-sample", show_share(self.trace_share)]
         return found
 
 

@@ -11,7 +11,7 @@ import random
 import re
 import threading
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from doorstep.core.errors import MissingExtraError
 from doorstep.serve.observe import Seen
@@ -32,13 +32,12 @@ SAMPLED = 1
 NEEDED = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 
 
-class Parent:
+class Parent(NamedTuple):
     """What a `traceparent` says."""
 
-    __slots__ = ("is_sampled", "span", "trace")
-
-    def __init__(self, trace: int, span: int, is_sampled: bool) -> None:
-        self.trace, self.span, self.is_sampled = trace, span, is_sampled
+    trace: int
+    span: int
+    is_sampled: bool
 
 
 def parent_of(header: bytes) -> Parent | None:

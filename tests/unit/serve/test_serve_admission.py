@@ -220,6 +220,14 @@ def test_a_key_and_a_service_have_limits_of_their_own() -> None:
     assert caught.value.reason == "rate"
 
 
+def test_a_visit_that_finds_its_service_late_is_asked_again_and_counted_once() -> None:
+    known, secret = a_key("a", rate=0.001)
+    found = admission(a_service("a", "keys"), a_service("b", "keys"), keys=(known,))
+    asked = visit(x_api_key=secret)
+    assert [status(found, asked, name) for name in ("", "a", "b")] == [200, 200, 403]
+    assert status(found, visit(x_api_key=secret), "a") == 429
+
+
 def test_a_limit_is_shared_by_workers_and_survives_a_plan() -> None:
     service = a_service("a", limit=100.0)
     found = admission(service, quota=0.01)

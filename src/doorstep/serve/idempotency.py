@@ -21,7 +21,7 @@ from doorstep.core.errors import InputError
 from doorstep.serve.admission import WireError
 from doorstep.serve.call import Exchange
 from doorstep.serve.cells import has_writer
-from doorstep.serve.http import JSON, Head
+from doorstep.serve.http import JSON, KEPT, Head
 from doorstep.serve.limits import (
     KEY_BUSY_S,
     KEY_CHARS_MAX,
@@ -42,8 +42,9 @@ FILE = "idempotency.db"
 TOPIC = "idempotency"
 RETRY = b"retry-after: 1\r\n"
 REPLAYED = b"idempotent-replayed: true\r\n"
-_ALIKE = (b"doorstep-context", b"inference-header-content-length")
 _CREDENTIALS = (b"authorization", b"x-api-key")
+_ALIKE = sorted(KEPT - {HEADER, b"traceparent", *_CREDENTIALS})
+"""Headers that must be the same for a request to be the same."""
 _MANY = (
     f"more idempotency keys than {KEYS_MAX:,}, or than {KEYS_BYTES_MAX:,} bytes of answers, in a "
     "day: the oldest are forgotten early"
@@ -277,7 +278,8 @@ def _key_of(head: Head, name: bytes) -> bytes:
 
 def _request_of(visit: Visit) -> bytes:
     head = visit.head
-    return _digest(head.url, *(head.fields.get(one, b"") for one in _ALIKE), visit.body)
+    said = (head.fields.get(one, b"") for one in _ALIKE)
+    return _digest(visit.service.encode(), head.url, *said, visit.body)
 
 
 def _digest(*parts: bytes) -> bytes:

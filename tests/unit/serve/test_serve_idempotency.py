@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_serve_path import Exchange, Scorer, World, plan
+from serve_case import PLAIN, Answer, OneSite, Troubles
+from test_serve_path import Exchange, Scorer, World, answered, plan
 
 from doorstep.serve import idempotency
 from doorstep.serve.cells import CellWriter, create_cells
@@ -142,7 +143,7 @@ class Keyed(World):
                 head = Head(b"POST", b"/v1/services/s/predict", len(data), True, False, fields)
                 found.append(Raw())
                 site.handle(found[-1], head, data)
-                await asyncio.sleep(0.01)
+                await answered(found)
             return found
 
         return asyncio.run(story())
@@ -171,9 +172,37 @@ def test_a_key_belongs_to_its_credential_and_its_whole_request(tmp_path: Path) -
         ({"x": 1}, key("a", x_api_key="ana")),
         ({"x": 1}, key("a", x_api_key="ben")),
         ({"x": 1}, key("a", x_api_key="ana", doorstep_context='{"region": "north"}')),
+        ({"x": 1}, key("a", x_api_key="ana", content_type="application/json")),
+        ({"x": 1}, key("a", x_api_key="ana", accept="application/json")),
+        ({"x": 1}, key("a", x_api_key="ana", traceparent="another try")),
     )
-    assert [one.status for one in found] == [200, 200, 422]
-    assert "replayed" not in found[1].headers
+    assert [one.status for one in found] == [200, 200, 422, 422, 422, 200]
+    assert ["replayed" in one.headers for one in found] == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize(
+    ("url", "body"),
+    [
+        ("/invocations", b'{"instances": [[30, 700]]}'),
+        ("/score", b'{"data": [[30, 700]]}'),
+        ("/vertex", b'{"instances": [[30, 700]]}'),
+    ],
+)
+def test_a_key_belongs_to_the_service_that_a_header_names(
+    tmp_path: Path, url: str, body: bytes
+) -> None:
+    one = OneSite(tmp_path, {"loans": (PLAIN, ("bad", "good")), "price": (PLAIN, ())})
+    one.site.keys = IdempotencyKeys(tmp_path, tmp_path / "cells", Troubles())
+
+    def ask(service: bytes) -> Answer:
+        more = {"idempotency_key": b"k", "content_type": b"application/json"}
+        return one.ask("POST", url, body, doorstep_service=service, **more)
+
+    first, other, again = ask(b"loans"), ask(b"price"), ask(b"loans")
+    assert (first.status, other.status, again.status) == (200, 422, 200)
+    assert b"idempotency-mismatch" in other.body
+    assert again.body == first.body
+    one.close()
 
 
 def test_only_answers_are_stored(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,13 @@ class Exchange:
         self.status, self.answer, self.headers = status, json.loads(body), headers.decode()
 
 
+async def answered(exchanges: Sequence[Exchange]) -> None:
+    """Let the loop turn until all of them are."""
+    async with asyncio.timeout(60):
+        while not all(one.status for one in exchanges):
+            await asyncio.sleep(0.001)
+
+
 class Troubles:
     def __init__(self) -> None:
         self.said: dict[str, str] = {}
@@ -111,7 +119,7 @@ class World:
                 data = json.dumps(body).encode()
                 url = f"/v1/services/s/{way}".encode()
                 site.handle(exchange, Head(b"POST", url, len(data), True, False, {}), data)
-            await asyncio.sleep(0.01)
+            await answered(exchanges)
             return exchanges
 
         return asyncio.run(story())

@@ -5,14 +5,20 @@ has a key. A key is claimed before its rows are scored; the answer is stored onc
 the journal and before the caller gets it. Only answers with status 200 are stored; after any other
 the key is free again, and so is one whose worker died on the way.
 
+Whoever writes the file is alone for a few milliseconds. An answer that finds it locked for longer
+is stored in a later turn of the loop; a request is refused, to be sent again.
+
 Ages go by the wall clock, because they outlive the process. A key belongs to the credential that it
 came with: nobody is given another caller's answer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from collections import deque
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,12 +27,15 @@ from doorstep.core.errors import InputError
 from doorstep.serve.admission import WireError
 from doorstep.serve.call import Exchange
 from doorstep.serve.cells import has_writer
-from doorstep.serve.http import JSON, KEPT, Head
+from doorstep.serve.http import JSON, KEPT, RETRY, Head
 from doorstep.serve.limits import (
+    KEY_AGAIN_S,
     KEY_BUSY_S,
     KEY_CHARS_MAX,
     KEY_FLIGHT_S,
     KEY_KEPT_S,
+    KEY_SLICE,
+    KEY_STORE_S,
     KEY_SWEEP_S,
     KEYS_BYTES_MAX,
     KEYS_MAX,
@@ -40,7 +49,6 @@ if TYPE_CHECKING:
 HEADER = b"idempotency-key"
 FILE = "idempotency.db"
 TOPIC = "idempotency"
-RETRY = b"retry-after: 1\r\n"
 REPLAYED = b"idempotent-replayed: true\r\n"
 _CREDENTIALS = (b"authorization", b"x-api-key")
 _ALIKE = sorted(KEPT - {HEADER, b"traceparent", *_CREDENTIALS})
@@ -49,9 +57,24 @@ _MANY = (
     f"more idempotency keys than {KEYS_MAX:,}, or than {KEYS_BYTES_MAX:,} bytes of answers, in a "
     "day: the oldest are forgotten early"
 )
-_TABLE = """CREATE TABLE IF NOT EXISTS answer (
+_TABLES = """BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS answer (
     key BLOB PRIMARY KEY, request BLOB NOT NULL, owner TEXT NOT NULL, at INTEGER NOT NULL,
-    body BLOB, headers BLOB, media BLOB) WITHOUT ROWID"""
+    body BLOB, headers BLOB, media BLOB) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_age ON answer (at);
+CREATE TABLE IF NOT EXISTS total (keys INTEGER NOT NULL, bytes INTEGER NOT NULL);
+INSERT INTO total SELECT count(*), total(length(body)) FROM answer
+    WHERE NOT EXISTS (SELECT * FROM total);
+CREATE TRIGGER IF NOT EXISTS claimed AFTER INSERT ON answer BEGIN
+    UPDATE total SET keys = keys + 1, bytes = bytes + ifnull(length(new.body), 0); END;
+CREATE TRIGGER IF NOT EXISTS stored AFTER UPDATE OF body ON answer BEGIN
+    UPDATE total SET bytes = bytes + length(new.body) - ifnull(length(old.body), 0); END;
+CREATE TRIGGER IF NOT EXISTS dropped AFTER DELETE ON answer BEGIN
+    UPDATE total SET keys = keys - 1, bytes = bytes - ifnull(length(old.body), 0); END;
+COMMIT"""
+_OLD = (
+    """SELECT key FROM answer WHERE at < ? UNION ALL SELECT key FROM answer WHERE at > ? LIMIT ?"""
+)
 
 
 class Answered(NamedTuple):
@@ -88,9 +111,11 @@ class KeyStore:
         )
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.execute(_TABLE)
+        # What replaces a key drops it: the totals must hear of it.
+        self._db.execute("PRAGMA recursive_triggers = ON")
+        self._db.executescript(_TABLES)
         self._swept_s = 0.0
-        self._stored = self._stored_bytes = 0
+        self._stored = self._stored_bytes = self._dropped = 0
 
     def claim(self, key: bytes, request: bytes, now: int) -> Answered | Refused | None:
         """The stored answer of this request, or why it must not be made now; None: the key is
@@ -129,25 +154,34 @@ class KeyStore:
         self._db.execute(f"DELETE FROM answer WHERE {mine}", (key, self._owner))  # noqa: S608
 
     def sweep(self, now: int) -> int | None:
-        """Drop what is too old, and the oldest of what is too much: how many of these there were.
-        None: little was stored since the last time, so nobody looked."""
+        """Drop a slice of what is too old, and of the oldest of what is too much: how many these
+        were in this sweep so far. None: little was stored since the last one, so nobody looked."""
         clock = time.monotonic()
         is_little = self._stored < KEYS_MAX // 8 and self._stored_bytes < KEYS_BYTES_MAX // 8
         if is_little and clock - self._swept_s < KEY_SWEEP_S:
             return None
-        self._swept_s, self._stored, self._stored_bytes = clock, 0, 0
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            old = (now - KEY_KEPT_S, now + KEY_KEPT_S)
-            self._db.execute("DELETE FROM answer WHERE at < ? OR at > ?", old)
-            kept = "SELECT key, row_number() OVER newest AS place, sum(length(body)) OVER newest"
-            kept += " AS bytes FROM answer WINDOW newest AS (ORDER BY at DESC, key)"
-            dropped = self._db.execute(
-                f"DELETE FROM answer WHERE key IN (SELECT key FROM ({kept}) "  # noqa: S608
-                "WHERE place > ? OR bytes > ?)",
-                (KEYS_MAX, KEYS_BYTES_MAX),
-            )
-        return dropped.rowcount
+            old = (now - KEY_KEPT_S, now + KEY_KEPT_S, KEY_SLICE)
+            gone = self._db.execute(_OLD, old).fetchall()
+            many = self._too_many() if len(gone) < KEY_SLICE else []
+            self._db.executemany("DELETE FROM answer WHERE key = ?", [*gone, *many])
+        found = self._dropped = self._dropped + len(many)
+        if max(len(gone), len(many)) < KEY_SLICE:
+            self._swept_s, self._stored, self._stored_bytes, self._dropped = clock, 0, 0, 0
+        return found
+
+    def _too_many(self) -> list[tuple[bytes]]:
+        """The oldest keys that must go for the others to be within the limits, or a slice."""
+        keys, size = self._db.execute("SELECT keys, bytes FROM total").fetchone()
+        oldest = "SELECT key, ifnull(length(body), 0) FROM answer ORDER BY at LIMIT ?"
+        found = []
+        for key, length in self._db.execute(oldest, (KEY_SLICE,)):
+            if keys <= KEYS_MAX and size <= KEYS_BYTES_MAX:
+                break
+            keys, size = keys - 1, size - length
+            found.append((key,))
+        return found
 
     def close(self) -> None:
         self._db.close()
@@ -175,16 +209,28 @@ class KeyedExchange:
         self._request_id = request_id
 
     def respond(self, status: int, body: bytes, headers: bytes = b"", media: bytes = JSON) -> None:
-        exchange = self._visit.exchange
-        if status != 200:
-            self.release()
-        elif not self._keys.store(self._key, Answered(body, headers, media)):
-            return self._keys.refuse_unavailable(self._visit, self._request_id)
-        return exchange.respond(status, body, headers, media)
+        def give(stored: bool) -> None:
+            if not stored:
+                self.release()
+                return self._keys.refuse_unavailable(self._visit, self._request_id)
+            return self._visit.exchange.respond(status, body, headers, media)
+
+        if status == 200:
+            return self._keys.store(self._key, Answered(body, headers, media), give)
+        self.release()
+        return give(True)
 
     def release(self) -> None:
         """The request was not taken."""
         self._keys.release(self._key)
+
+
+class _Write(NamedTuple):
+    """What is to be done to the file until then, and who is told whether it was."""
+
+    do: Callable[[KeyStore], None]
+    then: Callable[[bool], None]
+    until_s: float
 
 
 class IdempotencyKeys:
@@ -195,6 +241,7 @@ class IdempotencyKeys:
         self._cells = cells
         self._troubles = troubles
         self._store: KeyStore | None = None
+        self._waiting: deque[_Write] = deque()
 
     def take(self, visit: Visit, request_id: str) -> Exchange | None:
         """Where the answer of a request with a key goes; None if it was answered at once.
@@ -227,25 +274,12 @@ class IdempotencyKeys:
                 return KeyedExchange(self, visit, key, request_id)
         return None
 
-    def store(self, key: bytes, answer: Answered) -> bool:
-        """Whether it could be."""
-        import sqlite3
-
-        try:
-            self._open().store(key, answer)
-        except (sqlite3.Error, OSError) as error:
-            self._lose(error)
-            self.release(key)
-            return False
-        return True
+    def store(self, key: bytes, answer: Answered, then: Callable[[bool], None]) -> None:
+        """then: told whether it could be, now or in a later turn of the loop."""
+        self._write(lambda store: store.store(key, answer), then, KEY_STORE_S)
 
     def release(self, key: bytes) -> None:
-        import sqlite3
-
-        try:
-            self._open().release(key)
-        except (sqlite3.Error, OSError) as error:
-            self._lose(error)
+        self._write(lambda store: store.release(key), lambda _: None, KEY_FLIGHT_S)
 
     def refuse_unavailable(self, visit: Visit, request_id: str) -> None:
         status, code, message = _UNAVAILABLE
@@ -259,12 +293,53 @@ class IdempotencyKeys:
             self._troubles.tell(TOPIC, "")
         return self._store
 
+    def _write(
+        self, do: Callable[[KeyStore], None], then: Callable[[bool], None], limit_s: float
+    ) -> None:
+        one = _Write(do, then, time.monotonic() + limit_s)
+        if not self._waiting and self._is_done(one):
+            return
+        self._waiting.append(one)
+        if len(self._waiting) == 1:
+            self._come_back()
+
+    def _come_back(self) -> None:
+        asyncio.get_running_loop().call_later(KEY_AGAIN_S, self._go_on)
+
+    def _go_on(self) -> None:
+        while self._waiting and self._is_done(self._waiting[0]):
+            self._waiting.popleft()
+        if self._waiting:
+            self._come_back()
+
+    def _is_done(self, one: _Write) -> bool:
+        """False: somebody else writes, and there is time to wait for that."""
+        import sqlite3
+
+        try:
+            one.do(self._open())
+        except (sqlite3.Error, OSError) as error:
+            if _is_busy(error) and time.monotonic() < one.until_s:
+                return False
+            self._lose(error)
+            one.then(False)
+        else:
+            one.then(True)
+        return True
+
     def _lose(self, error: Exception) -> None:
-        """The file cannot be used; the next request with a key opens it again."""
-        if self._store is not None:
+        """The file cannot be used; unless somebody else only writes it, the next request with a key
+        opens it again."""
+        if self._store is not None and not _is_busy(error):
             self._store.close()
             self._store = None
         self._troubles.tell(TOPIC, f"requests with an idempotency key are refused: {error}")
+
+
+def _is_busy(error: Exception) -> bool:
+    import sqlite3
+
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _wire(why: Refused) -> WireError:

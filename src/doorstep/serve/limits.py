@@ -41,9 +41,14 @@ KEYS_BYTES_MAX = 256 * 1024 * 1024
 KEY_KEPT_S = 24 * 3600
 KEY_FLIGHT_S = 900
 """Longer than any request takes: a key that is in flight for so long is free again."""
-KEY_BUSY_S = 1.0
-"""How long a worker waits for another one that writes the keys."""
+KEY_BUSY_S = 0.05
+"""How long a worker's loop stands still for another worker that writes the keys."""
+KEY_AGAIN_S = 0.05
+KEY_STORE_S = 5.0
+"""How often and how long an answer that waits for the other worker is tried to be stored."""
 KEY_SWEEP_S = 60.0
+KEY_SLICE = 100
+"""Keys that one request may have to drop: these are a few milliseconds."""
 
 HANDSHAKE_S = 10.0
 TLS_CLOSE_S = 5.0

@@ -8,16 +8,18 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from serve_case import PLAIN, Answer, OneSite, Troubles
 from test_serve_path import Exchange, Scorer, World, answered, plan
 
+from doorstep.formats.batch import Batch
 from doorstep.serve import idempotency
 from doorstep.serve.cells import CellWriter, create_cells
 from doorstep.serve.http import Head
 from doorstep.serve.idempotency import Answered, IdempotencyKeys, KeyStore, Refused
 from doorstep.serve.limits import KEY_FLIGHT_S, KEY_KEPT_S
 from doorstep.serve.site import Site
+from serve_case import PLAIN, Answer, OneSite, Troubles
 
 NOW = 1_800_000_000
 ANSWER = Answered(b'{"a": 1}', b"x: y\r\n", b"application/json")
@@ -122,6 +124,34 @@ def test_what_is_too_old_or_too_much_is_dropped_the_oldest_first(
     assert one.sweep(NOW + 12) is None
     left = [at for at in range(12) if one.claim(b"%d" % at, b"r", NOW + 12) == ANSWER]
     assert left == [7, 8, 9, 10, 11]
+
+
+def test_a_sweep_goes_by_slices_and_the_totals_are_what_is_there(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "KEYS_MAX", 8)
+    monkeypatch.setattr(idempotency, "KEY_SLICE", 3)
+    one, two = node.worker("one"), node.worker("two")
+    names = [b"%d" % at for at in range(20)]
+    for at, name in enumerate(names):
+        assert one.claim(name, b"r", NOW + at) is None
+        one.store(name, ANSWER)
+    late = NOW + KEY_KEPT_S + 4
+    assert two.claim(names[0], b"r", late) is None
+    assert two.claim(b"free", b"r", late) is None
+    two.release(b"free")
+    counts = []
+    while (found := one.sweep(late)) is not None:
+        counts.append(found)
+        with sqlite3.connect(node.folder / "keys.db") as look:
+            real = look.execute("SELECT count(*), total(length(body)) FROM answer").fetchone()
+            assert real == look.execute("SELECT keys, bytes FROM total").fetchone()
+        look.close()
+    # Three are too old: a whole slice, so that what is too much waits for the next.
+    assert counts == [0, 3, 6, 9, 9]
+    assert real == (8, 7 * len(ANSWER.body))
+    assert two.claim(names[12], b"r", late) is None
+    assert two.claim(names[13], b"r", late) == ANSWER
 
 
 class Keyed(World):
@@ -256,3 +286,69 @@ def test_the_file_is_made_with_the_first_key_and_is_for_this_user_only(tmp_path:
     assert not path.exists()
     world.tell(({"x": 1}, key("a")))
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+class Contended(Scorer):
+    """Before it answers, somebody else begins to write the keys."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(0.5)
+        self.path = folder / "idempotency.db"
+        self.other: sqlite3.Connection | None = None
+
+    def score(self, batch: Batch) -> np.ndarray:
+        self.lock()
+        return super().score(batch)
+
+    def lock(self) -> None:
+        self.other = sqlite3.connect(self.path, isolation_level=None)
+        self.other.execute("BEGIN IMMEDIATE")
+
+    def unlock(self) -> None:
+        assert self.other is not None
+        self.other.close()
+
+
+@pytest.mark.parametrize("patience_s", [60.0, 0.0])
+def test_an_answer_waits_for_another_worker_that_writes_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float
+) -> None:
+    monkeypatch.setattr(idempotency, "KEY_STORE_S", patience_s)
+    scorer = Contended(tmp_path)
+    world = Keyed(tmp_path, plan(1), {1: scorer})
+
+    async def story() -> None:
+        site = Site(world.make_path(), world.recorder, world.cells)
+        keys = site.keys = IdempotencyKeys(tmp_path, tmp_path / "cells", world.troubles)
+        site.swap({"s": world.service()})
+
+        def ask() -> Raw:
+            head = Head(b"POST", b"/v1/services/s/predict", 8, True, False, key("a"))
+            site.handle(found := Raw(), head, b'{"x": 1}')
+            return found
+
+        first = ask()
+        store = keys._store
+        assert store is not None
+        async with asyncio.timeout(60):
+            while not (keys._waiting or first.status):
+                await asyncio.sleep(0.001)
+        assert first.status == (0 if patience_s else 503)
+        refused = ask()
+        assert (refused.status, refused.answer["error"]["code"]) == (
+            503, "idempotency-unavailable"
+        )  # fmt: skip
+        scorer.unlock()
+        async with asyncio.timeout(60):
+            while keys._waiting:
+                await asyncio.sleep(0.001)
+        again = ask()
+        assert keys._store is store
+        if patience_s:
+            assert (first.status, again.status, again.body) == (200, 200, first.body)
+            assert "replayed" in again.headers
+        await answered([again])
+
+    asyncio.run(story())
+    scorer.unlock()
+    assert len(scorer.batches) == (1 if patience_s else 2)

@@ -42,6 +42,7 @@ KNOWN_HEAD_BYTES_MAX = 1024
 _END = b"\r\n\r\n"
 _UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
 JSON = b"application/json"
+RETRY = b"retry-after: 1\r\n"
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n"
     "content-type: application/json\r\ncontent-length: ".encode()
@@ -386,10 +387,6 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._refuse(408, "too-slow", "the request did not arrive in time")
 
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
     def _end(self, transport: asyncio.Transport) -> None:
         """After the last answer: close, or linger where the request has not been read."""
         self._queue.clear()
@@ -429,7 +426,7 @@ class HttpConnection(asyncio.Protocol):
         self._queue.append(exchange)
         self._pieces = []
         self._wait(FOREVER)
-        headers = b"retry-after: 1\r\n" if status == 503 else b""
+        headers = RETRY if status == 503 else b""
         exchange.respond(status, self._answerer.refusal(self._url, code, message), headers)
 
 

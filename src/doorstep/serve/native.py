@@ -18,6 +18,7 @@ from doorstep.core.instant import Instant, parse_instant
 from doorstep.core.record import Kind, OutcomeRecord, require_possible
 from doorstep.serve.call import Call, Part
 from doorstep.serve.fields import read_id
+from doorstep.serve.http import RETRY
 from doorstep.serve.limits import INT_MAX, OUTCOMES_MAX
 from doorstep.serve.service import Service
 from doorstep.serve.visit import Skin, Visit
@@ -25,7 +26,6 @@ from doorstep.serve.visit import Skin, Visit
 if TYPE_CHECKING:
     from doorstep.serve.site import Site
 
-RETRY = b"retry-after: 1\r\n"
 LABEL_CHARS_MAX = 1000
 
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from doorstep.core.errors import InputError
 from doorstep.serve import oip
+from doorstep.serve.answers import sentence
 from doorstep.serve.call import Call
 from doorstep.serve.protos import SERVICE, messages
 from doorstep.serve.rows import Parsed
@@ -109,7 +110,7 @@ class OipGrpcCodec:
         return cast(bytes, found.SerializeToString())
 
     def refusal(self, code: str, message: str, hint: str, _request: str, /) -> bytes:
-        return (f"{code}: {message}" + (f" ({hint})" if hint else "")).encode()
+        return sentence(code, message, hint).encode()
 
 
 def read_infer(message: Any, service: Service, header: bytes) -> tuple[oip.InferRequest, Parsed]:

@@ -42,7 +42,6 @@ from doorstep.serve.rule import Rule
 from doorstep.serve.version import Version
 
 ERROR_CHARS_MAX = 200
-SMALL_BATCH_ROWS = 8
 _STATUS_CODES = {
     Status.TIMED_OUT: (504, "timed-out", "the model did not answer in time"),
     Status.DIED: (503, "unavailable", "the model's process ended while it had the request"),

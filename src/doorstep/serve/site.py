@@ -31,7 +31,7 @@ from doorstep.serve.admission import Admission, WireError
 from doorstep.serve.call import Call, Codec, Exchange, protocol_of
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.counters import REFUSED, REQUESTS
-from doorstep.serve.http import Head
+from doorstep.serve.http import RETRY, Head
 from doorstep.serve.idempotency import HEADER, IdempotencyKeys, KeyedExchange
 from doorstep.serve.observe import Seen
 from doorstep.serve.path import Path
@@ -47,8 +47,9 @@ SKINS: tuple[Skin, ...] = (
     native.SKIN, oip.SKIN, oip_grpc.SKIN, v1models.SKIN, invocations.SKIN, torchserve.SKIN,
     azureml.SKIN,
 )  # fmt: skip
-RETRY = b"retry-after: 1\r\n"
 PLACES_KEPT = 4096
+PLACE_URL_BYTES_MAX = 256
+"""Of a URL whose place is remembered; a longer one is found again each time."""
 _ROUTER: Router[tuple[Codec, Handler, bool]] = Router(
     [
         {
@@ -257,9 +258,10 @@ class Site:
         place = Place(
             *found.handlers[method], found.names.get("service", ""), found.names.get("version", "")
         )
-        if len(self._places) >= PLACES_KEPT:
-            self._places.clear()
-        self._places[head.method, head.url] = place
+        if len(head.url) <= PLACE_URL_BYTES_MAX:
+            if len(self._places) >= PLACES_KEPT:
+                self._places.clear()
+            self._places[head.method, head.url] = place
         return place
 
     def _refuse(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +35,7 @@ KINDS = Contract(
     context=(Field(name="region", type="category", values=("north", "süd"), required=False),),
 )
 ENGINE_MS = 1500
+PATIENT_MS = 120_000
 
 
 class Site:
@@ -64,6 +67,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         ),
         home.service(
             "slow", {1: home.bundle(plain, seed=3)}, placement="engine", timeout_ms=ENGINE_MS
+        ),
+        home.service(
+            "patient", {1: home.bundle(plain, seed=4)}, placement="engine", timeout_ms=PATIENT_MS
         ),
     )  # fmt: skip
     with RunningNode(home.path, folder / "state", workers=1, grpc_port=0) as node:
@@ -334,14 +340,13 @@ def test_evidence_and_metrics_count_grpc_calls(site: Site) -> None:
     assert sum(float(one.rpartition(" ")[2]) for one in lines) == 40
 
 
-def engine_pid(node: RunningNode) -> int:
-    report = node.report()
-    assert report is not None
-    return next(one.pid for one in report.workers if one.kind == "engine")
+def engine_pid(node: RunningNode, version: str) -> int:
+    report = node.wait(lambda one: any(w.serves == version and w.pid for w in one.workers), version)
+    return next(one.pid for one in report.workers if one.serves == version)
 
 
 def test_a_deadline_ends_the_wait_and_a_model_that_is_late_is_a_deadline_too(site: Site) -> None:
-    engine = engine_pid(site.node)
+    engine = engine_pid(site.node, "slow@1")
     assert site.stub.ModelInfer(infer_request(model_name="slow")).model_version == "1"
     os.kill(engine, signal.SIGSTOP)
     try:
@@ -357,7 +362,7 @@ def test_a_deadline_ends_the_wait_and_a_model_that_is_late_is_a_deadline_too(sit
 
 
 def test_more_calls_at_once_than_a_worker_takes_are_refused_and_none_is_lost(site: Site) -> None:
-    engine = engine_pid(site.node)
+    engine = engine_pid(site.node, "patient@1")
     os.kill(engine, signal.SIGSTOP)
     channels = [
         grpc.insecure_channel(site.node.grpc_url, options=[("grpc.use_local_subchannel_pool", 1)])
@@ -366,13 +371,19 @@ def test_more_calls_at_once_than_a_worker_takes_are_refused_and_none_is_lost(sit
     try:
         stubs = [service_pb2_grpc.GRPCInferenceServiceStub(one) for one in channels]
         calls = [
-            stubs[at % 4].ModelInfer.future(infer_request(model_name="slow"), timeout=60)
+            stubs[at % 4].ModelInfer.future(infer_request(model_name="patient"), timeout=120)
             for at in range(400)
         ]
-        codes = [one.exception().code() for one in calls]
+        until_s = time.monotonic() + 60
+        while sum(one.done() for one in calls) < 100:
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+        os.kill(engine, signal.SIGCONT)
+        codes = Counter(one.code() for one in calls)
     finally:
         os.kill(engine, signal.SIGCONT)
         for one in channels:
             one.close()
-    assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED}
-    assert codes.count(grpc.StatusCode.DEADLINE_EXCEEDED) >= 256
+    refused = codes[grpc.StatusCode.RESOURCE_EXHAUSTED] + codes[grpc.StatusCode.UNAVAILABLE]
+    assert refused >= 100, codes
+    assert codes[grpc.StatusCode.OK] == 400 - refused > 0, codes

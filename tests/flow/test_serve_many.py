@@ -10,6 +10,7 @@ import httpx
 import msgspec
 
 from doorstep.core.plan import ServicePlan
+from doorstep.serve.models import cost_bytes
 from doorstep.testing.home import TestHome
 from doorstep.testing.node import RunningNode
 
@@ -69,7 +70,10 @@ def test_models_that_do_not_fit_are_loaded_when_they_are_asked(tmp_path: Path) -
     ]
     home.publish(*plans)
     # A quarter is for the models that workers score themselves: room for about eight.
-    with RunningNode(home.path, tmp_path / "state", memory_mb=8) as node:
+    memory_mb = 8
+    costs = [cost_bytes(home.read_manifest(one.versions[0].bundle)) for one in plans]
+    assert sum(costs) > 2 * (memory_mb << 20) / 4
+    with RunningNode(home.path, tmp_path / "state", memory_mb=memory_mb) as node:
         node.wait_plan(1)
         for name in [*names, *names]:
             assert ask(node, name).status_code == 200

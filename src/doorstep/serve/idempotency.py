@@ -60,7 +60,7 @@ _MANY = (
 _TABLES = """BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS answer (
     key BLOB PRIMARY KEY, request BLOB NOT NULL, owner TEXT NOT NULL, at INTEGER NOT NULL,
-    body BLOB, headers BLOB, media BLOB) WITHOUT ROWID;
+    body BLOB, headers BLOB, media BLOB);
 CREATE INDEX IF NOT EXISTS by_age ON answer (at);
 CREATE TABLE IF NOT EXISTS total (keys INTEGER NOT NULL, bytes INTEGER NOT NULL);
 INSERT INTO total SELECT count(*), total(length(body)) FROM answer

@@ -47,8 +47,8 @@ KEY_AGAIN_S = 0.05
 KEY_STORE_S = 5.0
 """How often and how long an answer that waits for the other worker is tried to be stored."""
 KEY_SWEEP_S = 60.0
-KEY_SLICE = 100
-"""Keys that one request may have to drop: these are a few milliseconds."""
+KEY_SLICE = 20
+"""Keys that one request may have to drop: about three milliseconds."""
 
 HANDSHAKE_S = 10.0
 TLS_CLOSE_S = 5.0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+import trustme
 
 from doorstep.core.errors import UnreachableError
 from doorstep.serve.generator import Load, ask
@@ -17,12 +21,14 @@ BUSY = b"HTTP/1.1 503 Busy\r\ncontent-length: 2\r\n\r\n{}"
 
 
 @contextmanager
-def server(answer: Callable[[int], bytes]) -> Iterator[str]:
+def server(answer: Callable[[int], bytes], tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """answer: to the request of this number; b"" never answers."""
     count = iter(range(1_000_000))
 
     def talk(one: socket.socket) -> None:
-        with one:
+        with one, contextlib.suppress(OSError):  # a client that goes, or believes us not
+            if tls is not None:
+                one = tls.wrap_socket(one, server_side=True)
             while one.recv(65536):
                 if said := answer(next(count)):
                     one.sendall(said)
@@ -37,7 +43,7 @@ def server(answer: Callable[[int], bytes]) -> Iterator[str]:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
 
 
@@ -84,3 +90,16 @@ def test_nobody_there_is_said() -> None:
         port = listener.getsockname()[1]
     with pytest.raises(UnreachableError, match="cannot be asked: ConnectionRefused"):
         ask(load(f"http://127.0.0.1:{port}"))
+
+
+def test_tls_is_spoken_with_a_server_that_the_file_vouches_for(tmp_path: Path) -> None:
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    long = b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n" + b"x" * 100_000
+    with server(lambda _: long, tls) as url:
+        found = ask(load(url, rate=50.0, ca=str(tmp_path / "ca.pem"), patience_s=10.0))
+        with pytest.raises(UnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
+            ask(load(url))
+    assert found.good > 0
+    assert (found.bad, found.dropped) == (0, 0)

@@ -1,6 +1,6 @@
-"""As `generator.py`, over gRPC: channels with a connection each, one call after the other.
+"""As `doorstep.serve.generator`, over gRPC: channels with a connection each, one call at a time.
 
-python generator_grpc.py PORT METHOD CHANNELS SECONDS < MESSAGE     prints JSON as it does
+python generator.py PORT METHOD CHANNELS SECONDS < MESSAGE     prints good, bad, s as JSON
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
 import run as serving
 import servers
 
+from doorstep.serve import generator
 from doorstep.serve.protos import messages
 from doorstep.testing.home import TestHome
 from doorstep.testing.node import RunningNode
@@ -40,36 +43,50 @@ def message() -> bytes:
     return bytes(asked.SerializeToString())
 
 
-def cpu_ms(root: int, command: list[str], body: bytes, seconds: float) -> float:
-    """CPU of the node for each call that the generator makes."""
-    subprocess.run([*command, "0.3"], input=body, capture_output=True, check=True)
+def cpu_ms(root: int, ask: Callable[[float], tuple[int, int]], seconds: float) -> float:
+    """CPU of the node for each call. ask: for so many seconds; answers (good, bad)."""
+    ask(0.3)
     before_s = servers.cpu_s(root)
-    found = subprocess.run([*command, str(seconds)], input=body, capture_output=True, check=True)
-    said = json.loads(found.stdout)
-    if said["bad"] or not said["good"]:
-        raise SystemExit(f"{said['bad']} bad answers of {said['good'] + said['bad']}")
-    return 1000 * (servers.cpu_s(root) - before_s) / int(said["good"])
+    good, bad = ask(seconds)
+    if bad or not good:
+        raise SystemExit(f"{bad} bad answers of {good + bad}")
+    return 1000 * (servers.cpu_s(root) - before_s) / good
+
+
+def ask_http(port: int, seconds: float) -> tuple[int, int]:
+    body = json.dumps({"rows": [dict.fromkeys(serving.NAMES, 0.25)]}).encode()
+    found = generator.ask(
+        generator.Load(
+            url=f"http://127.0.0.1:{port}", path=servers.PREDICT, bodies=(body,),
+            connections=CONNECTIONS, seconds=seconds,
+        )
+    )  # fmt: skip
+    return found.good, found.bad
+
+
+def ask_grpc(port: str, seconds: float) -> tuple[int, int]:
+    script = Path(__file__).with_name("generator.py")
+    command = [sys.executable, str(script), port, INFER, str(CONNECTIONS), str(seconds)]
+    said = subprocess.run(command, input=message(), capture_output=True, check=True).stdout
+    found = json.loads(said)
+    return int(found["good"]), int(found["bad"])
 
 
 def measure(folder: Path, seconds: float, rounds: int) -> int:
     home = TestHome(folder / "home")
     digest = serving.add_version(home, serving.make_model(1))
     home.publish(home.service("bench", {1: digest}), lease_s=3600)
-    row = dict.fromkeys(serving.NAMES, 0.25)
-    bodies = {"HTTP": json.dumps({"rows": [row]}).encode(), "gRPC": message()}
-    found: dict[str, list[float]] = {name: [] for name in bodies}
+    found: dict[str, list[float]] = {"HTTP": [], "gRPC": []}
     with RunningNode(home.path, folder / "state", grpc_port=0) as node:
         node.wait_plan(1)
         assert node.process is not None
-        http, grpc = Path(servers.__file__), Path(__file__)
         asked = {
-            "HTTP": [http.with_name("generator.py"), node.port, servers.PREDICT],
-            "gRPC": [grpc.with_name("generator.py"), node.grpc_url.rpartition(":")[2], INFER],
+            "HTTP": partial(ask_http, node.port),
+            "gRPC": partial(ask_grpc, node.grpc_url.rpartition(":")[2]),
         }
         for _ in range(rounds):
-            for name, words in asked.items():
-                command = [sys.executable, *map(str, words), str(CONNECTIONS)]
-                found[name].append(cpu_ms(node.process.pid, command, bodies[name], seconds))
+            for name, ask in asked.items():
+                found[name].append(cpu_ms(node.process.pid, ask, seconds))
     medians = {name: statistics.median(times) for name, times in found.items()}
     ratio = medians["gRPC"] / medians["HTTP"]
     for name, median in medians.items():

@@ -26,7 +26,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-HERE = Path(__file__).parent
+from doorstep.serve.generator import Load, ask
+
 DEADLINE_MS = 250
 REFUSED_MS_GOAL, RECOVERY_S_GOAL = 10.0, 10.0
 CONNECTIONS = 1500
@@ -218,12 +219,14 @@ def cpu_s(pids: list[int]) -> float:
 
 def closed_loop(port: int, pids: list[int]) -> tuple[float, float]:
     """Answers per second with 16 connections, and per second of the node's CPU."""
-    command = [sys.executable, str(HERE / "generator.py"), str(port), PREDICT, "16"]
-    subprocess.run([*command, "1"], input=ROW, capture_output=True, check=True)
+
+    def load(seconds: float) -> Load:
+        return Load(url=f"http://127.0.0.1:{port}", path=PREDICT, bodies=(ROW,), seconds=seconds)
+
+    ask(load(1))
     before = cpu_s(pids)
-    said = subprocess.run([*command, "3"], input=ROW, capture_output=True, check=True).stdout
-    counted = json.loads(said)
-    return counted["good"] / counted["s"], counted["good"] / (cpu_s(pids) - before)
+    said = ask(load(3))
+    return said.good / said.s, said.good / (cpu_s(pids) - before)
 
 
 def run(port: int, per_s: float, seconds: float, pids: list[int]) -> bytes:

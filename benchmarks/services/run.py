@@ -96,7 +96,7 @@ def cpu_ms(service: Hot, row: dict[str, float], seconds: float) -> float:
     serving.drive(service, row, 16, 0.3)
     before_s = servers.cpu_s(service.root)
     said = serving.drive(service, row, 16, seconds)
-    return 1000 * (servers.cpu_s(service.root) - before_s) / said["good"]
+    return 1000 * (servers.cpu_s(service.root) - before_s) / said.good
 
 
 def measure(folder: Path, count: int, seconds: float, rounds: int) -> int:

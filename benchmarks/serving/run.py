@@ -20,7 +20,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -35,6 +34,7 @@ from servers import Doorstep, Server
 from doorstep.core.contract import Contract, Field
 from doorstep.core.manifest import FileEntry, Lineage, Manifest, NativeForm, OnnxForm, Tensor
 from doorstep.core.plan import ReleasePlan, ServicePlan, VersionPlan
+from doorstep.serve.generator import Answered, Load, ask, finish, start
 from doorstep.testing.home import MODEL_FILE, TestHome
 
 HERE = Path(__file__).parent
@@ -211,27 +211,21 @@ def native_plan(home: TestHome, models: Models) -> ServicePlan:
     return home.service("bench", {1: digest}, versions=(version,))
 
 
-def generator(server: Server, row: Row, connections: int, seconds: float, rate: float = 0) -> Any:
-    """A started generator."""
-    body = json.dumps(server.ask(row)).encode()
-    arguments = [server.port, server.path, connections, seconds, rate]
-    process = subprocess.Popen(
-        [sys.executable, str(HERE / "generator.py"), *map(str, arguments)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+def load_of(server: Server, row: Row, connections: int, seconds: float, rate: float = 0) -> Load:
+    return Load(
+        url=f"http://127.0.0.1:{server.port}", path=server.path, connections=connections,
+        bodies=(json.dumps(server.ask(row)).encode(),), seconds=seconds, rate=rate,
     )  # fmt: skip
-    assert process.stdin is not None
-    process.stdin.write(body)
-    process.stdin.close()
-    return process
 
 
-def drive(server: Server, row: Row, connections: int, seconds: float, rate: float = 0) -> Any:
+def drive(server: Server, row: Row, connections: int, seconds: float, rate: float = 0) -> Answered:
     """What the generator said. Raises: SystemExit on an answer that is not one."""
-    process = generator(server, row, connections, seconds, rate)
-    said = json.loads(process.stdout.read())
-    if process.wait() or said["bad"] or said["dropped"] or not said["good"]:
-        del said["latencies_ms"]
-        raise SystemExit(f"{server.title} at {connections} connections: {said}")
+    said = ask(load_of(server, row, connections, seconds, rate))
+    if said.bad or said.dropped or not said.good:
+        raise SystemExit(
+            f"{server.title} at {connections} connections: {said.good} good, {said.bad} bad, "
+            f"{said.dropped} dropped"
+        )
     return said
 
 
@@ -243,9 +237,9 @@ def measure(server: Server, row: Row, seconds: float) -> Sample:
         drive(server, row, connections, WARM_UP_S)
         before_s = servers.cpu_s(server.root)
         said = drive(server, row, connections, seconds)
-        cpu_ms[connections] = 1000 * (servers.cpu_s(server.root) - before_s) / said["good"]
-        rates[connections] = said["good"] / said["s"]
-    late = drive(server, row, 16, seconds, rates[16] / 2)["latencies_ms"]
+        cpu_ms[connections] = 1000 * (servers.cpu_s(server.root) - before_s) / said.good
+        rates[connections] = said.good / said.s
+    late = drive(server, row, 16, seconds, rates[16] / 2).latencies_ms
     p50_ms, p99_ms = np.percentile(late, [50, 99])
     memory = servers.rss_mb(servers.tree(server.root))
     return Sample(cpu_ms, rates[16], float(p50_ms), float(p99_ms), memory)
@@ -254,9 +248,10 @@ def measure(server: Server, row: Row, seconds: float) -> Sample:
 def disturb(server: Doorstep, models: Models, seconds: float) -> tuple[str, int]:
     """Swap, roll back and replace the worker under load, again and again.
     Answers (what was done, requests that were not answered as they should be)."""
-    load = generator(server, models.rows[0], 16, seconds)
+    load = load_of(server, models.rows[0], 16, seconds)
+    process = start(load)
     done = dict.fromkeys(("swaps", "rollbacks", "workers replaced"), 0)
-    while load.poll() is None or not done["workers replaced"]:
+    while process.poll() is None or not done["workers replaced"]:
         for champion, what in ((2, "swaps"), (1, "rollbacks")):
             plan = plan_for(server.title, server.home, models, champion=champion)
             server.node.wait_plan(server.home.publish(plan, lease_s=3600))
@@ -267,9 +262,9 @@ def disturb(server: Doorstep, models: Models, seconds: float) -> tuple[str, int]
             lambda one, old=old: any(w.kind == "front" and w.pid != old for w in one.workers)
         )
         done["workers replaced"] += 1
-    said = json.loads(load.stdout.read())
+    said = finish(process, load)
     words = ", ".join(f"{count} {what}" for what, count in done.items())
-    return f"{words} under {said['good']} requests", said["bad"] + said["dropped"]
+    return f"{words} under {said.good} requests", said.bad + said.dropped
 
 
 def run(folder: Path, seconds: float, rounds: int, chosen: list[str]) -> int:

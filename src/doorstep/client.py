@@ -269,8 +269,10 @@ class Client:
         asked = RecordOutcomes(service=service, outcomes=tuple(outcomes))
         return self.call("outcome.record", asked, OutcomesRecorded).recorded
 
-    def traffic(self, service: str, minutes: int = 60, bucket_s: int = 60) -> Traffic:
-        asked = CountTraffic(service=service, minutes=minutes, bucket_s=bucket_s)
+    def traffic(
+        self, service: str, minutes: int = 60, bucket_s: int = 60, kind: str = ""
+    ) -> Traffic:
+        asked = CountTraffic(service=service, minutes=minutes, bucket_s=bucket_s, kind=kind)
         return self.call("traffic.count", asked, Traffic)
 
     # watching and proving

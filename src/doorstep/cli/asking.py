@@ -112,15 +112,18 @@ def ask_service(
             body: dict[str, Any] = {"rows": rows[start : start + ROWS_A_REQUEST]}
             if any(contexts):
                 body["context"] = contexts[start : start + ROWS_A_REQUEST]
-            answers.append(_ask(http, service, body))
+            answers.append(ask_once(http, service, msgspec.json.encode(body)))
     return answers
 
 
-def _ask(http: httpx.Client, service: str, body: dict[str, Any]) -> dict[str, Any]:
+def ask_once(
+    http: httpx.Client, service: str, body: bytes, verb: str = "predict"
+) -> dict[str, Any]:
+    """The answer to one request. Raises: DoorstepError, also the one that was answered."""
     try:
         response = http.post(
-            f"/v1/services/{service}/predict",
-            content=msgspec.json.encode(body),
+            f"/v1/services/{service}/{verb}",
+            content=body,
             headers={"Content-Type": "application/json"},
         )
     except httpx.HTTPError as error:

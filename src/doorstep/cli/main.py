@@ -15,6 +15,7 @@ import typer
 
 from doorstep.cli import (
     commands_apply,
+    commands_bench,
     commands_govern,
     commands_release,
     commands_start,
@@ -59,6 +60,7 @@ def build() -> typer.Typer:
         commands_apply,
         commands_release,
         commands_use,
+        commands_bench,
         commands_govern,
     ):
         commands.add_to(app)

@@ -279,9 +279,11 @@ def count_traffic(app: App, asked: CountTraffic) -> Traffic:
         )
     with app.database.reading() as connection:
         get_service(connection, asked.service)
+    kinds = _kinds(asked.kind)
     until = app.clock.now()
     since = until - asked.minutes * 60 * SECOND_US
-    rows = count_rows(app, asked.service, since, until, asked.bucket_s)
+    counted = count_rows(app, asked.service, since, until, asked.bucket_s)
+    rows = [one for one in counted if one.kind in kinds]
     return Traffic(
         service=asked.service,
         since=since,

@@ -85,11 +85,12 @@ class OutcomesRecorded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CountTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The last `minutes`, in buckets of `bucket_s`."""
+    """The last `minutes`, in buckets of `bucket_s`. kind: as in `ListPredictions`."""
 
     service: str
     minutes: int = 60
     bucket_s: int = 60
+    kind: str = ""
 
 
 class TrafficBucket(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from doorstep.operations import table
 GLOSSARY = DOCS / "reference" / "glossary.md"
 ROW = re.compile(r"^\| (?P<words>[a-z, ]+) \| (?P<meaning>.+) \|$", re.M)
 VERBS = frozenset({
-    *("apply", "check", "console", "create", "demo", "diff", "doctor", "down", "explain"),
+    *("apply", "bench", "check", "console", "create", "demo", "diff", "doctor", "down", "explain"),
     *("export", "find", "history", "init", "kill", "list", "pause", "predict", "promote"),
     *("register", "resume", "revive", "revoke", "rollback", "show", "start", "status"),
     *("trust", "up", "verify"),

@@ -385,11 +385,11 @@ class Path:
         sent = False
 
         def answered(status: Status, scores: list[list[float]], error: str) -> None:
-            if sent and status is Status.UNAVAILABLE and engine.starting:
-                return self._leave([part], error)
             if not sent:
                 return self._settle(part, status, scores, error, again)
             try:
+                if status is Status.UNAVAILABLE and engine.starting:
+                    return self._leave([part], error)
                 self._go_on(part, status, scores, error)
             except Exception:  # noqa: BLE001  a mistake of ours must not leave callers waiting
                 traceback.print_exc()

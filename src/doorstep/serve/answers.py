@@ -43,7 +43,8 @@ class Plain:
 
 def predictions(call: Call) -> list[Any]:
     """Per row: the label or the value, or where the caller asked for them the probabilities, in the
-    order of the labels (None: a declared constant has none). Labels that are all whole numbers are
+    order of the service's labels (None: a declared constant has none, nor has a version of other
+    labels). Labels that are all whole numbers are
     numbers, as they were for the model."""
     probabilities = call.extra.probabilities
     whole: dict[int, bool] = {}
@@ -54,7 +55,7 @@ def predictions(call: Call) -> list[Any]:
         if part.scores is None or part.answers is None:
             said: Any = None if probabilities else part.constant
         elif probabilities:
-            found.append(part.scores[at])
+            found.append(version.arranged(part.scores[at]) if version else None)
             continue
         else:
             said = part.answers[at]

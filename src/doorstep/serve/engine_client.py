@@ -19,8 +19,10 @@ import numpy as np
 from doorstep.core.record import Status
 from doorstep.formats.batch import Batch
 from doorstep.serve.limits import (
+    ENGINE_OUT_BYTES_MAX,
     ENGINE_PENDING_MAX,
     ENGINE_RECONNECT_S,
+    ENGINE_START_S,
     ENGINE_SWEEP_S,
     HUNG_ASKS,
     HUNG_S,
@@ -47,7 +49,9 @@ class EngineClient(asyncio.Protocol):
     ) -> None:
         self._say = say
         self.asleep = self._told_asleep = asleep
-        self._waking = False
+        self._waking_until_s = 0.0
+        self._wake_said = False
+        self._hung_up = False
         self._connecting = False
         self._late = 0
         self._silent_s = 0.0
@@ -59,7 +63,10 @@ class EngineClient(asyncio.Protocol):
         self._pending: dict[int, tuple[int, int, Answered]] = {}
         self._row_ns = self._rows_pending = 0
         self._last_id = 0
-        self._out: list[bytes] = []
+        # What was asked and not sent, by id; and what was sent first to an engine that was woken.
+        self._out: dict[int, bytes] = {}
+        self._out_bytes = 0
+        self._first: dict[int, bytes] | None = None
         self._sweeping = False
         self._closed = False
         self._pause_s = ENGINE_RECONNECT_S[0]
@@ -77,7 +84,12 @@ class EngineClient(asyncio.Protocol):
     @property
     def available(self) -> bool:
         """Whether it can be asked: it is connected, or will be when it is asked."""
-        return self._transport is not None or self.asleep or self._waking
+        return self._transport is not None or self.starting
+
+    @property
+    def starting(self) -> bool:
+        """Whether the engine sleeps, or was woken and is not there yet."""
+        return self.asleep or time.monotonic() < self._waking_until_s
 
     @property
     def wait_ns(self) -> int:
@@ -101,11 +113,13 @@ class EngineClient(asyncio.Protocol):
             if self._pending:
                 self._loop.call_later(ENGINE_SWEEP_S, self._follow_engine)
                 return
-            self.asleep = True
+            self.asleep, self._wake_said = True, False
             if self._transport is not None:
+                self._hung_up = True
                 self._transport.close()
         elif self.asleep and not self._told_asleep:
-            self.asleep, self._waking = False, True
+            self.asleep, self._waking_until_s = False, time.monotonic() + ENGINE_START_S
+            self._first = {}
             self.start()
 
     def close(self) -> None:
@@ -119,9 +133,8 @@ class EngineClient(asyncio.Protocol):
         """Have `batch` scored; `answered` is called later, or at once if that is impossible."""
         if not self.available:
             return answered(Status.UNAVAILABLE, [], "the engine is not there")
-        waiting = max(len(self._pending), len(self._out))
-        if waiting >= ENGINE_PENDING_MAX:
-            return answered(Status.UNAVAILABLE, [], f"{waiting} requests wait for it")
+        if len(self._pending) >= ENGINE_PENDING_MAX or self._out_bytes > ENGINE_OUT_BYTES_MAX:
+            return answered(Status.UNAVAILABLE, [], f"{len(self._pending)} requests wait for it")
         self._last_id += 1
         if not self._pending and not self._late:
             self._silent_s = time.monotonic()
@@ -132,11 +145,13 @@ class EngineClient(asyncio.Protocol):
             return answered(Status.FAILED, [], str(error))
         self._pending[ask.id] = (deadline_ns, batch.rows, answered)
         self._rows_pending += batch.rows
-        if self.asleep and not self._out:
+        if self.asleep and not self._wake_said:
+            self._wake_said = True
             self._say(Wake(self.socket))
         if not self._out:
             self._loop.call_soon(self._send)
-        self._out.append(frame)
+        self._out[ask.id] = frame
+        self._out_bytes += len(frame)
         self._watch()
         return None
 
@@ -145,7 +160,7 @@ class EngineClient(asyncio.Protocol):
         self._frames = Frames()
         self._late = 0
         self._pause_s = ENGINE_RECONNECT_S[0]
-        self._waking = False
+        self._waking_until_s = 0.0
         self._send()
 
     def data_received(self, data: bytes) -> None:
@@ -158,11 +173,20 @@ class EngineClient(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._transport = None
-        if self.asleep:
-            return
-        self._out.clear()
-        self._fail_all(Status.DIED)
+        if self._hung_up:
+            # As we were told to. What was asked meanwhile waits for the engine to be back.
+            self._hung_up = False
+        elif self._first:
+            # It was about to end when it was woken, and has read none of this.
+            self._out, self._first = self._first | self._out, None
+            self._out_bytes = sum(map(len, self._out.values()))
+        else:
+            self._forget_unsent()
+            self._fail_all(Status.DIED)
         self.start()
+
+    def _forget_unsent(self) -> None:
+        self._out, self._out_bytes, self._first = {}, 0, None
 
     async def _connect(self) -> None:
         while not self._closed and not self.asleep and self._transport is None:
@@ -174,12 +198,16 @@ class EngineClient(asyncio.Protocol):
         self._connecting = False
 
     def _send(self) -> None:
-        if self._transport is not None and self._out:
-            self._transport.write(b"".join(self._out))
-            self._out.clear()
+        if self._transport is None or self._hung_up or not self._out:
+            return
+        self._transport.write(b"".join(self._out.values()))
+        if self._first is not None:
+            self._first |= self._out
+        self._out, self._out_bytes = {}, 0
 
     def _take(self, reply: Reply) -> None:
         self._late, self._silent_s = 0, time.monotonic()
+        self._first = None
         entry = self._pending.pop(reply.id, None)
         if entry is None:
             return None
@@ -207,6 +235,9 @@ class EngineClient(asyncio.Protocol):
         for number in late:
             _, rows, answered = self._pending.pop(number)
             self._rows_pending -= rows
+            self._out_bytes -= len(self._out.pop(number, b""))
+            if self._first:
+                self._first.pop(number, None)
             if self._transport is None:
                 answered(Status.UNAVAILABLE, [], "the engine is still being started")
             else:

@@ -44,21 +44,17 @@ class EngineSlot:
         self.used_s = 0.0
         self.size_mb = ENGINE_MB
         self.unwanted_s: float | None = None
-        self._ending = False
         self.began_s = time.monotonic()
         self.warm = False
         self.hung = 0
 
     def keep(self) -> None:
         if self.asleep:
-            # It ends by itself, once every worker has hung up.
-            self.warm, self._ending = False, True
+            # It ends by itself, once every worker has hung up. Woken before, it goes on with those
+            # that are still there, and ends and starts again when they have gone.
+            self.warm = False
             self.child.hang_up()
             self.child.reap()
-            return
-        if self._ending:
-            # Woken before it had ended: nobody must meet the one that is about to.
-            self._ending = not self.child.stop(0.0)
             return
         if self.child.keep():
             self.began_s = time.monotonic()
@@ -93,13 +89,17 @@ class Engines:
     def want(self, services: Iterable[ServicePlan]) -> dict[str, str]:
         """Start what these need. Answers the sockets by engine key, warm or not."""
         needed: dict[str, str] = {}
+        pinned: set[str] = set()
         for service in services:
             for version in service.versions:
                 if version.placement == "engine":
                     slot = self._slot(version, service)
-                    slot.pinned = service.release is not None
                     slot.unwanted_s = None
                     needed[engine_key(version)] = str(slot.path)
+                    if service.release is not None:
+                        pinned.add(engine_key(version))
+        for key in needed:
+            self.slots[key].pinned = key in pinned
         return needed
 
     def replace_hung(self, socket: str) -> None:
@@ -118,7 +118,7 @@ class Engines:
             self._used_s[service.service] = now
             for version in service.versions:
                 slot = self.slots.get(engine_key(version))
-                if slot is not None and version.number == service.champion:
+                if slot is not None and not slot.asleep:
                     slot.used_s = now
 
     def wake(self, socket: str) -> None:

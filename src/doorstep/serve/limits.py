@@ -87,6 +87,8 @@ INT_MAX = 2**53
 
 FRAME_BYTES_MAX = 256 * 1024 * 1024
 ENGINE_PENDING_MAX = 4096
+ENGINE_OUT_BYTES_MAX = 64 * 1024 * 1024
+"""Of requests that wait in one worker for an engine that is being started."""
 ENGINE_BATCH_ROWS_MAX = 4096
 HUNG_ASKS = 3
 HUNG_S = 5.0

@@ -71,16 +71,22 @@ class Models:
             )
         awake = any(one.scorer is not None for one in models)
         for one in models:
-            one.pinned = service.release is not None
+            one.pinned = one.pinned or service.release is not None
             if one.scorer is None and (
                 awake or self._awake_bytes + one.cost_bytes <= self._budget_bytes
             ):
                 one.scorer = load_inline(bundles, one.plan, one.manifest)
 
-    def keep_only(self, versions: Iterable[VersionPlan]) -> None:
+    def keep_only(self, services: Iterable[ServicePlan]) -> None:
         """Let go of what no plan names, and of what is too much."""
-        named = {(one.bundle, one.form) for one in versions if one.placement == "inline"}
-        self._models = {key: one for key, one in self._models.items() if key in named}
+        pinned: dict[Key, bool] = {}
+        for service in services:
+            for one in service.versions:
+                key = (one.bundle, one.form)
+                pinned[key] = pinned.get(key, False) or service.release is not None
+        self._models = {key: one for key, one in self._models.items() if key in pinned}
+        for name, model in self._models.items():
+            model.pinned = pinned[name]
         self._fit()
 
     def wake(self, model: Model, woken: Woken) -> None:
@@ -95,8 +101,10 @@ class Models:
             model.scorer = await self._loop.run_in_executor(
                 None, load_inline, self._bundles, model.plan, model.manifest
             )
-        except (DoorstepError, OSError, ValueError) as failed:
-            error = failed.message if isinstance(failed, DoorstepError) else str(failed)
+        except DoorstepError as failed:
+            error = failed.message
+        except Exception as failed:  # noqa: BLE001  whatever loading raises, callers wait
+            error = f"{type(failed).__name__}: {failed}"
         waiting, model.waiting = model.waiting, []
         model.used_ns = int(self._loop.time() * 1e9)
         for woken in waiting:
@@ -104,7 +112,7 @@ class Models:
         self._fit()
 
     def _fit(self) -> None:
-        for one in to_sleep(self._models.values(), self._budget_bytes):
+        for one in to_sleep(list(self._models.values()), self._budget_bytes):
             one.scorer = None
 
     def _known(self, version: VersionPlan, manifest: Manifest) -> Model:

@@ -171,22 +171,24 @@ def _check_outputs(request: InferRequest, service: Service) -> None:
 
 
 def outputs_of(call: Call) -> list[Tensor]:
-    rows = call.by_row()
+    """The answers, and the probabilities in the order of the service's labels, where every row was
+    answered by a version that has those."""
+    rows, labels = call.by_row(), call.service.default_outputs
     answers: list[Any] = []
-    scores: list[list[float]] = []
-    labels: tuple[str, ...] = ()
+    scores: list[list[float] | None] = []
     for part, at in rows:
         if part.scores is None or part.answers is None:
             answers.append(part.constant)
+            scores.append(None)
             continue
-        labels = call.service.versions[part.answered].labels
         answers.append(part.answers[at])
-        scores.append(part.scores[at])
-    if not labels and all(isinstance(one, float | int) for one in answers):
+        scores.append(call.service.versions[part.answered].arranged(part.scores[at]))
+    if all(isinstance(one, float | int) for one in answers):
         return [Tensor("value", [len(rows)], "FP64", answers)]
     found = [Tensor("answer", [len(rows)], "BYTES", [str(one) for one in answers])]
-    if len(scores) == len(rows):
-        flat = [value for row in scores for value in row]
+    known = [row for row in scores if row is not None]
+    if len(known) == len(rows):
+        flat = [value for row in known for value in row]
         found.append(Tensor("probabilities", [len(rows), len(labels)], "FP64", flat))
     return found
 

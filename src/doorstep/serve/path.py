@@ -135,7 +135,7 @@ class Path:
                 if between_ns and began_ns - call.began_ns > call.service.timeout_ns:
                     call.is_shed = True
                     for part in parts:
-                        self._fall_back(part, Status.UNAVAILABLE, "it waited too long", batches)
+                        self._pass_by(part, "it waited too long", batches)
                     continue
                 for part in parts:
                     batches.setdefault(part.version, []).append(part)
@@ -281,7 +281,7 @@ class Path:
         waiting = dict(enumerate(parts))
 
         def give_up(at: int) -> None:
-            self._go_on(waiting.pop(at), Status.UNAVAILABLE, [], "its model is still being loaded")
+            self._leave([waiting.pop(at)], "its model is still being loaded")
 
         now = time.monotonic_ns()
         timers = [
@@ -296,9 +296,41 @@ class Path:
                 for part in waiting.values():
                     self._go_on(part, Status.UNAVAILABLE, [], error)
             elif waiting:
-                self._score_later({version: list(waiting.values())})
+                self._score_woken(version, list(waiting.values()))
 
         self._waker.wake(version.model, woken)
+
+    def _score_woken(self, version: Version, parts: list[Part]) -> None:
+        assert version.model is not None
+        assert version.model.scorer is not None
+        again: dict[Version | None, list[Part]] = {}
+        try:
+            for chunk in chunks_of([part for part in parts if not part.call.is_over]):
+                self._score_inline(version, version.model.scorer, chunk, again)
+            self._score_later(again)
+        except Exception:  # noqa: BLE001  a mistake of ours must not leave callers waiting
+            traceback.print_exc()
+            self._abandon([part.call for part in parts])
+
+    def _leave(self, parts: list[Part], why: str) -> None:
+        """Have others answer these parts, whose version is not there yet. Outside a turn."""
+        again: dict[Version | None, list[Part]] = {}
+        try:
+            for part in parts:
+                if not part.call.is_over:
+                    self._pass_by(part, why, again)
+            self._score_later(again)
+        except Exception:  # noqa: BLE001  as above
+            traceback.print_exc()
+            self._abandon([part.call for part in parts])
+
+    def _pass_by(self, part: Part, why: str, again: dict[Version | None, list[Part]]) -> None:
+        """A version was not asked, for a reason that says nothing of it: no evidence against it,
+        and no failure of its breaker."""
+        if part.mark is not None:
+            self._cells.forget(part.mark.cell, part.mark.flights)
+            part.mark = None
+        self._fall_back(part, Status.UNAVAILABLE, why, again)
 
     def _let_through(
         self, version: Version, parts: list[Part], again: dict[Version | None, list[Part]]
@@ -342,8 +374,9 @@ class Path:
                 self._settle(part, Status.OK, mine, "", again)
 
     def _ask(self, version: Version, part: Part, again: dict[Version | None, list[Part]]) -> None:
-        assert version.engine is not None
-        deadline, wait_ns = deadline_ns(part), version.engine.wait_ns
+        engine = version.engine
+        assert engine is not None
+        deadline, wait_ns = deadline_ns(part), engine.wait_ns
         if wait_ns and time.monotonic_ns() + wait_ns / PATIENCE > deadline:
             part.call.is_shed = True
             why = f"{wait_ns // 1_000_000} ms of others wait for it"
@@ -354,13 +387,15 @@ class Path:
             if not sent:
                 return self._settle(part, status, scores, error, again)
             try:
+                if status is Status.UNAVAILABLE and engine.starting:
+                    return self._leave([part], error)
                 self._go_on(part, status, scores, error)
             except Exception:  # noqa: BLE001  a mistake of ours must not leave callers waiting
                 traceback.print_exc()
                 self._abandon([part.call])
             return None
 
-        version.engine.ask(batch_of(version, [part]), deadline, answered)
+        engine.ask(batch_of(version, [part]), deadline, answered)
         sent = True
         return None
 

@@ -86,7 +86,7 @@ class Residents:
         versions = [(one, one.bundle) for service in plan.services for one in service.versions]
         bundles = {bundle for _, bundle in versions}
         self._manifests = {k: v for k, v in self._manifests.items() if k in bundles}
-        self.models.keep_only(one for one, _ in versions)
+        self.models.keep_only(plan.services)
         readings = {_reading(service) for service in plan.services}
         self._readers = {k: v for k, v in self._readers.items() if k in readings}
         sockets = set(plan.engines.values())

@@ -63,6 +63,7 @@ class Service:
         self.default_layout = declare(layout_of(self.name, plan.contract, self.default_outputs))
         for version in versions.values():
             version.layout = declare(layout_of(self.name, plan.contract, version.outputs))
+            version.arrange(self.default_outputs)
 
     def challenges(self, unit: str, segment: str) -> bool:
         """Whether this unit's requests are the challenger's."""

@@ -59,7 +59,9 @@ class Model(Protocol):
 class Version:
     """number: of the service. source: what its scores depend on, besides the row. outputs: names of
     the score columns. layout: of its records in this process's journal; killed: it must not be
-    asked; both once its service is made. model: for a version that is scored here; else engine."""
+    asked; both once its service is made. model: for a version that is scored here; else engine.
+    places: of the service's outputs among its own, None where they are the same, () where they are
+    others."""
 
     def __init__(
         self,
@@ -73,6 +75,7 @@ class Version:
         self.source = (plan.bundle, plan.form)
         self.layout = 0
         self.killed = False
+        self.places: tuple[int, ...] | None = None
         self.manifest = manifest
         self.labels = manifest.labels
         self.outputs = manifest.labels or ("value",)
@@ -98,6 +101,21 @@ class Version:
         if self.labels:
             return self.labels[scores.index(max(scores))]
         return scores[0]
+
+    def arrange(self, outputs: tuple[str, ...]) -> None:
+        """Be told the service's outputs, in whose order scores travel that have no names."""
+        if outputs == self.outputs:
+            self.places = None
+        elif set(outputs) == set(self.outputs):
+            self.places = tuple(self.outputs.index(one) for one in outputs)
+        else:
+            self.places = ()
+
+    def arranged(self, scores: list[float]) -> list[float] | None:
+        """Scores in the order of the service's outputs; None if they are others."""
+        if self.places is None:
+            return scores
+        return [scores[at] for at in self.places] or None
 
     def is_valid(self, scores: list[list[float]], rows: int) -> bool:
         """Whether these are finite numbers of the right shape."""

@@ -19,6 +19,7 @@ from doorstep.core.record import Status
 from doorstep.formats.batch import Batch
 from doorstep.serve.http import Head
 from doorstep.serve.limits import BREAKER_ROWS, BREAKER_WHOLE
+from doorstep.serve.path import Path as PredictPath
 from doorstep.serve.rows import RowReader
 from doorstep.serve.rule import Rule
 from doorstep.serve.service import Service
@@ -212,3 +213,52 @@ def test_more_than_can_be_scored_in_time_is_refused_and_the_rest_is_answered_in_
     assert set(statuses) == {200, 503}
     assert len(world.records()) == statuses[200] + 30
     assert max(scorer.batches) < statuses[200]
+
+
+class Asleep(World):
+    """Its models sleep, and what is loaded when they wake comes after `load_s`."""
+
+    load_s = 0.3
+
+    def service(self) -> Service:
+        found = super().service()
+        for version in found.versions.values():
+            version.model.scorer = None
+        return found
+
+    def wake(self, model: Any, woken: Any) -> None:
+        def load() -> None:
+            model.scorer = self.scorers[model.plan.number]
+            woken("")
+
+        asyncio.get_running_loop().call_later(self.load_s, load)
+
+
+def test_callers_who_gave_up_on_a_model_that_is_loaded_are_no_failures_of_it(
+    tmp_path: Path,
+) -> None:
+    world = Asleep(tmp_path, plan(1, timeout_ms=20), {1: Scorer(0.5)})
+
+    async def story() -> list[int]:
+        path = PredictPath(
+            asyncio.get_running_loop(), world.recorder, world.cells, world.troubles, world
+        )
+        site = Site(path, world.recorder, world.cells)
+        site.swap({"s": world.service()})
+        statuses = []
+        for count in (3 * BREAKER_WHOLE, 1):
+            asked = [Exchange() for _ in range(count)]
+            for one in asked:
+                data = b'{"x": 1}'
+                head = Head(b"POST", b"/v1/services/s/predict", len(data), True, False, {})
+                site.handle(one, head, data)
+            while not all(one.status for one in asked):
+                await asyncio.sleep(0.01)
+            statuses += [one.status for one in asked]
+            while site.services["s"].versions[1].model.scorer is None:
+                await asyncio.sleep(0.01)
+        return statuses
+
+    statuses = asyncio.run(story())
+    assert statuses == [503] * (3 * BREAKER_WHOLE) + [200]
+    assert world.troubles.said.get("breaker s@1", "") == ""

@@ -11,6 +11,7 @@ import pytest
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import InputError
 from doorstep.formats.batch import Batch
+from doorstep.serve import models
 from doorstep.serve.engines import ENGINE_MB, IDLE_S, EngineSlot
 from doorstep.serve.engines import to_sleep as engines_to_sleep
 from doorstep.serve.models import Model, Models, cost_bytes, to_sleep
@@ -85,6 +86,23 @@ def test_a_model_that_cannot_be_loaded_says_so_to_whoever_waits(tmp_path: Path) 
         assert said[0] == said[1]
         assert "6 bytes" in said[0]
         assert made.get(2).scorer is None
+
+    asyncio.run(story())
+
+
+def test_whatever_loading_raises_the_next_request_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        made = Made(tmp_path, fitting=2)
+
+        def starved(*_: object) -> None:
+            raise MemoryError("no room")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(models, "load_inline", starved)
+            assert await asyncio.gather(made.wake(2), made.wake(2)) == ["MemoryError: no room"] * 2
+        assert await made.wake(2) == ""
 
     asyncio.run(story())
 

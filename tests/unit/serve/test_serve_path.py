@@ -366,7 +366,7 @@ def test_only_the_rows_that_fail_fall_back(tmp_path: Path, misbehave: Any) -> No
 class Engine:
     """Answers all that it was asked in one later turn, with one status."""
 
-    connected = True
+    starting = False
     wait_ns = 0
 
     def __init__(self, status: Status) -> None:

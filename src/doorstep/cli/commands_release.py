@@ -276,10 +276,9 @@ def rolled_back_text(state: Service) -> str:
     if state.champion is not None:
         return f"{state.service}@{state.champion} serves all of {state.service} again"
     from doorstep.core.servicefile import parse_service_file
+    from doorstep.release.callers import instead
 
-    fallback = parse_service_file(state.file).serve.fallback
-    constant = next((one.answer for one in fallback if one.kind == "answer"), None)
-    callers = "503" if constant is None else f"the constant {constant!r}"
+    callers = instead(state.service, parse_service_file(state.file).serve.fallback)
     return f"no version of {state.service} serves now: callers get {callers}"
 
 
@@ -290,7 +289,8 @@ def kill(
     with connect(url, home) as client:
         found = client.kill(version, why)
         confirmed = _wait_plan(client, found.plan_number)
-    _say_kill(f"{version} is asked no more", found, confirmed, json)
+    undo = f'next: doorstep revive {version} --why "..."'
+    _say_kill(f"{version} is asked no more", found, confirmed, undo, json)
 
 
 def revive(
@@ -300,7 +300,9 @@ def revive(
     with connect(url, home) as client:
         found = client.revive(version, why)
         confirmed = _wait_plan(client, found.plan_number)
-    _say_kill(f"{version} may be asked again", found, confirmed, json)
+    resume = f"its release {found.paused} is paused\nnext: doorstep release resume {found.paused}"
+    undo = f'{resume} --why "..."' if found.paused else ""
+    _say_kill(f"{version} may be asked again", found, confirmed, undo, json)
 
 
 def _wait_plan(client: Client, number: int, timeout_s: float = 10.0) -> bool:
@@ -315,11 +317,14 @@ def _wait_plan(client: Client, number: int, timeout_s: float = 10.0) -> bool:
         time.sleep(POLL_S / 3)
 
 
-def _say_kill(what: str, found: Kill, confirmed: bool, as_json: bool) -> None:
+def _say_kill(what: str, found: Kill, confirmed: bool, after: str, as_json: bool) -> None:
+    what = f"{what}: callers get {found.callers}"
     if confirmed:
         done(f"{what} (every node confirmed)")
     else:
         warn(f"{what}, but the nodes have not all confirmed it yet")
+    if after:
+        note(after)
     emit(found, found.version, as_json=as_json)
     raise typer.Exit(0 if confirmed else 4)
 

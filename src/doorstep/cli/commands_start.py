@@ -212,7 +212,7 @@ def up(
 
         with progress() as shown:
             shown.stage("starting")
-            ready = start_detached(settings, workers, [*(tls.words if tls else ()), *words])
+            ready = start_detached(settings, workers, tls, words)
         say_ready(ready, as_json=json)
         return
     from doorstep.compose.up import UpOptions

@@ -190,6 +190,7 @@ def _server(announced: Announcement, folder: Path) -> Iterator[Line]:
     try:
         with connect(announced.url, home=folder) as client:
             found = client.installation()
+            services = client.status()
     except DoorstepError as error:
         text = f"process {announced.pid} was announced, but {error.message}"
         yield Line("fail", "server", text, f"look into {folder / 'run' / 'up.log'}")
@@ -209,6 +210,10 @@ def _server(announced: Announcement, folder: Path) -> Iterator[Line]:
             yield Line("fail", f"node {node.node}", f"{said}; {'; '.join(node.problems)}")
         else:
             yield Line("pass", f"node {node.node}", f"{said}, serves {_served(node.loaded)}")
+    for one in services:
+        if one.state == "killed":
+            again = f'doorstep revive {one.service}@{one.champion or one.challenger} --why "..."'
+            yield Line("fail", f"service {one.service}", one.headline, again)
     if not found.nodes:
         yield Line("inconclusive", "nodes", "none has reported yet", "doorstep doctor")
 

@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from doorstep.core.errors import DoorstepError, NotFoundError
+from doorstep.core.extras import install_line
 from doorstep.kernel.home import open_home, resolve_home
 from doorstep.kernel.mounts import find_type, read_mounts
 from doorstep.kernel.server import Announcement, read_announcement
@@ -131,7 +132,7 @@ def _extras(find: Find) -> Iterator[Line]:
             yield Line("pass", extra, ", ".join(f"{name} {find(name)}" for name in names))
             continue
         text = f"{', '.join(missing)} not installed, for {purpose}"
-        yield Line("absent", extra, f'{text}: pip install "doorstep[{extra}]"')
+        yield Line("absent", extra, f"{text}: {install_line(extra)}")
 
 
 def _home(folder: Path) -> Iterator[Line]:

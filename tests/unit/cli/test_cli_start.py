@@ -22,6 +22,7 @@ from doorstep.cli.registering import register_model
 from doorstep.client import Client
 from doorstep.core.contract import Field
 from doorstep.core.errors import RefusedError
+from doorstep.core.extras import install_line
 from doorstep.core.ids import parse_name
 from doorstep.core.servicefile import parse_service_file
 from doorstep.formats.columns import Table
@@ -327,7 +328,10 @@ def test_doctor_names_two_packages_that_overwrite_each_other() -> None:
 def test_a_missing_extra_names_the_line_that_installs_it() -> None:
     found = {one.subject: one for one in doctoring._extras(lambda _: "")}
     assert found["sklearn"].state == "absent"
-    assert 'pip install "doorstep[sklearn]"' in found["sklearn"].text
+    # It is right in a clone too: nothing of Doorstep's own is fetched from an index.
+    assert 'pip install "pandas>=2.2" "scikit-learn>=1.5" "skops>=0.13"' in found["sklearn"].text
+    assert install_line("demo").startswith('pip install "onnx>=')
+    assert "doorstep" not in install_line("demo")
     present = doctoring._extras(lambda _: "1.0")
     assert {one.state for one in present} == {"pass"}
 

@@ -110,8 +110,7 @@ def test_a_model_and_the_service_file_of_another_are_both_named(trusted: Path, r
     for name in ("train.csv", "test.csv"):
         (other / name).write_text("height,width,default\n" + "1,2,yes\n3,1,no\n" * 50)
     (other / "doorstep.yaml").write_text(
-        "service: other\nmodel: {label: default}\n"
-        "data: {train: train.csv, holdout: test.csv}\n"
+        "service: other\nmodel: {label: default}\ndata: {train: train.csv, holdout: test.csv}\n"
     )
     with pytest.raises(DoorstepError) as caught:
         register_model(

@@ -345,6 +345,7 @@ def _history(fake: FakeDoorstep, given: Any) -> History:
         service=given.service,
         at=fake.now,
         live=2 if busy else None,
+        killed="",
         tenures=(second, first) if busy else (),
         events=(),
     )
@@ -431,7 +432,7 @@ EMPTY: dict[str, Answer] = {
     ),
     "service.status": lambda fake, given: Statuses(services=()),
     "service.history": lambda fake, given: History(
-        service=given.service, at=fake.now, live=None, tenures=(), events=()
+        service=given.service, at=fake.now, live=None, killed="", tenures=(), events=()
     ),
     "version.list": lambda fake, given: Versions(versions=()),
     "version.show": lambda fake, given: _version(fake, given),

@@ -6,12 +6,12 @@ import hashlib
 import socket
 import sqlite3
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from doorstep.kernel.home import open_home
-from doorstep.kernel.home_lock import holder_of
 from doorstep.serve.statelock import holder_of_state
 from doorstep.testing.installation import RunningInstallation
 
@@ -41,7 +41,7 @@ def test_a_second_up_on_one_home_is_refused_and_the_first_goes_on(
 
 
 @pytest.mark.parametrize("name", ["data", "health", "control"])
-def test_a_named_port_in_use_is_refused_by_name(tmp_path: Path, name: str):
+def test_a_named_port_in_use_is_refused_by_name_before_a_home_is_made(tmp_path: Path, name: str):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -49,9 +49,27 @@ def test_a_named_port_in_use_is_refused_by_name(tmp_path: Path, name: str):
         said = refusal(tmp_path / "home", **{name: number})
     assert said.startswith("port-in-use")
     assert f"the {name} port {number}" in said
-    assert holder_of(tmp_path / "home") is None
-    assert holder_of_state(tmp_path / "home" / "run" / "node") is None
-    assert not (tmp_path / "home" / "doorstep.db").exists()
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("how", [[], ["-d"]])
+def test_what_cannot_start_leaves_no_home_and_says_a_command_that_works(
+    tmp_path: Path, how: list[str]
+):
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "doorstep.cli.main", "up", *how, "--home", str(home)]
+    (tmp_path / "none.pem").write_text("no certificate")
+    more = {"bad-tls": [f"--tls-cert={tmp_path}/none.pem", f"--tls-key={tmp_path}/none.pem"]}
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        more["port-in-use"] = ["--data-port", str(taken.getsockname()[1])]
+        for code, words in more.items():
+            ended = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
+            assert ended.returncode == 1
+            assert f"{code}: " in ended.stderr
+            assert not home.exists()
+    assert f"hint: doorstep up --home {home} --data-port 0 takes" in ended.stderr
 
 
 @pytest.mark.parametrize("where", ["a-file", "a-file/below", "a-file/deep/below"])

@@ -89,7 +89,15 @@ def test_a_killed_champion_sends_its_traffic_down_the_chain_and_stops_what_is_co
     assert first["predictions"][0]["answer"] == "good"
     assert service.answer(101.0)["fallback"] == "rule"
     assert client.release("switch-b").state == "paused"
+    seen = client.status("switch-b")[0]
+    assert seen.state == "killed"
+    assert "switch-b@1 was killed by local at" in seen.headline
+    assert "callers get the constant 'bad' where x0 > 100, else the constant 'good'" in (
+        seen.headline
+    )
+    assert 'doorstep revive switch-b@1 --why "..."' in seen.headline
     service.revive(1)
+    assert client.status("switch-b")[0].state == "releasing"
     client.resume("switch-b", "it is mended")
     here.register("switch-b", seed=2, release=LONG, more=CHAIN)
     here.serve("switch-b@2")
@@ -99,6 +107,8 @@ def test_a_killed_champion_sends_its_traffic_down_the_chain_and_stops_what_is_co
     service.kill(2)
     previous = service.answer()
     assert (previous["version"], previous["fallback"]) == (1, "switch-b@1")
+    assert "callers get switch-b@1;" in client.status("switch-b")[0].headline
+    assert client.status()[0].state == "killed"
     service.kill(1)
     assert service.answer()["fallback"] == "answer"
     assert refusal(lambda: client.rollback("switch-b", "back")) == "version-killed"
@@ -123,10 +133,23 @@ def test_the_command_line_says_when_every_node_has_heard_it(
     killed = doorstep("kill", "switch-c@1", "--why", "it is wrong")
     assert (killed.returncode, killed.stdout) == (0, "switch-c@1\n"), killed.stderr
     assert "every node confirmed" in killed.stderr
+    assert "callers get the constant 'bad' where x0 > 100, else the constant" in killed.stderr
+    undo = f"doorstep revive --home {installation.home} switch-c@1 --why"
+    assert f"next: {undo}" in killed.stderr
     assert service.answer()["version"] == 0
+    assert ", but killed by local at " in doorstep("history", "switch-c").stdout
+    assert "nothing is open" not in doorstep("alerts", "switch-c").stdout
+    asked = doorstep("predict", "switch-c", '{"x0": 1, "x1": 1, "x2": 1}')
+    assert f"next: doorstep status --home {installation.home} switch-c" in asked.stdout, asked
+    doctor = doorstep("doctor")
+    assert doctor.returncode == 1
+    assert undo in doctor.stdout, doctor.stdout
     again = doorstep("kill", "switch-c@1", "--why", "it is wrong")
     assert again.returncode == 1
     assert "was killed by local: it is wrong" in again.stderr
     revived = doorstep("revive", "switch-c@1", "--why", "mended", "--json")
     assert json.loads(revived.stdout)["version"] == "switch-c@1"
+    release = installation.client.release("switch-c").id
+    assert f"next: doorstep release resume --home {installation.home} {release}" in revived.stderr
+    assert ", but killed" not in doorstep("history", "switch-c").stdout
     assert service.answer()["version"] == 1

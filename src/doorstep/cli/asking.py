@@ -24,6 +24,7 @@ from doorstep.register.surface import Service
 ROWS_A_REQUEST = 200
 TIMEOUT_S = 30.0
 UNAUTHENTICATED = 401
+CANNOT = "unavailable"
 Row = dict[str, Any]
 
 
@@ -139,7 +140,9 @@ def ask_once(
             f"doorstep token create --service {service} makes one; put it in {KEY_VARIABLE}",
         )
     if response.status_code >= 400:
-        raise error_from(response.status_code, response.content)
+        said = error_from(response.status_code, response.content)
+        said.hint = said.hint or (f"doorstep status {service}" if said.code == CANNOT else "")
+        raise said
     found: dict[str, Any] = msgspec.json.decode(response.content)
     return found
 

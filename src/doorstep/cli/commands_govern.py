@@ -51,6 +51,7 @@ def history(
         for one in found.tenures
     ]
     live = f"{service}@{found.live}" if found.live else "nothing"
+    live += f", but {found.killed}" if found.killed else ""
     events = [(when(one.at), one.actor, one.sentence) for one in reversed(found.events)]
 
     def text() -> str:

@@ -83,7 +83,7 @@ def start(
             ended = follow(client, begun, timeout_s)
         else:
             ended = settle(client, begun)
-    emit(ended, lambda: release_text(ended), as_json=json)
+    emit(ended, lambda: release_text(ended, with_reason=rehearse is None), as_json=json)
     raise typer.Exit(exit_code(ended) if wait or rehearse is not None else 0)
 
 
@@ -132,23 +132,30 @@ def _serves_first(release: Release) -> bool:
     return release.champion is None and release.state == "bake"
 
 
-def release_text(release: Release) -> str:
+def release_text(release: Release, *, with_reason: bool = True) -> str:
+    """with_reason: unless it was said a line before."""
+    because = release.reason if with_reason else ""
     name = f"{release.service}@{release.challenger}"
     if _serves_first(release) and release.settled:
-        return f"✓ first version: {name} serves 100 % (every node confirmed); {release.reason}"
+        return f"✓ first version: {name} serves 100 % (every node confirmed)" + (
+            f"; {because}" if because else ""
+        )
     mark = {"done": "✓", "rolled-back": "✗"}.get(release.state, "?")
     confirmed = "confirmed by every node" if release.settled else "not yet confirmed by all nodes"
     if release.silent:
         confirmed = f"no word from {', '.join(release.silent)}"
-    lines = [f"{mark} {name} {release.state}: {release.reason} ({confirmed})"]
+    said = f"{release.state}: {because}" if because else release.state
+    lines = [f"{mark} {name} {said} ({confirmed})"]
+    is_over = release.ended_at is not None
     if release.guardrails:
-        lines += ["", guardrail_table(release.guardrails)]
+        lines += ["", guardrail_table(release.guardrails, is_over=is_over)]
     if release.state == "rolled-back":
         lines += ["", f"next: doorstep release show {release.id}"]
     return "\n".join(lines)
 
 
-def guardrail_table(guardrails: tuple[GuardrailView, ...]) -> str:
+def guardrail_table(guardrails: tuple[GuardrailView, ...], *, is_over: bool) -> str:
+    """is_over: of a release that has ended, which lacks nothing any more."""
     head = (
         "guardrail",
         "champion",
@@ -164,13 +171,18 @@ def guardrail_table(guardrails: tuple[GuardrailView, ...]) -> str:
             percent(one.champion),
             percent(one.challenger),
             _interval(one.ratio_low, one.ratio_high),
-            f"{one.log_e_rollback:.1f} of {one.log_e_rollback_threshold:.1f}",
-            f"{one.log_e_advance:.1f} of {one.log_e_advance_threshold:.1f}",
-            one.missing,
+            _evidence(one.log_e_rollback, one.log_e_rollback_threshold),
+            _evidence(one.log_e_advance, one.log_e_advance_threshold),
+            "" if is_over else one.missing,
         )
         for one in guardrails
     ]
     return table(head, rows, right=(1, 2, 3, 4, 5))
+
+
+def _evidence(log_e: float, threshold: float) -> str:
+    """A threshold of 0 is none: a first version has nothing to advance to."""
+    return f"{log_e:.1f} of {threshold:.1f}" if threshold else "–"
 
 
 def _interval(low: float | None, high: float | None) -> str:
@@ -276,10 +288,9 @@ def rolled_back_text(state: Service) -> str:
     if state.champion is not None:
         return f"{state.service}@{state.champion} serves all of {state.service} again"
     from doorstep.core.servicefile import parse_service_file
+    from doorstep.release.callers import instead
 
-    fallback = parse_service_file(state.file).serve.fallback
-    constant = next((one.answer for one in fallback if one.kind == "answer"), None)
-    callers = "503" if constant is None else f"the constant {constant!r}"
+    callers = instead(state.service, parse_service_file(state.file).serve.fallback)
     return f"no version of {state.service} serves now: callers get {callers}"
 
 
@@ -290,7 +301,8 @@ def kill(
     with connect(url, home) as client:
         found = client.kill(version, why)
         confirmed = _wait_plan(client, found.plan_number)
-    _say_kill(f"{version} is asked no more", found, confirmed, json)
+    undo = f'next: doorstep revive {version} --why "..."'
+    _say_kill(f"{version} is asked no more", found, confirmed, undo, json)
 
 
 def revive(
@@ -300,7 +312,9 @@ def revive(
     with connect(url, home) as client:
         found = client.revive(version, why)
         confirmed = _wait_plan(client, found.plan_number)
-    _say_kill(f"{version} may be asked again", found, confirmed, json)
+    resume = f"its release {found.paused} is paused\nnext: doorstep release resume {found.paused}"
+    undo = f'{resume} --why "..."' if found.paused else ""
+    _say_kill(f"{version} may be asked again", found, confirmed, undo, json)
 
 
 def _wait_plan(client: Client, number: int, timeout_s: float = 10.0) -> bool:
@@ -315,11 +329,14 @@ def _wait_plan(client: Client, number: int, timeout_s: float = 10.0) -> bool:
         time.sleep(POLL_S / 3)
 
 
-def _say_kill(what: str, found: Kill, confirmed: bool, as_json: bool) -> None:
+def _say_kill(what: str, found: Kill, confirmed: bool, after: str, as_json: bool) -> None:
+    what = f"{what}: callers get {found.callers}"
     if confirmed:
         done(f"{what} (every node confirmed)")
     else:
         warn(f"{what}, but the nodes have not all confirmed it yet")
+    if after:
+        note(after)
     emit(found, found.version, as_json=as_json)
     raise typer.Exit(0 if confirmed else 4)
 

@@ -76,6 +76,8 @@ def _say_drafted(found: Drafted, asked: Asked) -> None:
             f"model may have seen them: train it again on {train.name}, then name that under "
             "data.train; until then its quality is inconclusive"
         )
+    for one in found.warnings:
+        warn(one)
     for one in found.notes:
         note(f"  {one}")
     note(f"next: doorstep up -d, then doorstep register {asked.model}")
@@ -101,6 +103,7 @@ def _drafted_values(found: Drafted, asked: Asked) -> dict[str, Any]:
         "protected": found.protected,
         "split": "" if found.split is None else found.split.rule,
         "notes": found.notes,
+        "warnings": found.warnings,
     }
 
 
@@ -212,7 +215,7 @@ def up(
 
         with progress() as shown:
             shown.stage("starting")
-            ready = start_detached(settings, workers, [*(tls.words if tls else ()), *words])
+            ready = start_detached(settings, workers, tls, words)
         say_ready(ready, as_json=json)
         return
     from doorstep.compose.up import UpOptions

@@ -64,9 +64,11 @@ def predict(
 
     def text() -> str:
         lines = [(one["id"], _said(one), ", ".join(one.get("warnings", ()))) for one in found]
+        shown = table(("prediction", "answer", "warnings"), lines)
         version = answers[0]["version"] if answers else "–"
-        head = ("prediction", "answer", "warnings")
-        return f"{service}@{version}\n{table(head, lines)}"
+        if version == 0:
+            return f"the fallback of {service}\n{shown}\nnext: doorstep status {service}"
+        return f"{service}@{version}\n{shown}"
 
     emit(answers if len(answers) != 1 else answers[0], text, as_json=json)
 
@@ -272,10 +274,12 @@ def alerts(
         if service:
             client.service(service)  # a name that is mistyped has no findings either
         found = client.findings(service, "" if every else "open").findings
+        killed = [one.headline for one in client.status(service) if one.state == "killed"]
     rows = [
         (one.severity, one.service, one.kind, when(one.since), one.state, one.sentence)
         for one in found
     ]
     head = ("severity", "service", "kind", "since", "state", "finding")
     nothing = "no findings" if every else "nothing is open"
-    emit(found, lambda: table(head, rows) if rows else nothing, as_json=json)
+    shown = table(head, rows) if rows else "" if killed else nothing
+    emit(found, "\n".join([*killed, *([shown] if shown else [])]), as_json=json)

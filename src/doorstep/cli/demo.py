@@ -44,7 +44,7 @@ def demo(
         try:
             summary = run_story(world)
             if summary.told:
-                note(where_to_look(world))
+                note(where_to_look(world, stays_up=wait))
             emit(summary, lambda: summary_text(summary), as_json=json)
             if wait and summary.told:
                 _leave_open(world)

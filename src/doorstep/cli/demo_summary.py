@@ -105,17 +105,27 @@ def summary_text(summary: Summary) -> str:
     return f"{mark} {went} of {len(summary.steps)} steps went as told, in {summary.took_s:.0f} s"
 
 
-def where_to_look(world: World) -> str:
-    """Console, endpoint, files and commands of what has just run."""
+def where_to_look(world: World, *, stays_up: bool) -> str:
+    """Console, endpoint, files and commands of what has just run. stays_up: it runs on; else its
+    links are dead in a moment, and what starts it again comes first."""
     case = world.mixes().known.cases[0]
     body = msgspec.json.encode({"rows": [case.row], "context": case.context}).decode()
     url = f"{world.ready.data_url}/v1/services/{SERVICE}/predict"
     own = f"--home {world.home}"
+    if stays_up:
+        console = f"{world.client.invite()}   (signs one browser in)"
+        first = []
+    else:
+        console = f"doorstep console {own}   (prints a link that signs one browser in)"
+        first = [f"  start      doorstep up -d {own}   (it stops now; the folder stays)"]
+        url = f"PREDICT/v1/services/{SERVICE}/predict"
     lines = [
         "",
         paint("Where to look", 1),
-        f"  console    {world.client.invite()}   (signs one browser in)",
-        f"  endpoint   curl -s {url} -H 'content-type: application/json' -d '{body}'",
+        *first,
+        f"  console    {console}",
+        f"  endpoint   curl -s {url} -H 'content-type: application/json' -d '{body}'"
+        + ("" if stays_up else "   (PREDICT: as `up` says it)"),
         f"  journal    {world.home / 'journal'}   (predictions and outcomes, Parquet)",
         f"  ledger     doorstep ledger verify {own}",
         f"  history    doorstep history {SERVICE} {own}",

@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from doorstep.core.errors import DoorstepError, NotFoundError
+from doorstep.core.extras import install_line
 from doorstep.kernel.home import open_home, resolve_home
 from doorstep.kernel.mounts import find_type, read_mounts
 from doorstep.kernel.server import Announcement, read_announcement
@@ -131,7 +132,7 @@ def _extras(find: Find) -> Iterator[Line]:
             yield Line("pass", extra, ", ".join(f"{name} {find(name)}" for name in names))
             continue
         text = f"{', '.join(missing)} not installed, for {purpose}"
-        yield Line("absent", extra, f'{text}: pip install "doorstep[{extra}]"')
+        yield Line("absent", extra, f"{text}: {install_line(extra)}")
 
 
 def _home(folder: Path) -> Iterator[Line]:
@@ -190,6 +191,7 @@ def _server(announced: Announcement, folder: Path) -> Iterator[Line]:
     try:
         with connect(announced.url, home=folder) as client:
             found = client.installation()
+            services = client.status()
     except DoorstepError as error:
         text = f"process {announced.pid} was announced, but {error.message}"
         yield Line("fail", "server", text, f"look into {folder / 'run' / 'up.log'}")
@@ -209,6 +211,10 @@ def _server(announced: Announcement, folder: Path) -> Iterator[Line]:
             yield Line("fail", f"node {node.node}", f"{said}; {'; '.join(node.problems)}")
         else:
             yield Line("pass", f"node {node.node}", f"{said}, serves {_served(node.loaded)}")
+    for one in services:
+        if one.state == "killed":
+            again = f'doorstep revive {one.service}@{one.champion or one.challenger} --why "..."'
+            yield Line("fail", f"service {one.service}", one.headline, again)
     if not found.nodes:
         yield Line("inconclusive", "nodes", "none has reported yet", "doorstep doctor")
 

@@ -61,6 +61,7 @@ class Drafted:
     personal: tuple[str, ...]
     protected: tuple[str, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
     split: Split | None
     files: tuple[Path, ...]
 
@@ -95,6 +96,7 @@ def draft_service(asked: Asked) -> Drafted:
         personal=tuple(name for name, one in found.items() if one.personal != "no"),
         protected=tuple(name for name, one in found.items() if one.protected),
         notes=tuple(_notes(described, asked)),
+        warnings=tuple(_warnings(described, asked)),
         split=split,
         files=files,
     )
@@ -226,6 +228,19 @@ def _notes(described: Described, asked: Asked) -> Iterable[str]:
         if asked.holdout is not None and one.verdict is not Verdict.PASS:
             yield one.reason
     yield from described.data.train.notes[:3]
+
+
+def _warnings(described: Described, asked: Asked) -> Iterable[str]:
+    """A hold-out file of other data is read without complaint, and its gates say nothing then."""
+    wanted = [*(one.name for one in described.contract.inputs), asked.label]
+    missing = [name for name in wanted if name not in described.data.holdout]
+    if asked.holdout is not None and missing:
+        more = ", ..." if len(missing) > 5 else ""
+        yield (
+            f"{asked.holdout} lacks {len(missing)} of the {len(wanted)} columns that the model "
+            f"needs ({', '.join(missing[:5])}{more}); expected rows like those of {asked.train}: "
+            "name others with --holdout"
+        )
 
 
 def split_paths(train: Path, folder: Path) -> tuple[Path, Path]:

@@ -27,13 +27,17 @@ def point(text: str) -> str:
 
 
 def reachable(text: str, argv: Sequence[str]) -> str:
-    """Every `doorstep COMMAND` of `text` with the `--home` and `--url` of `argv`."""
+    """Every `doorstep COMMAND` of `text` with the `--home` and `--url` of `argv`, unless it has
+    them already: whoever wrote it knew, or it was said by a command that we started."""
     given = {name: value for name in WITHOUT for value in _values(name, argv)}
 
     def told(command: re.Match[str]) -> str:
         first = command[1].partition(" ")[0]
+        rest = _COMMAND.split(text[command.end() :], maxsplit=1)[0]
         words = (
-            f" {name} {shlex.quote(v)}" for name, v in given.items() if first not in WITHOUT[name]
+            f" {name} {shlex.quote(value)}"
+            for name, value in given.items()
+            if first not in WITHOUT[name] and not re.search(rf"\s{name}\b", rest)
         )
         return command[0] + "".join(words)
 

@@ -14,7 +14,7 @@ from doorstep.cli.checking import read_text
 from doorstep.cli.saying import Part
 from doorstep.cli.vouching import statement_about, trust_store
 from doorstep.client import Client
-from doorstep.core.errors import InputError, RefusedError
+from doorstep.core.errors import DoorstepError, InputError, NotFoundError, RefusedError
 from doorstep.core.manifest import vouched_digest
 from doorstep.core.servicefile import ServiceFile, parse_service_file
 from doorstep.core.servicefile_types import DataSpec, FieldSpec
@@ -33,6 +33,8 @@ BUILD_SHARE = 0.8
 """Of the progress bar; the rest is timing and uploading."""
 SPEED_ROWS = 500
 TOLD_ONE_BY_ONE_MAX = 5
+NOT_FITTING = frozenset(("no-column", "bad-columns", "bad-label"))
+"""What is refused where a model meets the service file of another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,14 @@ def register_model(
     trust = statement_about(model, code)
     spec = build_spec(parsed, file.parent, trusted=trust is not None)
     with tempfile.TemporaryDirectory(prefix="doorstep-") as folder:
-        built = build_bundle(
-            model, spec, Path(folder), lambda what, share: _told_building(shown, what, share)
-        )
+        try:
+            built = build_bundle(
+                model, spec, Path(folder), lambda what, share: _told_building(shown, what, share)
+            )
+        except (InputError, NotFoundError) as error:
+            if error.code in NOT_FITTING:
+                _name_files(error, model, file)
+            raise
         if trust is not None:
             _check_same(trust, built, model)
         shown("timing single rows", BUILD_SHARE)
@@ -70,6 +77,16 @@ def register_model(
     name = f"{version.service}@{version.number}"
     shown(f"gates of {name}", 1.0)
     return Registered(version, client.run_gates(name))
+
+
+def _name_files(error: DoorstepError, model: str, file: Path) -> None:
+    """A model and a service file that are not of each other: which were read, and what to do."""
+    error.message = f"{model} does not fit the data of {file}: {error.message}"
+    beside = Path(model.partition(":")[0]).parent / file.name
+    is_other = beside.is_file() and beside.resolve() != file.resolve()
+    named = str(beside) if is_other else "ITS-SERVICE-FILE"
+    other = f"doorstep register {model} --file {named}"
+    error.hint = f"{error.hint}; or {other}" if error.hint and not is_other else other
 
 
 def _check_same(trust: SignedTrust, built: Built, model: str) -> None:

@@ -14,13 +14,14 @@ from pathlib import Path
 import msgspec
 
 from doorstep.compose.node import end_orphans, end_supervisor
-from doorstep.compose.up import Ready
+from doorstep.compose.up import Ready, require_startable
 from doorstep.core.errors import DoorstepError, RefusedError, WaitedError
 from doorstep.core.ids import new_id
 from doorstep.kernel.home import is_home, open_home, resolve_home
 from doorstep.kernel.home_lock import holder_of
 from doorstep.kernel.server import read_announcement
 from doorstep.kernel.settings import Port, Settings
+from doorstep.serve.tls import TlsFiles
 
 START_S_MAX = 90.0
 """`up` itself gives up after 60 s and says why; this only bounds one that cannot even do that."""
@@ -36,13 +37,16 @@ def home_folder(home: str | None) -> Path:
     return resolve_home(home, os.environ, Path.cwd())
 
 
-def start_detached(settings: Settings, workers: int, more: Sequence[str] = ()) -> Ready:
+def start_detached(
+    settings: Settings, workers: int, tls: TlsFiles | None = None, more: Sequence[str] = ()
+) -> Ready:
     """Start `doorstep up` in a session of its own and wait until it answers. more: options.
 
     Raises: RefusedError (`already-running`), WaitedError (`not-ready`), and, if it ends at once,
     the very error that it ended with.
     """
     refuse_second(settings.home)
+    require_startable(settings, tls)
     is_new = not is_home(settings.home)
     home = open_home(
         settings.home,
@@ -55,7 +59,7 @@ def start_detached(settings: Settings, workers: int, more: Sequence[str] = ()) -
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as out:
         child = subprocess.Popen(
-            [*command_of(settings, workers), *more],
+            [*command_of(settings, workers), *(tls.words if tls else ()), *more],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

@@ -74,11 +74,8 @@ def up(options: UpOptions, say_ready: Callable[[Ready], None]) -> None:
     WaitedError (`not-ready`), MissingExtraError. The home stays locked until this process ends.
     """
     settings = options.settings
-    if settings.ports.grpc.named:
-        require_grpc()
-    if options.tls:
-        server_context(options.tls)
     url = settings.database_url
+    require_startable(settings, options.tls)
     is_new = not is_home(settings.home)
     home = open_home(
         settings.home, create=True, environment=settings.environment, holds_database=not url
@@ -104,6 +101,22 @@ def up(options: UpOptions, say_ready: Callable[[Ready], None]) -> None:
             url or home.database_url,
             say_ready,
         )
+
+
+def require_startable(settings: Settings, tls: TlsFiles | None) -> None:
+    """Refuse what cannot start before anything is made: a home that is left by it would have to be
+    explained. The ports of a home that is there may be those of its own workers.
+
+    Raises: RefusedError (`port-in-use`, `bad-tls`), MissingExtraError.
+    """
+    if settings.ports.grpc.named:
+        require_grpc()
+    if tls:
+        server_context(tls)
+    if not is_home(settings.home):
+        with contextlib.ExitStack() as stack:
+            for name, port in _wanted(settings).items():
+                stack.enter_context(_claim(name, port))
 
 
 def _wanted(settings: Settings) -> Mapping[str, Port]:

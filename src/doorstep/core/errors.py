@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from doorstep.core.extras import install_line
+
 
 class DoorstepError(Exception):
     """A refusal that a person can act on.
@@ -82,8 +84,5 @@ class MissingExtraError(DoorstepError):
     @classmethod
     def of(cls, package: str, extra: str, purpose: str) -> MissingExtraError:
         """`package` is not installed, and `purpose` needs it."""
-        return cls(
-            "missing-extra",
-            f"{package} is not installed, and {purpose} needs it",
-            f'pip install "doorstep[{extra}]"',
-        )
+        said = f"{package} is not installed, and {purpose} needs it"
+        return cls("missing-extra", said, install_line(extra))

@@ -12,6 +12,7 @@ import numpy as np
 
 from doorstep.core.contract import Contract
 from doorstep.core.errors import DoorstepError
+from doorstep.core.extras import install_line
 from doorstep.core.manifest import Datatype, NativeForm, OnnxForm, Tensor
 from doorstep.formats.onnx import MISSING_TEXT_KEY, open_session
 from doorstep.formats.onnx_file import read_onnx
@@ -92,7 +93,7 @@ def convert(
     try:
         import skl2onnx
     except ImportError:
-        return 'skl2onnx is not installed (pip install "doorstep[convert]")'
+        return f"skl2onnx is not installed ({install_line('convert')})"
     inputs = _tensors(estimator, native, contract, style)
     classifies = hasattr(estimator, "classes_")
     if classifies and not hasattr(estimator, "predict_proba"):

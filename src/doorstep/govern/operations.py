@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version as installed
 
 from doorstep.core.errors import InputError
+from doorstep.core.instant import Instant, to_text
 from doorstep.core.merkle import hash_leaf
 from doorstep.core.operation import operation
 from doorstep.core.report import NodeReport
@@ -102,6 +103,7 @@ def show_history(app: App, asked: ShowHistory) -> History:
         rows = releases.list_tenures(connection, asked.service)
         events = read_events(connection, Filter(service=asked.service), HISTORY_EVENTS)
         running = releases.find_running(connection, asked.service)
+        kills = releases.list_kills(connection, asked.service)
     at = asked.at or app.clock.now()
     watched = running.release if running is not None and running.release.is_first else None
     first = (
@@ -139,9 +141,22 @@ def show_history(app: App, asked: ShowHistory) -> History:
         service=asked.service,
         at=at,
         live=live,
+        killed=_killed(f"{asked.service}@{live}", at, kills.get(live or 0), events),
         tenures=tenures,
         events=tuple(event_view(one) for one in events),
     )
+
+
+def _killed(version: str, at: Instant, kill: releases.KillRow | None, events: list[Event]) -> str:
+    """A kill that still stands is a row; one that is over is in the events."""
+    if kill is not None and kill.at <= at:
+        return f"killed by {kill.by} at {to_text(kill.at)[:19]}Z: {kill.why}"
+    about = (one for one in events if one.object.id == version and one.ts <= at)
+    words = (one for one in about if one.kind in ("version.killed", "version.revived"))
+    last = max(words, key=lambda one: one.seq, default=None)
+    if last is None or last.kind == "version.revived":
+        return ""
+    return f"killed by {last.actor.id} at {to_text(last.ts)[:19]}Z: {last.data['why']}"
 
 
 @operation("installation.show", permission="installation:read", effect="read")

@@ -76,11 +76,13 @@ class Tenure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """tenures: newest first. events: of this service, newest first. live: champion at `at`."""
+    """tenures: newest first. events: of this service, newest first. live: champion at `at`.
+    killed: by whom and why it had been killed then, "" if it was not."""
 
     service: str
     at: Instant
     live: int | None
+    killed: str
     tenures: tuple[Tenure, ...]
     events: tuple[EventView, ...]
 

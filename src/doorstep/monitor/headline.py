@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from doorstep.core.instant import SECOND_US, Instant
+from doorstep.core.instant import SECOND_US, Instant, to_text
 from doorstep.monitor.types import MonitorFinding
-from doorstep.release.store import TenureRow
+from doorstep.release.callers import Callers
+from doorstep.release.store import KillRow, TenureRow
 from doorstep.release.types import Release
 from doorstep.release.wording import percent, say_time
 
 
 def state_of(
-    champion: int | None, release: Release | None, findings: Sequence[MonitorFinding]
+    champion: int | None,
+    release: Release | None,
+    findings: Sequence[MonitorFinding],
+    kill: KillRow | None,
 ) -> str:
-    """waiting, releasing, healthy, watch or broken; see `surface.ServiceStatus`."""
+    """waiting, releasing, healthy, watch, broken or killed; see `surface.ServiceStatus`."""
+    if kill is not None:
+        return "killed"
     if champion is None and release is None:
         return "waiting"
     # Drift says that the question changed, not that the answers are wrong: look, not broken.
@@ -32,9 +38,11 @@ def headline(
     release: Release | None,
     findings: Sequence[MonitorFinding],
     now: Instant,
+    callers: Callers,
 ) -> str:
     """Who serves since when; what is being released; what is wrong."""
-    parts = [_who(service, champion, tenures, release, now)]
+    who = _who(service, champion, tenures, release, now)
+    parts = [who if callers.kill is None else _killed(callers.kill, callers.get)]
     if release is not None and not release.is_first:
         parts.append(_releasing(service, release))
     drifted = [one.subject for one in findings if one.kind == "drift" and one.severity != "info"]
@@ -43,6 +51,14 @@ def headline(
         parts.append(f"{', '.join(drifted[:3])}{more} drifted")
     parts += [one.sentence for one in findings if one.kind != "drift" and one.severity != "info"]
     return "; ".join(parts)
+
+
+def _killed(kill: KillRow, get: str) -> str:
+    name = f"{kill.service}@{kill.number}"
+    return (
+        f"{name} was killed by {kill.by} at {to_text(kill.at)[:19]}Z: {kill.why}; callers "
+        f'get {get}; undo it with doorstep revive {name} --why "..."'
+    )
 
 
 def _who(

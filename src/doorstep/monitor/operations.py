@@ -28,9 +28,10 @@ from doorstep.monitor.types import SEVERITIES, MonitorFinding, QualityWindow, Se
 from doorstep.monitor.views import finding_view, monitor_view
 from doorstep.register.store import ServiceRow, get_service, list_services
 from doorstep.release import store as releases
+from doorstep.release.callers import read_callers
 
 MINUTES_SHOWN = 60
-ORDER = ("broken", "watch", "releasing", "healthy", "waiting")
+ORDER = ("killed", "broken", "watch", "releasing", "healthy", "waiting")
 
 
 @operation("finding.list", permission="finding:read", effect="read")
@@ -97,6 +98,7 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
         champion = releases.champions(connection).get(row.name)
         tenures = releases.list_tenures(connection, row.name)
         running = releases.find_running(connection, row.name)
+        callers = read_callers(connection, row, app.home.environment)
         findings = _worst_first(store.list_findings(connection, row.name, "open"))
     since = now - MINUTES_SHOWN * 60 * SECOND_US
     counted = count_rows(app, row.name, since, now, 60)
@@ -104,13 +106,13 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
     quality = quality_seen(app, seen) if seen else None
     release = running.release if running else None
     requests, errors = _per_minute(counted, now)
-    state = state_of(champion, release, findings)
+    state = state_of(champion, release, findings, callers.kill)
     promised = _promised_ms(seen.file.monitor.slo if seen else ())
     first_quality = _first_quality(seen.file.monitor.quality if seen else (), quality)
     return ServiceStatus(
         service=row.name,
         state=state,
-        headline=headline(row.name, champion, tenures, release, findings, now),
+        headline=headline(row.name, champion, tenures, release, findings, now, callers),
         champion=champion,
         challenger=release.challenger if release else None,
         share=release.share if release else 0.0,

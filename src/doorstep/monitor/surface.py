@@ -104,7 +104,8 @@ class ShowStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One service at a glance. state: healthy, watch (a warning is open), broken (a critical
-    finding or no champion able to answer), releasing, or waiting (nothing released yet).
+    finding), killed (the version that serves must not be asked: the headline says who answers),
+    releasing, or waiting (nothing released yet).
     headline: a sentence made from facts. requests, errors: per minute, the last 60, oldest first.
     rescued: in these 60, what the assigned version failed and another one or the fallback answered.
     quality: the first promised quality metric: (name, estimate, low, high), None without outcomes.

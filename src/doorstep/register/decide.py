@@ -24,8 +24,10 @@ _TAKES_EFFECT = {
     "contract": _NEXT_REGISTER,
     "gates": "when gates run next",
     "release": "with the next release",
+    "serve.cache": "once no release runs",
 }
-"""A release that runs keeps what it began with; a version keeps what it was registered with."""
+"""A release that runs keeps what it began with; a version keeps what it was registered with.
+Evidence for a release, or for a first version that is watched, is not answered by a cache."""
 INLINE_MS_P99_MAX = 1.0
 """An inline call cannot be timed out, so only versions that are surely short run in the worker."""
 
@@ -42,7 +44,7 @@ def changes(before: ServiceFile | None, after: ServiceFile) -> tuple[KeyChange, 
             key=key,
             now=old.get(key, ""),
             after=new.get(key, ""),
-            takes_effect=_TAKES_EFFECT.get(key.partition(".")[0], AT_ONCE),
+            takes_effect=_TAKES_EFFECT.get(key, _TAKES_EFFECT.get(key.partition(".")[0], AT_ONCE)),
             loosens=any(key.startswith(one) for one in loose),
         )
         for key in dict.fromkeys((*new, *old))

@@ -6,6 +6,8 @@ refused unless a person names where to.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from doorstep.core.errors import RefusedError
 from doorstep.core.instant import Instant, to_text
 from doorstep.kernel.app import App
@@ -13,7 +15,7 @@ from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
 from doorstep.register import store as versions
 from doorstep.release import store
-from doorstep.release.actions import apply_decision, require_alive, require_why, with_plan
+from doorstep.release.actions import apply_decision, require_why, with_plan
 from doorstep.release.decide import decide_person
 from doorstep.release.tenures import is_way_back, previous_champion, serving
 from doorstep.release.types import Evidence, Person
@@ -31,7 +33,7 @@ def roll_back_service(
     already, nothing changes.
     Returns the id of the release that was rolled back, or that of the way back.
     Raises: NotFoundError, RefusedError (`nothing-to-roll-back`, `rolled-back-already`,
-    `never-served`, `release-running`).
+    `never-served`, `version-killed`, `release-running`).
     """
     require_why(person.action, person.why)
 
@@ -63,8 +65,10 @@ def _require_champion(running: store.ReleaseRow, to: int | None) -> None:
 def _go_back(unit: Unit, app: App, service: str, person: Person, to: int | None) -> str:
     tenures = store.list_tenures(unit.connection, service)
     newest = next(iter(store.list_releases(unit.connection, service, 1)), None)
+    kills = store.list_kills(unit.connection, service)
+    choices = others_alive(tenures, kills)
     if to is None or not tenures:
-        to = _last_champion(service, tenures, newest)
+        to = _last_champion(service, tenures, newest, choices)
     now = serving(tenures)
     left = tenures[0]
     if to not in (NOBODY, *(one.version for one in tenures)):
@@ -76,8 +80,8 @@ def _go_back(unit: Unit, app: App, service: str, person: Person, to: int | None)
         )
     if to == (now.version if now else NOBODY):
         return left.release
-    if to != NOBODY:
-        require_alive(unit, service, to)
+    if to in kills:
+        raise _killed(kills[to], choices)
     _change(unit, service, person, left, to)
     unit.record(
         "service.rolled-back",
@@ -109,8 +113,35 @@ def _change(unit: Unit, service: str, person: Person, left: store.TenureRow, to:
     )
 
 
+def others_alive(tenures: Sequence[store.TenureRow], killed: Collection[int]) -> list[int]:
+    """Versions that served and may be asked, besides the one that serves: first the champion before
+    it, then those that served last."""
+    now, last = serving(tenures), previous_champion(tenures)
+    served = dict.fromkeys((*([last] if last else []), *(one.version for one in tenures)))
+    return [one for one in served if one not in killed and (now is None or one != now.version)]
+
+
+def _further(service: str, choices: Sequence[int]) -> str:
+    """The command that goes to the best of them, and the others."""
+    to = choices[0] if choices else NOBODY
+    also = f" (or to {', '.join(f'@{one}' for one in choices[1:])})" if len(choices) > 1 else ""
+    return f"doorstep rollback {service} --to {to} goes to {_name(service, to)}{also}"
+
+
+def _killed(kill: store.KillRow, choices: Sequence[int]) -> RefusedError:
+    name = f"{kill.service}@{kill.number}"
+    return RefusedError(
+        "version-killed",
+        f"{name} was killed by {kill.by}: {kill.why}",
+        f"{_further(kill.service, choices)}; doorstep revive {name} undoes the kill",
+    )
+
+
 def _last_champion(
-    service: str, tenures: list[store.TenureRow], newest: store.ReleaseRow | None
+    service: str,
+    tenures: list[store.TenureRow],
+    newest: store.ReleaseRow | None,
+    choices: Sequence[int],
 ) -> int:
     """Where a rollback goes that names no version. Raises: RefusedError."""
     now, last = serving(tenures), previous_champion(tenures)
@@ -120,31 +151,31 @@ def _last_champion(
             f"no version of {service} serves" + (" any more" if newest else ": none was released"),
             f"doorstep history {service}",
         )
-    further = f"doorstep rollback {service} --to {last or NOBODY}"
+    further = _further(service, choices)
     ended_at = newest.ended_at or 0 if newest else 0
     if newest is not None and newest.release.id != now.release and ended_at > now.since:
         taken = f"{service}@{newest.release.challenger} was {newest.release.state.value}"
-        raise _rolled_back_already(now, ended_at, taken, last, further)
+        raise _rolled_back_already(now, ended_at, taken, further)
     if is_way_back(tenures):
-        raise _rolled_back_already(now, now.since, "it was given back", last, further)
+        raise _rolled_back_already(now, now.since, "it was given back", further)
     if last is None:
         raise RefusedError(
             "nothing-to-roll-back",
             f"{service} has no champion before @{now.version}, which serves since "
             f"{_say(now.since)}",
-            f"{further} ends it: callers get the constant of serve.fallback, or 503",
+            further,
         )
     return last
 
 
 def _rolled_back_already(
-    now: store.TenureRow, at: Instant, taken: str, last: int | None, further: str
+    now: store.TenureRow, at: Instant, taken: str, further: str
 ) -> RefusedError:
     return RefusedError(
         "rolled-back-already",
         f"{now.service}@{now.version} serves since {_say(now.since)}; {taken} at {_say(at)}, and a "
         "rollback that is sent twice goes back once",
-        f"{further} goes further, to {_name(now.service, last)}",
+        further,
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from doorstep.core.operation import operation
 from doorstep.kernel.app import App
+from doorstep.register.store import get_service
 from doorstep.release import actions, killing, store
 from doorstep.release.back import roll_back_service
+from doorstep.release.callers import read_callers
 from doorstep.release.collect import collect
 from doorstep.release.surface import (
     ChangeRelease,
@@ -19,7 +21,7 @@ from doorstep.release.surface import (
     ShowRelease,
     StartRelease,
 )
-from doorstep.release.types import Evidence, Person
+from doorstep.release.types import Evidence, Person, State
 from doorstep.release.views import release_view
 
 
@@ -98,18 +100,30 @@ def roll_back(app: App, asked: Rollback) -> Release:
 @operation("version.kill", permission="release:rollback", effect="write")
 def kill_version(app: App, asked: KillVersion) -> Kill:
     """Let nobody ask a version any more: its traffic goes down the fallback chain."""
-    return _kill(*killing.kill_version(app, asked.version, asked.why))
+    return _kill(app, *killing.kill_version(app, asked.version, asked.why))
 
 
 @operation("version.revive", permission="release:write", effect="write")
 def revive_version(app: App, asked: ReviveVersion) -> Kill:
     """Let a killed version be asked again."""
-    return _kill(*killing.revive_version(app, asked.version, asked.why))
+    return _kill(app, *killing.revive_version(app, asked.version, asked.why))
 
 
-def _kill(row: store.KillRow, plan_number: int) -> Kill:
-    name = f"{row.service}@{row.number}"
-    return Kill(version=name, at=row.at, by=row.by, why=row.why, plan_number=plan_number)
+def _kill(app: App, row: store.KillRow, plan_number: int) -> Kill:
+    with app.database.reading() as connection:
+        service = get_service(connection, row.service)
+        callers = read_callers(connection, service, app.home.environment)
+        running = store.find_running(connection, row.service)
+    is_paused = running is not None and running.release.state is State.PAUSED
+    return Kill(
+        version=f"{row.service}@{row.number}",
+        at=row.at,
+        by=row.by,
+        why=row.why,
+        plan_number=plan_number,
+        callers=callers.get,
+        paused=running.release.id if running is not None and is_paused else "",
+    )
 
 
 def _person(app: App, action: str, why: str) -> Person:

@@ -61,13 +61,16 @@ class ReviveVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 class Kill(msgspec.Struct, frozen=True, kw_only=True):
     """A version that was killed, by whom and why. plan_number: of the plan with which it is so, or
-    with which it is over."""
+    with which it is over. callers: what callers of the service get now. paused: id of its release
+    that is paused, "" if none is."""
 
     version: str
     at: Instant
     by: str
     why: str
     plan_number: int
+    callers: str
+    paused: str
 
 
 class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):

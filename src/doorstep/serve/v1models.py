@@ -81,7 +81,7 @@ def model(site: Site, visit: Visit) -> None:
     states = [
         {
             "version": str(one.number),
-            "state": "AVAILABLE" if one.ready else "LOADING",
+            "state": "UNLOADING" if one.killed else "AVAILABLE" if one.ready else "LOADING",
             "status": {"error_code": "OK", "error_message": ""},
         }
         for one in versions

@@ -27,6 +27,9 @@ def test_what_is_suggested_reaches_the_home_that_was_named(here: Path, run: Run)
     [
         ("doorstep release start a@1", "doorstep release start --home h a@1"),
         ("doorstep up -d, or doorstep up", "doorstep up --home h -d, or doorstep up --home h"),
+        ("doorstep up --home h -d, or doorstep down",
+         "doorstep up --home h -d, or doorstep down --home h"),
+        ("doorstep down; doorstep list --home=x", "doorstep down --home h; doorstep list --home=x"),
         ('doorstep trust FILE --why "..."', 'doorstep trust FILE --why "..."'),
         ("export PATH first", "export PATH first"),
     ],

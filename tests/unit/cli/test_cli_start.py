@@ -21,7 +21,8 @@ from doorstep.cli.drafting import Asked, draft_service, field_spec, key_column, 
 from doorstep.cli.registering import register_model
 from doorstep.client import Client
 from doorstep.core.contract import Field
-from doorstep.core.errors import RefusedError
+from doorstep.core.errors import DoorstepError, RefusedError
+from doorstep.core.extras import install_line
 from doorstep.core.ids import parse_name
 from doorstep.core.servicefile import parse_service_file
 from doorstep.formats.columns import Table
@@ -91,6 +92,33 @@ def test_one_file_is_split_without_a_row_in_common_and_the_model_counts_as_havin
     read = parse_service_file(Path("doorstep.yaml").read_text())
     assert read.data.train is not None
     assert read.data.train.path == "train.csv"
+
+
+def test_a_hold_out_file_of_other_data_is_warned_of(trusted: Path, run: Run) -> None:
+    (trusted / "other.csv").write_text("height,width\n" + "1,2\n" * 50)
+    said = run("init model.pkl --train train.csv --holdout other.csv --label default --force")
+    assert said.code == 0, said.text
+    assert "! other.csv lacks" in said.text
+    assert "expected rows like those of train.csv: name others with --holdout" in said.text
+    assert not drafted(trusted, holdout=Path("test.csv")).warnings
+
+
+def test_a_model_and_the_service_file_of_another_are_both_named(trusted: Path, run: Run) -> None:
+    assert run("init model.pkl --train train.csv --holdout test.csv --label default").code == 0
+    other = trusted / "other"
+    other.mkdir()
+    for name in ("train.csv", "test.csv"):
+        (other / name).write_text("height,width,default\n" + "1,2,yes\n3,1,no\n" * 50)
+    (other / "doorstep.yaml").write_text(
+        "service: other\nmodel: {label: default}\ndata: {train: train.csv, holdout: test.csv}\n"
+    )
+    with pytest.raises(DoorstepError) as caught:
+        register_model(
+            Unanswering.__new__(Unanswering), "model.pkl", other / "doorstep.yaml",
+            lambda *_: None, with_gates=False,
+        )  # fmt: skip
+    assert f"model.pkl does not fit the data of {other}/doorstep.yaml" in caught.value.message
+    assert caught.value.hint == "doorstep register model.pkl --file doorstep.yaml"
 
 
 def test_init_executes_nothing_of_a_pickle_that_nobody_vouched_for(here: Path, run: Run) -> None:
@@ -327,7 +355,10 @@ def test_doctor_names_two_packages_that_overwrite_each_other() -> None:
 def test_a_missing_extra_names_the_line_that_installs_it() -> None:
     found = {one.subject: one for one in doctoring._extras(lambda _: "")}
     assert found["sklearn"].state == "absent"
-    assert 'pip install "doorstep[sklearn]"' in found["sklearn"].text
+    # It is right in a clone too: nothing of Doorstep's own is fetched from an index.
+    assert 'pip install "pandas>=2.2" "scikit-learn>=1.5" "skops>=0.13"' in found["sklearn"].text
+    assert install_line("demo").startswith('pip install "onnx>=')
+    assert "doorstep" not in install_line("demo")
     present = doctoring._extras(lambda _: "1.0")
     assert {one.state for one in present} == {"pass"}
 

@@ -47,6 +47,8 @@ def test_a_first_revision_changes_what_it_writes():
         ('gates: {quality: ["auc >= 0.8"]}', "gates.quality", "when gates run next"),
         ("release: {bake: 1m}", "release.bake", "with the next release"),
         ('monitor: {quality: ["auc >= 0.7"]}', "monitor.quality", "at once"),
+        ("serve: {cache: 60s}", "serve.cache", "once no release runs"),
+        ("serve: {timeout: 2s}", "serve.timeout", "at once"),
     ],
 )
 def test_each_part_takes_effect_when_it_is_next_asked_for(part, key, effect):

@@ -10,6 +10,7 @@ from doorstep.kernel.db import Database
 from doorstep.kernel.event import Object
 from doorstep.register import store as versions
 from doorstep.release import store
+from doorstep.release.back import others_alive
 from doorstep.release.store import TenureRow
 from doorstep.release.tenures import is_way_back, previous_champion, standing
 
@@ -80,6 +81,23 @@ def test_a_clock_that_was_set_back_does_not_hide_the_champion(database: Database
         assert store.champions(connection) == {"loans": 2}
     assert (newest.version, newest.until) == (2, None)
     assert oldest.until == newest.since > oldest.since
+
+
+@pytest.mark.parametrize(
+    ("crowned", "killed", "expected"),
+    [
+        ([(1, "a"), (2, "b"), (3, "c")], (), [2, 1]),
+        ([(1, "a"), (2, "b"), (3, "c")], (2, 3), [1]),
+        # 2 was taken back and may be gone back to, on a person's word.
+        ([(1, "a"), (2, "b"), (1, "b")], (), [2]),
+        ([(1, "a"), (2, "b"), (1, "b")], (2,), []),
+        ([(1, "a")], (1,), []),
+    ],
+)
+def test_a_way_back_is_suggested_to_versions_that_served_and_may_be_asked(
+    crowned, killed, expected
+):
+    assert others_alive(history(*crowned), killed) == expected
 
 
 @pytest.mark.parametrize(

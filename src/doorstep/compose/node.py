@@ -104,7 +104,9 @@ def takes_over(wanted: Port, serving: int | None) -> bool:
 class Node:
     """The supervisor as a child: started again, with growing pauses, if it dies."""
 
-    def __init__(self, home: Home, ports: NodePorts, workers: int, more: Sequence[str] = ()) -> None:
+    def __init__(
+        self, home: Home, ports: NodePorts, workers: int, more: Sequence[str] = ()
+    ) -> None:
         self._command = [
             *(sys.executable, "-P", "-m", "doorstep.serve.node", "--home", str(home.path)),
             *("--host", LOOPBACK, "--port", str(ports.data), "--health-port", str(ports.health)),

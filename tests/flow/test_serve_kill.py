@@ -237,4 +237,7 @@ def test_an_engine_that_hangs_is_timed_out_and_the_champion_answers_in_time(
         os.kill(hung, signal.SIGCONT)
     assert set(tally.statuses) == {200}
     assert set(tally.answered.values()) == {1}
-    assert {meta.status for _, meta in node.journaled()} == {Status.TIMED_OUT}
+    statuses = [meta.status for _, meta in node.journaled()]
+    assert Status.TIMED_OUT in statuses
+    # Once enough have waited for nothing it is not asked for a while.
+    assert set(statuses) <= {Status.TIMED_OUT, Status.UNAVAILABLE}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from doorstep.core.errors import MissingExtraError
+from doorstep.core.extras import install_line
 from doorstep.serve.protos import messages, require_grpc
 
 NESTED = {
@@ -62,7 +63,8 @@ def test_a_missing_extra_names_the_install_line(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "grpc", None)
     with pytest.raises(MissingExtraError) as caught:
         require_grpc()
-    assert caught.value.hint == 'pip install "doorstep[grpc]"'
+    assert caught.value.hint == install_line("grpc")
+    assert "grpcio" in caught.value.hint
 
 
 @given(

@@ -173,7 +173,8 @@ def test_a_term_signal_answers_what_was_sent_and_exits_zero(node: RunningNode) -
 
     callers, code = asyncio.run(story())
     assert code == 0
-    assert not callers.failed
+    # A call whose connection was still being made then was never sent.
+    assert [what for what in callers.failed if "failed to connect" not in what] == []
 
 
 def test_an_idle_channel_does_not_hold_a_drain_up(node: RunningNode) -> None:

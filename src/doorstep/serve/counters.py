@@ -20,7 +20,6 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-NO_LATENCY = -1
 BUCKETS = 64
 LATENCY_EDGES_US: tuple[int, ...] = tuple(round(50 * 1.25**at) for at in range(BUCKETS - 1))
 """Upper edges of the latency histogram, 50 us to about 52 s; the last bucket is open."""
@@ -89,19 +88,24 @@ class CounterWriter:
         self._words[self._rows.get(key) or self._place(family, key)] = value
 
     def answered(
-        self, service: str, version: str, protocol: str, status: int, latency_us: int
+        self, service: str, version: str, protocol: str, status: int, *latencies_us: int
     ) -> None:
-        """Count a request that came to its end; NO_LATENCY: nothing was computed for it."""
-        self.add(REQUESTS, service, version, protocol, _CLASSES[status // 100])
+        """Count requests that came to their end: one for each latency, or one for which nothing was
+        computed."""
+        count = len(latencies_us) or 1
+        self.add(REQUESTS, service, version, protocol, _CLASSES[status // 100], by=count)
         if status >= 500:
-            self.add(ERRORS, service)
-        if latency_us == NO_LATENCY:
+            self.add(ERRORS, service, by=count)
+        if not latencies_us:
             return
         key = ("latency_seconds", service)
         at = self._rows.get(key) or self._place(LATENCY, key)
-        if at != self._lost:
-            self._words[at + bisect_left(LATENCY_EDGES_US, latency_us)] += 1
-            self._words[at + BUCKETS] += latency_us
+        if at == self._lost:
+            return
+        words = self._words
+        for latency_us in latencies_us:
+            words[at + bisect_left(LATENCY_EDGES_US, latency_us)] += 1
+        words[at + BUCKETS] += sum(latencies_us)
 
     def close(self) -> None:
         self._words.release()

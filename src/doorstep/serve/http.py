@@ -16,7 +16,7 @@ import re
 import traceback
 from collections import deque
 from http import HTTPStatus
-from typing import NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
 
 import httptools
 
@@ -58,16 +58,24 @@ KEPT = KEPT_ALIKE | {
 """All headers that an answerer reads; a head with one of the others is not remembered."""
 
 
-class Head(NamedTuple):
+class Head:
     """What a request's head says. length: of the body, from Content-Length. fields: the headers
-    of KEPT that it has, by their names in lower case."""
+    of KEPT that it has, by their names in lower case. place: where it leads, once its answerer has
+    found that out."""
 
-    method: bytes
-    url: bytes
-    length: int
-    keep_alive: bool
-    said_keep_alive: bool
-    fields: dict[bytes, bytes]
+    __slots__ = ("fields", "keep_alive", "length", "method", "place", "said_keep_alive", "url")
+
+    def __init__(
+        self, method: bytes, url: bytes, length: int, keep_alive: bool, said_keep_alive: bool,
+        fields: dict[bytes, bytes],
+    ) -> None:  # fmt: skip
+        self.method = method
+        self.url = url
+        self.length = length
+        self.keep_alive = keep_alive
+        self.said_keep_alive = said_keep_alive
+        self.fields = fields
+        self.place: Any = None
 
 
 class Gate(Protocol):
@@ -111,18 +119,19 @@ class HttpExchange:
 
     def respond(self, status: int, body: bytes, headers: bytes = b"", media: bytes = JSON) -> None:
         """Answer. headers: whole lines, each with its line end. media: the body's content type."""
-        if self.connection.gate.draining:
+        connection, head = self.connection, self.head
+        if connection.gate.draining:
             self.keep_alive = False
         if not self.keep_alive:
             headers += b"connection: close\r\n"
-        elif self.head.said_keep_alive:
+        elif head.said_keep_alive:
             headers += b"connection: keep-alive\r\n"
-        shown = b"" if self.head.method == b"HEAD" else body
         line = _STATUS_LINES[status]
         if media is not JSON:
             line = line.replace(JSON, media)
+        shown = b"" if head.method == b"HEAD" else body
         self.data = b"%b%d\r\n%b\r\n%b" % (line, len(body), headers, shown)
-        self.connection.write_ready()
+        connection.write_ready()
 
 
 class HttpConnection(asyncio.Protocol):
@@ -329,12 +338,14 @@ class HttpConnection(asyncio.Protocol):
 
     def _take(self, head: Head, body: bytes) -> None:
         """A whole request."""
-        exchange = HttpExchange(self, head, head.keep_alive)
-        self._queue.append(exchange)
-        self._wait(FOREVER)
-        if not head.keep_alive:
+        keep_alive, queue = head.keep_alive, self._queue
+        exchange = HttpExchange(self, head, keep_alive)
+        queue.append(exchange)
+        if not self._write_paused:
+            self.deadline_s = FOREVER
+        if not keep_alive:
             self._closing = True
-        if len(self._queue) >= PIPELINE_MAX and not self._paused and self._transport is not None:
+        if len(queue) >= PIPELINE_MAX and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
         self._answerer.handle(exchange, head, body)
@@ -345,14 +356,15 @@ class HttpConnection(asyncio.Protocol):
         if transport is None:
             queue.clear()
             return None
-        while queue and queue[0].data is not None:
-            exchange = queue.popleft()
-            assert exchange.data is not None
-            transport.write(exchange.data)
-            if not exchange.keep_alive:
+        while queue:
+            data = queue[0].data
+            if data is None:
+                break
+            transport.write(data)
+            if not queue.popleft().keep_alive:
                 return self._end(transport)
-        if not queue and not self._in_body and not self._url:
-            self._wait(IDLE_S)
+        if not (queue or self._in_body or self._url or self._write_paused):
+            self.deadline_s = self.gate.now_s + IDLE_S
         if self._paused and len(queue) < PIPELINE_MAX // 2:
             self._paused = False
             if not self._write_paused:

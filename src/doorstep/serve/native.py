@@ -21,7 +21,8 @@ from doorstep.serve.fields import read_id
 from doorstep.serve.http import RETRY
 from doorstep.serve.limits import INT_MAX, OUTCOMES_MAX
 from doorstep.serve.service import Service
-from doorstep.serve.visit import Skin, Visit
+from doorstep.serve.version import Version
+from doorstep.serve.visit import CONTEXT, Skin, Visit
 
 if TYPE_CHECKING:
     from doorstep.serve.site import Site
@@ -94,6 +95,18 @@ class NativeCodec:
             _prediction(call, part, at, row, first) for row, (part, at) in enumerate(rows)
         ]
         return _encode(Answer(call.service.name, first, call.id, predictions, call.fallback))
+
+    def answer_one(
+        self, call: Call, version: Version, scores: list[float], said: str | float
+    ) -> bytes:
+        """As `answer`, of a plain call."""
+        warnings = call.parsed.warnings[0] if call.parsed.warnings else ()
+        one = Prediction(f"{call.id}.0", said, warnings)
+        if version.labels:
+            one.probabilities = version.probabilities(*scores)
+        else:
+            one.value = scores[0]
+        return _encode(Answer(call.service.name, version.number, call.id, [one], None))
 
     def refusal(self, code: str, message: str, hint: str, request: str, /) -> bytes:
         return _encode({"error": Refusal(code, message, hint, request)})
@@ -196,8 +209,9 @@ def _instant(found: str | int | None, now: Instant) -> Instant:
 
 
 def predict(site: Site, visit: Visit) -> None:
-    service = site.service(visit.service)
-    site.submit(visit, service, service.reader.read(visit.body, visit.context))
+    service = site.services.get(visit.service) or site.service(visit.service)
+    context = visit.head.fields.get(CONTEXT, b"")
+    site.submit(visit, service, service.reader.read(visit.body, context))
 
 
 def rehearse(site: Site, visit: Visit) -> None:

@@ -20,9 +20,9 @@ from doorstep.core.record import Status
 from doorstep.formats.batch import Scorer
 from doorstep.serve.breaker import WHOLE, Breakers
 from doorstep.serve.cache import AnswerCache, row_keys
-from doorstep.serve.call import CONSTANT, Call, Mark, Part, protocol_of
+from doorstep.serve.call import CONSTANT, Call, Codec, Mark, Part, protocol_of
 from doorstep.serve.cells import CellWriter
-from doorstep.serve.counters import NO_LATENCY, REFUSED
+from doorstep.serve.counters import REFUSED
 from doorstep.serve.limits import IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX, PATIENCE, TURN_NS
 from doorstep.serve.observe import Observers, seen_of
 from doorstep.serve.parts import (
@@ -37,6 +37,7 @@ from doorstep.serve.parts import (
     split,
     units_of,
 )
+from doorstep.serve.plain import PlainBatch, answer_one_of, score_plain, sort_plain
 from doorstep.serve.record import Recorder
 from doorstep.serve.rule import Rule
 from doorstep.serve.version import Version
@@ -82,6 +83,7 @@ class Path:
         self._troubles = troubles
         self._arrived: list[Call] = []
         self._done: list[Call] = []
+        self._plain: list[PlainBatch] = []
         self._scheduled = False
         self._causes: dict[int, int] = {}
         self._cache = AnswerCache()
@@ -129,6 +131,7 @@ class Path:
         try:
             for call in arrived:
                 call.at = at
+            for call in arrived if between_ns else self._score_plain(arrived, batches):
                 parts = self._assign(call)
                 if call.service.cache_ns:
                     parts = self._recall(call)
@@ -141,7 +144,7 @@ class Path:
                     batches.setdefault(part.version, []).append(part)
             while batches:
                 batches = self._score(batches)
-            if self._done:
+            if self._done or self._plain:
                 self._commit()
         except Exception:  # noqa: BLE001  a mistake of ours must not leave callers waiting
             traceback.print_exc()
@@ -168,11 +171,33 @@ class Path:
             self._schedule()
         return arrived
 
+    def _score_plain(
+        self, arrived: list[Call], again: dict[Version | None, list[Part]]
+    ) -> list[Call]:
+        """Score what is plain; the calls that are not."""
+        if self.breakers.known or self.observers:
+            return arrived
+        groups, rest = sort_plain(arrived)
+        for version, scorer, calls in groups:
+            try:
+                batch = score_plain(version, scorer, calls)
+            except Exception as error:  # noqa: BLE001  whatever a model raises
+                parts = [part for call in calls for part in self._assign(call)]
+                self._find_out(version, scorer, parts, error, again)
+                continue
+            if is_finite(batch.found, batch.scores):
+                self._plain.append(batch)
+                continue
+            for call, scores, _ in batch.each():
+                self._settle(self._assign(call)[0], Status.OK, [scores], "", again)
+        return rest
+
     def _abandon(self, calls: list[Call]) -> None:
         """Answer those that a mistake of ours has left without an answer; what was collected for
         the journal is not written."""
         self._recorder.drop()
         done, self._done = self._done, []
+        self._plain = []
         for call in [*calls, *done]:
             if call.is_over:
                 continue
@@ -356,13 +381,7 @@ class Path:
             scores = found.tolist()
             fine = is_finite(found, scores)
         except Exception as error:  # noqa: BLE001  whatever a model raises
-            if len(parts) > 1:
-                for part in parts:
-                    self._score_inline(version, scorer, [part], again)
-                return
-            said = f"{type(error).__name__}: {error}"
-            self._settle(parts[0], Status.FAILED, [], said, again)
-            return
+            return self._find_out(version, scorer, parts, error, again)
         at = 0
         for part in parts:
             count = part.count
@@ -372,6 +391,19 @@ class Path:
                 self._succeed(part, version, mine)
             else:
                 self._settle(part, Status.OK, mine, "", again)
+        return None
+
+    def _find_out(
+        self, version: Version, scorer: Scorer, parts: list[Part], error: Exception,
+        again: dict[Version | None, list[Part]],
+    ) -> None:  # fmt: skip
+        """A model has raised: whose fault it is shows when each part is scored alone."""
+        if len(parts) == 1:
+            said = f"{type(error).__name__}: {error}"
+            return self._settle(parts[0], Status.FAILED, [], said, again)
+        for part in parts:
+            self._score_inline(version, scorer, [part], again)
+        return None
 
     def _ask(self, version: Version, part: Part, again: dict[Version | None, list[Part]]) -> None:
         engine = version.engine
@@ -480,7 +512,7 @@ class Path:
 
     def _succeed(self, part: Part, version: Version, scores: list[list[float]]) -> None:
         part.answered, part.scores = version.number, scores
-        part.answers = [version.answer(row) for row in scores]
+        part.answers = version.answers(scores)
         if self.breakers.known and not part.cached:
             self.breakers.note((part.call.service.name, version.number), Status.OK)
         if part.keys is not None and not part.cached:
@@ -501,20 +533,27 @@ class Path:
         """Write what is done to the journal, count it, and answer it. What was refused because too
         many wait is counted and not written: a flood of it must cost little."""
         done, self._done = self._done, []
+        plain, self._plain = self._plain, []
         now = time.monotonic_ns()
         try:
             for call in done:
                 if not call.is_shed or call.failed is None:
                     self._recorder.add(call, (now - call.began_ns) // 1000)
+            for batch in plain:
+                self._recorder.add_plain(batch, now)
             self._recorder.flush()
         except (OSError, OverloadedError) as error:
             self._recorder.drop()
+            done += [call for batch in plain for call in batch.with_parts()]
+            plain = []
             self._refuse(done, error)
         except Exception:  # noqa: BLE001  a mistake of ours must not leave callers waiting
             traceback.print_exc()
-            return self._abandon(done)
+            return self._abandon(done + [call for batch in plain for call in batch.calls])
         else:
             self._troubles.tell("journal", "")
+        for batch in plain:
+            self._answer_plain(batch, now)
         for call in done:
             try:
                 if not call.is_answered:
@@ -524,6 +563,27 @@ class Path:
                 traceback.print_exc()
                 self._abandon([call])
         return None
+
+    def _answer_plain(self, batch: PlainBatch, now: int) -> None:
+        """Answer and count what is recorded."""
+        version, latencies_us = batch.version, dict[Codec, list[int]]()
+        for call, scores, answer in batch.each():
+            codec = call.codec
+            try:
+                body = answer_one_of(type(codec))(codec, call, version, scores, answer)
+                said = f"doorstep-request-id: {call.id}{version.header}".encode()
+                call.exchange.respond(200, body, said + call.headers, call.media)
+            except Exception:  # noqa: BLE001  as above
+                traceback.print_exc()
+                self._abandon([call])
+                continue
+            call.is_over = True
+            latencies_us.setdefault(codec, []).append((now - call.began_ns) // 1000)
+        for codec, found in latencies_us.items():
+            self.in_flight -= len(found)
+            self.rows_in_flight -= len(found)
+            name, protocol = batch.service.name, protocol_of(type(codec))
+            self._cells.counters.answered(name, version.name, protocol, 200, *found)
 
     def _answer(self, call: Call) -> None:
         failed = call.failed
@@ -573,7 +633,7 @@ class Path:
         counters, name = self._cells.counters, call.service.name
         counters.answered(
             name, call.version, protocol_of(type(call.codec)), call.status,
-            latency_us if is_computed else NO_LATENCY,
+            *([latency_us] if is_computed else []),
         )  # fmt: skip
         if call.is_shed and call.status >= 500:
             counters.add(REFUSED, name, "overload")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+
+from doorstep.core.plan import REST
 from doorstep.core.record import PredictionMeta
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.call import CONSTANT, NOBODY, Call, Part
 from doorstep.serve.mask import NAN_BYTES, Texts
+from doorstep.serve.plain import PlainBatch
 from doorstep.serve.rows import Parsed
 from doorstep.serve.service import Service
 from doorstep.serve.version import Version
@@ -26,6 +31,27 @@ class Recorder:
         failed = len(call.parts) > 1 and call.failed is not None
         for part in call.parts:
             self._add_part(call, part, latency_us, NOBODY if failed else part.answered)
+
+    def add_plain(self, batch: PlainBatch, now: int) -> None:
+        """As `add`, of calls that are answered; now: monotonic, nanoseconds."""
+        version, number = batch.version, batch.version.number
+        has_labels = bool(version.labels)
+        metas, pieces = self._rows.setdefault(version.layout, ([], []))
+        pieces.append(np.hstack((batch.numbers, batch.found)).tobytes())
+        for call, _, said in batch.each():
+            parsed = call.parsed
+            keys, units, warnings = parsed.keys, parsed.units, parsed.warnings
+            answer: Any = said if has_labels else None
+            metas.append(
+                PredictionMeta(
+                    call.request, 0, call.at, number, number, 0, call.kind, "", 0, 0.0, REST,
+                    keys[0] if keys else "",
+                    (units[0] if units else "") or call.id,
+                    (now - call.began_ns) // 1000,
+                    warnings[0] if warnings else (),
+                    (*parsed.texts[0], answer) if parsed.texts else (answer,),
+                )
+            )  # fmt: skip
 
     def flush(self) -> None:
         """Hand everything to the operating system. Raises: OSError, OverloadedError."""

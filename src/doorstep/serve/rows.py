@@ -82,6 +82,11 @@ class RowReader:
         Raises: InputError (`bad-json`, `no-rows`, `too-many-rows` and those of `read_object`).
         """
         try:
+            if self._only_numbers and not context and body.startswith(b'{"rows":'):
+                envelope: Any = self._decode_envelope(body)
+                rows = envelope.rows
+                if len(rows) == 1 and envelope.context is None and envelope.keys is None:
+                    return Parsed(1, self._pack(*_values_of(rows[0])))
             return self._read_fast(body, context)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Careful, struct.error):
             return self._read_carefully(body, context)

@@ -20,7 +20,8 @@ class Service:
     declare: gives a layout's number in this process's journal. slot: gives a cell's number, or
     None where there is no room. challenger: None when its share was given back (the lease).
     is_disrupted: the champion must not be asked. only_engine: the champion's, where nobody else can
-    answer a request and it is no evidence.
+    answer a request and it is no evidence. plain: the version that is asked for every single row,
+    see `plain.py`; None where there is something to decide.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class Service:
         self.has_groups = plan.release is not None or bool(plan.segments)
         alone = not self.has_groups and all(link is self.champion for link in self.chain)
         self.only_engine = self.champion.engine if alone and self.champion else None
+        simple = not (self.has_groups or self.is_disrupted or self.cache_ns or self.mask)
+        self.plain = self.champion if simple and self.champion and self.champion.model else None
         self._slot = slot
         self._slots: dict[tuple[str, bool], int | None] = {}
         known = self.champion or next(iter(versions.values()), None)

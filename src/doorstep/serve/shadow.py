@@ -266,7 +266,7 @@ def shadow_record(
     version = target.version
     answer = None
     if scores is not None and version.labels:
-        answer = str(version.answer(scores))
+        answer = str(version.answers([scores])[0])
     return msgspec.structs.replace(
         row,
         version=version.number if status is Status.OK else -1,

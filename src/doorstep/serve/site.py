@@ -36,7 +36,7 @@ from doorstep.serve.idempotency import HEADER, IdempotencyKeys, KeyedExchange
 from doorstep.serve.observe import Seen
 from doorstep.serve.path import Path
 from doorstep.serve.record import Recorder
-from doorstep.serve.requestid import RequestIds, id_text
+from doorstep.serve.requestid import RequestIds
 from doorstep.serve.router import Router
 from doorstep.serve.rows import Parsed
 from doorstep.serve.service import Service
@@ -71,6 +71,7 @@ _STATUS = {
     "bad-accept": 406,
     "bad-media": 415,
 }
+LIVE = int(Kind.LIVE)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -130,10 +131,13 @@ class Site:
 
     def handle(self, exchange: Exchange, head: Head, body: bytes) -> None:
         """Answer one request, now or in a later turn of the loop. Raises nothing."""
-        try:
-            place = self._places.get((head.method, head.url)) or self._find(head)
-        except DoorstepError as error:
-            return self._refuse(exchange, head, self._codec_of(head.url), error, "")
+        place: Place | None = head.place
+        if place is None:
+            try:
+                place = self._places.get((head.method, head.url)) or self._find(head)
+            except DoorstepError as error:
+                return self._refuse(exchange, head, self._codec_of(head.url), error, "")
+            head.place = place
         visit = Visit(exchange, head, body, place.codec, place.service, place.version)
         try:
             if not place.is_probe and not self._admission.is_idle:
@@ -204,30 +208,30 @@ class Site:
 
     def submit(
         self, visit: Visit, service: Service, parsed: Parsed, *, extra: Any = None,
-        pinned: Version | None = None, kind: Kind = Kind.LIVE,
+        pinned: Version | None = None, kind: int = LIVE,
     ) -> None:  # fmt: skip
         """Have these rows answered. extra, pinned, kind: see `Call`.
         Raises: OverloadedError (`overloaded`), and what `Admission.admit` raises."""
         if visit.admitted != service.name and not self._admission.is_idle:
             # A protocol that finds its service by something else than its path.
             self._admission.admit(visit, service.name)
-        request = self._ids.next()
-        name, exchange = id_text(request), visit.exchange
+        request, name = self._ids.next()
+        exchange, path = visit.exchange, self._path
         if HEADER in visit.head.fields and self.keys is not None:
             taken = self.keys.take(visit, name)
             if taken is None:
                 return self._count(visit.head, visit.codec, service.name, 200, name)
             exchange = taken
-        call = Call(exchange, visit.codec, service, parsed, request, name)
-        call.extra, call.pinned, call.kind = extra, pinned, int(kind)
-        if self._path.observers:
+        call = Call(exchange, visit.codec, service, parsed, request, name, extra, kind, pinned)
+        if path.observers:
             call.key = visit.key.id if visit.key else ""
             call.trace = visit.head.fields.get(b"traceparent", b"")
-        if not self._path.submit(call):
+        if not path.submit(call):
             if isinstance(exchange, KeyedExchange):
                 exchange.release()
-            found = self._path.in_flight
-            raise OverloadedError("overloaded", f"{found} requests are already under way here")
+            raise OverloadedError(
+                "overloaded", f"{path.in_flight} requests are already under way here"
+            )
         return None
 
     def reply(self, visit: Visit, found: object, status: int = 200, headers: bytes = b"") -> None:
@@ -236,7 +240,7 @@ class Site:
 
     def new_id(self) -> str:
         """An id for a request that is no prediction."""
-        return id_text(self._ids.next())
+        return self._ids.next()[1]
 
     # -- ours
 

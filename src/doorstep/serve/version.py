@@ -57,7 +57,8 @@ class Model(Protocol):
 
 
 class Version:
-    """number: of the service. source: what its scores depend on, besides the row. outputs: names of
+    """number: of the service; name: the same as text, header: as it ends the headers of an answer.
+    source: what its scores depend on, besides the row. outputs: names of
     the score columns. layout: of its records in this process's journal; killed: it must not be
     asked; both once its service is made. model: for a version that is scored here; else engine.
     places: of the service's outputs among its own, None where they are the same, () where they are
@@ -72,6 +73,8 @@ class Version:
         engine: EngineClient | None,
     ) -> None:
         self.number = plan.number
+        self.name = str(plan.number)
+        self.header = f"\r\ndoorstep-version: {plan.number}\r\n"
         self.source = (plan.bundle, plan.form)
         self.layout = 0
         self.killed = False
@@ -93,14 +96,15 @@ class Version:
     def ready(self) -> bool:
         return self.engine is None or self.engine.available
 
-    def answer(self, scores: list[float]) -> str | float:
-        """The label, or the value of a regression. Ties take the first label."""
-        if self._positive is not None:
-            over = scores[self._positive] >= self._threshold
-            return self.labels[self._positive if over else 1 - self._positive]
-        if self.labels:
-            return self.labels[scores.index(max(scores))]
-        return scores[0]
+    def answers(self, scores: list[list[float]]) -> list[str | float]:
+        """Per row the label, or the value of a regression. Ties take the first label."""
+        labels, at = self.labels, self._positive
+        if at is not None:
+            least, over, under = self._threshold, labels[at], labels[1 - at]
+            return [over if row[at] >= least else under for row in scores]
+        if labels:
+            return [labels[row.index(max(row))] for row in scores]
+        return [row[0] for row in scores]
 
     def arrange(self, outputs: tuple[str, ...]) -> None:
         """Be told the service's outputs, in whose order scores travel that have no names."""

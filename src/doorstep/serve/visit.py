@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from doorstep.core.plan import ApiKey
 from doorstep.serve.call import Codec, Exchange
 from doorstep.serve.http import Head
@@ -14,28 +16,26 @@ if TYPE_CHECKING:
     from doorstep.serve.site import Site
 
 
-class Visit:
+CONTEXT = b"doorstep-context"
+
+
+class Visit(msgspec.Struct):
     """One request at its route. service, version: as its path names them, else empty. key: that
     it came with. admitted: the service that it was let in to, None before it was asked."""
 
-    __slots__ = ("admitted", "body", "codec", "exchange", "head", "key", "service", "version")
-
-    def __init__(
-        self, exchange: Exchange, head: Head, body: bytes, codec: Codec, service: str, version: str
-    ) -> None:
-        self.exchange = exchange
-        self.head = head
-        self.body = body
-        self.codec = codec
-        self.service = service
-        self.version = version
-        self.key: ApiKey | None = None
-        self.admitted: str | None = None
+    exchange: Exchange
+    head: Head
+    body: bytes
+    codec: Codec
+    service: str
+    version: str
+    key: ApiKey | None = None
+    admitted: str | None = None
 
     @property
     def context(self) -> bytes:
         """The header `Doorstep-Context`."""
-        return self.head.fields.get(b"doorstep-context", b"")
+        return self.head.fields.get(CONTEXT, b"")
 
 
 Handler = Callable[["Site", Visit], None]

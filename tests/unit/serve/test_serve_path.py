@@ -406,23 +406,28 @@ def test_one_cause_books_one_bad_unit_however_many_requests_it_hits(
     assert (cell.requests, cell.bad, len(cell.seen), len(cell.bad_units)) == (4, 4, 12, 1)
 
 
+@pytest.mark.parametrize("method", ["add", "add_plain"])
 def test_a_mistake_of_ours_in_recording_leaves_nobody_waiting_and_nothing_half_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     world = World(tmp_path, plan(1), {1: Scorer(1)})
-    real, added = world.recorder.add, []
+    real, added = getattr(world.recorder, method), []
 
-    def add(call: Any, latency_us: int) -> None:
-        added.append(call)
-        if len(added) == 2:
+    def add(what: Any, at: int) -> None:
+        real(what, at)
+        added.append(what)
+        if len(added) == (2 if method == "add" else 1):
             raise ValueError("a mistake of ours")
-        real(call, latency_us)
 
-    monkeypatch.setattr(world.recorder, "add", add)
-    assert [one.status for one in world.ask({"x": 1}, {"x": 2}, {"x": 3})] == [500] * 3
+    monkeypatch.setattr(world.recorder, method, add)
+    count = 2 if method == "add" else 1
+    bodies = [{"rows": [{"x": at}] * count} for at in range(3)]
+    assert [one.status for one in world.ask(*bodies)] == [500] * 3
     assert (world.path.in_flight, world.path.rows_in_flight, world.records()) == (0, 0, [])
-    assert [one.status for one in world.ask({"x": 4})] == [200]
-    assert len(world.records()) == 1
+    if method == "add_plain":
+        monkeypatch.undo()
+    assert [one.status for one in world.ask(*bodies[:1])] == [200]
+    assert len(world.records()) == count
 
 
 @pytest.mark.parametrize("where", ["begin", "end", "answered"])

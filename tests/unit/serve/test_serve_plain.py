@@ -1,0 +1,152 @@
+"""Plain calls are answered, recorded and counted as the general way does it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorstep.core.record import PredictionMeta
+from doorstep.journal.reader import Group, list_blocks, read_block
+from doorstep.serve.cells import read_cells
+from doorstep.serve.observe import Seen
+from serve_case import CONTRACT, OneSite
+
+WAYS = {
+    "native": "/v1/services/{}/predict",
+    "v1": "/v1/models/{}:predict",
+    "oip": "/v2/models/{}/infer",
+}
+
+
+class Onlooker:
+    """While somebody looks on, every call goes the general way."""
+
+    def note(self, seen: Seen) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Both:
+    """The same site twice; the calls of the second one go the general way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sites = []
+        self.folders = [folder / "plain", folder / "general"]
+        services = {"loan": (CONTRACT, ("bad", "good")), "price": (CONTRACT, ())}
+        for one in self.folders:
+            one.mkdir(parents=True)
+            self.sites.append(OneSite(one, services))
+        self.sites[1].site._path.observers = (Onlooker(),)
+
+    def ask(self, path: str, body: Any) -> tuple[Any, Any]:
+        """What both answer, without what is never the same."""
+        data = json.dumps(body).encode()
+        return tuple(_same(one.ask("POST", path, data)) for one in self.sites)  # type: ignore[return-value]
+
+    def close(self) -> None:
+        for one in self.sites:
+            one.close()
+
+    def records(self) -> list[list[tuple[PredictionMeta, bytes]]]:
+        return [_records(one) for one in self.folders]
+
+
+def _same(answer: Any) -> tuple[Any, ...]:
+    found = json.loads(answer.body)
+    text = answer.headers.decode()
+    request = text.split("doorstep-request-id: ")[1].split("\r\n")[0]
+    shown = json.loads(json.dumps(found).replace(request, "ID"))
+    return answer.status, shown, text.replace(request, "ID"), answer.media
+
+
+def _records(folder: Path) -> list[tuple[PredictionMeta, bytes]]:
+    found = []
+    for path in list_blocks(folder / "n").values():
+        for group in read_block(path.read_bytes()).parts():
+            assert isinstance(group, Group)
+            width = len(group.layout.numbers) * 8
+            for at, row in enumerate(group.rows):
+                plain = msgspec.structs.replace(
+                    row, request=b"", at=0, latency_us=0,
+                    unit="ID" if len(row.unit) == 36 else row.unit,
+                )  # fmt: skip
+                found.append((plain, bytes(group.matrix[at * width : at * width + width])))
+    return found
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    made = Both(tmp_path_factory.mktemp("plain"))
+    yield made
+    made.close()
+
+
+ROW = {"age": 40, "amount": 250.0, "purpose": "car"}
+
+
+@given(
+    age=st.integers(18, 100),
+    amount=st.floats(-2000, 2000) | st.integers(-5, 5),
+    purpose=st.sampled_from(["car", "home", "boat"]),
+    owner=st.none() | st.booleans(),
+    service=st.sampled_from(["loan", "price"]),
+)
+def test_both_ways_answer_alike(both: Both, service: str, owner: bool | None, **row: Any) -> None:
+    if owner is not None:
+        row["owner"] = owner
+    plain, general = both.ask(WAYS["native"].format(service), {"rows": [row]})
+    assert plain == general
+    assert plain[0] == 200
+
+
+@pytest.mark.parametrize("service", ["loan", "price"])
+def test_every_protocol_answers_alike_on_both_ways(both: Both, service: str) -> None:
+    plain, general = both.ask(WAYS["v1"].format(service), {"instances": [ROW]})
+    assert plain == general
+    assert plain[0] == 200
+    inputs = [
+        {"name": name, "shape": [1], "datatype": kind, "data": [ROW[name]]}
+        for name, kind in {"age": "FP64", "amount": "FP64", "purpose": "BYTES"}.items()
+    ]
+    plain, general = both.ask(WAYS["oip"].format(service), {"id": "x", "inputs": inputs})
+    assert plain == general
+    assert plain[0] == 200
+
+
+def test_both_ways_record_and_count_alike(tmp_path: Path) -> None:
+    both = Both(tmp_path)
+    amounts = np.random.default_rng(5).uniform(-100, 1100, 30).round(2).tolist()
+    for at, amount in enumerate(amounts):
+        row = ROW | {"amount": amount, "purpose": ("car", "boat")[at % 2]}
+        body = {"rows": [row], "context": {"store": at}, "keys": [f"k{at}"]}
+        both.ask(WAYS["native"].format(("loan", "price")[at % 3 == 0]), body)
+    both.close()
+    plain, general = both.records()
+    assert plain == general
+    assert len(plain) == 30
+    assert {row.warnings for row, _ in plain} == {(), ("unseen:purpose",)}
+    counted = [read_cells(one / "cells").counters for one in both.folders]
+    requests = [
+        {key: values for key, values in one.items() if key[0] == "requests"} for one in counted
+    ]
+    assert requests[0] == requests[1]
+    assert {values[0] for values in requests[0].values()} == {10, 20}
+    latencies = [
+        {key: sum(values[:-1]) for key, values in one.items() if key[0] == "latency_seconds"}
+        for one in counted
+    ]
+    assert (
+        latencies[0]
+        == latencies[1]
+        == {("latency_seconds", "loan"): 20, ("latency_seconds", "price"): 10}
+    )

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from doorstep.core.errors import OverloadedError
 from doorstep.core.record import Status
 from doorstep.formats.batch import Scorer
+from doorstep.serve import reply
 from doorstep.serve.breaker import WHOLE, Breakers
 from doorstep.serve.cache import AnswerCache, row_keys
 from doorstep.serve.call import CONSTANT, Call, Codec, Mark, Part, protocol_of
@@ -37,20 +38,12 @@ from doorstep.serve.parts import (
     split,
     units_of,
 )
-from doorstep.serve.plain import PlainBatch, answer_one_of, score_plain, sort_plain
+from doorstep.serve.plain import PlainBatch, score_plain, sort_plain
 from doorstep.serve.record import Recorder
 from doorstep.serve.rule import Rule
 from doorstep.serve.version import Version
 
 ERROR_CHARS_MAX = 200
-_STATUS_CODES = {
-    Status.TIMED_OUT: (504, "timed-out", "the model did not answer in time"),
-    Status.DIED: (503, "unavailable", "the model's process ended while it had the request"),
-    Status.UNAVAILABLE: (503, "unavailable", "no version of the service can answer now"),
-}
-_FAILED = (500, "model-failed", "the model could not answer this request")
-# An engine that died is back in one or two seconds; asked again sooner, a client fails twice.
-_RETRY = b"retry-after: 3\r\n"
 
 
 class Troubles(Protocol):
@@ -206,15 +199,7 @@ class Path:
                 self._cells.forget(mark.cell, mark.flights)
             call.parts = []
             if not call.is_answered:
-                self._excuse(call)
-
-    def _excuse(self, call: Call) -> None:
-        call.is_answered = True
-        try:
-            body = call.codec.refusal("internal", "this is our fault; it was logged", "", call.id)
-            call.exchange.respond(500, body)
-        except Exception:  # noqa: BLE001  the next of them wants an answer too
-            traceback.print_exc()
+                reply.excuse(call)
 
     def _close(self, call: Call) -> None:
         call.is_over = True
@@ -557,7 +542,7 @@ class Path:
         for call in done:
             try:
                 if not call.is_answered:
-                    self._answer(call)
+                    reply.answer(call)
                 self._count(call, now)
             except Exception:  # noqa: BLE001  as above; the others' records are written
                 traceback.print_exc()
@@ -570,9 +555,7 @@ class Path:
         for call, scores, answer in batch.each():
             codec = call.codec
             try:
-                body = answer_one_of(type(codec))(codec, call, version, scores, answer)
-                said = f"doorstep-request-id: {call.id}{version.header}".encode()
-                call.exchange.respond(200, body, said + call.headers, call.media)
+                reply.answer_plain(call, version, scores, answer)
             except Exception:  # noqa: BLE001  as above
                 traceback.print_exc()
                 self._abandon([call])
@@ -585,36 +568,13 @@ class Path:
             name, protocol = batch.service.name, protocol_of(type(codec))
             self._cells.counters.answered(name, version.name, protocol, 200, *found)
 
-    def _answer(self, call: Call) -> None:
-        failed = call.failed
-        if failed is None:
-            said = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {call.versions}\r\n"
-            answer = call.codec.answer(call)
-            call.is_answered = True
-            return call.exchange.respond(200, answer, said.encode() + call.headers, call.media)
-        status, code, message = _STATUS_CODES.get(failed.status, _FAILED)
-        call.status = status
-        if call.is_shed:
-            code, message = "overloaded", "too many wait: it could not be answered in time"
-        body = call.codec.refusal(code, message, "", call.id)
-        said = f"doorstep-request-id: {call.id}\r\ndoorstep-version: {failed.assigned}\r\n"
-        call.is_answered = True
-        return call.exchange.respond(
-            status, body, said.encode() + (_RETRY if status == 503 else b"")
-        )
-
     def _refuse(self, done: list[Call], error: Exception) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         self._troubles.tell(
             "journal", f"the journal cannot be written ({reason}): requests are refused with 503"
         )
         for call in done:
-            body = call.codec.refusal(
-                "journal-unavailable", "the answer could not be recorded", "try again", call.id
-            )
-            headers = f"doorstep-request-id: {call.id}\r\n".encode()
-            call.is_answered, call.status = True, 503
-            call.exchange.respond(503, body, headers + _RETRY)
+            reply.refuse_unrecorded(call)
 
     def _count(self, call: Call, now: int) -> None:
         self._close(call)

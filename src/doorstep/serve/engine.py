@@ -27,6 +27,7 @@ from doorstep.core.contract import Contract
 from doorstep.core.manifest import Manifest
 from doorstep.formats.batch import Batch, Scorer
 from doorstep.formats.load import load_scorer
+from doorstep.serve.gathering import Gathering
 from doorstep.serve.limits import ENGINE_BATCH_ROWS_MAX
 from doorstep.serve.version import read_manifest, warm_up
 from doorstep.serve.wire import Ask, Frames, Reply, encode_frame
@@ -54,7 +55,11 @@ class Engine:
         self._text_columns = len(contract.texts)
         self._decode = msgspec.msgpack.Decoder(Ask).decode
         self._listener = listener
-        self._selector = selectors.DefaultSelector()
+        # Not epoll: this one waits for fractions of a millisecond, and there are few connections.
+        self._selector = selectors.SelectSelector()
+        self._gathering = Gathering()
+        # What came while a batch was scored: of others than those whom it answers.
+        self._late: list[tuple[Peer, Ask]] = []
         self._peers: set[Peer] = set()
         self._orphaned = False
         self._selector.register(listener, selectors.EVENT_READ, "listener")
@@ -64,14 +69,25 @@ class Engine:
 
     def run(self) -> None:
         while not (self._orphaned and not self._peers):
-            asked = self._collect()
-            for chunk in _chunks(asked):
+            for chunk in _chunks(self._gather()):
                 self._answer(chunk)
 
-    def _collect(self) -> list[tuple[Peer, Ask]]:
-        """What has arrived from everybody; waits until something has."""
+    def _gather(self) -> list[tuple[Peer, Ask]]:
+        """What has arrived, and what is worth a moment's wait; waits until something has."""
+        late, self._late = self._late, []
+        fresh = [] if late else self._collect(None)
+        waited = False
+        while left_ns := self._gathering.wait_ns(len(late), len(fresh), time.monotonic_ns()):
+            waited = True
+            fresh += self._collect(left_ns / 1e9)
+        if waited:
+            self._gathering.note_wait(len(fresh))
+        return late + fresh
+
+    def _collect(self, wait_s: float | None) -> list[tuple[Peer, Ask]]:
+        """What has arrived from everybody, at once or in this time; None: waits for something."""
         asked: list[tuple[Peer, Ask]] = []
-        for key, _ in self._selector.select():
+        for key, _ in self._selector.select(wait_s):
             if key.data == "listener":
                 self._accept()
             elif key.data == "supervisor":
@@ -116,8 +132,11 @@ class Engine:
         for (peer, _), reply in zip(due, replies, strict=True):
             reply.row_ns = took_ns // rows[peer]
             peer.out += encode_frame(reply)
+        self._late += self._collect(0)
         for peer in {peer for peer, _ in due}:
             self._send(peer)
+        if due:
+            self._gathering.note_batch(len(due), rows.total(), took_ns, time.monotonic_ns())
 
     def _send(self, peer: Peer) -> None:
         try:

@@ -40,6 +40,7 @@ RAW_BYTES_MAX = 2 * BODY_BYTES_MAX
 KNOWN_HEADS_MAX = 1024
 KNOWN_HEAD_BYTES_MAX = 1024
 _END = b"\r\n\r\n"
+_END_BYTES = len(_END)
 _UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
 JSON = b"application/json"
 RETRY = b"retry-after: 1\r\n"
@@ -188,13 +189,13 @@ class HttpConnection(asyncio.Protocol):
         if self._closing:
             return None
         if self._at_start:
-            end = data.find(_END) + len(_END)
+            end = data.find(_END) + _END_BYTES
             head = data[:end]
             known = self.gate.heads.get(head)
             if known is not None and len(data) == end + known.length:
                 return self._take(known, data[end:])
             self._at_start = False
-            self._first = head if end >= len(_END) else b""
+            self._first = head if end >= _END_BYTES else b""
             if _UPGRADE.search(head):
                 # A wish that we do not grant (Java's client has it by default). The parser would
                 # take the body for another protocol, so it must not see it.

@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from doorstep.core.errors import OverloadedError
 from doorstep.core.record import Status
@@ -43,6 +42,9 @@ from doorstep.serve.record import Recorder
 from doorstep.serve.rule import Rule
 from doorstep.serve.version import Version
 
+if TYPE_CHECKING:
+    from doorstep.serve.models import Models
+
 ERROR_CHARS_MAX = 200
 
 
@@ -50,12 +52,6 @@ class Troubles(Protocol):
     """Hears what is wrong in this process, by topic; an empty sentence: it is over."""
 
     def tell(self, topic: str, what: str) -> None: ...
-
-
-class Waker(Protocol):
-    """Loads sleeping models; see `models.Models.wake`."""
-
-    def wake(self, model: Any, woken: Callable[[str], None], /) -> None: ...
 
 
 class Path:
@@ -67,10 +63,10 @@ class Path:
         recorder: Recorder,
         cells: CellWriter,
         troubles: Troubles,
-        waker: Waker,
+        models: Models,
     ) -> None:
         self._loop = loop
-        self._waker = waker
+        self._models = models
         self._recorder = recorder
         self._cells = cells
         self._troubles = troubles
@@ -124,7 +120,7 @@ class Path:
         try:
             for call in arrived:
                 call.at = at
-            for call in arrived if between_ns else self._score_plain(arrived, batches):
+            for call in self._score_plain(arrived, began_ns, batches):
                 parts = self._assign(call)
                 if call.service.cache_ns:
                     parts = self._recall(call)
@@ -165,10 +161,12 @@ class Path:
         return arrived
 
     def _score_plain(
-        self, arrived: list[Call], again: dict[Version | None, list[Part]]
+        self, arrived: list[Call], now: int, again: dict[Version | None, list[Part]]
     ) -> list[Call]:
         """Score what is plain; the calls that are not."""
         if self.breakers.known or self.observers:
+            return arrived
+        if self._left_ns and any(now - one.began_ns > one.service.timeout_ns for one in arrived):
             return arrived
         groups, rest = sort_plain(arrived)
         for version, scorer, calls in groups:
@@ -308,7 +306,7 @@ class Path:
             elif waiting:
                 self._score_woken(version, list(waiting.values()))
 
-        self._waker.wake(version.model, woken)
+        self._models.wake(version.model, woken)
 
     def _score_woken(self, version: Version, parts: list[Part]) -> None:
         assert version.model is not None

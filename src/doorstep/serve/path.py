@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from doorstep.core.errors import OverloadedError
 from doorstep.core.record import Status
@@ -40,10 +40,7 @@ from doorstep.serve.parts import (
 from doorstep.serve.plain import PlainBatch, score_plain, sort_plain
 from doorstep.serve.record import Recorder
 from doorstep.serve.rule import Rule
-from doorstep.serve.version import Version
-
-if TYPE_CHECKING:
-    from doorstep.serve.models import Models
+from doorstep.serve.version import Version, Waker
 
 ERROR_CHARS_MAX = 200
 
@@ -63,10 +60,10 @@ class Path:
         recorder: Recorder,
         cells: CellWriter,
         troubles: Troubles,
-        models: Models,
+        waker: Waker,
     ) -> None:
         self._loop = loop
-        self._models = models
+        self._waker = waker
         self._recorder = recorder
         self._cells = cells
         self._troubles = troubles
@@ -306,7 +303,7 @@ class Path:
             elif waiting:
                 self._score_woken(version, list(waiting.values()))
 
-        self._models.wake(version.model, woken)
+        self._waker.wake(version.model, woken)
 
     def _score_woken(self, version: Version, parts: list[Part]) -> None:
         assert version.model is not None

@@ -56,6 +56,12 @@ class Model(Protocol):
     used_ns: int
 
 
+class Waker(Protocol):
+    """Loads sleeping models; see `models.Models.wake`."""
+
+    def wake(self, model: Any, woken: Callable[[str], None], /) -> None: ...
+
+
 class Version:
     """number: of the service; name: the same as text, header: as it ends the headers of an answer.
     source: what its scores depend on, besides the row. outputs: names of

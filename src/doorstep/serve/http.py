@@ -41,6 +41,7 @@ KNOWN_HEADS_MAX = 1024
 KNOWN_HEAD_BYTES_MAX = 1024
 _END = b"\r\n\r\n"
 _UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
+VERSIONS = ("1.1", "1.0")
 JSON = b"application/json"
 RETRY = b"retry-after: 1\r\n"
 _STATUS_LINES = {
@@ -266,6 +267,8 @@ class HttpConnection(asyncio.Protocol):
         self._header_bytes += len(name) + len(value)
         if self._headers > HEADERS_MAX or self._header_bytes > HEADER_BYTES_MAX:
             self._stop(431, "headers-too-large", _headers_message())
+        if self._in_body:
+            return  # a trailer, which a proxy may not have looked at: it must not act as a header
         match name.lower():
             case b"content-length":
                 self._length = int(value)
@@ -278,7 +281,11 @@ class HttpConnection(asyncio.Protocol):
                 self._fields[kept] = value
                 if kept not in KEPT_ALIKE:
                     self._is_common = False
-            case b"transfer-encoding" | b"upgrade":
+            case b"transfer-encoding":
+                self._is_common = False
+                if value.lower() != b"chunked" or self._parser.get_http_version() != "1.1":
+                    self._stop(501, "bad-encoding", "the only transfer-encoding is chunked of 1.1")
+            case b"upgrade":
                 self._is_common = False
             case b"content-encoding" if value.lower() != b"identity":
                 self._stop(415, "bad-encoding", "bodies must come without a content-encoding")
@@ -286,6 +293,8 @@ class HttpConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._in_body = True
         self._wait(BODY_S)
+        if self._parser.get_http_version() not in VERSIONS:
+            self._stop(505, "bad-http", "the protocol must be HTTP/1.1 or 1.0")
         if self._parser.should_upgrade():
             self._stop(501, "no-upgrade", "this server does not change protocols")
         if self._length > BODY_BYTES_MAX:

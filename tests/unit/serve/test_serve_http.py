@@ -133,6 +133,32 @@ def test_a_client_that_reads_again_has_the_usual_time(made: Made) -> None:
     assert connection.deadline_s == 5.0 + IDLE_S
 
 
+CHUNKED = b"POST /a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+
+
+@pytest.mark.parametrize("name", [b"x-api-key", b"doorstep-service", b"idempotency-key"])
+def test_a_trailer_is_no_header_of_this_request_or_the_next(made: Made, name: bytes) -> None:
+    connection, _, answerer, _ = made
+    connection.data_received(CHUNKED + name + b": evil\r\n" + name + b": more\r\n\r\n" + GET)
+    assert [one.head.fields for one in answerer.asked] == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST / HTTP/1.0\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 7\r\n\r\n",
+        b"POST /\r\n\r\n",
+    ],
+)
+def test_what_others_might_frame_otherwise_is_refused(made: Made, head: bytes) -> None:
+    connection, transport, answerer, _ = made
+    connection.data_received(head + b"2\r\n{}\r\n0\r\n\r\n")
+    assert not answerer.asked
+    assert transport.buffer, "it is told why"
+
+
 @pytest.mark.parametrize(("unread", "ended"), [(0, "closed"), (1, "aborted")])
 def test_an_idle_connection_is_closed_unless_that_would_wait_for_its_client(
     made: Made, unread: int, ended: str

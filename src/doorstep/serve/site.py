@@ -175,7 +175,9 @@ class Site:
                 f"send the header Doorstep-Service with one of: {self._names()}",
             )
         visit.service = name or next(iter(self.services), "")
-        return self.service(visit.service)
+        found = self.service(visit.service)
+        self._admit(visit, visit.service)  # before its rows are read: a refusal names its fields
+        return found
 
     def visible(self, visit: Visit) -> list[Service]:
         """The services that a list may name to this caller."""
@@ -208,9 +210,7 @@ class Site:
     ) -> None:  # fmt: skip
         """Have these rows answered. extra, pinned, kind: see `Call`.
         Raises: OverloadedError (`overloaded`), and what `Admission.admit` raises."""
-        if visit.admitted != service.name and not self._admission.is_idle:
-            # A protocol that finds its service by something else than its path.
-            self._admission.admit(visit, service.name)
+        self._admit(visit, service.name)
         request = self._ids.next()
         name, exchange = id_text(request), visit.exchange
         if HEADER in visit.head.fields and self.keys is not None:
@@ -263,6 +263,11 @@ class Site:
                 self._places.clear()
             self._places[head.method, head.url] = place
         return place
+
+    def _admit(self, visit: Visit, service: str) -> None:
+        """Where a protocol finds its service by something else than its path."""
+        if visit.admitted != service and not self._admission.is_idle:
+            self._admission.admit(visit, service)
 
     def _refuse(
         self, exchange: Exchange, head: Head, codec: Codec, error: DoorstepError, service: str

@@ -25,12 +25,13 @@ async def serve_health(supervisor: Supervisor, host: str, port: int) -> asyncio.
     """Listen. Raises: OSError if the port is in use."""
 
     async def visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
-            line = await asyncio.wait_for(reader.readline(), REQUEST_S)
-            while (await asyncio.wait_for(reader.readline(), REQUEST_S)).strip():
-                continue
-            writer.write(answer(supervisor, line.decode("latin-1").split(" ")[1:2]))
-            await asyncio.wait_for(writer.drain(), REQUEST_S)
+        with contextlib.suppress(OSError, ValueError, TimeoutError):
+            async with asyncio.timeout(REQUEST_S):  # of the whole, however slowly its lines come
+                line = await reader.readline()
+                while (await reader.readline()).strip():
+                    continue
+                writer.write(answer(supervisor, line.decode("latin-1").split(" ")[1:2]))
+                await writer.drain()
         writer.close()
 
     return await asyncio.start_server(visit, host, port, limit=LINE_BYTES_MAX)

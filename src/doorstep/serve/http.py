@@ -431,7 +431,8 @@ class HttpConnection(asyncio.Protocol):
         if self._closing:
             return
         self._closing = self._lingers = True
-        exchange = HttpExchange(self, Head(b"", b"", 0, False, False, {}), False)
+        method = self._parser.get_method() if self._url else b""
+        exchange = HttpExchange(self, Head(method, b"", 0, False, False, {}), False)
         self._queue.append(exchange)
         self._pieces = []
         self._wait(FOREVER)

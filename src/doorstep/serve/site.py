@@ -299,11 +299,12 @@ class Site:
 
     def _codec_of(self, url: bytes) -> Codec:
         """Whose words a request at this path is refused in: the skin with the longest prefix."""
+        path = url.partition(b"?")[0] + b"/"
         prefixes = [
             (len(prefix), skin.codec)
             for skin in (*SKINS, self._own)
             for prefix in skin.prefixes
-            if url.startswith(prefix)
+            if path.startswith(prefix.rstrip(b"/") + b"/")
         ]
         return max(prefixes, key=lambda one: one[0])[1] if prefixes else native.SKIN.codec
 

@@ -45,6 +45,7 @@ class Transport:
     def __init__(self) -> None:
         self.reading = True
         self.buffer = 0
+        self.written = b""
         self.ended = ""
 
     def pause_reading(self) -> None:
@@ -55,6 +56,7 @@ class Transport:
 
     def write(self, data: bytes) -> None:
         self.buffer += len(data)
+        self.written += data
 
     def get_write_buffer_size(self) -> int:
         return self.buffer
@@ -157,6 +159,27 @@ def test_what_others_might_frame_otherwise_is_refused(made: Made, head: bytes) -
     connection.data_received(head + b"2\r\n{}\r\n0\r\n\r\n")
     assert not answerer.asked
     assert transport.buffer, "it is told why"
+
+
+def test_a_refusal_of_head_has_no_body(made: Made) -> None:
+    connection, transport, _, _ = made
+    connection.data_received(b"HEAD / HTTP/1.1\r\nexpect: x\r\n\r\n")
+    assert transport.written.startswith(b"HTTP/1.1 417 ")
+    assert transport.written.endswith(b"\r\n\r\n")
+
+
+WHOLE = b"POST /a HTTP/1.1\r\nx-api-key: k\r\ncontent-length: 4\r\n\r\n\r\n\r\n" + CHUNKED
+WHOLE += b"expect: x\r\n\r\n" + GET
+
+
+@pytest.mark.parametrize("at", range(1, len(WHOLE)))
+def test_requests_mean_the_same_wherever_they_are_cut(made: Made, at: int) -> None:
+    connection, transport, answerer, _ = made
+    connection.data_received(WHOLE[:at])
+    connection.data_received(WHOLE[at:])
+    found = [(one.head.url, one.head.fields, one.head.length) for one in answerer.asked]
+    assert found == [(b"/a", {b"x-api-key": b"k"}, 4), (b"/a", {}, 0), (b"/", {}, 0)]
+    assert not transport.written
 
 
 @pytest.mark.parametrize(("unread", "ended"), [(0, "closed"), (1, "aborted")])

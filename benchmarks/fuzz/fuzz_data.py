@@ -12,6 +12,8 @@ from fuzz_values import Maker, dump
 from fuzz_wire import Answer
 from jsonschema import Draft202012Validator
 
+from doorstep.serve.limits import BODY_BYTES_MAX
+
 DOCUMENTED = {500: ("model-failed",), 501: ("no-upgrade", "bad-encoding"), 503: ("overloaded",
 "unavailable"),
               504: ("timed-out",), 505: ("bad-http",)}  # fmt: skip
@@ -81,6 +83,8 @@ class Asker:
         if random.random() < 0.6:
             made = self.maker.nearly(made)
         data = dump(made).encode("utf-8", "replace")
+        if len(data) > BODY_BYTES_MAX:
+            return self._body()  # its refusal is lost where we go on sending: see `fuzz_large.py`
         return Body(self.maker.damaged(data) if random.random() < 0.15 else data)
 
     def _path(self, path: str) -> str:

@@ -30,7 +30,8 @@ async def serve_health(supervisor: Supervisor, host: str, port: int) -> asyncio.
                 line = await reader.readline()
                 while (await reader.readline()).strip():
                     continue
-                writer.write(answer(supervisor, line.decode("latin-1").split(" ")[1:2]))
+                path = line.decode("latin-1").split(" ")[1:2]
+                writer.write(answer(supervisor, [one.partition("?")[0] for one in path]))
                 await writer.drain()
         writer.close()
 
@@ -65,10 +66,10 @@ def metrics_text(supervisor: Supervisor) -> bytes:
 
 
 def _metrics(supervisor: Supervisor) -> list[Metric]:
-    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     gauges = _gauges(supervisor)
-    starts = GaugeMetricFamily("doorstep_starts", "Starts of a slot", labels=["slot", "kind"])
+    starts = CounterMetricFamily("doorstep_starts", "Starts of a slot", labels=["slot", "kind"])
     memory = GaugeMetricFamily("doorstep_rss_bytes", "Memory of a slot", labels=["slot", "kind"])
     for worker in supervisor.report.workers if supervisor.report else ():
         starts.add_metric([worker.slot, worker.kind], worker.starts)

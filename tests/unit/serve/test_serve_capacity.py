@@ -140,3 +140,17 @@ def test_the_arithmetic_is_shown() -> None:
 def test_a_load_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_load(text, Traffic())
+
+
+@pytest.mark.parametrize(
+    ("text", "traffic"),
+    [
+        ("9" * 400 + " users", Traffic()),
+        ("9" * 400 + "/s", Traffic()),
+        ("10 users", Traffic(per_user=math.nan)),
+        ("10 users", Traffic(peak=math.inf)),
+    ],
+)
+def test_a_load_that_no_number_of_machines_bears_is_refused(text: str, traffic: Traffic) -> None:
+    with pytest.raises(UsageError, match="is no load"):
+        size(text, 100.0, traffic)

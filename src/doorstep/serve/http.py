@@ -40,6 +40,7 @@ RAW_BYTES_MAX = 2 * BODY_BYTES_MAX
 KNOWN_HEADS_MAX = 1024
 KNOWN_HEAD_BYTES_MAX = 1024
 _END = b"\r\n\r\n"
+_REQUEST = re.compile(rb"[A-Z]+ ([!-~]+) HTTP/1\.[01]\r\n")
 _UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
 VERSIONS = ("1.1", "1.0")
 JSON = b"application/json"
@@ -145,7 +146,7 @@ class HttpConnection(asyncio.Protocol):
         self._head_bytes = 0
         # Where messages begin and end in what arrives, as long as that is certain.
         self._at_start = True
-        self._first = b""
+        self._first = self._held = b""
         self._fed = self._completed = 0
         self._done: Head | None = None
         self._clear()
@@ -180,11 +181,20 @@ class HttpConnection(asyncio.Protocol):
         if self._closing:
             return None
         if self._at_start:
+            held, self._held, self._url = self._held, b"", b""
+            data = held + data
             end = data.find(_END) + len(_END)
             head = data[:end]
             known = self.gate.heads.get(head)
             if known is not None and len(data) == end + known.length:
                 return self._take(known, data[end:])
+            line = (
+                _REQUEST.match(data) if end < len(_END) <= len(data) <= HEADER_BYTES_MAX else None
+            )
+            if line is not None:
+                # A head in pieces: it means the same when it is whole, also a wish to upgrade.
+                self._held, self._url = data, line[1]
+                return None if held else self._wait(HEADER_S)
             self._at_start = False
             self._first = head if end >= len(_END) else b""
             if _UPGRADE.search(head):
@@ -431,7 +441,7 @@ class HttpConnection(asyncio.Protocol):
         if self._closing:
             return
         self._closing = self._lingers = True
-        method = self._parser.get_method() if self._url else b""
+        method = self._parser.get_method() if self._url and not self._held else b""
         exchange = HttpExchange(self, Head(method, b"", 0, False, False, {}), False)
         self._queue.append(exchange)
         self._pieces = []

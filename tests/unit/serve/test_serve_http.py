@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from doorstep.serve.http import FOREVER, Head, HttpConnection, HttpExchange
-from doorstep.serve.limits import HEADER_S, IDLE_S, PIPELINE_MAX, SEND_S
+from doorstep.serve.limits import HEADER_BYTES_MAX, HEADER_S, IDLE_S, PIPELINE_MAX, SEND_S
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -31,11 +31,13 @@ class Answerer:
 
     def __init__(self) -> None:
         self.asked: list[HttpExchange] = []
+        self.urls: list[bytes] = []
 
     def handle(self, exchange: HttpExchange, *_: Any) -> None:
         self.asked.append(exchange)
 
-    def refusal(self, _url: bytes, _code: str, _message: str) -> bytes:
+    def refusal(self, url: bytes, _code: str, _message: str) -> bytes:
+        self.urls.append(url)
         return b"{}"
 
 
@@ -159,6 +161,41 @@ def test_what_others_might_frame_otherwise_is_refused(made: Made, head: bytes) -
     connection.data_received(head + b"2\r\n{}\r\n0\r\n\r\n")
     assert not answerer.asked
     assert transport.buffer, "it is told why"
+
+
+UPGRADE = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\n"
+WISH = b"POST /a HTTP/1.1\r\nx-api-key: k\r\n" + UPGRADE + b"content-length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize("at", range(WISH.index(b"x-api"), len(WISH)))
+def test_a_wish_to_upgrade_is_passed_over_wherever_its_head_is_cut(made: Made, at: int) -> None:
+    connection, transport, answerer, _ = made
+    for _ in range(2):
+        connection.data_received(WISH[:at])
+        assert not connection.idle
+        connection.data_received(WISH[at:])
+    found = [(one.head.url, one.head.fields, one.head.length) for one in answerer.asked]
+    assert found == [(b"/a", {b"x-api-key": b"k"}, 2)] * 2
+    assert not transport.written
+
+
+def test_a_head_that_comes_in_pieces_has_its_time_and_its_size(made: Made) -> None:
+    connection, transport, answerer, gate = made
+    for now_s, piece in enumerate((b"GET /a HTTP/1.1\r\n", b"a: b\r\n", b"c: d\r\n")):
+        gate.now_s = float(now_s)
+        connection.data_received(piece)
+        assert connection.deadline_s == HEADER_S
+    connection.expire()
+    assert transport.written.startswith(b"HTTP/1.1 408 ")
+    assert answerer.urls == [b"/a"]
+
+
+def test_a_head_that_never_ends_is_refused(made: Made) -> None:
+    connection, transport, _, _ = made
+    connection.data_received(b"GET /a HTTP/1.1\r\n")
+    for _ in range(HEADER_BYTES_MAX // 1000 + 2):
+        connection.data_received(b"a" * 990 + b": b\r\n")
+    assert transport.written.startswith(b"HTTP/1.1 431 ")
 
 
 def test_a_refusal_of_head_has_no_body(made: Made) -> None:

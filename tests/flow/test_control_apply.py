@@ -34,6 +34,18 @@ def planned(here: RunningInstallation, service: str) -> ServicePlan:
     return msgspec.json.decode(document.read_bytes(), type=ServicePlan)
 
 
+def test_a_service_that_has_versions_keeps_its_label(installation: RunningInstallation):
+    client, service = installation.client, "labelled"
+    other = service_file(service).replace("label: label", "label: other")
+    for text in (other, service_file(service)):
+        assert client.apply(text).created, "without a version any label will do"
+    installation.register(service)
+    for ask in (client.diff, client.apply):
+        with Unchanged(installation), pytest.raises(InputError, match="predicts 'label'") as caught:
+            ask(other)
+        assert caught.value.code == "wrong-label"
+
+
 def test_an_edit_is_shown_and_takes_effect_when_it_is_applied(installation: RunningInstallation):
     here, client, service = installation, installation.client, "edited"
     here.register(service, release=LONG)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from doorstep.core.apikey import new_api_key
-from doorstep.core.errors import DoorstepError
+from doorstep.core.errors import DoorstepError, InputError
 from doorstep.core.ids import digest_of
 from doorstep.core.plan import ApiKey
 from doorstep.serve.site import SKINS
@@ -95,6 +95,9 @@ def test_what_is_no_token_is_refused_with_what_was_expected(
     installation: RunningInstallation,
 ) -> None:
     client = installation.client
+    for rate in (1e-300, -1.0, 1e7):
+        with pytest.raises(InputError, match="requests per second"):
+            client.create_token("", rate=rate)
     for code, act in {
         "no-service": lambda: client.create_token("nowhere"),
         "bad-token": lambda: client.create_token("", expires_s=0.5),

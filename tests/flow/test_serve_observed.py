@@ -132,6 +132,7 @@ def test_metrics_are_summed_over_workers_and_survive_them(home: TestHome, tmp_pa
             lambda: look().get(("doorstep_refused_total", "input", "loans")) == 4, "refusals"
         )
         found = look()
+        assert any(name[0] == "doorstep_starts_total" and at == 2 for name, at in found.items())
         assert found[answered] == 30
         assert found["doorstep_requests_total", "4xx", "native", "loans", ""] == 4
         assert found["doorstep_requests_total", "4xx", "native", "", ""] == 1

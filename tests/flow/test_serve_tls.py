@@ -19,7 +19,7 @@ import trustme
 
 from doorstep.core.errors import RefusedError, UsageError
 from doorstep.core.report import NodeReport
-from doorstep.serve.limits import BODY_BYTES_MAX
+from doorstep.serve.limits import BODY_BYTES_MAX, HANDSHAKES_MAX
 from doorstep.serve.tls import TlsFiles, server_context, tls_files
 from doorstep.testing.home import TestHome
 from doorstep.testing.installation import RunningInstallation
@@ -114,6 +114,41 @@ def test_a_client_that_believes_the_authority_is_answered(
         old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
     with pytest.raises(OSError):
         ask(node, old)
+
+
+def test_more_handshakes_than_are_taken_are_closed_and_harm_nobody_who_is_in(
+    home: TestHome, papers: Papers, tmp_path: Path
+) -> None:
+    with RunningNode(home.path, tmp_path / "state", more=papers.options) as node:
+        node.wait_plan(1)
+        raw = socket.create_connection(("127.0.0.1", node.port), timeout=60)
+        inside = papers.client().wrap_socket(raw, server_hostname="localhost")
+        silent = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(HANDSHAKES_MAX)]
+        late = socket.create_connection(("127.0.0.1", node.port), timeout=60)
+        assert was_closed(late)
+        silent[0].setblocking(False)
+        with pytest.raises(BlockingIOError):  # it came first, and its time is not over
+            silent[0].recv(1)
+        inside.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert inside.recv(65536).startswith(b"HTTP/1.1 200")
+        # A client that goes makes room at once, whenever its time would have been over.
+        for one in silent:
+            one.close()
+        assert any(ask_or_none(node, papers.client()) == 200 for _ in range(50))
+
+
+def was_closed(link: socket.socket) -> bool:
+    try:
+        return link.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def ask_or_none(node: RunningNode, context: ssl.SSLContext) -> int | None:
+    try:
+        return ask(node, context)
+    except OSError:
+        return None
 
 
 def test_plain_http_on_the_port_is_closed_and_does_no_harm(

@@ -11,6 +11,22 @@ from doorstep.cli.options import Home, Json, Url, connect
 from doorstep.cli.output import done, emit, progress
 
 LOADS = ["1000 users", "1000000 users"]
+Source = Annotated[
+    str, typer.Argument(metavar="[FILE]", help="Rows to send; else made from the contract.")
+]
+Sizes = Annotated[
+    list[str], typer.Option("--load", help="'1000 users' or '50/s': what to size for.")
+]
+Machine = Annotated[
+    Path | None,
+    typer.Option("--calibration", help="Size for the machine that this JSON is of."),
+]
+Live = Annotated[
+    bool, typer.Option("--live", help="Send real requests, recorded and watched as such.")
+]
+Believed = Annotated[
+    Path | None, typer.Option("--ca", help="Certificates to believe; else SSL_CERT_FILE.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,18 +35,14 @@ def add_to(app: typer.Typer) -> None:
 
 def bench(
     service: Annotated[str, typer.Argument(help="The service.")] = "",
-    source: Annotated[
-        str, typer.Argument(metavar="[FILE]", help="Rows to send; else made from the contract.")
-    ] = "",
+    source: Source = "",
     seconds: Annotated[
         float, typer.Option("--seconds", min=0.2, max=60, help="How long each rate is held.")
     ] = 3.0,
     connections: Annotated[
         int, typer.Option("--connections", min=1, max=256, help="Kept open.")
     ] = 16,
-    load: Annotated[
-        list[str], typer.Option("--load", help="'1000 users' or '50/s': what to size for.")
-    ] = LOADS,
+    load: Sizes = LOADS,
     per_user: Annotated[
         float, typer.Option("--per-user", min=0.0001, help="Requests a minute of each user.")
     ] = 1.0,
@@ -43,19 +55,12 @@ def bench(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Write the figure to this HTML file.")
     ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option("--calibration", help="Size for the machine that this JSON is of."),
-    ] = None,
+    calibration: Machine = None,
     calibrate_only: Annotated[
         bool, typer.Option("--calibrate", help="Only measure this machine, for --calibration.")
     ] = False,
-    live: Annotated[
-        bool, typer.Option("--live", help="Send real requests, recorded and watched as such.")
-    ] = False,
-    ca: Annotated[
-        Path | None, typer.Option("--ca", help="Certificates to believe; else SSL_CERT_FILE.")
-    ] = None,
+    live: Live = False,
+    ca: Believed = None,
     json: Json = False,
     url: Url = None,
     home: Home = None,

@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from doorstep.compose.up import Ready
 
 Number = Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes any free port.")]
+GrpcPort = Annotated[
+    int | None, typer.Option(help="Serve gRPC too, at this port; needs the extra `grpc`.")
+]
+Cert = Annotated[
+    str, typer.Option("--tls-cert", help="Of the data port: a certificate chain, PEM.")
+]
+Key = Annotated[str, typer.Option("--tls-key", help="Its key, PEM.")]
+ClientCa = Annotated[
+    str, typer.Option("--tls-client-ca", help="Clients must show a certificate of these.")
+]
+AccessLog = Annotated[
+    str, typer.Option("--access-log", help="JSON lines of a sample of the requests.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -166,9 +179,7 @@ def up(
     ] = None,
     data_port: Number = None,
     health_port: Number = None,
-    grpc_port: Annotated[
-        int | None, typer.Option(help="Serve gRPC too, at this port; needs the extra `grpc`.")
-    ] = None,
+    grpc_port: GrpcPort = None,
     control_port: Number = None,
     environment: Annotated[
         str | None, typer.Option("--environment", help="The name of a new home.")
@@ -177,16 +188,10 @@ def up(
     memory: Annotated[
         int, typer.Option(min=0, metavar="MB", help="For all models; 0: half of the machine's.")
     ] = 0,
-    tls_cert: Annotated[
-        str, typer.Option("--tls-cert", help="Of the data port: a certificate chain, PEM.")
-    ] = "",
-    tls_key: Annotated[str, typer.Option("--tls-key", help="Its key, PEM.")] = "",
-    tls_client_ca: Annotated[
-        str, typer.Option("--tls-client-ca", help="Clients must show a certificate of these.")
-    ] = "",
-    access_log: Annotated[
-        str, typer.Option("--access-log", help="JSON lines of a sample of the requests.")
-    ] = "",
+    tls_cert: Cert = "",
+    tls_key: Key = "",
+    tls_client_ca: ClientCa = "",
+    access_log: AccessLog = "",
     access_sample: Annotated[str, typer.Option("--access-sample", help="How many.")] = "1%",
     json: Json = False,
 ) -> None:

@@ -201,6 +201,12 @@ def metrics() -> tuple[Metric, ...]:
         ),
         _averaged("balanced_accuracy", _recall_rows),
         _averaged("f1_macro", _f1_rows),
+        *_of_values(),
+    )
+
+
+def _of_values() -> tuple[Metric, ...]:
+    return (
         Metric(
             "rmse",
             VALUES,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from msgspec.structs import asdict
 
 from doorstep.core.apikey import new_api_key
@@ -30,7 +28,8 @@ LIVE_MAX = 10_000
 """Every node keeps all of them in memory."""
 NAME_CHARS_MAX = 100
 EXPIRES_S_MAX = 3660 * 86400.0
-RATE_MAX = 1e6
+RATE_MIN, RATE_MAX = 1e-4, 1e6
+"""Fewer than nine requests a day are nothing that a caller could use."""
 
 
 @operation("token.create", permission="token:write", effect="write")
@@ -109,9 +108,10 @@ def _check(asked: CreateToken) -> None:
         raise InputError(
             "bad-token", f"it would expire after {asked.expires_s:g} s; expected 1 s to 3660 d"
         )
-    if not (math.isfinite(asked.rate) and 0 <= asked.rate <= RATE_MAX):
+    if asked.rate and not RATE_MIN <= asked.rate <= RATE_MAX:
         raise InputError(
-            "bad-token", f"its rate is {asked.rate:g} requests per second; expected 0 to 1,000,000"
+            "bad-token",
+            f"its rate is {asked.rate:g} requests per second; expected 0, or 0.0001 to 1,000,000",
         )
 
 

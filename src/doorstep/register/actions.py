@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import BinaryIO
 
+from sqlalchemy import Connection
+
 from doorstep.core.errors import InputError, NotFoundError, RefusedError
 from doorstep.core.manifest import (
     MANIFEST_BYTES_MAX,
@@ -36,6 +38,7 @@ from doorstep.register.surface import (
     ServiceDiff,
     ServiceRevision,
 )
+from doorstep.register.views import manifest_of
 
 DIGESTS_MAX = 20_000
 FINDINGS_MAX = 200
@@ -55,6 +58,7 @@ def diff_service(app: App, asked: ApplyService) -> ServiceDiff:
     parsed = read_file(app, asked.file, asked.name[:NAME_CHARS_MAX])
     with app.database.reading() as connection:
         newest = store.find_service(connection, parsed.service)
+        _check_label(connection, app, parsed)
     return ServiceDiff(
         service=parsed.service,
         revision=newest.revision if newest else 0,
@@ -79,10 +83,12 @@ def read_file(app: App, text: str, name: str = "doorstep.yaml") -> ServiceFile:
 
 
 def revise(unit: Unit, app: App, parsed: ServiceFile, text: str) -> ServiceRevision:
-    """The revision that this text is: the newest one if nothing changed, else a new one."""
+    """The revision that this text is: the newest one if nothing changed, else a new one.
+    Raises: InputError (`wrong-label`)."""
     newest = store.find_service(unit.connection, parsed.service)
     if newest is not None and newest.file == text:
         return _revision(newest, created=False)
+    _check_label(unit.connection, app, parsed)
     now = unit.now()
     row = store.ServiceRow(
         name=parsed.service,
@@ -228,6 +234,22 @@ def _check_fits(parsed: ServiceFile, manifest: Manifest) -> None:
             f"the bundle predicts {manifest.label!r}; the service file says model.label: "
             f"{parsed.model.label}",
             "register the model with the service file of its own service",
+        )
+
+
+def _check_label(connection: Connection, app: App, parsed: ServiceFile) -> None:
+    """A service is about one label for good: outcomes and evidence of its versions are of it."""
+    number = store.next_number(connection, parsed.service) - 1
+    if not number:
+        return
+    newest = store.get_version(connection, parsed.service, number)
+    label = manifest_of(app.home.bundles, newest.digest).label
+    if parsed.model.label != label:
+        raise InputError(
+            "wrong-label",
+            f"{newest.name} predicts {label!r}; the service file says model.label: "
+            f"{parsed.model.label}",
+            "give a model of another label a service of its own",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ NUMBERS = 100_000
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     """cpu_ms: of one core for the work, the best of a few times. Ratios of it compare machines."""
 
-    cpu_ms: float
+    cpu_ms: Annotated[float, msgspec.Meta(gt=0)]
     cores: int
     python: str
     machine: str

@@ -24,6 +24,7 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 SHORT_OF_MAX = 0.03
 """What of an offered rate may go unanswered before the service does not keep up with it."""
 HEADROOM = 0.7
+PER_S_MAX = 1e15
 SPARE = 1
 HOURS_A_MONTH = 730
 _LOAD = re.compile(r"\s*([0-9][0-9,_]*(?:\.[0-9]+)?)\s*(users?|/s)\s*\Z")
@@ -127,11 +128,12 @@ def parse_load(text: str, traffic: Traffic) -> tuple[float, str]:
     (`bad-load`)."""
     found = _LOAD.match(text)
     number = float(found[1].replace(",", "").replace("_", "")) if found else 0.0
-    if found is None or number <= 0:
-        raise UsageError("bad-load", f"{text!r} is no load; expected '1000 users' or '50/s'")
-    if found[2] == "/s":
+    is_rate = found is not None and found[2] == "/s"
+    per_s = number if is_rate else number * traffic.per_user / 60 * traffic.peak
+    if not 0 < per_s < PER_S_MAX:
+        raise UsageError("bad-load", f"{text[:60]!r} is no load; expected '1000 users' or '50/s'")
+    if is_rate:
         return number, f"{number:,.6g}/s"
-    per_s = number * traffic.per_user / 60 * traffic.peak
     asked = f"{number:,.0f} users x {traffic.per_user:g}/min / 60 x peak {traffic.peak:g}"
     return per_s, f"{asked} = {_rate(per_s)}/s"
 

@@ -71,6 +71,8 @@ if TYPE_CHECKING:
 BACKLOG = 2048
 JOURNAL_TICK_S = 1.0
 GC_THRESHOLD = 50_000
+ACCEPTED_S = 0.1
+"""Until then a client that was accepted before the listeners closed has been heard of."""
 
 
 class Link(asyncio.Protocol):
@@ -147,7 +149,6 @@ class Front:
             if options.tls
             else {}
         )
-        self._greeting: dict[Connection, float] = {}
         self._connections: set[Connection] = set()
         self._servers: list[asyncio.Server] = []
         self._rpc: RpcServer | None = None
@@ -168,7 +169,6 @@ class Front:
     # -- what a connection needs (http.Gate, rpc.RpcGate)
 
     def opened(self, connection: Connection) -> bool:
-        self._greeting.pop(connection, None)
         self._connections.add(connection)
         if self.draining:
             connection.leave(self._drain_until_s)
@@ -177,7 +177,8 @@ class Front:
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
         if self.draining:
-            self._finish_if_empty()
+            # Not now: who was accepted meanwhile is heard of in the next turn of the loop.
+            self._loop.call_soon(self._finish_if_empty)
 
     # -- life
 
@@ -223,14 +224,14 @@ class Front:
             connection.leave(self._drain_until_s)
         if self._rpc is not None:
             self._loop.call_later(grace_s, self._stop_rpc, self._rpc)
-        if not self._connections:
-            self._loop.call_later(0.1, self._finish_if_empty)
+        self._loop.call_later(ACCEPTED_S, self._finish_if_empty)
 
     def _stop_rpc(self, rpc: RpcServer) -> None:
         self._loop.create_task(rpc.stop())
 
     def _finish_if_empty(self) -> None:
-        if not self._connections and not self._greeting:
+        greeting = any(one.handshakes for one in self._contexts.values())
+        if not self._connections and not greeting:
             self._finished.set()
 
     def lose_supervisor(self) -> None:
@@ -312,7 +313,7 @@ class Front:
     ) -> asyncio.Server:
         context = self._contexts.get(protocol)
         return await self._loop.create_server(
-            lambda: self._greet(make()), sock=listener.dup(), backlog=BACKLOG, ssl=context,
+            make, sock=listener.dup(), backlog=BACKLOG, ssl=context,
             ssl_handshake_timeout=HANDSHAKE_S if context else None,
             ssl_shutdown_timeout=TLS_CLOSE_S if context else None,
         )  # fmt: skip
@@ -324,13 +325,6 @@ class Front:
         rpc = RpcServer(self._site, self, self._rpc_path)
         await rpc.start()
         return rpc
-
-    def _greet(self, connection: Client) -> Client:
-        """The connection of a client that was accepted. Its handshake comes first, during which it
-        must not be forgotten: a worker that drains waits for it."""
-        if self._contexts:
-            self._greeting[connection] = time.monotonic()
-        return connection
 
     def _set_lease(self, held: bool) -> None:
         if held == self._lease_held:
@@ -358,19 +352,13 @@ class Front:
             now = self.now_s = time.monotonic()
             for connection in [one for one in self._connections if one.deadline_s <= now]:
                 connection.expire()
-            self._forget_strangers(now)
             self._cells.counters.set(IN_FLIGHT, self._path.in_flight)
             self._cells.counters.set(CONNECTIONS, len(self._connections))
             self._flush_observers()
             await asyncio.sleep(SWEEP_S / 5 if self.draining else SWEEP_S)
-
-    def _forget_strangers(self, now: float) -> None:
-        """Clients whose handshake came to nothing: of these we hear no more."""
-        late = [one for one, at in self._greeting.items() if now - at > HANDSHAKE_S]
-        for connection in late:
-            del self._greeting[connection]
-        if late and self.draining:
-            self._finish_if_empty()
+            if self.draining:
+                # Of a handshake that came to nothing we hear no more.
+                self._loop.call_later(ACCEPTED_S, self._finish_if_empty)
 
     def _flush_observers(self) -> None:
         for one in self._path.observers:

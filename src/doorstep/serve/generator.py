@@ -55,7 +55,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     """good: answers of 200. bad: others, by status in `statuses`. dropped: connections that ended
     without an answer. unsent: due, but no connection was free for them until the end. s: how long
     it took, the last answers included. cpu_s: of the generator itself. latencies_ms: with a rate,
-    of the good answers in order, and how long the unsent ones had waited at the end."""
+    of the good answers in order, and how long the others had waited when they were given up."""
 
     good: int
     bad: int
@@ -211,10 +211,18 @@ class Generator:
             timeout_s = max((wakes_s if now_s < end_s else last_s) - now_s, 0.0)
             ready = select.select(list(self.known), [], [], timeout_s)[0]
             if perf_counter() > last_s:
-                self.dropped += len(self.known) - len(self.free)
+                self._give_up()
                 return due_s
             for fd in ready:
                 self._take(fd)
+
+    def _give_up(self) -> None:
+        """Who hangs until now has waited at least so long: left out, the slowest would be missed
+        in the quantiles."""
+        waiting, now_s = [one for one in self.known.values() if one.waits], perf_counter()
+        self.dropped += len(waiting)
+        if self.load.rate:
+            self.latencies_ms += [1000 * (now_s - one.due_s) for one in waiting]
 
     def _take(self, fd: int) -> None:
         connection = self.known[fd]

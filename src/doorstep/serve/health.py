@@ -25,12 +25,14 @@ async def serve_health(supervisor: Supervisor, host: str, port: int) -> asyncio.
     """Listen. Raises: OSError if the port is in use."""
 
     async def visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
-            line = await asyncio.wait_for(reader.readline(), REQUEST_S)
-            while (await asyncio.wait_for(reader.readline(), REQUEST_S)).strip():
-                continue
-            writer.write(answer(supervisor, line.decode("latin-1").split(" ")[1:2]))
-            await asyncio.wait_for(writer.drain(), REQUEST_S)
+        with contextlib.suppress(OSError, ValueError, TimeoutError):
+            async with asyncio.timeout(REQUEST_S):  # of the whole, however slowly its lines come
+                line = await reader.readline()
+                while (await reader.readline()).strip():
+                    continue
+                path = line.decode("latin-1").split(" ")[1:2]
+                writer.write(answer(supervisor, [one.partition("?")[0] for one in path]))
+                await writer.drain()
         writer.close()
 
     return await asyncio.start_server(visit, host, port, limit=LINE_BYTES_MAX)
@@ -64,10 +66,10 @@ def metrics_text(supervisor: Supervisor) -> bytes:
 
 
 def _metrics(supervisor: Supervisor) -> list[Metric]:
-    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     gauges = _gauges(supervisor)
-    starts = GaugeMetricFamily("doorstep_starts", "Starts of a slot", labels=["slot", "kind"])
+    starts = CounterMetricFamily("doorstep_starts", "Starts of a slot", labels=["slot", "kind"])
     memory = GaugeMetricFamily("doorstep_rss_bytes", "Memory of a slot", labels=["slot", "kind"])
     for worker in supervisor.report.workers if supervisor.report else ():
         starts.add_metric([worker.slot, worker.kind], worker.starts)

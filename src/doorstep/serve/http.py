@@ -41,7 +41,9 @@ KNOWN_HEADS_MAX = 1024
 KNOWN_HEAD_BYTES_MAX = 1024
 _END = b"\r\n\r\n"
 _END_BYTES = len(_END)
+_REQUEST = re.compile(rb"[A-Z]+ ([!-~]+) HTTP/1\.[01]\r\n")
 _UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
+VERSIONS = ("1.1", "1.0")
 JSON = b"application/json"
 RETRY = b"retry-after: 1\r\n"
 _STATUS_LINES = {
@@ -154,7 +156,7 @@ class HttpConnection(asyncio.Protocol):
         self._head_bytes = 0
         # Where messages begin and end in what arrives, as long as that is certain.
         self._at_start = True
-        self._first = b""
+        self._first = self._held = b""
         self._fed = self._completed = 0
         self._done: Head | None = None
         self._clear()
@@ -189,11 +191,21 @@ class HttpConnection(asyncio.Protocol):
         if self._closing:
             return None
         if self._at_start:
+            held = self._held
+            if held:
+                data, self._held, self._url = held + data, b"", b""
             end = data.find(_END) + _END_BYTES
             head = data[:end]
             known = self.gate.heads.get(head)
             if known is not None and len(data) == end + known.length:
                 return self._take(known, data[end:])
+            line = (
+                _REQUEST.match(data) if end < _END_BYTES <= len(data) <= HEADER_BYTES_MAX else None
+            )
+            if line is not None:
+                # A head in pieces: it means the same when it is whole, also a wish to upgrade.
+                self._held, self._url = data, line[1]
+                return None if held else self._wait(HEADER_S)
             self._at_start = False
             self._first = head if end >= _END_BYTES else b""
             if _UPGRADE.search(head):
@@ -276,6 +288,8 @@ class HttpConnection(asyncio.Protocol):
         self._header_bytes += len(name) + len(value)
         if self._headers > HEADERS_MAX or self._header_bytes > HEADER_BYTES_MAX:
             self._stop(431, "headers-too-large", _headers_message())
+        if self._in_body:
+            return  # a trailer, which a proxy may not have looked at: it must not act as a header
         match name.lower():
             case b"content-length":
                 self._length = int(value)
@@ -288,7 +302,11 @@ class HttpConnection(asyncio.Protocol):
                 self._fields[kept] = value
                 if kept not in KEPT_ALIKE:
                     self._is_common = False
-            case b"transfer-encoding" | b"upgrade":
+            case b"transfer-encoding":
+                self._is_common = False
+                if value.lower() != b"chunked" or self._parser.get_http_version() != "1.1":
+                    self._stop(501, "bad-encoding", "the only transfer-encoding is chunked of 1.1")
+            case b"upgrade":
                 self._is_common = False
             case b"content-encoding" if value.lower() != b"identity":
                 self._stop(415, "bad-encoding", "bodies must come without a content-encoding")
@@ -296,6 +314,8 @@ class HttpConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._in_body = True
         self._wait(BODY_S)
+        if self._parser.get_http_version() not in VERSIONS:
+            self._stop(505, "bad-http", "the protocol must be HTTP/1.1 or 1.0")
         if self._parser.should_upgrade():
             self._stop(501, "no-upgrade", "this server does not change protocols")
         if self._length > BODY_BYTES_MAX:
@@ -435,7 +455,8 @@ class HttpConnection(asyncio.Protocol):
         if self._closing:
             return
         self._closing = self._lingers = True
-        exchange = HttpExchange(self, Head(b"", b"", 0, False, False, {}), False)
+        method = self._parser.get_method() if self._url and not self._held else b""
+        exchange = HttpExchange(self, Head(method, b"", 0, False, False, {}), False)
         self._queue.append(exchange)
         self._pieces = []
         self._wait(FOREVER)

@@ -128,6 +128,8 @@ class Instances:
 
     def _object(self, found: Any, at: int) -> dict[str, Any]:
         if isinstance(found, dict):
+            if len(found) > NAMES_MAX:
+                raise _bad(f"row {at} has {len(found)} fields; expected at most {NAMES_MAX}")
             if len(found) == 1:
                 name, value = next(iter(found.items()))
                 if isinstance(value, list) and not self.is_field(name):

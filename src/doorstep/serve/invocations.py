@@ -157,10 +157,10 @@ def _read_csv(body: bytes, reader: Instances) -> tuple[list[Any], object]:
     try:
         text = io.StringIO(body.decode("utf-8-sig"), newline="")
         lines: list[list[str]] = []
-        for line in csv.reader(text, strict=True):
+        for at, line in enumerate(csv.reader(text, strict=True)):
             lines += [line] if line else []
-            if len(lines) > reader.rows_max + 1:
-                break
+            if at > 4 * reader.rows_max or len(lines) > reader.rows_max + 1:
+                reader.service.reader.check_count(at)  # empty lines cost time too
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError("bad-csv", f"the body is no CSV in UTF-8: {error}") from None
     first = lines[0] if lines else []

@@ -50,6 +50,8 @@ KEY_SWEEP_S = 60.0
 KEY_SLICE = 20
 """Keys that one request may have to drop: about three milliseconds."""
 
+HANDSHAKES_MAX = 512
+"""Of TLS, under way at one port of one worker, each with its buffers; the next client is closed."""
 HANDSHAKE_S = 10.0
 TLS_CLOSE_S = 5.0
 HEADER_S = 10.0

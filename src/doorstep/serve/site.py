@@ -179,7 +179,9 @@ class Site:
                 f"send the header Doorstep-Service with one of: {self._names()}",
             )
         visit.service = name or next(iter(self.services), "")
-        return self.service(visit.service)
+        found = self.service(visit.service)
+        self._admit(visit, visit.service)  # before its rows are read: a refusal names its fields
+        return found
 
     def visible(self, visit: Visit) -> list[Service]:
         """The services that a list may name to this caller."""
@@ -212,9 +214,8 @@ class Site:
     ) -> None:  # fmt: skip
         """Have these rows answered. extra, pinned, kind: see `Call`.
         Raises: OverloadedError (`overloaded`), and what `Admission.admit` raises."""
-        if visit.admitted != service.name and not self._admission.is_idle:
-            # A protocol that finds its service by something else than its path.
-            self._admission.admit(visit, service.name)
+        if not self._admission.is_idle:
+            self._admit(visit, service.name)
         request, name = self._ids.next()
         exchange, path = visit.exchange, self._path
         if HEADER in visit.head.fields and self.keys is not None:
@@ -268,6 +269,11 @@ class Site:
             self._places[head.method, head.url] = place
         return place
 
+    def _admit(self, visit: Visit, service: str) -> None:
+        """Where a protocol finds its service by something else than its path."""
+        if visit.admitted != service and not self._admission.is_idle:
+            self._admission.admit(visit, service)
+
     def _refuse(
         self, exchange: Exchange, head: Head, codec: Codec, error: DoorstepError, service: str
     ) -> None:
@@ -298,11 +304,12 @@ class Site:
 
     def _codec_of(self, url: bytes) -> Codec:
         """Whose words a request at this path is refused in: the skin with the longest prefix."""
+        path = url.partition(b"?")[0] + b"/"
         prefixes = [
             (len(prefix), skin.codec)
             for skin in (*SKINS, self._own)
             for prefix in skin.prefixes
-            if url.startswith(prefix)
+            if path.startswith(prefix.rstrip(b"/") + b"/")
         ]
         return max(prefixes, key=lambda one: one[0])[1] if prefixes else native.SKIN.codec
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 import msgspec
 
 from doorstep.core.errors import RefusedError, UsageError
+from doorstep.serve.limits import HANDSHAKES_MAX
 
 PASSWORD = b""
 """Instead of asking a terminal for the password of an encrypted key, which nobody would hear."""
@@ -41,9 +44,35 @@ def tls_files(cert: str, key: str, client_ca: str) -> TlsFiles | None:
     return TlsFiles(cert=cert, key=key, client_ca=client_ca)
 
 
-def server_context(files: TlsFiles, protocol: str = "http/1.1") -> ssl.SSLContext:
+class _Handshake(ssl.SSLObject):
+    context: ServerContext
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        self.context.handshakes.discard(self)
+
+
+class ServerContext(ssl.SSLContext):
+    """Whose handshakes are counted, and begun only while there are not too many. One that came to
+    nothing is forgotten together with its connection."""
+
+    sslobject_class = _Handshake
+
+    def __init__(self, _protocol: int) -> None:
+        self.handshakes: WeakSet[ssl.SSLObject] = WeakSet()
+
+    def wrap_bio(self, *words: Any, **more: Any) -> ssl.SSLObject:
+        """Raises: SSLError, upon which the event loop closes the connection."""
+        if len(self.handshakes) >= HANDSHAKES_MAX:
+            raise ssl.SSLError(f"{HANDSHAKES_MAX} handshakes are under way already")
+        made = super().wrap_bio(*words, **more)
+        self.handshakes.add(made)
+        return made
+
+
+def server_context(files: TlsFiles, protocol: str = "http/1.1") -> ServerContext:
     """protocol: by its name in ALPN. Raises: RefusedError (`bad-tls`) that names the file."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([protocol])
     try:

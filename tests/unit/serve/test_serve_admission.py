@@ -133,6 +133,17 @@ def test_the_only_service_is_behind_the_admission_though_no_path_names_it(tmp_pa
         assert [status(found, asked, name) for name in (named, "s")][-1] == 403
 
 
+def test_a_key_of_another_service_learns_nothing_of_the_only_ones_rows(tmp_path: Path) -> None:
+    known, secret = a_key("other")
+    site = a_guarded_site(tmp_path, guarded=False)
+    site.swap({"s": a_service("s", "keys")}, (known,))
+    for path in (b"/invocations", b"/score"):
+        exchange = Exchange()
+        head = Head(b"POST", path, 0, True, False, {b"x-api-key": secret})
+        site.handle(exchange, head, b'{"instances": 1}')
+        assert exchange.status == 403, "refused before its rows are read"
+
+
 def test_who_is_asked_twice_has_used_one_request_of_its_key() -> None:
     known, secret = a_key(rate=2.0)
     found = admission(a_service("a"), keys=(known,))

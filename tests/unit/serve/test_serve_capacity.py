@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doorstep.cli.benching import read_calibration
 from doorstep.core.condition import parse_condition
-from doorstep.core.errors import UsageError
+from doorstep.core.errors import InputError, UsageError
 from doorstep.serve.capacity import (
     HEADROOM,
     QUANTILES,
@@ -140,3 +142,31 @@ def test_the_arithmetic_is_shown() -> None:
 def test_a_load_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_load(text, Traffic())
+
+
+@pytest.mark.parametrize(
+    ("text", "traffic"),
+    [
+        ("9" * 400 + " users", Traffic()),
+        ("9" * 400 + "/s", Traffic()),
+        ("10 users", Traffic(per_user=math.nan)),
+        ("10 users", Traffic(peak=math.inf)),
+    ],
+)
+def test_a_load_that_no_number_of_machines_bears_is_refused(text: str, traffic: Traffic) -> None:
+    with pytest.raises(UsageError, match="is no load"):
+        size(text, 100.0, traffic)
+
+
+@pytest.mark.parametrize("cpu_ms", ["0", "-1", "null", '"1"'])
+def test_a_calibration_that_nothing_can_be_divided_by_is_refused(
+    tmp_path: Path, cpu_ms: str
+) -> None:
+    file = tmp_path / "there.json"
+    words = '{"cpu_ms": %s, "cores": 2, "python": "3.11", "machine": "x"}'
+    file.write_text(words % cpu_ms)
+    with pytest.raises(InputError) as caught:
+        read_calibration(file)
+    assert caught.value.code == "bad-calibration"
+    file.write_text(words % 12.5)
+    assert read_calibration(file).cpu_ms == 12.5

@@ -78,6 +78,14 @@ def test_a_server_that_stalls_makes_every_later_request_wait() -> None:
     assert max(found.latencies_ms) > 400
 
 
+def test_an_answer_that_never_comes_is_the_slowest_and_not_left_out() -> None:
+    with server(lambda number: b"" if number == 3 else OK) as url:
+        found = ask(load(url, rate=100.0))
+    assert (found.dropped, found.statuses) == (1, {200: found.good})
+    assert len(found.latencies_ms) == found.good + found.unsent + found.dropped
+    assert max(found.latencies_ms) > 500
+
+
 def test_a_closed_loop_counts_only() -> None:
     with server(lambda _: OK) as url:
         found = ask(load(url))

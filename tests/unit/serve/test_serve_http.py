@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from doorstep.serve.http import FOREVER, Head, HttpConnection, HttpExchange
-from doorstep.serve.limits import HEADER_S, IDLE_S, PIPELINE_MAX, SEND_S
+from doorstep.serve.limits import HEADER_BYTES_MAX, HEADER_S, IDLE_S, PIPELINE_MAX, SEND_S
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -31,11 +31,13 @@ class Answerer:
 
     def __init__(self) -> None:
         self.asked: list[HttpExchange] = []
+        self.urls: list[bytes] = []
 
     def handle(self, exchange: HttpExchange, *_: Any) -> None:
         self.asked.append(exchange)
 
-    def refusal(self, _url: bytes, _code: str, _message: str) -> bytes:
+    def refusal(self, url: bytes, _code: str, _message: str) -> bytes:
+        self.urls.append(url)
         return b"{}"
 
 
@@ -45,6 +47,7 @@ class Transport:
     def __init__(self) -> None:
         self.reading = True
         self.buffer = 0
+        self.written = b""
         self.ended = ""
 
     def pause_reading(self) -> None:
@@ -55,6 +58,7 @@ class Transport:
 
     def write(self, data: bytes) -> None:
         self.buffer += len(data)
+        self.written += data
 
     def get_write_buffer_size(self) -> int:
         return self.buffer
@@ -131,6 +135,88 @@ def test_a_client_that_reads_again_has_the_usual_time(made: Made) -> None:
     gate.now_s = 5.0
     connection.resume_writing()
     assert connection.deadline_s == 5.0 + IDLE_S
+
+
+CHUNKED = b"POST /a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+
+
+@pytest.mark.parametrize("name", [b"x-api-key", b"doorstep-service", b"idempotency-key"])
+def test_a_trailer_is_no_header_of_this_request_or_the_next(made: Made, name: bytes) -> None:
+    connection, _, answerer, _ = made
+    connection.data_received(CHUNKED + name + b": evil\r\n" + name + b": more\r\n\r\n" + GET)
+    assert [one.head.fields for one in answerer.asked] == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST / HTTP/1.0\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 7\r\n\r\n",
+        b"POST /\r\n\r\n",
+    ],
+)
+def test_what_others_might_frame_otherwise_is_refused(made: Made, head: bytes) -> None:
+    connection, transport, answerer, _ = made
+    connection.data_received(head + b"2\r\n{}\r\n0\r\n\r\n")
+    assert not answerer.asked
+    assert transport.buffer, "it is told why"
+
+
+UPGRADE = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\n"
+WISH = b"POST /a HTTP/1.1\r\nx-api-key: k\r\n" + UPGRADE + b"content-length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize("at", range(WISH.index(b"x-api"), len(WISH)))
+def test_a_wish_to_upgrade_is_passed_over_wherever_its_head_is_cut(made: Made, at: int) -> None:
+    connection, transport, answerer, _ = made
+    for _ in range(2):
+        connection.data_received(WISH[:at])
+        assert not connection.idle
+        connection.data_received(WISH[at:])
+    found = [(one.head.url, one.head.fields, one.head.length) for one in answerer.asked]
+    assert found == [(b"/a", {b"x-api-key": b"k"}, 2)] * 2
+    assert not transport.written
+
+
+def test_a_head_that_comes_in_pieces_has_its_time_and_its_size(made: Made) -> None:
+    connection, transport, answerer, gate = made
+    for now_s, piece in enumerate((b"GET /a HTTP/1.1\r\n", b"a: b\r\n", b"c: d\r\n")):
+        gate.now_s = float(now_s)
+        connection.data_received(piece)
+        assert connection.deadline_s == HEADER_S
+    connection.expire()
+    assert transport.written.startswith(b"HTTP/1.1 408 ")
+    assert answerer.urls == [b"/a"]
+
+
+def test_a_head_that_never_ends_is_refused(made: Made) -> None:
+    connection, transport, _, _ = made
+    connection.data_received(b"GET /a HTTP/1.1\r\n")
+    for _ in range(HEADER_BYTES_MAX // 1000 + 2):
+        connection.data_received(b"a" * 990 + b": b\r\n")
+    assert transport.written.startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_refusal_of_head_has_no_body(made: Made) -> None:
+    connection, transport, _, _ = made
+    connection.data_received(b"HEAD / HTTP/1.1\r\nexpect: x\r\n\r\n")
+    assert transport.written.startswith(b"HTTP/1.1 417 ")
+    assert transport.written.endswith(b"\r\n\r\n")
+
+
+WHOLE = b"POST /a HTTP/1.1\r\nx-api-key: k\r\ncontent-length: 4\r\n\r\n\r\n\r\n" + CHUNKED
+WHOLE += b"expect: x\r\n\r\n" + GET
+
+
+@pytest.mark.parametrize("at", range(1, len(WHOLE)))
+def test_requests_mean_the_same_wherever_they_are_cut(made: Made, at: int) -> None:
+    connection, transport, answerer, _ = made
+    connection.data_received(WHOLE[:at])
+    connection.data_received(WHOLE[at:])
+    found = [(one.head.url, one.head.fields, one.head.length) for one in answerer.asked]
+    assert found == [(b"/a", {b"x-api-key": b"k"}, 4), (b"/a", {}, 0), (b"/", {}, 0)]
+    assert not transport.written
 
 
 @pytest.mark.parametrize(("unread", "ended"), [(0, "closed"), (1, "aborted")])

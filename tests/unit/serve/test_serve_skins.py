@@ -313,3 +313,17 @@ def test_what_is_huge_is_refused_in_bounded_memory(site: OneSite, what: str) -> 
         tracemalloc.stop()
     # JSON's smallest values are a byte and a half of text and eight bytes of list each; keys more.
     assert peak < 20 * BODY_BYTES_MAX
+
+
+def test_empty_lines_and_fields_that_cannot_be_are_not_all_looked_at(site: OneSite) -> None:
+    kinds = {"doorstep_service": b"loans", "content_type": b"text/csv"}
+    lines = site.ask("POST", "/invocations", b"\n" * BIG, **kinds)
+    assert b"too-many-rows: the request has 4001 rows" in lines.body
+    row = json.dumps(dict.fromkeys(map(str, range(100_000)), 0)).encode()
+    fields = site.ask("POST", "/predictions/loans", row)
+    assert b"row 0 has 100000 fields; expected at most" in fields.body
+    few = b"\n\nage,amount,purpose\n\n\n30,1,car\n\n"
+    assert site.ask("POST", "/invocations", few, **kinds).status == 200
+    # The words of a path are those of its protocol, whose paths only begin alike.
+    assert json.loads(site.ask("PUT", "/healthz").body)["error"]["code"] == "bad-method"
+    assert "error_code" in json.loads(site.ask("PUT", "/health").body)

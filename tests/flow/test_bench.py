@@ -10,7 +10,7 @@ from typing import Any
 
 from doorstep.testing.installation import RunningInstallation
 
-PROMISE = 'monitor: {slo: ["p99 <= 60 s"]}'
+PROMISE = 'monitor: {slo: ["p99 <= 60 s"]}\nserve: {timeout: 60s}'
 QUICK = ("--seconds", "0.3", "--connections", "4")
 
 

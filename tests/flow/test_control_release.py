@@ -134,7 +134,8 @@ def test_going_further_back_needs_a_version_that_is_named(installation: RunningI
     said = again()
     assert said.code == "rolled-back-already"
     assert f"{service}@2 serves since " in said.message
-    assert said.hint.startswith(f"doorstep rollback {service} --to 1 ")
+    back = f"doorstep rollback {service} --to 1 goes to {service}@1 (or to @3)"
+    assert said.hint == back
     assert again(4).code == "never-served"
     # What serves already is no change: a retry of the same words is harmless.
     client.rollback(service, "no", 2)

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 
 from doorstep.core.plan import FallbackStep
@@ -106,6 +107,8 @@ def test_a_version_that_hangs_is_stood_in_for_left_alone_and_asked_again_when_it
         status, headers, killed = ask(node, "loans", ROW)
         assert (status, killed["version"], killed["fallback"]) == (200, 0, "answer")
         assert headers["doorstep-version"] == "0"
+        states = httpx.get(f"{node.data_url}/v1/models/loans").json()["model_version_status"]
+        assert [one["state"] for one in states] == ["UNLOADING"]
         now = node.report()
         assert loaded is not None and now is not None
         assert [one.pid for one in now.workers] == [one.pid for one in loaded.workers]

@@ -54,10 +54,10 @@ def newest_plan(here: RunningInstallation) -> PlanRoot:
 
 
 def last_asked_for(here: RunningInstallation) -> int:
-    """The newest event that somebody asked for: a release that another test left behind may go on
-    by itself at any time."""
+    """The newest event that somebody asked for, -1 if there is none: a release that another test
+    left behind may go on by itself at any time."""
     events = here.client.events().events
-    return next(one.sequence for one in events if one.actor != DOORSTEP.id)
+    return next((one.sequence for one in events if one.actor != DOORSTEP.id), -1)
 
 
 class Bundle:

@@ -403,6 +403,42 @@ def test_the_health_port_tells_liveness_readiness_and_counters(
     assert fetch("/other")[0] == 404
 
 
+def test_a_node_serves_at_sockets_that_were_bound_for_it(home: TestHome, tmp_path: Path) -> None:
+    import socket
+    import subprocess
+    import sys
+
+    home.publish(home.service("loans", {1: home.bundle(home.contract(3))}))
+    # Ours stay bound: a node that bound its ports itself would be refused.
+    with socket.socket() as data, socket.socket() as health:
+        for one in (data, health):
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in (data, health)]
+        command = [sys.executable, "-m", "doorstep.serve.node", "--no-compactor"]
+        command += ["--home", str(home.path), "--state", str(tmp_path / "state")]
+        command += ["--port", str(ports[0]), "--health-port", str(ports[1])]
+        command += ["--bound", f"port={data.fileno()}", "--bound", f"health-port={health.fileno()}"]
+        fds = (data.fileno(), health.fileno())
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=fds)
+        said = json.loads(process.stdout.readline())
+    try:
+        assert said["data_url"] == f"http://127.0.0.1:{ports[0]}"
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/healthz") as answer:
+            assert answer.status == 200
+
+        def answers() -> bool:
+            try:
+                return urllib.request.urlopen(said["data_url"] + "/v1/services").status == 200
+            except OSError:
+                return False
+
+        wait_for(answers, "its workers to serve at the port")
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+        process.stdout.close()
+
+
 def test_a_port_in_use_is_an_error_that_says_so(home: TestHome, tmp_path: Path) -> None:
     import socket
     import subprocess

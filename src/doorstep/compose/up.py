@@ -169,10 +169,6 @@ def _claim(name: str, port: Port) -> socket.socket:
 
 def _run(run: Run, database_url: str, say_ready: Callable[[Ready], None]) -> None:
     options, home = run.options, run.home
-    # The node binds its own ports; ours were held to know that they are free.
-    for name, held in run.claimed.items():
-        if name != "control":
-            held.close()
     # Not before the home is known to be ours: HTTP and the pages take a second to import.
     from doorstep.compose.serving import Serving
 
@@ -190,7 +186,7 @@ def _run(run: Run, database_url: str, say_ready: Callable[[Ready], None]) -> Non
     )
     try:
         serving.prepare()
-        node.start()
+        node.start({name: one for name, one in run.claimed.items() if name != "control"})
         serving.start(run.claimed["control"])
         if _wait_ready(serving.is_ready, node, run.stopping):
             _say(run, serving.invite(), say_ready)

@@ -29,6 +29,7 @@ COLUMNS = 100
 BUILT_CODES = {
     "api/app.py:_http_error": ("no-route", "wrong-method", "too-large", "bad-request"),
     "release/decide.py:_refuse_invalid": ("cannot-promote", "not-paused"),
+    "serve/fields.py:raise_found": ("bad-field", "missing-field", "extra-field"),
 }
 """Codes that are not literals where the error is made, by file and function."""
 

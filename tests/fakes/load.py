@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-ANSWER_S = 20.0
-CONNECT_S = 20.0
+ANSWER_S = 60.0
+CONNECT_S = 60.0
 CONNECT_PAUSE_S = 0.02
 RETRY_PAUSE_S = 0.1
-RETRIES_MAX = 200
+RETRIES_MAX = 600
 BodyOf = Callable[[int], bytes]
 
 

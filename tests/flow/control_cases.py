@@ -7,7 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import httpx
+import msgspec
 
+from doorstep.core.plan import PlanPointer, PlanRoot
+from doorstep.kernel.event import DOORSTEP
 from doorstep.kernel.keys import load_token
 from doorstep.testing.home import TestHome
 from doorstep.testing.installation import RunningInstallation, write_holdout
@@ -41,6 +44,20 @@ def assert_exactly_once(here: RunningInstallation, tally: Tally) -> None:
     versions = dict(found)
     wrong = {name for name, version in tally.answered.items() if versions[name] != version}
     assert wrong == set()
+
+
+def newest_plan(here: RunningInstallation) -> PlanRoot:
+    """The plan that was published last; the node may not have it yet."""
+    folder = here.home / "plan"
+    pointer = msgspec.json.decode((folder / "current").read_bytes(), type=PlanPointer)
+    return msgspec.json.decode((folder / f"{pointer.root}.json").read_bytes(), type=PlanRoot)
+
+
+def last_asked_for(here: RunningInstallation) -> int:
+    """The newest event that somebody asked for, -1 if there is none: a release that another test
+    left behind may go on by itself at any time."""
+    events = here.client.events().events
+    return next((one.sequence for one in events if one.actor != DOORSTEP.id), -1)
 
 
 class Bundle:
@@ -79,7 +96,7 @@ def put(here: RunningInstallation, digest: str, content: bytes):
 
 
 class Unchanged:
-    """Within it neither the ledger grows nor a bundle, a data file or a plan appears."""
+    """Within it nothing that was asked for comes into the ledger, and no bundle or data file."""
 
     def __init__(self, here: RunningInstallation) -> None:
         self._here = here
@@ -87,7 +104,7 @@ class Unchanged:
     def _look(self) -> tuple[int, list[str]]:
         folders = [self._here.home / name for name in ("bundles", "data")]
         files = [str(path) for folder in folders for path in folder.rglob("*")]
-        return self._here.client.installation().ledger_size, sorted(files)
+        return last_asked_for(self._here), sorted(files)
 
     def __enter__(self) -> None:
         self._before = self._look()

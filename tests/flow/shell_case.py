@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-WAIT_S = 120
+WAIT_S = 300
 
 
 class Said(NamedTuple):

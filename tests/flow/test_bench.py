@@ -10,7 +10,7 @@ from typing import Any
 
 from doorstep.testing.installation import RunningInstallation
 
-PROMISE = 'monitor: {slo: ["p99 <= 60 s"]}'
+PROMISE = 'monitor: {slo: ["p99 <= 60 s"]}\nserve: {timeout: 60s}'
 QUICK = ("--seconds", "0.3", "--connections", "4")
 
 
@@ -53,6 +53,7 @@ def test_a_service_is_loaded_with_rehearsals_and_sized(
     assert sum(one.requests for one in live.buckets) == 0
     assert sum(one.requests for one in rehearsed.buckets) > 0
     assert installation.client.monitor("bench-a").errors is None
+    assert sum(installation.client.status("bench-a")[0].requests) == 0
 
     there = tmp_path / "there.json"
     there.write_text(said.stdout)

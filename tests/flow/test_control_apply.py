@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from control_cases import Unchanged
+from control_cases import Unchanged, newest_plan
 
 from doorstep.core.errors import InputError
-from doorstep.core.plan import PlanPointer, PlanRoot, ServicePlan
+from doorstep.core.plan import ServicePlan
 from doorstep.testing.installation import RunningInstallation, service_file
 
 LONG = "{shadow: {requests: 0}, steps: [20%, 50%], dwell: 10m, bake: 10m}"
@@ -27,10 +27,7 @@ def described(here: RunningInstallation, service: str) -> dict[str, Any]:
 
 def planned(here: RunningInstallation, service: str) -> ServicePlan:
     """The service as the newest published plan has it."""
-    folder = here.home / "plan"
-    pointer = msgspec.json.decode((folder / "current").read_bytes(), type=PlanPointer)
-    root = msgspec.json.decode((folder / f"{pointer.root}.json").read_bytes(), type=PlanRoot)
-    document = folder / f"{root.services[service]}.json"
+    document = here.home / "plan" / f"{newest_plan(here).services[service]}.json"
     return msgspec.json.decode(document.read_bytes(), type=ServicePlan)
 
 

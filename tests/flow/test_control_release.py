@@ -12,6 +12,7 @@ from control_cases import (
     assert_exactly_once,
     assert_no_request_failed,
     body_of,
+    last_asked_for,
     path_of,
     traffic,
 )
@@ -37,14 +38,14 @@ def test_what_may_not_be_released_is_refused_and_changes_nothing(
 ):
     here, client = installation, installation.client
     here.register("strict", release=LONG)
-    size = client.installation().ledger_size
+    size = last_asked_for(here)
     assert refusal(lambda: client.start_release("strict@1")) == "gate-not-passed"
     assert refusal(lambda: client.start_release("strict@2")) == "no-version"
     assert refusal(lambda: client.start_release("nobody@1")) == "no-service"
     assert refusal(lambda: client.start_release("strict")) == "bad-version"
     assert refusal(lambda: client.rollback("strict", "why not")) == "nothing-to-roll-back"
     assert refusal(lambda: client.rollback("strict", "why not", 0)) == "nothing-to-roll-back"
-    assert client.installation().ledger_size == size
+    assert last_asked_for(here) == size
     here.serve("strict@1")
     assert refusal(lambda: client.start_release("strict@1")) == "release-running"
     client.promote("strict", "it is fine")
@@ -54,14 +55,14 @@ def test_what_may_not_be_released_is_refused_and_changes_nothing(
     here.serve("strict@2")
     here.register("strict", seed=3, release=LONG)
     client.run_gates("strict@3")
-    size = client.installation().ledger_size
+    size = last_asked_for(here)
     assert refusal(lambda: client.start_release("strict@3")) == "release-running"
     assert refusal(lambda: client.start_release("strict@2")) == "release-running"
     assert refusal(lambda: client.start_release("strict@1")) in ("release-running", "same-version")
     assert refusal(lambda: client.resume("strict", "it is not paused")) != ""
     assert refusal(lambda: client.pause("strict", "  ")) == "no-reason"
     assert refusal(lambda: client.pause("strict", "x" * 1001)) == "bad-reason"
-    assert client.installation().ledger_size == size
+    assert last_asked_for(here) == size
 
 
 def test_a_verdict_of_gates_expires_with_the_gates_and_with_the_champion(
@@ -129,15 +130,16 @@ def test_going_further_back_needs_a_version_that_is_named(installation: RunningI
         return caught.value
 
     client.rollback(service, "no")
-    size = client.installation().ledger_size
+    size = last_asked_for(here)
     said = again()
     assert said.code == "rolled-back-already"
     assert f"{service}@2 serves since " in said.message
-    assert said.hint.startswith(f"doorstep rollback {service} --to 1 ")
+    back = f"doorstep rollback {service} --to 1 goes to {service}@1 (or to @3)"
+    assert said.hint == back
     assert again(4).code == "never-served"
     # What serves already is no change: a retry of the same words is harmless.
     client.rollback(service, "no", 2)
-    assert (client.installation().ledger_size, client.history(service).live) == (size, 2)
+    assert (last_asked_for(here), client.history(service).live) == (size, 2)
     for to in (1, 1, 3):
         here.settled(client.rollback(service, "on purpose", to).id)
         assert client.history(service).live == to

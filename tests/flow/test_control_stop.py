@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -109,6 +110,15 @@ def test_down_ends_the_node_that_serves_on_when_up_was_killed(tmp_path: Path):
         assert is_gone(front)
         again = cli(tmp_path, "down", "--home", str(here.home))
         assert "nothing is running" in again.stderr
+        verify = ("ledger", "verify", "--home", str(here.home))
+        whole = cli(tmp_path, *verify)
+        assert (whole.returncode, "none changed" in whole.stderr) == (0, True), whole.stderr
+        with sqlite3.connect(here.home / "doorstep.db") as database:
+            database.execute("UPDATE ledger SET kind = 'release.done' WHERE seq = 1")
+        database.close()
+        broken = cli(tmp_path, *verify)
+        assert broken.returncode == 1
+        assert "event 1: " in broken.stdout
 
 
 def test_down_ends_workers_that_lost_their_node_too(tmp_path: Path):

@@ -101,6 +101,12 @@ def test_a_killed_champion_sends_its_traffic_down_the_chain_and_stops_what_is_co
     client.resume("switch-b", "it is mended")
     here.register("switch-b", seed=2, release=LONG, more=CHAIN)
     here.serve("switch-b@2")
+    service.kill(1)
+    # Rolled back, the release would give the service to what nobody may ask.
+    assert refusal(lambda: client.rollback("switch-b", "back")) == "version-killed"
+    assert client.release("switch-b").state == "paused"
+    service.revive(1)
+    client.resume("switch-b", "it is mended")
     promoted = client.promote("switch-b", "go")
     service.settle(promoted.plan_number)
     assert service.answer()["version"] == 2

@@ -89,7 +89,7 @@ def test_a_version_that_fails_on_real_rows_is_taken_back_and_the_reason_is_named
     assert shell("trust", "model_v2.pkl", "--why", "trained by me").code == 0
     said = shell("register", "model_v2.pkl")
     assert said.code == 0, said.told
-    said = shell("release", "start", "loans@2", "--rehearse", "week.csv", "--timeout", "60")
+    said = shell("release", "start", "loans@2", "--rehearse", "week.csv", "--timeout", "240")
     assert said.code == 1, said.told
     (line,) = [one for one in said.told.splitlines() if one.startswith("✗ rolled back")]
     assert re.search(r"errors [\d.]+ % against 0\.0 % \(evidence [\d,]+ to 1\)", line)
@@ -102,7 +102,7 @@ def test_without_a_shadow_the_champion_answers_what_the_challenger_cannot(shell:
     file = shell.folder / "doorstep.yaml"
     file.write_text(file.read_text() + QUICK)
     assert shell("register", "model_v2.pkl").code == 0
-    said = shell("release", "start", "loans@2", "--rehearse", "week.csv", "--timeout", "60")
+    said = shell("release", "start", "loans@2", "--rehearse", "week.csv", "--timeout", "240")
     assert said.code == 1, said.told
     (line,) = [one for one in said.told.splitlines() if one.startswith("✗ rolled back")]
     assert "Clients saw 0 failures." in line
@@ -112,7 +112,7 @@ def test_without_a_shadow_the_champion_answers_what_the_challenger_cannot(shell:
 def test_a_version_that_does_no_worse_becomes_champion_without_a_failed_request(
     shell: Shell,
 ) -> None:
-    said = shell("release", "start", "loans@2", "--rehearse", "test.csv", "--timeout", "90")
+    said = shell("release", "start", "loans@2", "--rehearse", "test.csv", "--timeout", "240")
     assert said.code == 0, said.told + said.out
     assert "Clients saw 0 failures" in said.told
     assert shell.json("predict", "loans", "test.csv", "--rows", "1")["version"] == 2

@@ -15,7 +15,7 @@ import pytest
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.kernel.child import allow_children, end_children, run_child
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 SUBJECT = """
 import os, pathlib, sys, time
 from doorstep.core.errors import InputError
@@ -114,10 +114,14 @@ def test_a_child_that_ends_without_an_answer_is_named_with_its_last_words() -> N
 
 
 def test_a_child_that_takes_too_long_is_ended_with_what_it_started(tmp_path: Path) -> None:
-    with pytest.raises(RefusedError) as refused:
-        run_child("subject", b"hang " + os.fsencode(tmp_path / "pid"), timeout_s=3)
-    assert refused.value.code == "child-timed-out"
-    wait_group_gone(pid_in(tmp_path / "pid"))
+    path = tmp_path / "pid"
+    for timeout_s in (3, 10, 30):  # on a busy machine it may not have begun by then
+        with pytest.raises(RefusedError) as refused:
+            run_child("subject", b"hang " + os.fsencode(path), timeout_s=timeout_s)
+        assert refused.value.code == "child-timed-out"
+        if path.exists():
+            break
+    wait_group_gone(pid_in(path))
 
 
 def test_what_a_child_left_behind_holds_no_answer_back(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from doorstep.core.ids import new_id
 from doorstep.core.instant import SECOND_US, SystemClock
 from doorstep.core.record import Column, Layout, OutcomeRecord, PredictionMeta
 from doorstep.core.servicefile import parse_service_file
+from doorstep.journal.compactor import Compactor
+from doorstep.journal.tally import no_profiles
 from doorstep.journal.writer import BlockWriter
 from doorstep.kernel.app import App
 from doorstep.kernel.db import Database
 from doorstep.kernel.event import Object
 from doorstep.kernel.home import open_home
-from doorstep.monitor.gather import Watched, quality_of
+from doorstep.monitor.gather import Watched, gather_shown, quality_of
 from doorstep.monitor.incidents import NOT_ASKED
 from doorstep.monitor.loop import look
 from doorstep.monitor.store import save_finding
@@ -42,7 +44,7 @@ def app(sqlite_database: Database, tmp_path: Path) -> App:
     return ControlPlane(home, sqlite_database, SystemClock(), {}, {}, tmp_path).app()
 
 
-def watched_of(folder: Path) -> Watched:
+def watched_of(folder: Path, more: str = "") -> Watched:
     maker = TestHome(folder / "maker")
     digest = maker.bundle(TestHome.contract(3))
     version = VersionRow(
@@ -50,7 +52,7 @@ def watched_of(folder: Path) -> Watched:
         holdout="", speed_ms_p99=0.1, registered_at=0, by="t", findings=(),
     )  # fmt: skip
     return Watched(
-        file=parse_service_file(service_file("loans")),
+        file=parse_service_file(service_file("loans", more=more)),
         version=version,
         manifest=maker.read_manifest(digest),
         profile=None,
@@ -112,6 +114,26 @@ def test_newer_outcomes_are_those_that_were_received_since_the_last_judged_windo
     assert later.fresh[PROMISE].until == now + MINUTE
     assert later.fresh[PROMISE].metrics == fresh.metrics
     writer.close()
+
+
+def test_a_window_that_is_shown_says_of_how_much_time_its_rows_are(app: App, tmp_path: Path):
+    seen = watched_of(tmp_path, "monitor: {drift: {window: 10s}}")
+    now = app.clock.now()
+    hour = (now // (60 * MINUTE) - 3) * 60 * MINUTE
+    for rows, at_s in ((10, 5), (5, 47)):
+        writer = BlockWriter(app.home.journal, node="n1", boot=f"b{rows}", slot="front-0")
+        told(writer, "good", rows, hour + at_s * SECOND_US, now)
+        writer.close()
+    shown = gather_shown(app, seen, now).drift
+    assert (shown.rows, shown.since, shown.until - shown.since) == (
+        5, hour + 40 * SECOND_US, 10 * SECOND_US,
+    )  # fmt: skip
+    with Compactor(app.home.path, "n1", no_profiles) as compactor:
+        for _ in range(2):  # into files, and these together
+            compactor.run_once()
+    # The hour is over, and kept by the minute.
+    merged = gather_shown(app, seen, now).drift
+    assert (merged.rows, merged.since, merged.until - merged.since) == (15, hour, MINUTE)
 
 
 def test_where_nothing_serves_any_more_no_incident_stays_open(app: App):

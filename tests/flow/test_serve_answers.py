@@ -63,7 +63,7 @@ class Site:
             return read_answer(link)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.node.port), timeout=15)
+        return socket.create_connection(("127.0.0.1", self.node.port), timeout=60)
 
 
 def read_answer(link: socket.socket) -> tuple[int, dict[str, str], Any]:

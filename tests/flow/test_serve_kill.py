@@ -8,6 +8,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -169,10 +170,12 @@ def test_kill_of_the_supervisor_drops_nothing_and_the_next_one_takes_over(
     assert tally.refused_connections == 0
     assert set(tally.statuses) == {200}
     assert_answered_are_journaled(node, tally)
-    requests = node.wait(
-        lambda report: sum(one.requests for one in report.services) == tally.answers
+    node.wait(
+        lambda report: (
+            sum(one.requests for one in report.services) == tally.answers and not report.problems
+        ),
+        "every request counted, and no problem",
     )
-    assert requests.problems == ()
 
 
 def test_requests_in_flight_in_a_killed_worker_are_errors_of_their_arm(
@@ -220,7 +223,7 @@ def test_an_engine_that_hangs_is_timed_out_and_the_champion_answers_in_time(
     contract = home.contract(3)
     bundles = {1: home.bundle(contract), 2: home.bundle(contract, seed=2)}
     release = ReleasePlan(id="r1", challenger=2, state="step", epoch=1, shares={"": 1.0})
-    plan = home.service("loans", bundles, placement="engine", release=release, timeout_ms=400)
+    plan = home.service("loans", bundles, placement="engine", release=release, timeout_ms=1000)
     home.publish(plan)
     node.wait_plan(1)
     hung = challenger_engine(node)
@@ -234,7 +237,8 @@ def test_an_engine_that_hangs_is_timed_out_and_the_champion_answers_in_time(
 
         tally = asyncio.run(story())
     finally:
-        os.kill(hung, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # it may have been replaced by now
+            os.kill(hung, signal.SIGCONT)
     assert set(tally.statuses) == {200}
     assert set(tally.answered.values()) == {1}
     statuses = [meta.status for _, meta in node.journaled()]

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 
 from doorstep.core.plan import FallbackStep
@@ -106,6 +107,8 @@ def test_a_version_that_hangs_is_stood_in_for_left_alone_and_asked_again_when_it
         status, headers, killed = ask(node, "loans", ROW)
         assert (status, killed["version"], killed["fallback"]) == (200, 0, "answer")
         assert headers["doorstep-version"] == "0"
+        states = httpx.get(f"{node.data_url}/v1/models/loans").json()["model_version_status"]
+        assert [one["state"] for one in states] == ["UNLOADING"]
         now = node.report()
         assert loaded is not None and now is not None
         assert [one.pid for one in now.workers] == [one.pid for one in loaded.workers]
@@ -183,14 +186,22 @@ def test_more_than_can_be_done_in_time_is_refused_and_nothing_answered_is_lost(
 ) -> None:
     home = TestHome(tmp_path / "home")
     bundle = home.bundle(home.contract(3))
-    home.publish(home.service("loans", {1: bundle}, timeout_ms=100))
-    body = json.dumps({"rows": [ROW] * 1000}).encode()
+    plan = home.service("loans", {1: bundle}, timeout_ms=60_000)
+    home.publish(plan)
+    body = {"rows": [ROW] * 1000}
     with RunningNode(home.path, tmp_path / "state") as node:
         node.wait_plan(1)
+        ask(node, "loans", body)
+        began_s = time.monotonic()
+        assert ask(node, "loans", body)[0] == 200
+        # Time for about ten of the 48 that come at once, however fast this machine is.
+        limit_ms = max(100, round(10_000 * (time.monotonic() - began_s)))
+        node.wait_plan(home.publish(msgspec.structs.replace(plan, timeout_ms=limit_ms)))
+        data = json.dumps(body).encode()
 
         async def story() -> Tally:
             path = "/v1/services/loans/predict"
-            async with Load(node.data_url, path, lambda _: body, connections=48) as load:
+            async with Load(node.data_url, path, lambda _: data, connections=48) as load:
                 until = time.monotonic() + 120
                 while not (load.tally.statuses[503] >= 20 and load.tally.statuses[200] >= 20):
                     assert time.monotonic() < until, load.tally.statuses

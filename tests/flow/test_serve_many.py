@@ -66,7 +66,8 @@ def test_models_that_do_not_fit_are_loaded_when_they_are_asked(tmp_path: Path) -
     contract = home.contract(3)
     names = [f"s{at}" for at in range(40)]
     plans = [
-        home.service(name, {1: home.bundle(contract, seed=at)}) for at, name in enumerate(names)
+        with_timeout(home.service(name, {1: home.bundle(contract, seed=at)}), 60_000)
+        for at, name in enumerate(names)
     ]
     home.publish(*plans)
     # A quarter is for the models that workers score themselves: room for about eight.

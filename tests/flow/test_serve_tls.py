@@ -14,10 +14,12 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import trustme
 
-from doorstep.core.errors import RefusedError, UsageError
+from doorstep.cli.reaching import reach
+from doorstep.core.errors import InputError, RefusedError, UsageError
 from doorstep.core.report import NodeReport
 from doorstep.serve.limits import BODY_BYTES_MAX, HANDSHAKES_MAX
 from doorstep.serve.tls import TlsFiles, server_context, tls_files
@@ -177,6 +179,14 @@ def test_mutual_tls_answers_only_clients_with_a_certificate(
     with RunningNode(home.path, tmp_path / "state", more=more) as node:
         node.wait_plan(1)
         assert ask(node, papers.client(shows=True)) == 200
+        mine = papers.ca.issue_cert("client@example.org")
+        cert, key = tmp_path / "mine.pem", tmp_path / "mine.key"
+        cert.write_bytes(b"".join(one.bytes() for one in mine.cert_chain_pems))
+        mine.private_key_pem.write_to_path(key)
+        with httpx.Client(**reach(node.data_url, {}, papers.ca_file, (cert, key))) as http:
+            assert http.post(PATH, content=ROW).status_code == 200
+        with pytest.raises(InputError, match="bad-client-cert"):
+            reach(node.data_url, {}, papers.ca_file, (cert, papers.key))
         with pytest.raises(OSError):
             ask(node, papers.client())
         stranger = ssl.create_default_context(cafile=str(papers.ca_file))

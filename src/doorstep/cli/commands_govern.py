@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from doorstep.cli.options import Home, Json, Url, Why, connect
 from doorstep.cli.output import done, emit, fail, table, when
-from doorstep.core.errors import NotFoundError, RefusedError
+from doorstep.core.errors import NotFoundError, RefusedError, UnreachableError
+
+if TYPE_CHECKING:
+    from doorstep.govern.surface import LedgerVerdict
 
 Service = Annotated[str, typer.Argument(help="The service.")]
 
@@ -86,9 +90,16 @@ def show(
 
 
 def verify(json: Json = False, url: Url = None, home: Home = None) -> None:
-    """Hash the whole ledger again and check it against its signed checkpoint."""
-    with connect(url, home) as client:
-        found = client.verify_ledger()
+    """Hash the whole ledger again and check it against its signed checkpoint; with no server
+    running, as it lies in the database."""
+    try:
+        with connect(url, home) as client:
+            found = client.verify_ledger()
+    except UnreachableError:
+        unserved = _ledger_of(url, home)
+        if unserved is None:
+            raise
+        found = unserved
     if found.intact:
         done(f"{found.size:,} events, none changed, missing or out of order")
     else:
@@ -96,6 +107,27 @@ def verify(json: Json = False, url: Url = None, home: Home = None) -> None:
     text = [f"root {found.root}", f"key  {found.key}", "", found.checkpoint, *found.problems]
     emit(found, "\n".join(text), as_json=json)
     raise typer.Exit(0 if found.intact else 1)
+
+
+def _ledger_of(url: str | None, home: str | None) -> LedgerVerdict | None:
+    """The same of a home that nothing serves now; None if its database is not known here."""
+    from doorstep.core.instant import SystemClock
+    from doorstep.govern.operations import verdict_of
+    from doorstep.kernel.db import Database
+    from doorstep.kernel.home import is_home, open_home
+    from doorstep.kernel.settings import Flags, read_settings
+
+    settings = read_settings(Flags(home=home, url=url), os.environ, Path.cwd())
+    if settings.url or not is_home(settings.home):
+        return None
+    found = open_home(settings.home)
+    if not settings.database_url and not (found.path / "doorstep.db").exists():
+        return None
+    database = Database(settings.database_url or found.database_url, SystemClock())
+    try:
+        return verdict_of(database, found)
+    finally:
+        database.close()
 
 
 def export(

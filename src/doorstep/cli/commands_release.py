@@ -181,8 +181,11 @@ def guardrail_table(guardrails: tuple[GuardrailView, ...], *, is_over: bool) -> 
 
 
 def _evidence(log_e: float, threshold: float) -> str:
-    """A threshold of 0 is none: a first version has nothing to advance to."""
-    return f"{log_e:.1f} of {threshold:.1f}" if threshold else "–"
+    """A threshold of 0 is none: a first version has nothing to advance to. Evidence that was enough
+    may have grown since; by how much is in `--json`."""
+    if not threshold:
+        return "–"
+    return f"{threshold:.1f} reached" if log_e >= threshold else f"{log_e:.1f} of {threshold:.1f}"
 
 
 def _interval(low: float | None, high: float | None) -> str:

@@ -39,6 +39,10 @@ def predict(
     ca: Annotated[
         Path | None, typer.Option("--ca", help="Certificates to believe; else SSL_CERT_FILE.")
     ] = None,
+    cert: Annotated[
+        Path | None, typer.Option("--cert", help="Our certificate, where a node asks for one.")
+    ] = None,
+    cert_key: Annotated[Path | None, typer.Option("--cert-key", help="Its key.")] = None,
     json: Json = False,
     url: Url = None,
     home: Home = None,
@@ -50,8 +54,9 @@ def predict(
     import os
 
     from doorstep.cli.asking import ask_service, ids_of, rows_of
-    from doorstep.cli.reaching import reach
+    from doorstep.cli.reaching import pair_of, reach
 
+    shown_cert = pair_of(cert, cert_key)
     with connect(url, home) as client:
         data_url = client.installation().data_url
         found_service = client.service(service)
@@ -59,7 +64,7 @@ def predict(
     asked = rows_of(source, version.manifest.contract, rows, ids_of(found_service))
     with progress() as shown:
         shown.stage(f"asking {data_url}")
-        answers = ask_service(reach(data_url, os.environ, ca), service, asked)
+        answers = ask_service(reach(data_url, os.environ, ca, shown_cert), service, asked)
     found = [one for answer in answers for one in answer["predictions"]]
 
     def text() -> str:

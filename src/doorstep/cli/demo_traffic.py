@@ -173,6 +173,12 @@ class Traffic:
         with self._lock:
             return self._tally
 
+    def settled(self) -> Tally | None:
+        """The tally, if nothing is under way: whatever was drawn is answered or has failed."""
+        with self._lock:
+            found = self._tally
+            return found if self._number == found.answered + found.failed else None
+
     def take_outcomes(self) -> dict[str, str]:
         """Key -> what became true, of every answered application not taken before."""
         with self._lock:

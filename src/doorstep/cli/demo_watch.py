@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from doorstep.cli.commands_release import RUNNING
@@ -14,7 +13,6 @@ from doorstep.journal.surface import OUTCOMES_MAX, OutcomeGiven
 from doorstep.monitor.surface import MonitorFindingView, MonitorView
 from doorstep.release.surface import Release
 
-QUIET_S = 0.2
 RELEASE_S_MAX = 200.0
 JOINED_MIN = 300
 """Outcomes of what it answered as the champion, before its live quality is worth saying."""
@@ -50,14 +48,8 @@ def find_answered(world: World, before: Tally, count: int) -> Tally | None:
 
 
 def wait_quiet(world: World) -> Tally:
-    """The tally once nothing is under way any more."""
-    last = world.traffic.tally()
-    while True:
-        time.sleep(QUIET_S)
-        now = world.traffic.tally()
-        if now == last:
-            return now
-        last = now
+    """The tally once nothing is under way any more. The traffic is paused."""
+    return world.wait_for("the last answers", world.traffic.settled, expected_s=1.0)
 
 
 def send_outcomes(world: World) -> int:

@@ -6,10 +6,11 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,8 @@ from doorstep.serve.statelock import end_holder, holder_of_state
 
 NODE = "local"
 NODE_STATE = "node"
+OPTIONS = {"data": "port", "health": "health-port", "grpc": "grpc-port"}
+"""Of a node, for its ports."""
 DRAIN_S = 15.0
 RESTART_S = 0.2
 RESTART_S_MAX = 5.0
@@ -119,12 +122,18 @@ class Node:
         self._pause_s = RESTART_S
         self._started_s = self._again_s = 0.0
 
-    def start(self) -> None:
+    def start(self, bound: Mapping[str, socket.socket] | None = None) -> None:
+        """bound: sockets at its ports, by name; they are its own from now on."""
         self._started_s = time.monotonic()
+        given = {OPTIONS[name]: one.fileno() for name, one in (bound or {}).items()}
+        words = [word for name, fd in given.items() for word in ("--bound", f"{name}={fd}")]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-            )
+                [*self._command, *words], stdin=subprocess.PIPE, stdout=log, stderr=log,
+                start_new_session=True, pass_fds=tuple(given.values()),
+            )  # fmt: skip
+        for one in (bound or {}).values():
+            one.close()
 
     def revive(self) -> None:
         """Start it again if it has died and its pause is over; keep its log short."""

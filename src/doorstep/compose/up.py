@@ -31,6 +31,7 @@ from doorstep.kernel.keys import create_keys
 from doorstep.kernel.server import Announcement, announce, withdraw
 from doorstep.kernel.settings import LOOPBACK, Port, Settings
 from doorstep.kernel.trust import trust_folder
+from doorstep.migrations.upgrade import require_usable
 from doorstep.serve.protos import require_grpc
 from doorstep.serve.tls import TlsFiles, server_context
 
@@ -107,7 +108,8 @@ def require_startable(settings: Settings, tls: TlsFiles | None) -> None:
     """Refuse what cannot start before anything is made: a home that is left by it would have to be
     explained. The ports of a home that is there may be those of its own workers.
 
-    Raises: RefusedError (`port-in-use`, `bad-tls`), MissingExtraError.
+    Raises: RefusedError (`port-in-use`, `bad-tls`, `database-too-new`), InputError
+    (`not-a-database`), UnreachableError (`database-unreachable`), MissingExtraError.
     """
     if settings.ports.grpc.named:
         require_grpc()
@@ -117,6 +119,8 @@ def require_startable(settings: Settings, tls: TlsFiles | None) -> None:
         with contextlib.ExitStack() as stack:
             for name, port in _wanted(settings).items():
                 stack.enter_context(_claim(name, port))
+        if settings.database_url:
+            require_usable(settings.database_url)
 
 
 def _wanted(settings: Settings) -> Mapping[str, Port]:
@@ -165,10 +169,6 @@ def _claim(name: str, port: Port) -> socket.socket:
 
 def _run(run: Run, database_url: str, say_ready: Callable[[Ready], None]) -> None:
     options, home = run.options, run.home
-    # The node binds its own ports; ours were held to know that they are free.
-    for name, held in run.claimed.items():
-        if name != "control":
-            held.close()
     # Not before the home is known to be ours: HTTP and the pages take a second to import.
     from doorstep.compose.serving import Serving
 
@@ -186,7 +186,7 @@ def _run(run: Run, database_url: str, say_ready: Callable[[Ready], None]) -> Non
     )
     try:
         serving.prepare()
-        node.start()
+        node.start({name: one for name, one in run.claimed.items() if name != "control"})
         serving.start(run.claimed["control"])
         if _wait_ready(serving.is_ready, node, run.stopping):
             _say(run, serving.invite(), say_ready)

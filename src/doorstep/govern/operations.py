@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from importlib.metadata import version as installed
+from typing import Any
+
+import msgspec
 
 from doorstep.core.errors import InputError
 from doorstep.core.instant import Instant, to_text
@@ -25,8 +28,10 @@ from doorstep.govern.surface import (
     VerifyLedger,
 )
 from doorstep.kernel.app import App
-from doorstep.kernel.checkpoints import Signer, read_checkpoint, sign_checkpoint
-from doorstep.kernel.event import Event, encode_event
+from doorstep.kernel.checkpoints import Signed, Signer, read_checkpoint, sign_checkpoint
+from doorstep.kernel.db import Database
+from doorstep.kernel.event import Event, Object, encode_event
+from doorstep.kernel.home import Home
 from doorstep.kernel.keys import load_public_key, load_signing_key
 from doorstep.kernel.ledger import Filter, read_events, read_head
 from doorstep.kernel.ledger_check import verify_ledger
@@ -74,25 +79,39 @@ def event_view(event: Event) -> EventView:
 @operation("ledger.verify", permission="ledger:read", effect="read")
 def verify(app: App, asked: VerifyLedger) -> LedgerVerdict:  # noqa: ARG001
     """Hash the whole ledger again and compare it with its signed checkpoints."""
-    key = load_public_key((app.home.keys / LEDGER_KEY).with_suffix(".pub"))
     signer = signer_of(app)
-    last = signer.last()
-    with app.database.reading() as connection:
-        report = verify_ledger(connection, key, [last] if last else [])
-    intact = not report.problems
-    if intact:
-        sign_checkpoint(app.database, signer, app.clock.now())
+    found = verdict_of(app.database, app.home)
+    if not found.intact:
+        return found
+    sign_checkpoint(app.database, signer, app.clock.now())
     with app.database.reading() as connection:
         newest = read_checkpoint(connection)
+    return msgspec.structs.replace(found, **_signed(newest))
+
+
+def verdict_of(database: Database, home: Home) -> LedgerVerdict:
+    """As the operation, of a ledger that nobody needs to serve; nothing is signed."""
+    path = home.keys / LEDGER_KEY
+    key = load_public_key(path.with_suffix(".pub"))
+    last = Signer(load_signing_key(path), home.keys / LEDGER_MEMORY).last()
+    with database.reading() as connection:
+        report = verify_ledger(connection, key, [last] if last else [])
+        newest = read_checkpoint(connection)
     return LedgerVerdict(
-        intact=intact,
+        intact=not report.problems,
         size=report.size,
         root=report.root,
-        checkpoint=newest.note if newest else "",
-        checkpoint_size=newest.size if newest else 0,
+        **_signed(newest),
         key=key.to_text(),
         problems=tuple(f"event {one.seq}: {one.what}" for one in report.problems),
     )
+
+
+def _signed(newest: Signed | None) -> dict[str, Any]:
+    return {
+        "checkpoint": newest.note if newest else "",
+        "checkpoint_size": newest.size if newest else 0,
+    }
 
 
 @operation("service.history", permission="service:read", effect="read")
@@ -137,23 +156,30 @@ def show_history(app: App, asked: ShowHistory) -> History:
         ),
         None,
     )
+    version = f"{asked.service}@{live}"
+    with app.database.reading() as connection:
+        words = [
+            event
+            for kind in ("version.killed", "version.revived")
+            for event in read_events(
+                connection, Filter(kind=kind, object=Object("version", version)), EVENTS_MAX
+            )
+        ]
     return History(
         service=asked.service,
         at=at,
         live=live,
-        killed=_killed(f"{asked.service}@{live}", at, kills.get(live or 0), events),
+        killed=_killed(at, kills.get(live or 0), words),
         tenures=tenures,
         events=tuple(event_view(one) for one in events),
     )
 
 
-def _killed(version: str, at: Instant, kill: releases.KillRow | None, events: list[Event]) -> str:
-    """A kill that still stands is a row; one that is over is in the events."""
+def _killed(at: Instant, kill: releases.KillRow | None, words: list[Event]) -> str:
+    """A kill that still stands is a row; one that is over is in the events. words: of either."""
     if kill is not None and kill.at <= at:
         return f"killed by {kill.by} at {to_text(kill.at)[:19]}Z: {kill.why}"
-    about = (one for one in events if one.object.id == version and one.ts <= at)
-    words = (one for one in about if one.kind in ("version.killed", "version.revived"))
-    last = max(words, key=lambda one: one.seq, default=None)
+    last = max((one for one in words if one.ts <= at), key=lambda one: one.seq, default=None)
     if last is None or last.kind == "version.revived":
         return ""
     return f"killed by {last.actor.id} at {to_text(last.ts)[:19]}Z: {last.data['why']}"

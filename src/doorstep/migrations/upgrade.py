@@ -16,7 +16,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from doorstep.core.errors import RefusedError
+from doorstep.core.instant import SystemClock
 from doorstep.kernel.db import Database
+from doorstep.kernel.engine import parse_url
 
 
 def upgrade(database: Database) -> str:
@@ -30,6 +32,20 @@ def upgrade(database: Database) -> str:
         refuse_newer(revision_of(connection), config)
         command.upgrade(config, "head")
         return revision_of(connection)
+
+
+def require_usable(url: str) -> None:
+    """Refuse a database that `upgrade` would, and change nothing. One that is not there yet is made
+    later. Raises: as `upgrade`."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
+        return
+    database = Database(url, SystemClock())
+    try:
+        with database.reading() as connection:
+            refuse_newer(revision_of(connection), _config(None))
+    finally:
+        database.close()
 
 
 def revision_of(connection: Connection) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 
@@ -98,14 +100,16 @@ def gather(
 
 def gather_shown(app: App, seen: Watched, now: Instant) -> ServiceFacts:
     """The same for a person who looks: of the last closed window in which the champion was asked,
-    if that is not more than a day ago."""
+    if that is not more than a day ago. It is as long as whole buckets of what is kept, which are
+    minutes for hours that are over: else a shorter window would show all of its minute."""
     drift_s = seen.file.monitor.drift.window_s
     late_s = min(LATE_S, drift_s * LATE_OF_WINDOW)
     recent = _summary(app, seen.version.service, now - round(SHOWN_S * SECOND_US), now)
     mine = [one.at for one in recent.cells if _is_of(one, seen.version.number)]
     newest = max(mine, default=now - 1) + 1
-    closes = newest + round((drift_s + late_s) * SECOND_US)
-    window = latest_window(min(now, closes), drift_s, late_s)
+    shown_s = math.ceil(drift_s / recent.bucket_s) * recent.bucket_s
+    closes = newest + round((shown_s + late_s) * SECOND_US)
+    window = latest_window(min(now, closes), shown_s, late_s)
     # A control plane that does not lead never looks, so there the asking has to do it.
     looks = app.leader_term > 0
     quality = quality_seen(app, seen) if looks else quality_of(app, seen, now).week

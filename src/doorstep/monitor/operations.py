@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from doorstep.core.condition import Condition, Quantity
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
+from doorstep.core.record import Kind
 from doorstep.journal.operations import count_rescued, count_rows
 from doorstep.journal.summary import Cell, latency_ms
 from doorstep.kernel.app import App
@@ -101,7 +102,8 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
         callers = read_callers(connection, row, app.home.environment)
         findings = _worst_first(store.list_findings(connection, row.name, "open"))
     since = now - MINUTES_SHOWN * 60 * SECOND_US
-    counted = count_rows(app, row.name, since, now, 60)
+    rows = count_rows(app, row.name, since, now, 60)
+    counted = [one for one in rows if one.kind == Kind.LIVE]
     seen = watched(app, row.name)
     quality = quality_seen(app, seen) if seen else None
     release = running.release if running else None

@@ -42,7 +42,7 @@ def roll_back_service(
         running = store.find_running(unit.connection, service)
         if running is None:
             return _go_back(unit, app, service, person, to)
-        _require_champion(running, to)
+        _require_champion(unit, running, to)
         decision = decide_person(running.release, evidence, unit.now(), person)
         apply_decision(unit, app, running, decision, person.name)
         return running.release.id
@@ -50,9 +50,19 @@ def roll_back_service(
     return app.database.run(act, app.actor)
 
 
-def _require_champion(running: store.ReleaseRow, to: int | None) -> None:
-    """A release that is rolled back ends with its champion, and nowhere else."""
+def _require_champion(unit: Unit, running: store.ReleaseRow, to: int | None) -> None:
+    """A release that is rolled back ends with its champion, if that may be asked."""
     release = running.release
+    kill = store.list_kills(unit.connection, release.service).get(release.champion or NOBODY)
+    if kill is not None:
+        name = f"{kill.service}@{kill.number}"
+        raise RefusedError(
+            "version-killed",
+            f"{name} was killed by {kill.by}: {kill.why}; rolled back, the release of "
+            f"@{release.challenger} would give the service to it",
+            f"doorstep release promote {kill.service} goes forward; doorstep revive {name} undoes "
+            f"the kill; doorstep kill {kill.service}@{release.challenger} ends the release",
+        )
     if to not in (None, release.champion or NOBODY):
         raise RefusedError(
             "release-running",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from doorstep.core.contract import Contract, Field
@@ -19,6 +20,7 @@ from doorstep.serve.limits import (
     FOUND_CHARS_MAX,
     ID_CHARS_MAX,
     INT_MAX,
+    PROBLEMS_SAID_MAX,
     TEXT_CHARS_MAX,
 )
 
@@ -54,24 +56,58 @@ def shapes_of(contract: Contract, ids: tuple[str, ...]) -> tuple[Shape, Shape]:
     return row, Shape(numbers, texts, extra, reject)
 
 
-def read_object(found: Any, shape: Shape, where: str) -> tuple[tuple[Any, ...], list[str]]:
-    """The values of `found` in the order of `shape`, and warnings. where: `row 0`.
+class Problems:
+    """What is wrong with one request: the first few, said together."""
 
-    Raises: InputError (`bad-row`, `extra-field`, `missing-field`, `bad-field`, `out-of-range`,
-    `unseen-category`).
+    def __init__(self) -> None:
+        self._found: list[InputError] = []
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Keep what is raised within. Raises: InputError of all of them, once they are enough."""
+        try:
+            yield
+        except InputError as error:
+            self._found.append(error)
+            if len(self._found) > PROBLEMS_SAID_MAX:
+                self.raise_found()
+
+    def raise_found(self) -> None:
+        """Raises: InputError with the code and the hint of the first, if there is any."""
+        if not self._found:
+            return
+        first, *others = (one.message for one in self._found[:PROBLEMS_SAID_MAX])
+        more = [". There may be more"] if len(self._found) > PROBLEMS_SAID_MAX else []
+        said = "".join([first, *(f". Also {one}" for one in others), *more])
+        raise InputError(self._found[0].code, said, self._found[0].hint)
+
+
+def read_object(
+    found: Any, shape: Shape, where: str, problems: Problems
+) -> tuple[tuple[Any, ...], list[str]]:
+    """The values of `found` in the order of `shape`, without those that `problems` took, and
+    warnings. where: `row 0`.
+
+    The problems are `bad-row`, `extra-field`, `missing-field`, `bad-field`, `out-of-range` and
+    `unseen-category`.
     """
-    if not isinstance(found, Mapping):
-        raise InputError("bad-row", f"{where} is {describe(found)}; expected an object")
-    names = shape.names
-    extra = next((name for name in found if name not in names), None)
-    if extra is not None:
-        raise _extra(extra, shape, where)
     warnings: list[str] = []
-    values: list[Any] = [
-        read_value(found.get(field.name), field, shape.reject, where, warnings, field.name in found)
-        for field in (*shape.numbers, *shape.texts)
-    ]
-    values += [read_id(found.get(name), name, where) for name in shape.ids]
+    values: list[Any] = []
+    with problems.noting():
+        if not isinstance(found, Mapping):
+            raise InputError("bad-row", f"{where} is {describe(found)}; expected an object")
+        names = shape.names
+        for name in found:
+            if name not in names:
+                with problems.noting():
+                    raise _extra(name, shape, where)
+        for field in (*shape.numbers, *shape.texts):
+            with problems.noting():
+                given, is_there = found.get(field.name), field.name in found
+                values.append(read_value(given, field, shape.reject, where, warnings, is_there))
+        for name in shape.ids:
+            with problems.noting():
+                values.append(read_id(found.get(name), name, where))
     return tuple(values), warnings
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,8 @@ SHOWN_EVERY = 3
 """Of the latency buckets: their edges then double, which is enough, and a third of the lines."""
 
 
-async def serve_health(supervisor: Supervisor, host: str, port: int) -> asyncio.Server:
-    """Listen. Raises: OSError if the port is in use."""
+async def serve_health(supervisor: Supervisor, listener: socket.socket) -> asyncio.Server:
+    """Answer at this socket."""
 
     async def visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, ValueError, TimeoutError):
@@ -35,7 +36,7 @@ async def serve_health(supervisor: Supervisor, host: str, port: int) -> asyncio.
                 await writer.drain()
         writer.close()
 
-    return await asyncio.start_server(visit, host, port, limit=LINE_BYTES_MAX)
+    return await asyncio.start_server(visit, sock=listener, limit=LINE_BYTES_MAX)
 
 
 def answer(supervisor: Supervisor, path: list[str]) -> bytes:

@@ -82,6 +82,8 @@ RPC_STOP_S = 5.0
 TEXT_CHARS_MAX = 100_000
 CATEGORY_CHARS_MAX = 1_000
 ID_CHARS_MAX = 256
+PROBLEMS_SAID_MAX = 8
+"""Bad fields of one request that its refusal names."""
 FOUND_CHARS_MAX = 60
 """Of a value that is repeated in an error message."""
 INT_MAX = 2**53

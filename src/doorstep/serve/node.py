@@ -7,8 +7,10 @@
                                   [--tls-cert FILE --tls-key FILE [--tls-client-ca FILE]]
                                   [--access-log FILE [--access-sample 1%]]
                                   [--otlp URL [--trace-sample 1%]]
+                                  [--bound port=FD] [--bound health-port=FD] ...
 
-gRPC is served if its port is named, and needs the extra `grpc`.
+gRPC is served if its port is named, and needs the extra `grpc`. --bound: a socket that whoever
+starts the node has bound for it, so that nobody else takes its port meanwhile.
 Says where it listens with one line of JSON on standard output. SIGTERM or SIGINT: drain and exit 0.
 SIGHUP: replace the front workers one by one. AIP_HTTP_PORT, AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE
 (Vertex AI's) are the defaults of the port and the routes.
@@ -31,7 +33,7 @@ from doorstep.core.ids import NAME_LENGTH_MAX, parse_name
 from doorstep.serve.health import serve_health
 from doorstep.serve.observe_options import observe_options
 from doorstep.serve.protos import require_grpc
-from doorstep.serve.supervisor import NodeOptions, Supervisor
+from doorstep.serve.supervisor import NodeOptions, Supervisor, open_listener
 from doorstep.serve.tls import tls_files
 from doorstep.serve.traces import require_otel
 
@@ -56,7 +58,8 @@ async def run(options: NodeOptions) -> None:
     loop.add_signal_handler(signal.SIGTERM, supervisor.stop)
     loop.add_signal_handler(signal.SIGINT, supervisor.stop)
     loop.add_signal_handler(signal.SIGHUP, supervisor.roll)
-    health = await serve_health(supervisor, options.host, options.health_port)
+    listener = open_listener(options, options.health_port, "health-port")
+    health = await serve_health(supervisor, listener)
     port = health.sockets[0].getsockname()[1]
     said = {
         "data_url": supervisor.data_url,
@@ -89,6 +92,7 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
     parser.add_argument("--access-sample", default="1%")
     parser.add_argument("--otlp", default="")
     parser.add_argument("--trace-sample", default="1%")
+    parser.add_argument("--bound", action="append", default=[], metavar="OPTION=FD")
     args = parser.parse_args(argv)
     if not 1 <= args.workers <= WORKERS_MAX:
         parser.error(f"--workers is {args.workers}; expected 1 to {WORKERS_MAX}")
@@ -110,6 +114,7 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
         observe=observe_options(
             args.access_log, args.access_sample, _otlp(args.otlp), args.trace_sample
         ),
+        bound={name: int(fd) for name, _, fd in (one.partition("=") for one in args.bound)},
         tls=tls_files(args.tls_cert, args.tls_key, args.tls_client_ca),
     )
 

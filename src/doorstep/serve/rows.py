@@ -22,7 +22,16 @@ from doorstep.core.errors import InputError
 from doorstep.core.instant import SECOND_US
 from doorstep.core.plan import REST, ServicePlan
 from doorstep.serve.bounds import Bounds
-from doorstep.serve.fields import NAN, Shape, chars_max, describe, read_id, read_object, shapes_of
+from doorstep.serve.fields import (
+    NAN,
+    Problems,
+    Shape,
+    chars_max,
+    describe,
+    read_id,
+    read_object,
+    shapes_of,
+)
 from doorstep.serve.limits import ID_CHARS_MAX, INT_MAX
 
 _ENVELOPE = re.compile(rb'\s*\{\s*"(?:rows|context|keys)"\s*:\s*[\[{]')
@@ -94,12 +103,13 @@ class RowReader:
     def read_objects(self, rows: list[Any], context: Any, keys: list[Any] | None) -> Parsed:
         """As `read`, of values that another protocol has decoded."""
         self.check_count(len(rows))
-        values, warnings = [], []
+        values, warnings, problems = [], [], Problems()
         for at, found in enumerate(rows):
-            row, said = read_object(found, self.row, f"row {at}")
+            row, said = read_object(found, self.row, f"row {at}", problems)
             values.append(row)
             warnings.append(said)
-        contexts = self._contexts(context, len(rows), warnings)
+        contexts = self._contexts(context, len(rows), warnings, problems)
+        problems.raise_found()
         parsed = self._build(values, contexts, _keys(keys, len(rows)))
         if any(warnings):
             parsed.warnings = [tuple(said) for said in warnings]
@@ -171,7 +181,9 @@ class RowReader:
             found["rows"], given if inner is None else inner, _key_list(found.get("keys"))
         )
 
-    def _contexts(self, found: Any, count: int, warnings: list[list[str]]) -> list[Values]:
+    def _contexts(
+        self, found: Any, count: int, warnings: list[list[str]], problems: Problems
+    ) -> list[Values]:
         if isinstance(found, list):
             if len(found) != count:
                 raise InputError(
@@ -180,11 +192,13 @@ class RowReader:
                 )  # fmt: skip
             contexts = []
             for at, one in enumerate(found):
-                values, said = read_object(one, self.context, f"context {at}")
+                values, said = read_object(one, self.context, f"context {at}", problems)
                 warnings[at] += said
                 contexts.append(values)
             return contexts
-        values, said = read_object({} if found is None else found, self.context, "context")
+        values, said = read_object(
+            {} if found is None else found, self.context, "context", problems
+        )
         for one in warnings:
             one += said
         return [values] * count

@@ -68,7 +68,8 @@ STOP_EXTRA_S = 5.0
 class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a node was started. port 0: any free one. memory_mb: for the models of all its processes;
     0 is half of the machine's. grpc_port: None if gRPC is not served. *_route: see
-    FrontOptions."""
+    FrontOptions. bound: descriptors of sockets that whoever started it has bound, by the option of
+    their port."""
 
     home: Path
     state: Path
@@ -84,6 +85,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     health_route: str = ""
     tls: TlsFiles | None = None
     observe: ObserveOptions = ObserveOptions()
+    bound: dict[str, int] = {}
 
     @property
     def is_reachable(self) -> bool:
@@ -548,20 +550,22 @@ def take_listeners_at(options: NodeOptions) -> tuple[socket.socket, socket.socke
     """The listening sockets of HTTP and gRPC: from the workers of a supervisor that died here, else
     new ones. Raises: RefusedError (`port-in-use`)."""
     found = take_listeners(options.state)
-    data = _take(found[:1], options.host, options.port, "port")
+    data = _take(found[:1], options, options.port, "port")
     if options.grpc_port is not None:
-        return data, _take(found[1:], options.host, options.grpc_port, "grpc-port")
+        return data, _take(found[1:], options, options.grpc_port, "grpc-port")
     for one in found[1:]:
         one.close()
     return data, None
 
 
-def _take(found: list[socket.socket], host: str, port: int, option: str) -> socket.socket:
+def _take(
+    found: list[socket.socket], options: NodeOptions, port: int, option: str
+) -> socket.socket:
     for one in found:
-        if one.getsockname()[:2] == (host, port or one.getsockname()[1]):
+        if one.getsockname()[:2] == (options.host, port or one.getsockname()[1]):
             return one
         one.close()
-    return open_listener(host, port, option)
+    return open_listener(options, port, option)
 
 
 def _address(listener: socket.socket) -> str:
@@ -569,12 +573,17 @@ def _address(listener: socket.socket) -> str:
     return f"{host}:{port}"
 
 
-def open_listener(host: str, port: int, option: str = "port") -> socket.socket:
+def open_listener(options: NodeOptions, port: int, option: str) -> socket.socket:
+    """A listening socket, the one that was bound for it if there is one. Raises: RefusedError
+    (`port-in-use`)."""
+    host, bound = options.host, options.bound.get(option)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family, socket.SOCK_STREAM, fileno=bound)
+    listener.set_inheritable(False)
     try:
-        listener.bind((host, port))
+        if bound is None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cli_case import Run
 
 from doorstep.cli import running
 from doorstep.cli.commands_start import say_ready
 from doorstep.compose.up import Ready
 from doorstep.core.errors import RefusedError
+from doorstep.serve import protos
 
 
 def ready_of(pid: int) -> str:
@@ -49,6 +51,30 @@ def test_the_ready_of_the_process_that_was_started_is_believed(tmp_path: Path) -
     child = started(output, program)
     assert running._wait_ready(child, output).pid == child.pid
     child.wait()
+
+
+@pytest.mark.parametrize("how", ["", "-d"])
+@pytest.mark.parametrize(("code", "ended"), [("missing-extra", 2), ("not-a-database", 1)])
+def test_what_up_refuses_leaves_no_home(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, how: str, code: str, ended: int
+) -> None:
+    ports = "--data-port 0 --health-port 0 --control-port 0"
+    if code == "missing-extra":
+        monkeypatch.setattr(protos, "find_spec", lambda _name: None)
+        ports += " --grpc-port 0"
+    else:
+        file = tmp_path / "elsewhere.db"
+        file.write_bytes(b"not a database at all" * 100)
+        monkeypatch.setenv("DOORSTEP_DATABASE", f"sqlite:///{file}")
+    said = run(f"up {how} {ports}")
+    assert (said.code, f"{code}: " in said.text) == (ended, True), said.text
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("words", ["--cert mine.pem", "--cert-key mine.key"])
+def test_half_a_client_certificate_is_refused(run: Run, words: str) -> None:
+    said = run(f"predict loans rows.csv {words}")
+    assert (said.code, "half-cert: " in said.text) == (2, True), said.text
 
 
 def test_what_earlier_attempts_said_is_kept_for_an_hour(tmp_path: Path) -> None:

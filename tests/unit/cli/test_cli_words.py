@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doorstep.cli import commands_release
 from doorstep.cli.commands_use import monitor_text
 from doorstep.cli.registering import Registered, build_spec, next_command, parts_of
 from doorstep.cli.rehearse import RATE_PER_S, SLOW_AFTER, Pace, Requests
@@ -44,6 +45,16 @@ CONTRACT = Contract(
     inputs=(Field(name="amount", type="float"), Field(name="email", type="text")),
     context=(Field(name="store", type="int"), Field(name="person", type="text")),
 )
+
+
+@pytest.mark.parametrize(
+    ("log_e", "threshold", "said"),
+    [(2.9, 3.0, "2.9 of 3.0"), (3.0, 3.0, "3.0 reached"), (3.4, 3.0, "3.0 reached"), (9, 0, "–")],
+)
+def test_evidence_that_is_enough_is_no_part_of_a_whole(
+    log_e: float, threshold: float, said: str
+) -> None:
+    assert commands_release._evidence(log_e, threshold) == said
 
 
 @given(PARTS, st.integers(1, 120))

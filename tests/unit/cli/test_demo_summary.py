@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from doorstep.cli.demo_story import STEPS, Told, expect, expect_clean
-from doorstep.cli.demo_summary import StepDone, run_story, summarise, summary_text
+from doorstep.cli.demo_summary import StepDone, run_story, summarise, summary_text, where_to_look
 from doorstep.cli.demo_traffic import Tally
 from doorstep.cli.demo_world import World, example_folder, open_world, read_cases
 from doorstep.cli.output import Progress
@@ -45,6 +45,18 @@ def fine(_: World) -> Told:
 
 def wrong(_: World) -> Told:
     raise RefusedError("not-as-told", "it did not go")
+
+
+def test_the_closing_text_says_commands_that_work_on_the_home_that_stays(world: World) -> None:
+    world.folder.mkdir()
+    data = example_folder() / "data" / "german-credit.csv"
+    (world.folder / "loans-holdout.csv").write_bytes(data.read_bytes())
+    said = where_to_look(world, stays_up=False)
+    first, console, *_ = (one.split()[0] for one in said.splitlines()[2:])
+    assert (first, console) == ("start", "console")
+    for command in ("up -d", "console", "ledger verify", "history loans"):
+        assert f"  doorstep {command} --home {world.home}" in said
+    assert "127.0.0.1" not in said, "what has just stopped is no address"
 
 
 def test_steps_that_go_as_told_are_told(world: World) -> None:

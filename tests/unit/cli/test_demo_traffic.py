@@ -24,6 +24,7 @@ from doorstep.cli.demo_traffic import (
     count_answer,
     larger_half,
 )
+from doorstep.testing.processes import wait_for
 
 ROWS = [
     {"amount": 100 * at, "duration": 50 - at, "sex": "male", "credit_risk": "good"}
@@ -117,7 +118,7 @@ class Server:
 
     def __enter__(self) -> Server:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -156,7 +157,7 @@ def send_until(traffic: Traffic, is_enough: Callable[[Tally], bool]) -> Tally:
     traffic.start()
     traffic.send(Mix(cases=CASES), 400.0)
     try:
-        for _ in range(1000):
+        for _ in range(6000):
             if is_enough(traffic.tally()):
                 return traffic.tally()
             waiting.wait(0.01)
@@ -171,6 +172,8 @@ def test_answers_are_counted_and_their_outcomes_kept_until_they_are_taken() -> N
         found = send_until(traffic, lambda tally: tally.answered >= 20)
     assert found.failed == 0
     assert set(found.versions) == {3}
+    # Stopped, it has waited for what was under way.
+    assert traffic.settled() == traffic.tally()
     outcomes = traffic.take_outcomes()
     assert set(outcomes) <= set(server.keys)
     assert set(outcomes.values()) == {"good"}
@@ -188,6 +191,26 @@ def test_what_is_not_an_answer_is_a_failed_request_and_is_not_asked_again(body: 
     assert found.first_failure.startswith(f"{status}: ")
     assert len(server.keys) == len(set(server.keys))
     assert traffic.take_outcomes() == {}
+
+
+def test_traffic_is_not_settled_while_an_answer_is_awaited() -> None:
+    let_go = threading.Event()
+
+    def late() -> bytes:
+        assert let_go.wait(60)
+        return http(200, ANSWER)
+
+    with Server(late) as server:
+        traffic = Traffic(f"http://127.0.0.1:{server.port}", "loans", 1)
+        traffic.start()
+        traffic.send(Mix(cases=CASES), 400.0)
+        wait_for(lambda: server.keys, "a request")
+        traffic.pause()
+        assert traffic.settled() is None
+        let_go.set()
+        found = wait_for(traffic.settled, "every answer")
+        traffic.stop()
+    assert found.answered == found.versions[3] > 0
 
 
 def test_a_server_that_is_not_there_is_a_failed_request_too() -> None:

@@ -219,7 +219,7 @@ def test_more_than_can_be_scored_in_time_is_refused_and_the_rest_is_answered_in_
 class Asleep(World):
     """Its models sleep, and what is loaded when they wake comes after `load_s`."""
 
-    load_s = 0.3
+    load_s = 0.6
 
     def service(self) -> Service:
         found = super().service()
@@ -238,7 +238,7 @@ class Asleep(World):
 def test_callers_who_gave_up_on_a_model_that_is_loaded_are_no_failures_of_it(
     tmp_path: Path,
 ) -> None:
-    world = Asleep(tmp_path, plan(1, timeout_ms=20), {1: Scorer(0.5)})
+    world = Asleep(tmp_path, plan(1, timeout_ms=200), {1: Scorer(0.5)})
 
     async def story() -> list[int]:
         path = PredictPath(

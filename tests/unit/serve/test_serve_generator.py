@@ -48,7 +48,7 @@ def server(answer: Callable[[int], bytes], tls: ssl.SSLContext | None = None) ->
 
 
 def load(url: str, **words: object) -> Load:
-    given = {"seconds": 0.5, "connections": 2, "patience_s": 0.5, "bodies": (b"{}", b"[]")} | words
+    given = {"seconds": 0.5, "connections": 2, "patience_s": 60.0, "bodies": (b"{}", b"[]")} | words
     return Load(url=url, path="/p", **given)  # type: ignore[arg-type]
 
 
@@ -72,7 +72,7 @@ def test_a_refusal_is_no_fast_answer() -> None:
 def test_a_server_that_stalls_makes_every_later_request_wait() -> None:
     """Without coordinated omission: two requests hang, the others were due all the same."""
     with server(lambda _: b"") as url:
-        found = ask(load(url, rate=100.0))
+        found = ask(load(url, rate=100.0, patience_s=0.5))
     assert (found.good, found.dropped) == (0, 2)
     assert found.unsent in (48, 49)
     assert max(found.latencies_ms) > 400
@@ -106,7 +106,7 @@ def test_tls_is_spoken_with_a_server_that_the_file_vouches_for(tmp_path: Path) -
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     long = b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n" + b"x" * 100_000
     with server(lambda _: long, tls) as url:
-        found = ask(load(url, rate=50.0, ca=str(tmp_path / "ca.pem"), patience_s=10.0))
+        found = ask(load(url, rate=50.0, ca=str(tmp_path / "ca.pem")))
         with pytest.raises(UnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
             ask(load(url))
     assert found.good > 0

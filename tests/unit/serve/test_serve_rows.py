@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import InputError
 from doorstep.core.plan import Segment, ServicePlan
+from doorstep.serve.limits import PROBLEMS_SAID_MAX
 from doorstep.serve.rows import Parsed, RowReader
 
 INPUTS = (
@@ -148,6 +149,28 @@ def test_the_first_segment_that_matches_wins_and_the_rest_is_implied() -> None:
     ]}  # fmt: skip
     found = READER.read(json.dumps(body).encode())
     assert found.segments == ["pilot", "north", "", ""]
+
+
+def test_what_is_wrong_with_a_request_is_said_together_and_bounded() -> None:
+    def refused(*rows: dict[str, Any], **envelope: Any) -> InputError:
+        body = {"rows": [{**GOOD, **row} for row in rows], **envelope}
+        with pytest.raises(InputError) as caught:
+            READER.read(json.dumps(body).encode())
+        return caught.value
+
+    found = refused({"reel": 3, "class": 1}, {"kind": None}, context={"store": "x"})
+    assert (found.code, found.hint) == ("extra-field", "did you mean 'real'?")
+    assert found.message == (
+        "row 0: field 'reel' is not in the contract. "
+        "Also row 0: field 'class' is number 1; expected true or false. "
+        "Also row 1: field 'kind' is null; expected text. "
+        "Also context: field 'store' is text 'x'; expected int"
+    )
+    bad = {"class": 1}
+    assert refused(*[bad] * PROBLEMS_SAID_MAX).message.endswith("expected true or false")
+    many = refused(*[bad] * (PROBLEMS_SAID_MAX + 1)).message
+    assert many.count("field 'class'") == PROBLEMS_SAID_MAX
+    assert many.endswith(". There may be more")
 
 
 def test_keys_and_units_are_text_whatever_they_were() -> None:

@@ -267,7 +267,7 @@ def test_a_service_that_cannot_be_loaded_holds_nobody_else_back_and_its_crash_lo
     node.wait(
         lambda found: (
             crash_loops(loop, [found]) == ["test"]
-            and any("other@2: engine not warm: " in said for said in found.problems)
+            and any("the engine of other@2 has ended" in said for said in found.problems)
         ),
         "a crash loop",
     )

@@ -34,6 +34,7 @@ from doorstep.serve.limits import (
     DRAIN_S,
     HANDSHAKE_S,
     ORPHAN_S,
+    RETRY_S,
     SWEEP_S,
     TLS_CLOSE_S,
 )
@@ -278,10 +279,21 @@ class Front:
             return self.link.say(refusal)
         self._swap(_mend(plan, set(failed), self._plan))
         held_back = tuple(sorted({*plan.held_back, *failed}))
-        self.link.say(Serves(plan.generation, plan.number, held_back))
+        unloaded = {
+            name: "" if error is None else _said(error)
+            for name, error in self._residents.unloaded.items()
+        }
+        self.link.say(Serves(plan.generation, plan.number, held_back, unloaded))
+        if any(unloaded.values()):
+            self._loop.call_later(RETRY_S, self._retry, plan.generation)
         if failed:
             self.link.say(refusal)
         return None
+
+    def _retry(self, generation: int) -> None:
+        """Load again what could not be, unless another plan was asked for since."""
+        if self._plan is not None and self._plan.generation == generation and not self._queue:
+            self.obey(Apply(generation))
 
     def _swap(self, plan: NodePlan) -> None:
         loaded = self._plan is not None
@@ -395,7 +407,7 @@ def _are_late(failed: dict[str, Exception]) -> bool:
 
 
 def _said(error: Exception) -> str:
-    said = error.message if isinstance(error, DoorstepError) else str(error)
+    said = error.message if isinstance(error, DoorstepError) else str(error) or repr(error)
     return said[:MESSAGE_CHARS_MAX]
 
 

@@ -12,6 +12,7 @@ verify with the key it has pinned.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import msgspec
@@ -119,6 +120,32 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def version(self, number: int) -> VersionPlan | None:
         return next((one for one in self.versions if one.number == number), None)
+
+    def name_of(self, number: int) -> str:
+        return f"{self.service}@{number}"
+
+    @property
+    def assigned(self) -> set[int]:
+        """The versions that requests are assigned to, if they are let."""
+        named = {self.champion, self.release.challenger if self.release else None}
+        return {one for one in named if one is not None}
+
+    def can_do_without(self, unloaded: Collection[int], before: ServicePlan | None) -> bool:
+        """Whether the fallback chain may answer for versions that cannot be loaded.
+
+        before: what serves well now and would go on otherwise, None if nothing does. It gives way
+        to a model of the chain, and not to a declared answer; but to that as well if its champion
+        was killed.
+        """
+        if self.assigned.isdisjoint(unloaded):
+            return True
+        gone = {*unloaded, *self.killed}
+        others = {one.number for one in self.versions} - gone
+        links = {(one.version or self.champion) for one in self.fallback if one.kind == "version"}
+        if links & others:
+            return True
+        is_well = before is not None and before.champion not in (None, *self.killed)
+        return not is_well and any(one.kind == "answer" for one in self.fallback)
 
 
 class PlanRoot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -73,7 +73,8 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """plan_number: the plan that *every* front worker serves. loaded: `service@N` resident here.
     problems: what could not be loaded or done, each a sentence; the last good plan then serves.
     held_back: services that are not as plan `plan_number` has them (they are as before, or left
-    out), because that cannot be loaded (yet)."""
+    out, or their fallback chain answers), because that cannot be loaded (yet). unloaded: why a
+    `service@N` for which its fallback chain answers could not be loaded."""
 
     format: int
     node: str
@@ -90,3 +91,4 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     services: tuple[ServiceReport, ...]
     cells: tuple[Cell, ...]
     held_back: tuple[str, ...] = ()
+    unloaded: dict[str, str] = {}

@@ -28,7 +28,7 @@ from doorstep.monitor.types import (
     Severity,
     TrafficWindow,
 )
-from doorstep.monitor.wording import counted
+from doorstep.monitor.wording import counted, say_unloaded
 from doorstep.stats.intervals import proportion
 
 WARNED_SHARE_MAX = 0.01
@@ -36,6 +36,7 @@ WARNED_SHARE_MAX = 0.01
 WARNED_ROWS_MIN = 200
 OUTCOMES_AWAITED_MIN = 1000
 QUALITY_WINDOW_S = 7 * 86_400.0
+LOADING = "loading"
 LATE_S = 120
 """Windows close two minutes late, so that slow writers are in."""
 _WORDS = {
@@ -61,7 +62,7 @@ def asked_subjects(facts: ServiceFacts) -> frozenset[tuple[Kind, str]]:
         return frozenset()
     found: set[tuple[Kind, str]] = {("drift", one) for one in drift_subjects(facts)}
     found |= {(one.kind, one.text) for one in promises(facts)}
-    found |= {("data", "traffic"), ("data", "contract")}
+    found |= {("data", "traffic"), ("data", "contract"), ("data", LOADING)}
     if facts.promised:
         found.add(("data", "outcomes"))
     return frozenset(found)
@@ -181,8 +182,10 @@ def _next(facts: ServiceFacts, promise: PromiseNow) -> str:
 
 def _of_data(facts: ServiceFacts) -> Iterator[Observation]:
     """What keeps us from knowing, and rows that are not what the contract says."""
-    if facts.traffic is not None and facts.had_traffic:
-        yield _of_silence(facts, facts.traffic)
+    if facts.traffic is not None:
+        yield _of_loading(facts, facts.traffic)
+        if facts.had_traffic:
+            yield _of_silence(facts, facts.traffic)
     quality = facts.quality
     if facts.promised and quality is not None and quality.rows >= OUTCOMES_AWAITED_MIN:
         yield Observation(
@@ -200,6 +203,21 @@ def _of_data(facts: ServiceFacts) -> Iterator[Observation]:
         )
     if facts.drift is not None and facts.drift.rows >= WARNED_ROWS_MIN:
         yield from _of_warnings(facts)
+
+
+def _of_loading(facts: ServiceFacts, traffic: TrafficWindow) -> Observation:
+    return Observation(
+        kind="data",
+        subject=LOADING,
+        is_bad=bool(facts.unloaded),
+        since=traffic.since,
+        until=traffic.until,
+        severity="critical" if facts.version in facts.unloaded else "warning",
+        sentence="; ".join(say_unloaded(facts.service, facts.unloaded)),
+        next="doorstep doctor",
+        is_certain=True,
+        numbers={"versions": sorted(facts.unloaded)},
+    )
 
 
 def _of_silence(facts: ServiceFacts, traffic: TrafficWindow) -> Observation:

@@ -147,9 +147,21 @@ def _facts(
         promised=seen.file.monitor.quality,
         served_since=seen.served_since,
         had_traffic=_was_asked(app, service, now),
+        unloaded=unloaded_of(app, service),
         alert_kinds=frozenset(told),
         known=known,
     )
+
+
+def unloaded_of(app: App, service: str) -> dict[int, str]:
+    """Why versions cannot be loaded, as live nodes say, by number."""
+    found: dict[int, str] = {}
+    for report in app.nodes.alive():
+        for name, why in report.unloaded.items():
+            owner, _, number = name.rpartition("@")
+            if owner == service:
+                found[int(number)] = f"{why} (node {report.node})"
+    return found
 
 
 def _was_asked(app: App, service: str, now: Instant) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from doorstep.core.instant import SECOND_US, Instant, to_text
 from doorstep.monitor.types import MonitorFinding
@@ -17,6 +17,7 @@ def state_of(
     release: Release | None,
     findings: Sequence[MonitorFinding],
     kill: KillRow | None,
+    unloaded: Collection[int] = (),
 ) -> str:
     """waiting, releasing, healthy, watch, broken or killed; see `surface.ServiceStatus`."""
     if kill is not None:
@@ -24,9 +25,11 @@ def state_of(
     if champion is None and release is None:
         return "waiting"
     # Drift says that the question changed, not that the answers are wrong: look, not broken.
-    if any(one.severity == "critical" and one.kind != "drift" for one in findings):
+    if champion in unloaded or any(
+        one.severity == "critical" and one.kind != "drift" for one in findings
+    ):
         return "broken"
-    if any(one.severity != "info" for one in findings):
+    if unloaded or any(one.severity != "info" for one in findings):
         return "watch"
     return "releasing" if release is not None else "healthy"
 

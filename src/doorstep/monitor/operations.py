@@ -12,8 +12,8 @@ from doorstep.journal.operations import count_rescued, count_rows
 from doorstep.journal.summary import Cell, latency_ms
 from doorstep.kernel.app import App
 from doorstep.monitor import store
-from doorstep.monitor.decide import QUALITY_WINDOW_S
-from doorstep.monitor.gather import Watched, gather_shown, quality_seen, watched
+from doorstep.monitor.decide import LOADING, QUALITY_WINDOW_S
+from doorstep.monitor.gather import Watched, gather_shown, quality_seen, unloaded_of, watched
 from doorstep.monitor.headline import headline, state_of
 from doorstep.monitor.promises import promises
 from doorstep.monitor.surface import (
@@ -27,6 +27,7 @@ from doorstep.monitor.surface import (
 )
 from doorstep.monitor.types import SEVERITIES, MonitorFinding, QualityWindow, ServiceFacts
 from doorstep.monitor.views import finding_view, monitor_view
+from doorstep.monitor.wording import say_unloaded
 from doorstep.register.store import ServiceRow, get_service, list_services
 from doorstep.release import store as releases
 from doorstep.release.callers import read_callers
@@ -100,7 +101,10 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
         tenures = releases.list_tenures(connection, row.name)
         running = releases.find_running(connection, row.name)
         callers = read_callers(connection, row, app.home.environment)
-        findings = _worst_first(store.list_findings(connection, row.name, "open"))
+        known = store.list_findings(connection, row.name, "open")
+    unloaded = unloaded_of(app, row.name)
+    # What nodes say now is newer than the finding about it.
+    findings = _worst_first(one for one in known if one.subject != LOADING)
     since = now - MINUTES_SHOWN * 60 * SECOND_US
     rows = count_rows(app, row.name, since, now, 60)
     counted = [one for one in rows if one.kind == Kind.LIVE]
@@ -108,13 +112,14 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
     quality = quality_seen(app, seen) if seen else None
     release = running.release if running else None
     requests, errors = _per_minute(counted, now)
-    state = state_of(champion, release, findings, callers.kill)
+    said = headline(row.name, champion, tenures, release, findings, now, callers)
+    state = state_of(champion, release, findings, callers.kill, unloaded)
     promised = _promised_ms(seen.file.monitor.slo if seen else ())
     first_quality = _first_quality(seen.file.monitor.quality if seen else (), quality)
     return ServiceStatus(
         service=row.name,
         state=state,
-        headline=headline(row.name, champion, tenures, release, findings, now, callers),
+        headline="; ".join([said, *say_unloaded(row.name, unloaded)]),
         champion=champion,
         challenger=release.challenger if release else None,
         share=release.share if release else 0.0,
@@ -131,7 +136,7 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
         quality_s=QUALITY_WINDOW_S,
         drifted=tuple(one.subject for one in findings if one.kind == "drift"),
         objective=_objective(seen, quality),
-        findings_open=len(findings),
+        findings_open=len(known),
     )
 
 

@@ -113,8 +113,9 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     drift, traffic, quality: None where there is nothing to look at. slo, promised: the conditions
     of the service file. fresh: by promise that had an incident: quality by the outcomes that were
     received since the last window of it that was judged. served_since: when this version became
-    champion. had_traffic: the service was asked in the day before `traffic` ended. known: findings
-    that are open, and those resolved not long ago.
+    champion. had_traffic: the service was asked in the day before `traffic` ended. unloaded: why
+    versions cannot be loaded, by number. known: findings that are open, and those resolved not long
+    ago.
     """
 
     service: str
@@ -129,6 +130,7 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     promised: tuple[Condition, ...] = ()
     served_since: Instant | None = None
     had_traffic: bool = False
+    unloaded: Mapping[int, str] = {}
     alert_kinds: frozenset[str] = frozenset({"drift", "quality", "slo"})
     known: tuple[MonitorFinding, ...] = ()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from doorstep.core.instant import SECOND_US
 from doorstep.monitor.types import DriftWindow, QualityWindow, TrafficWindow
 from doorstep.release.wording import say_time
@@ -17,3 +19,11 @@ def counted(window: Window, what: str = "requests") -> str:
     """`2,000 requests in 1 h`; `no requests in 1 h`."""
     rows = f"{window.rows:,}" if window.rows else "no"
     return f"{rows} {what} in {say_time(length_s(window))}"
+
+
+def say_unloaded(service: str, unloaded: Mapping[int, str]) -> list[str]:
+    """unloaded: see `ServiceFacts`."""
+    return [
+        f"{service}@{number} cannot be loaded, its fallback chain answers: {why}"
+        for number, why in sorted(unloaded.items())
+    ]

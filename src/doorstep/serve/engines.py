@@ -24,6 +24,8 @@ ENGINE_MODULE = "doorstep.serve.engine"
 LEAVE_S = 30.0
 """An engine that no plan names any more lives this long: a rollback may want it back."""
 FAILURES_TOLD = 2
+TRIES_MAX = 3
+"""An engine that was started more often without getting warm is taken to be unable to."""
 ENGINE_MB = 150.0
 """What an engine that has not run yet is taken to need: scikit-learn and a small model."""
 IDLE_S = 30.0
@@ -33,6 +35,7 @@ IDLE_S = 30.0
 class EngineSlot:
     """One engine: its process, its socket, whether somebody wants it. used_s: when it was used
     last, by the monotonic clock; pinned: a release is about it. asleep: it runs when it is asked.
+    tries: starts since it was warm.
     """
 
     def __init__(self, child: Child, path: Path, name: str, *, asleep: bool) -> None:
@@ -46,24 +49,32 @@ class EngineSlot:
         self.unwanted_s: float | None = None
         self.began_s = time.monotonic()
         self.warm = False
+        self.tries = 0
         self.hung = 0
 
     def keep(self) -> None:
         if self.asleep:
             # It ends by itself, once every worker has hung up. Woken before, it goes on with those
             # that are still there, and ends and starts again when they have gone.
-            self.warm = False
+            self.warm, self.tries = False, 0
             self.child.hang_up()
             self.child.reap()
             return
         if self.child.keep():
             self.began_s = time.monotonic()
             self.warm = False
+            self.tries += 1
         self.warm = self.warm and self.child.running
         if not self.warm and not self.child.stopping:
             self.warm = _answers(self.path)
-        if not self.warm and time.monotonic() - self.began_s > ENGINE_START_S:
+        if self.warm:
+            self.tries = 0
+        elif time.monotonic() - self.began_s > ENGINE_START_S:
             self.child.stop(1.0)
+
+    @property
+    def is_broken(self) -> bool:
+        return self.tries > TRIES_MAX
 
     @property
     def problem(self) -> str:

@@ -34,6 +34,7 @@ from doorstep.serve.limits import (
     DRAIN_S,
     HANDSHAKE_S,
     ORPHAN_S,
+    RETRY_S,
     SWEEP_S,
     TLS_CLOSE_S,
 )
@@ -73,6 +74,8 @@ JOURNAL_TICK_S = 1.0
 GC_THRESHOLD = 50_000
 ACCEPTED_S = 0.1
 """Until then a client that was accepted before the listeners closed has been heard of."""
+WHY_CHARS_MAX = 200
+"""Of each version that cannot be loaded: thousands of them must fit one line to the supervisor."""
 
 
 class Link(asyncio.Protocol):
@@ -220,6 +223,10 @@ class Front:
         self._drain_until_s = time.monotonic() + grace_s
         for server in self._servers:
             server.close()
+        # Of a node that ends these are the last: who comes now is refused, and does not wait in a
+        # backlog that nobody takes from.
+        for listener in self._listeners:
+            listener.close()
         for connection in self._connections:
             connection.leave(self._drain_until_s)
         if self._rpc is not None:
@@ -278,10 +285,21 @@ class Front:
             return self.link.say(refusal)
         self._swap(_mend(plan, set(failed), self._plan))
         held_back = tuple(sorted({*plan.held_back, *failed}))
-        self.link.say(Serves(plan.generation, plan.number, held_back))
+        unloaded = {
+            name: "" if error is None else _said(error)[:WHY_CHARS_MAX]
+            for name, error in self._residents.unloaded.items()
+        }
+        self.link.say(Serves(plan.generation, plan.number, held_back, unloaded))
+        if any(unloaded.values()):
+            self._loop.call_later(RETRY_S, self._retry, plan.generation)
         if failed:
             self.link.say(refusal)
         return None
+
+    def _retry(self, generation: int) -> None:
+        """Load again what could not be, unless another plan was asked for since."""
+        if self._plan is not None and self._plan.generation == generation and not self._queue:
+            self.obey(Apply(generation))
 
     def _swap(self, plan: NodePlan) -> None:
         loaded = self._plan is not None
@@ -303,7 +321,8 @@ class Front:
         if self._rpc is not None:
             makers.append(("h2", self._rpc.make_connection))
         for (protocol, make), listener in zip(makers, self._listeners, strict=True):
-            self._servers.append(await self._listen_at(listener, protocol, make))
+            if not self.draining:
+                self._servers.append(await self._listen_at(listener, protocol, make))
         if self.draining:
             for server in self._servers:
                 server.close()
@@ -395,7 +414,7 @@ def _are_late(failed: dict[str, Exception]) -> bool:
 
 
 def _said(error: Exception) -> str:
-    said = error.message if isinstance(error, DoorstepError) else str(error)
+    said = error.message if isinstance(error, DoorstepError) else str(error) or repr(error)
     return said[:MESSAGE_CHARS_MAX]
 
 

@@ -45,6 +45,7 @@ class FrontWorker(asyncio.Protocol):
         self.served = -1
         self.number = -1
         self.held_back: tuple[str, ...] = ()
+        self.unloaded: dict[str, str] = {}
         self.draining = False
         self.troubles: dict[str, str] = {}
         self._hear = hear
@@ -62,9 +63,9 @@ class FrontWorker(asyncio.Protocol):
         for line in self._lines.feed(data):
             word = self._decode(line)
             match word:
-                case Serves(generation, number, held_back):
+                case Serves(generation, number, held_back, unloaded):
                     self.served, self.number = generation, number
-                    self.held_back = held_back
+                    self.held_back, self.unloaded = held_back, unloaded
                     self.troubles.pop("plan", None)
                 case Refuses(why=why):
                     self.troubles["plan"] = why

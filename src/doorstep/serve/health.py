@@ -45,8 +45,12 @@ def answer(supervisor: Supervisor, path: list[str]) -> bytes:
         case ["/healthz"]:
             return _http(200, {"status": "alive"})
         case ["/readyz"]:
-            fine = supervisor.ready
-            return _http(200 if fine else 503, {"status": "ready" if fine else "not ready"})
+            fine, report = supervisor.ready, supervisor.report
+            said = {
+                "status": "ready" if fine else "not ready",
+                "unloaded": report.unloaded if report else {},
+            }
+            return _http(200 if fine else 503, said)
         case ["/metrics"]:
             return _http(200, metrics_text(supervisor), "text/plain; version=0.0.4")
         case _:

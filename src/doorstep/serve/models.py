@@ -53,13 +53,19 @@ class Models:
     def get(self, version: VersionPlan) -> Model:
         return self._models[version.bundle, version.form]
 
-    def prepare(self, bundles: Path, service: ServicePlan, manifests: dict[str, Manifest]) -> None:
-        """Know the models of a service, and load them if it is awake or there is room.
+    def prepare(
+        self, bundles: Path, service: ServicePlan, manifests: dict[str, Manifest]
+    ) -> dict[int, Exception]:
+        """Know the models of a service, of whose bundles `manifests` are, and load them if it is
+        awake or there is room. Answers what was wrong with each version that cannot be loaded.
 
-        Raises: InputError (`memory-budget`, and those of loading), RefusedError.
+        Raises: InputError (`memory-budget`).
         """
         self._bundles = bundles
-        inline = [one for one in service.versions if one.placement == "inline"]
+        failed: dict[int, Exception] = {}
+        inline = [
+            one for one in service.versions if one.placement == "inline" and one.bundle in manifests
+        ]
         models = [self._known(one, manifests[one.bundle]) for one in inline]
         cost = sum(one.cost_bytes for one in models)
         if cost > self._budget_bytes:
@@ -75,7 +81,11 @@ class Models:
             if one.scorer is None and (
                 awake or self._awake_bytes + one.cost_bytes <= self._budget_bytes
             ):
-                one.scorer = load_inline(bundles, one.plan, one.manifest)
+                try:
+                    one.scorer = load_inline(bundles, one.plan, one.manifest)
+                except Exception as error:  # noqa: BLE001  whatever a model raises when it is loaded
+                    failed[one.plan.number] = error
+        return failed
 
     def keep_only(self, services: Iterable[ServicePlan]) -> None:
         """Let go of what no plan names, and of what is too much."""

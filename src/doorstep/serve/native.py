@@ -141,6 +141,7 @@ def describe_service(service: Service) -> dict[str, Any]:
         "champion": plan.champion,
         "challenger": plan.release.challenger if plan.release else None,
         "versions": sorted(service.versions),
+        "unloaded": sorted({one.number for one in plan.versions} - set(service.versions)),
         "rows_max": plan.rows_max,
         "timeout_ms": plan.timeout_ms,
         "contract": plan.contract,

@@ -31,9 +31,10 @@ from pathlib import Path
 from doorstep.core.errors import DoorstepError, MissingExtraError
 from doorstep.core.ids import NAME_LENGTH_MAX, parse_name
 from doorstep.serve.health import serve_health
+from doorstep.serve.listeners import open_listener
 from doorstep.serve.observe_options import observe_options
 from doorstep.serve.protos import require_grpc
-from doorstep.serve.supervisor import NodeOptions, Supervisor, open_listener
+from doorstep.serve.supervisor import NodeOptions, Supervisor
 from doorstep.serve.tls import tls_files
 from doorstep.serve.traces import require_otel
 
@@ -58,7 +59,9 @@ async def run(options: NodeOptions) -> None:
     loop.add_signal_handler(signal.SIGTERM, supervisor.stop)
     loop.add_signal_handler(signal.SIGINT, supervisor.stop)
     loop.add_signal_handler(signal.SIGHUP, supervisor.roll)
-    listener = open_listener(options, options.health_port, "health-port")
+    listener = open_listener(
+        options.host, options.health_port, "health-port", options.bound.get("health-port")
+    )
     health = await serve_health(supervisor, listener)
     port = health.sockets[0].getsockname()[1]
     said = {

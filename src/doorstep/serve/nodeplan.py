@@ -28,8 +28,10 @@ MESSAGE_CHARS_MAX = 1000
 class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """generation: rises with every change on this node. bundles: folder of bundles by digest.
     engines: engine key -> Unix socket of a warm engine. held_back: services that are not as plan
-    `number` has them, because that could not be loaded: they are as before, or left out. keys:
-    always those of the newest plan. node_share: this node's part of every limit."""
+    `number` has them, because that could not be loaded: they are as before, or left out. unloaded:
+    `service@N` that must not be loaded, because its bundle is broken or its engine does not start:
+    its fallback chain answers. keys: always those of the newest plan. node_share: this node's part
+    of every limit."""
 
     format: int
     generation: int
@@ -41,6 +43,7 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     services: tuple[ServicePlan, ...]
     engines: dict[str, str]
     held_back: tuple[str, ...] = ()
+    unloaded: tuple[str, ...] = ()
     keys: tuple[ApiKey, ...] = ()
     node_share: float = 1.0
 
@@ -106,11 +109,13 @@ class Sleep(msgspec.Struct, frozen=True, tag="sleep"):
 
 
 class Serves(msgspec.Struct, frozen=True, tag="serves"):
-    """held_back: services that this worker does not serve as plan `number` has them."""
+    """held_back: services that this worker does not serve as plan `number` has them. unloaded: why
+    it could not load a `service@N` whose fallback chain answers, empty where it was told not to."""
 
     generation: int
     number: int
     held_back: tuple[str, ...] = ()
+    unloaded: dict[str, str] = {}
 
 
 class Refuses(msgspec.Struct, frozen=True, tag="refuses"):

@@ -207,9 +207,8 @@ class Path:
             parts = [Part(call, call.parsed.count, None, call.pinned, call.pinned.number)]
             parts[0].step = len(service.chain)
         elif not service.has_groups:
-            champion = service.champion
-            number = champion.number if champion else 0
-            parts = [Part(call, call.parsed.count, None, champion, number)]
+            number = service.plan.champion or 0
+            parts = [Part(call, call.parsed.count, None, service.champion, number)]
         else:
             parts = call.parts = cut_call(call)
             self._mark(call, parts)
@@ -260,7 +259,7 @@ class Path:
         again: dict[Version | None, list[Part]] = {}
         for version, parts in batches.items():
             if version is None or version.killed:
-                why = "no such version here" if version is None else "the version was killed"
+                why = "it is not loaded here" if version is None else "the version was killed"
                 for part in parts:
                     self._fall_back(part, Status.UNAVAILABLE, why, again)
                 continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 import msgspec
@@ -53,25 +53,35 @@ class Residents:
         self._engines: dict[str, EngineClient] = {}
         self._readers: dict[bytes, RowReader] = {}
         self._plan: NodePlan | None = None
+        self.unloaded: dict[str, Exception | None] = {}
+        """Why versions of what was loaded last are not resident; None: they were not to be."""
 
     async def load(self, plan: NodePlan) -> dict[str, Exception]:
         """Make of `plan` resident what can be. Answers what is wrong with each service that cannot
         be served as this plan has it. The last plan stays whole whatever happens."""
-        failed = await self._loop.run_in_executor(None, self._load_files, plan)
+        failed, unloaded = await self._loop.run_in_executor(None, self._load_files, plan)
         for service in plan.services:
             if service.service not in failed:
                 try:
-                    self._prepare(plan, service)
+                    self._prepare(plan, service, unloaded)
                 except FAILURES as error:
                     failed[service.service] = error
-        return failed | await self._wait_connected(plan, set(failed))
+        failed |= await self._wait_connected(plan, set(failed), unloaded)
+        old = {k: v for k, v in self.unloaded.items() if k.partition("@")[0] in failed}
+        new = {k: v for k, v in unloaded.items() if k.partition("@")[0] not in failed}
+        self.unloaded = old | new
+        return failed
 
     def services(self, plan: NodePlan, *, lease_held: bool) -> dict[str, Service]:
         """The services of a plan that is loaded."""
         return {
             one.service: Service(
                 one,
-                {version.number: self._version(plan, one, version) for version in one.versions},
+                {
+                    version.number: self._version(plan, one, version)
+                    for version in one.versions
+                    if one.name_of(version.number) not in self.unloaded
+                },
                 lease_held=lease_held,
                 declare=self._declare,
                 slot=self._slot,
@@ -99,26 +109,53 @@ class Residents:
         for socket, engine in self._engines.items():
             engine.sleep(socket in self._asleep)
 
-    def _load_files(self, plan: NodePlan) -> dict[str, Exception]:
+    def _load_files(
+        self, plan: NodePlan
+    ) -> tuple[dict[str, Exception], dict[str, Exception | None]]:
+        """What is wrong with services that cannot be served, and with versions of others."""
         failed: dict[str, Exception] = {}
+        unloaded: dict[str, Exception | None] = {}
         for service in plan.services:
+            names = {one.number: service.name_of(one.number) for one in service.versions}
+            skipped = {number for number, name in names.items() if name in plan.unloaded}
             try:
-                self._load_service(Path(plan.bundles), service)
+                found = self._load_service(Path(plan.bundles), service, skipped)
             except FAILURES as error:
                 failed[service.service] = error
-        return failed
+                continue
+            if found and not service.can_do_without({*found, *skipped}, self._before(service)):
+                failed[service.service] = next(iter(found.values()))
+            unloaded |= {names[one]: found.get(one) for one in {*found, *skipped}}
+        return failed, unloaded
 
-    def _load_service(self, bundles: Path, service: ServicePlan) -> None:
+    def _before(self, service: ServicePlan) -> ServicePlan | None:
+        """What serves in place of `service` now, unless it is without its champion."""
+        plans = self._plan.services if self._plan else ()
+        old = next((one for one in plans if one.service == service.service), None)
+        is_well = old and old.champion and old.name_of(old.champion) not in self.unloaded
+        return old if is_well else None
+
+    def _load_service(
+        self, bundles: Path, service: ServicePlan, skipped: set[int]
+    ) -> dict[int, Exception]:
+        """Answers what was wrong with each version that cannot be loaded."""
+        failed: dict[int, Exception] = {}
         for version in service.versions:
-            if version.bundle not in self._manifests:
-                self._manifests[version.bundle] = read_manifest(bundles, version.bundle)
-        self.models.prepare(bundles, service, self._manifests)
+            if version.bundle not in self._manifests and version.number not in skipped:
+                try:
+                    self._manifests[version.bundle] = read_manifest(bundles, version.bundle)
+                except FAILURES as error:
+                    failed[version.number] = error
+        wanted = tuple(one for one in service.versions if one.number not in skipped | failed.keys())
+        some = msgspec.structs.replace(service, versions=wanted)
+        failed |= self.models.prepare(bundles, some, self._manifests)
         # Made beside the one in use, which a plan that is refused must leave alone.
         reading = _reading(service)
         if reading not in self._readers:
             self._readers[reading] = RowReader(service)
+        return failed
 
-    def _prepare(self, plan: NodePlan, service: ServicePlan) -> None:
+    def _prepare(self, plan: NodePlan, service: ServicePlan, unloaded: Container[str]) -> None:
         """Raises: InputError (`no-champion`, `no-engine`, `contract-mismatch`)."""
         if service.champion not in (None, *(one.number for one in service.versions)):
             raise InputError(
@@ -126,6 +163,8 @@ class Residents:
                 f"{service.service}: champion {service.champion} is not among its versions",
             )
         for version in service.versions:
+            if service.name_of(version.number) in unloaded:
+                continue
             if version.placement == "engine":
                 self._connect(plan, service, version)
             self._version(plan, service, version)
@@ -142,14 +181,16 @@ class Residents:
             )
             self._engines[socket].start()
 
-    async def _wait_connected(self, plan: NodePlan, failed: set[str]) -> dict[str, Exception]:
+    async def _wait_connected(
+        self, plan: NodePlan, failed: set[str], unloaded: Container[str]
+    ) -> dict[str, Exception]:
         """Wait a while for engines that the last plan had not. Answers the services that lack one;
         none of them at a start where others can be served: then they begin without it."""
         known = set(self._plan.engines) if self._plan else set()
         loaded = [one for one in plan.services if one.service not in failed]
         until = time.monotonic() + ENGINE_CONNECT_S
         while True:
-            late = [one for one in loaded if self._lacks_engine(plan, one, known)]
+            late = [one for one in loaded if self._lacks_engine(plan, one, known, unloaded)]
             if not late or time.monotonic() > until:
                 break
             await asyncio.sleep(0.01)
@@ -158,9 +199,15 @@ class Residents:
         error = UnreachableError("engine-unreachable", "an engine does not answer")
         return {one.service: error for one in late}
 
-    def _lacks_engine(self, plan: NodePlan, service: ServicePlan, known: set[str]) -> bool:
-        keys = {engine_key(one) for one in service.versions if one.placement == "engine"} - known
-        return not all(self._engines[plan.engines[key]].available for key in keys)
+    def _lacks_engine(
+        self, plan: NodePlan, service: ServicePlan, known: set[str], unloaded: Container[str]
+    ) -> bool:
+        keys = {
+            engine_key(one)
+            for one in service.versions
+            if one.placement == "engine" and service.name_of(one.number) not in unloaded
+        }
+        return not all(self._engines[plan.engines[key]].available for key in keys - known)
 
     def _version(self, plan: NodePlan, service: ServicePlan, version: VersionPlan) -> Version:
         manifest = self._manifests[version.bundle]

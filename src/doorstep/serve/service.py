@@ -19,9 +19,10 @@ class Service:
 
     declare: gives a layout's number in this process's journal. slot: gives a cell's number, or
     None where there is no room. challenger: None when its share was given back (the lease).
-    is_disrupted: the champion must not be asked. only_engine: the champion's, where nobody else can
-    answer a request and it is no evidence. plain: the version that is asked for every single row,
-    see `plain.py`; None where there is something to decide.
+    versions: those that are resident; one of the plan that is not could not be loaded.
+    is_disrupted: the champion is not there, or must not be asked. only_engine: the champion's,
+    where nobody else can answer a request and it is no evidence. plain: the version that is asked
+    for every single row, see `plain.py`; None where there is something to decide.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Service:
         self.name = plan.service
         self.versions = versions
         self.labels = frozenset(one.labels for one in versions.values())
-        self.champion = None if plan.champion is None else versions[plan.champion]
+        self.champion = None if plan.champion is None else versions.get(plan.champion)
         self.reader = reader or RowReader(plan)
         row, context = self.reader.row, self.reader.context
         self.mask = mask_of(plan, row.numbers + context.numbers, row.texts + context.texts)
@@ -49,7 +50,8 @@ class Service:
         self.watched = lease_held
         for version in versions.values():
             version.killed = version.number in plan.killed
-        self.is_disrupted = self.champion is not None and self.champion.killed
+        is_there = self.champion is not None and not self.champion.killed
+        self.is_disrupted = plan.champion is not None and not is_there
         links = [self._link(step) for step in plan.fallback[:FALLBACKS_MAX]]
         self.chain = [link for link in links if link is not None]
         self.release_id = plan.release.id if plan.release and not self.is_disrupted else ""
@@ -83,7 +85,7 @@ class Service:
 
     def cell(self, segment: str, challenger: bool) -> int | None:
         """The slot of the evidence cell; None if this is no evidence: nothing is, while the
-        champion is killed and there is nobody to compare with."""
+        champion is killed or not loaded and there is nobody to compare with."""
         release = self.release
         if release is None or not self.watched or self.is_disrupted:
             return None

@@ -25,7 +25,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from doorstep.core.errors import DoorstepError
 from doorstep.core.ids import hash_unit, new_id
 from doorstep.core.plan import ServicePlan
 from doorstep.core.record import FORMAT as RECORD_FORMAT
@@ -130,6 +129,7 @@ class Shadow:
             one.service: one
             for one in plan.services
             if one.release is not None and one.release.state == "shadow"
+            if f"{one.service}@{one.release.challenger}" not in plan.unloaded
         }
         self._targets = {
             name: target
@@ -143,7 +143,7 @@ class Shadow:
             return known
         try:
             return Target(plan, bundles)
-        except DoorstepError as error:
+        except Exception as error:  # noqa: BLE001  whatever loading raises, the others are scored
             _log.error("%s: the challenger cannot be loaded: %s", plan.service, error)
             return None
 

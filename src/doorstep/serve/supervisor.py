@@ -13,8 +13,8 @@ import asyncio
 import contextlib
 import ipaddress
 import os
-import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -39,6 +39,7 @@ from doorstep.serve.limits import (
     REPORT_S,
     WORKER_START_S,
 )
+from doorstep.serve.listeners import address_of, take_listeners_at
 from doorstep.serve.nodeplan import (
     Apply,
     FrontOptions,
@@ -54,13 +55,12 @@ from doorstep.serve.nodeplan import (
     Word,
 )
 from doorstep.serve.observe_options import ObserveOptions
-from doorstep.serve.orphan import hold_alive, take_listeners
+from doorstep.serve.orphan import hold_alive
 from doorstep.serve.readiness import Readiness
 from doorstep.serve.statelock import lock_state
 from doorstep.serve.tls import TlsFiles, server_context
 
 TICK_S = 0.1
-BACKLOG = 2048
 PLAN_MODE = 0o600
 STOP_EXTRA_S = 5.0
 
@@ -106,9 +106,13 @@ class Supervisor:
         logs = options.state / "log"
         logs.mkdir(exist_ok=True)
         (options.home / "nodes").mkdir(parents=True, exist_ok=True)
-        self._listener, self._rpc_listener = take_listeners_at(options)
-        self.data_url = f"{'https' if options.tls else 'http'}://{_address(self._listener)}"
-        self.grpc_url = _address(self._rpc_listener) if self._rpc_listener else ""
+        ports = {"port": options.port}
+        if options.grpc_port is not None:
+            ports["grpc-port"] = options.grpc_port
+        taken = take_listeners_at(options.state, options.host, ports, options.bound)
+        self._listener, self._rpc_listener = taken[0], taken[1] if taken[1:] else None
+        self.data_url = f"{'https' if options.tls else 'http'}://{address_of(self._listener)}"
+        self.grpc_url = address_of(self._rpc_listener) if self._rpc_listener else ""
         self.feed = PlanFeed(options.home, options.state)
         self.evidence = Evidence(options.state)
         set_aside(options.home / "nodes", options.node, self.evidence.boot)
@@ -279,14 +283,16 @@ class Supervisor:
         found = self.readiness.look(wanted.services, before)
         self._held = found.held
         if found.ready or not wanted.services:
-            self._publish(wanted.root, found.services, tuple(sorted(found.held)))
+            held = tuple(sorted(found.held))
+            self._publish(wanted.root, found.services, held, found.unloaded)
         elif self._good_plan is not None and self._is_refused():
             # Nothing of this plan can be served: the last good one is the plan that we are at.
             good = self._good_plan
-            self._publish(good, found.services, good.held_back)
+            self._publish(good, found.services, good.held_back, found.unloaded)
         elif self.current is not None:
             # A key that was revoked does not wait for what is being loaded.
-            self._publish(self.current, self.current.services, self.current.held_back)
+            now = self.current
+            self._publish(now, now.services, now.held_back, now.unloaded)
 
     def _keys(self) -> tuple[ApiKey, ...]:
         known = self._wanted or self.current
@@ -306,8 +312,9 @@ class Supervisor:
         return plan is not None and any(self.readiness.is_refused(one) for one in plan.services)
 
     def _publish(
-        self, root: PlanRoot | NodePlan, services: tuple[ServicePlan, ...], held: tuple[str, ...]
-    ) -> None:
+        self, root: PlanRoot | NodePlan, services: tuple[ServicePlan, ...], held: tuple[str, ...],
+        unloaded: Iterable[str],
+    ) -> None:  # fmt: skip
         """Have the workers serve this, if it is not what they were told last."""
         last = self.current
         lease_s = root.lease_s if isinstance(root, NodePlan) else root.challenger_lease_s
@@ -322,6 +329,7 @@ class Supervisor:
             services=services,
             engines=self.engines.want(services),
             held_back=held,
+            unloaded=tuple(sorted(unloaded)),
             keys=self._keys(),
             node_share=root.node_share,
         )
@@ -344,7 +352,8 @@ class Supervisor:
         except (OSError, msgspec.MsgspecError):
             return
         sockets = self.engines.want(plan.services)
-        plan = msgspec.structs.replace(plan, generation=1, engines=sockets)
+        # What could not be loaded then is tried again.
+        plan = msgspec.structs.replace(plan, generation=1, engines=sockets, unloaded=())
         self._write_plan(nodeplan.plan_file(self.options.state, 1), plan)
         self.current, self._good = plan, 1
         self._good_plan = plan
@@ -496,14 +505,21 @@ class Supervisor:
 
     def _compose(self) -> NodeReport:
         plan, fronts = self.current, self.fronts.live
+        unloaded = self._unloaded()
         workers = [one.child.report(max(one.number, 0)) for one in fronts + self.fronts.leaving]
         number = plan.number if plan else 0
         others = [slot.child for slot in self.engines.slots.values()] + list(self._extras.values())
         workers += [one.report(number) for one in others if one.running or one.kind == "engine"]
         served = min((one.number for one in fronts), default=-1)
-        versions = [
-            (s.service, v.number) for s in (plan.services if plan else ()) for v in s.versions
-        ]
+        services = plan.services if plan else ()
+        versions = sorted((s.service, v.number) for s in services for v in s.versions)
+        loaded = tuple(f"{service}@{number}" for service, number in versions)
+        held = {name for one in fronts for name in one.held_back}
+        held |= {
+            one.service
+            for one in services
+            if any(one.name_of(number) in unloaded for number in one.assigned)
+        }
         return NodeReport(
             format=REPORT_FORMAT,
             node=self.options.node,
@@ -515,15 +531,29 @@ class Supervisor:
             lease_held=self.lease_held,
             data_url=self.data_url,
             workers=tuple(workers),
-            loaded=tuple(f"{service}@{number}" for service, number in sorted(versions)),
+            loaded=tuple(one for one in loaded if one not in unloaded),
             problems=tuple(self._sentences()[:PROBLEMS_MAX]),
             services=self.evidence.services(),
             cells=self.evidence.cells(),
-            held_back=tuple(sorted({name for one in fronts for name in one.held_back})),
+            held_back=tuple(sorted(held)),
+            unloaded=unloaded,
         )
+
+    def _unloaded(self) -> dict[str, str]:
+        """Why a version for which its fallback chain answers in some worker could not be loaded."""
+        found: dict[str, str] = {}
+        for worker in self.fronts.live:
+            for name, why in worker.unloaded.items():
+                why = why or self.readiness.unloaded.get(name, "it is being loaded")
+                found[name] = found.get(name) or why
+        return dict(sorted(found.items()))
 
     def _sentences(self) -> list[str]:
         found = list(self._problems.values()) + [why for why in self._held.values() if why]
+        found += [
+            f"{name} cannot be loaded, its fallback chain answers: {why}"
+            for name, why in self._unloaded().items()
+        ]
         found += self.readiness.said(self._wanted.services) if self._wanted else []
         found += self.engines.problems
         for worker in self.fronts.live:
@@ -544,56 +574,6 @@ def replace_file(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
-
-
-def take_listeners_at(options: NodeOptions) -> tuple[socket.socket, socket.socket | None]:
-    """The listening sockets of HTTP and gRPC: from the workers of a supervisor that died here, else
-    new ones. Raises: RefusedError (`port-in-use`)."""
-    found = take_listeners(options.state)
-    data = _take(found[:1], options, options.port, "port")
-    if options.grpc_port is not None:
-        return data, _take(found[1:], options, options.grpc_port, "grpc-port")
-    for one in found[1:]:
-        one.close()
-    return data, None
-
-
-def _take(
-    found: list[socket.socket], options: NodeOptions, port: int, option: str
-) -> socket.socket:
-    for one in found:
-        if one.getsockname()[:2] == (options.host, port or one.getsockname()[1]):
-            return one
-        one.close()
-    return open_listener(options, port, option)
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"{host}:{port}"
-
-
-def open_listener(options: NodeOptions, port: int, option: str) -> socket.socket:
-    """A listening socket, the one that was bound for it if there is one. Raises: RefusedError
-    (`port-in-use`)."""
-    host, bound = options.host, options.bound.get(option)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, fileno=bound)
-    listener.set_inheritable(False)
-    try:
-        if bound is None:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise RefusedError(
-            "port-in-use",
-            f"{host}:{port} cannot be listened on: {error.strerror}",
-            f"stop what uses it, or choose another with --{option}",
-        ) from None
-    listener.setblocking(False)
-    return listener
 
 
 def _machine_mb() -> int:

@@ -148,6 +148,19 @@ def test_rows_outside_the_contract_are_found_beyond_a_percent(warned, is_found) 
     assert bool(found) is is_found
 
 
+@pytest.mark.parametrize(("number", "severity"), [(2, "critical"), (3, "warning")])
+def test_a_version_that_cannot_be_loaded_is_a_finding_until_one_look_without_it(
+    number: int, severity: str
+) -> None:
+    facts = with_slo(traffic(), unloaded={number: "its digest is wrong"})
+    (found,) = evaluate(facts, T0 + HOUR)
+    assert (found.subject, found.severity) == ("loading", severity)
+    assert f"loans@{number} cannot be loaded" in found.sentence
+    assert "its digest is wrong" in found.sentence
+    (found,) = evaluate(with_slo(traffic(hour=1), known=(found,)), T0 + 2 * HOUR)
+    assert found.state == "resolved"
+
+
 def test_before_the_first_release_there_is_nothing_to_watch() -> None:
     facts = msgspec.structs.replace(with_slo(traffic(errors=900)), version=None)
     assert evaluate(facts, T0) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from doorstep.core.contract import Contract, Field
-from doorstep.core.plan import ServicePlan
+from doorstep.core.plan import FallbackStep, ServicePlan
 from doorstep.serve.models import Models
 from doorstep.serve.nodeplan import NodePlan
 from doorstep.serve.residents import Residents
@@ -61,5 +61,35 @@ def test_what_is_wrong_with_one_service_is_said_of_it_alone(tmp_path: Path) -> N
         assert set(await residents.load(plan_of(home, lost, good))) == {"lost"}
         made = residents.services(plan_of(home, good), lease_held=True)
         assert made["good"].ready
+
+    asyncio.run(story())
+
+
+def test_a_version_that_cannot_be_loaded_is_left_out_where_its_chain_answers_and_comes_back(
+    tmp_path: Path,
+) -> None:
+    home = TestHome(tmp_path / "home")
+    one, two = (home.bundle(Contract(inputs=(A, B)), labels=(), seed=seed) for seed in (1, 2))
+    model = home.model_path(two)
+    whole = model.read_bytes()
+    chain = (FallbackStep(kind="version"), FallbackStep(kind="version", version=1))
+    service = home.service("s", {1: one, 2: two}, champion=2, fallback=chain)
+    plan = plan_of(home, service)
+
+    async def story() -> None:
+        residents = make_residents()
+        model.write_bytes(whole[:-1])
+        assert await residents.load(plan) == {}
+        assert "the manifest says" in str(residents.unloaded["s@2"])
+        found = residents.services(plan, lease_held=True)["s"]
+        assert (set(found.versions), found.champion, found.ready) == ({1}, None, True)
+        model.write_bytes(whole)
+        assert await residents.load(plan) == {}
+        assert residents.unloaded == {}
+        assert set(residents.services(plan, lease_held=True)["s"].versions) == {1, 2}
+        # What the supervisor says must not be loaded is not tried.
+        held = msgspec.structs.replace(plan, unloaded=("s@2",))
+        assert await residents.load(held) == {}
+        assert residents.unloaded == {"s@2": None}
 
     asyncio.run(story())

@@ -15,7 +15,8 @@ import pytest
 
 from doorstep.core.plan import ReleasePlan
 from doorstep.core.record import Status
-from doorstep.core.report import NodeReport
+from doorstep.core.report import JournalMode, NodeReport
+from doorstep.journal.options import JournalOptions
 from doorstep.testing.home import TestHome
 from doorstep.testing.node import RunningNode
 from fakes.load import Load, Tally
@@ -33,8 +34,14 @@ def home(tmp_path: Path) -> TestHome:
 
 
 @pytest.fixture
-def node(home: TestHome, tmp_path: Path) -> Iterator[RunningNode]:
-    with RunningNode(home.path, tmp_path / "state", workers=2) as running:
+def mode() -> JournalMode:
+    return "default"
+
+
+@pytest.fixture
+def node(home: TestHome, tmp_path: Path, mode: JournalMode) -> Iterator[RunningNode]:
+    more = JournalOptions(mode=mode).words
+    with RunningNode(home.path, tmp_path / "state", workers=2, more=more) as running:
         yield running
 
 
@@ -53,11 +60,12 @@ def pids_of(node: RunningNode, kind: str) -> list[int]:
     return alive(node.wait(lambda report: bool(alive(report))))
 
 
+@pytest.mark.parametrize("mode", ["default", "durable"])
 def test_kill_of_a_front_worker_drops_at_most_its_own_connections(
-    home: TestHome, node: RunningNode
+    home: TestHome, node: RunningNode, mode: JournalMode
 ) -> None:
     home.publish(home.service("loans", {1: home.bundle(home.contract(3))}))
-    node.wait_plan(1)
+    assert node.wait_plan(1).journal == mode
 
     async def story() -> Tally:
         async with Load(node.data_url, PATH, body_of, connections=8, retry=True) as load:

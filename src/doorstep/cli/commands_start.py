@@ -193,11 +193,15 @@ def up(
     tls_client_ca: ClientCa = "",
     access_log: AccessLog = "",
     access_sample: Annotated[str, typer.Option("--access-sample", help="How many.")] = "1%",
+    journal: Annotated[
+        str, typer.Option(metavar="MODE", help="durable: answer when the disk has the record.")
+    ] = "default",
     json: Json = False,
 ) -> None:
     """Run Doorstep over a home. Stop it with Ctrl-C or `doorstep down`."""
     import os
 
+    from doorstep.journal.options import journal_options
     from doorstep.kernel.settings import Flags, read_settings
     from doorstep.serve.observe_options import observe_options
     from doorstep.serve.tls import tls_files
@@ -213,7 +217,8 @@ def up(
     )
     settings = read_settings(flags, os.environ, Path.cwd())
     tls = tls_files(tls_cert, tls_key, tls_client_ca)
-    words = observe_options(access_log, access_sample).words
+    keep = journal_options(journal)
+    words = observe_options(access_log, access_sample).words + keep.words
     words += ["--memory", str(memory)] if memory else []
     if detach:
         from doorstep.cli.running import start_detached

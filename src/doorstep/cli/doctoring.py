@@ -20,6 +20,7 @@ import msgspec
 
 from doorstep.core.errors import DoorstepError, NotFoundError
 from doorstep.core.extras import install_line
+from doorstep.journal.options import SURVIVES
 from doorstep.kernel.home import open_home, resolve_home
 from doorstep.kernel.mounts import find_type, read_mounts
 from doorstep.kernel.server import Announcement, read_announcement
@@ -211,6 +212,8 @@ def _server(announced: Announcement, folder: Path) -> Iterator[Line]:
             yield Line("fail", f"node {node.node}", f"{said}; {'; '.join(node.problems)}")
         else:
             yield Line("pass", f"node {node.node}", f"{said}, serves {_served(node.loaded)}")
+        survives = f"{node.journal}: an answered prediction survives {SURVIVES[node.journal]}"
+        yield Line("pass", f"journal of {node.node}", survives)
     for one in services:
         if one.state == "killed":
             again = f'doorstep revive {one.service}@{one.champion or one.challenger} --why "..."'

@@ -26,6 +26,7 @@ from doorstep.govern.surface import (
     ShowInstallation,
     VerifyLedger,
 )
+from doorstep.journal.options import SURVIVES
 from doorstep.journal.surface import (
     CountTraffic,
     ListPredictions,
@@ -330,7 +331,11 @@ def installation(ask: Ask, query: Query) -> Page:  # noqa: ARG001
         title="Installation",
         section="installation",
         fragments=("nodes",),
-        found={"installation": shown, "troubled": sum(bool(one.problems) for one in shown.nodes)},
+        found={
+            "installation": shown,
+            "troubled": sum(bool(one.problems) for one in shown.nodes),
+            "survives": SURVIVES,
+        },
     )
 
 

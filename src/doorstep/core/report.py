@@ -17,6 +17,7 @@ UNITS_MAX = 2048
 """Distinct units kept per cell: enough to decide (1,000 are needed at a ceiling of 0.5 %)."""
 
 Arm = Literal["champion", "challenger"]
+JournalMode = Literal["default", "durable"]
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,7 +75,8 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     problems: what could not be loaded or done, each a sentence; the last good plan then serves.
     held_back: services that are not as plan `plan_number` has them (they are as before, or left
     out, or their fallback chain answers), because that cannot be loaded (yet). unloaded: why a
-    `service@N` for which its fallback chain answers could not be loaded."""
+    `service@N` for which its fallback chain answers could not be loaded. journal: the mode of its
+    journal."""
 
     format: int
     node: str
@@ -92,3 +94,4 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cells: tuple[Cell, ...]
     held_back: tuple[str, ...] = ()
     unloaded: dict[str, str] = {}
+    journal: JournalMode = "default"

@@ -218,4 +218,5 @@ def _node(report: NodeReport, live: bool) -> NodeView:
         restarts=sum(max(0, one.starts - 1) for one in report.workers),
         loaded=report.loaded,
         problems=report.problems,
+        journal=report.journal,
     )

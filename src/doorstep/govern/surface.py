@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from doorstep.core.instant import Instant
+from doorstep.core.report import JournalMode
 
 EVENTS_MAX = 1_000
 
@@ -101,6 +102,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     loaded: tuple[str, ...]
     problems: tuple[str, ...]
+    journal: JournalMode = "default"
 
 
 class Installation(msgspec.Struct, frozen=True, kw_only=True):

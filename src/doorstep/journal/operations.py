@@ -56,15 +56,18 @@ class Windows:
 
 
 class OutcomeWriter:
-    """The control plane's own block: outcomes that were told to it."""
+    """The control plane's own block: outcomes that were told to it. They come many at a time, and
+    nobody can tell them again: each lot is on the disk before it is answered."""
 
     def __init__(self, journal: Path) -> None:
         self._lock = threading.Lock()
         self.boot = new_id().hex[:12]
-        self._writer = BlockWriter(journal, node=CONTROL_NODE, boot=self.boot, slot="api")
+        self._writer = BlockWriter(
+            journal, node=CONTROL_NODE, boot=self.boot, slot="api", durable=True
+        )
 
     def write(self, records: Iterable[OutcomeRecord]) -> int:
-        """How many were handed to the operating system."""
+        """How many were written."""
         with self._lock:
             written = 0
             for record in records:

@@ -87,6 +87,9 @@ class BlockWriter:
         self._slot, self._durable = parse_name(slot, "slot"), durable
         self._clock = clock or SystemClock()
         self._folder.mkdir(parents=True, exist_ok=True)
+        if durable:
+            for made in (self._folder, folder, folder.parent):
+                sync_folder(made)
         self._lock_fd = lock_slot(self._folder / f"{boot}-{slot}.lock", f"{node}/{boot}-{slot}")
         self._sequence = int(os.pread(self._lock_fd, 20, 0) or b"0")
         self._layouts: list[Layout] = []
@@ -229,10 +232,14 @@ class BlockWriter:
     def _cut_back(self, current: _OpenBlock) -> None:
         try:
             os.ftruncate(current.fd, current.size)
+            is_whole = not self._durable
         except OSError:
-            # The next flush starts a new block; recovery cuts this one's torn tail.
+            is_whole = False
+        if not is_whole:
+            # The next flush starts a new block, and recovery ends this one. After a sync that
+            # failed nobody knows what of a file is on the disk, and the next may say nothing of it.
             os.close(current.fd)
-            self._block = None
+            current.fd, self._block = -1, None
 
     def _end_block(self, current: _OpenBlock) -> None:
         """End frame and final name. Without room for the end frame the block keeps its open name,
@@ -244,8 +251,9 @@ class BlockWriter:
             current.path.rename(current.path.with_suffix(".block"))
             if self._durable:
                 sync_folder(self._folder)
-        with contextlib.suppress(OSError):
-            os.close(current.fd)
+        if current.fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(current.fd)
 
 
 def lock_slot(path: Path, what: str) -> int:

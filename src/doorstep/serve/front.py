@@ -24,6 +24,7 @@ import msgspec
 import uvloop
 
 from doorstep.core.errors import DoorstepError, UnreachableError
+from doorstep.journal.commit import commits_of
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter
 from doorstep.serve.counters import CONNECTIONS, IN_FLIGHT
@@ -136,9 +137,10 @@ class Front:
         self.link = Link(self)
         self._cells = CellWriter(Path(start.cells))
         writer = BlockWriter(
-            Path(options.journal), node=options.node, boot=options.run, slot=start.slot
-        )
-        self._recorder = Recorder(writer)
+            Path(options.journal), node=options.node, boot=options.run, slot=start.slot,
+            durable=options.keep.mode == "durable",
+        )  # fmt: skip
+        self._recorder = Recorder(writer, commits_of(options.keep.mode, writer, loop))
         models = Models(loop, options.models_bytes)
         self._path = PredictPath(loop, self._recorder, self._cells, self.link, models)
         self._path.observers = observers_of(options.observe)
@@ -194,7 +196,7 @@ class Front:
         await self._finished.wait()
         for task in ticks:
             task.cancel()
-        self._recorder.writer.close()
+        self._recorder.close()
         self._rpc_path.unlink(missing_ok=True)
         for one in self._path.observers:
             with contextlib.suppress(OSError):
@@ -391,11 +393,11 @@ class Front:
         """Close blocks that are old, also when nothing arrives."""
         while True:
             await asyncio.sleep(JOURNAL_TICK_S)
-            try:
-                self._recorder.flush()
-            except OSError as error:
-                self._recorder.drop()
-                self.link.tell("journal", f"the journal cannot be written ({error.strerror})")
+            self._recorder.commit(self._tell_journal)
+
+    def _tell_journal(self, error: Exception | None) -> None:
+        if error is not None:
+            self.link.tell("journal", f"the journal cannot be written ({error})")
 
 
 def _mend(plan: NodePlan, failed: set[str], last: NodePlan | None) -> NodePlan:

@@ -230,17 +230,22 @@ def take_outcomes(site: Site, visit: Visit) -> None:
     records = read_outcomes(visit.body, service.name, service.labels, time.time_ns() // 1000)
     name = site.new_id()
     headers = f"doorstep-request-id: {name}\r\n".encode()
-    try:
-        for record in records:
-            site.recorder.writer.outcome(record)
-        site.recorder.flush()
-    except (OSError, OverloadedError):
-        site.recorder.drop()
+
+    def answer(error: Exception | None) -> None:
+        if error is None:
+            return site.reply(visit, {"recorded": len(records)}, 200, headers)
         body = visit.codec.refusal(
             "journal-unavailable", "the outcomes could not be recorded", "try again", name
         )
         return visit.exchange.respond(503, body, headers + RETRY)
-    return site.reply(visit, {"recorded": len(records)}, 200, headers)
+
+    try:
+        for record in records:
+            site.recorder.writer.outcome(record)
+    except OverloadedError as error:
+        site.recorder.drop()
+        return answer(error)
+    return site.recorder.commit(answer)
 
 
 def healthz(site: Site, visit: Visit) -> None:

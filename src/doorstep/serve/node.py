@@ -5,6 +5,7 @@
                                   [--no-compactor]
                                   [--predict-route PATH] [--health-route PATH]
                                   [--tls-cert FILE --tls-key FILE [--tls-client-ca FILE]]
+                                  [--journal default|durable]
                                   [--access-log FILE [--access-sample 1%]]
                                   [--otlp URL [--trace-sample 1%]]
                                   [--bound port=FD] [--bound health-port=FD] ...
@@ -30,6 +31,7 @@ from pathlib import Path
 
 from doorstep.core.errors import DoorstepError, MissingExtraError
 from doorstep.core.ids import NAME_LENGTH_MAX, parse_name
+from doorstep.journal.options import journal_options
 from doorstep.serve.health import serve_health
 from doorstep.serve.listeners import open_listener
 from doorstep.serve.observe_options import observe_options
@@ -91,6 +93,7 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
     parser.add_argument("--no-compactor", action="store_true")
     for name in ("--tls-cert", "--tls-key", "--tls-client-ca"):
         parser.add_argument(name, default="")
+    parser.add_argument("--journal", default="default")
     parser.add_argument("--access-log", default="")
     parser.add_argument("--access-sample", default="1%")
     parser.add_argument("--otlp", default="")
@@ -117,6 +120,7 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
         observe=observe_options(
             args.access_log, args.access_sample, _otlp(args.otlp), args.trace_sample
         ),
+        keep=journal_options(args.journal),
         bound={name: int(fd) for name, _, fd in (one.partition("=") for one in args.bound)},
         tls=tls_files(args.tls_cert, args.tls_key, args.tls_client_ca),
     )

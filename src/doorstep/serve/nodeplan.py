@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from doorstep.core.plan import ApiKey, ServicePlan, VersionPlan
+from doorstep.journal.options import JournalOptions
 from doorstep.serve.observe_options import ObserveOptions
 from doorstep.serve.tls import TlsFiles
 
@@ -70,6 +71,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     guarded: bool = False
     tls: TlsFiles | None = None
     observe: ObserveOptions = ObserveOptions()
+    keep: JournalOptions = JournalOptions()
 
 
 class FrontStart(msgspec.Struct, frozen=True, kw_only=True):

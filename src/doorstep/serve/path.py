@@ -4,7 +4,7 @@
             -> journal, one write for all that is done -> counted -> answered
 
 Everything that arrived in one turn of the event loop is scored together; nothing waits for more.
-An answer's bytes are written only after its records were handed to the operating system.
+An answer's bytes are written only after its records are kept (`journal.commit`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 import traceback
 from typing import Protocol
 
-from doorstep.core.errors import OverloadedError
 from doorstep.core.record import Status
 from doorstep.formats.batch import Scorer
 from doorstep.serve import reply
@@ -509,8 +508,8 @@ class Path:
             self._done.append(call)
 
     def _commit(self) -> None:
-        """Write what is done to the journal, count it, and answer it. What was refused because too
-        many wait is counted and not written: a flood of it must cost little."""
+        """Write what is done to the journal; once it is kept, answer and count it. What was refused
+        because too many wait is counted and not written: a flood of it must cost little."""
         done, self._done = self._done, []
         plain, self._plain = self._plain, []
         now = time.monotonic_ns()
@@ -520,15 +519,19 @@ class Path:
                     self._recorder.add(call, (now - call.began_ns) // 1000)
             for batch in plain:
                 self._recorder.add_plain(batch, now)
-            self._recorder.flush()
-        except (OSError, OverloadedError) as error:
-            self._recorder.drop()
+            self._recorder.commit(lambda error: self._committed(done, plain, error))
+        except Exception:  # noqa: BLE001  a mistake of ours must not leave callers waiting
+            traceback.print_exc()
+            self._abandon(done + [call for batch in plain for call in batch.calls])
+
+    def _committed(
+        self, done: list[Call], plain: list[PlainBatch], error: Exception | None
+    ) -> None:
+        now = time.monotonic_ns()
+        if error is not None:
             done += [call for batch in plain for call in batch.with_parts()]
             plain = []
             self._refuse(done, error)
-        except Exception:  # noqa: BLE001  a mistake of ours must not leave callers waiting
-            traceback.print_exc()
-            return self._abandon(done + [call for batch in plain for call in batch.calls])
         else:
             self._troubles.tell("journal", "")
         for batch in plain:
@@ -541,7 +544,6 @@ class Path:
             except Exception:  # noqa: BLE001  as above; the others' records are written
                 traceback.print_exc()
                 self._abandon([call])
-        return None
 
     def _answer_plain(self, batch: PlainBatch, now: int) -> None:
         """Answer and count what is recorded."""

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from doorstep.core.errors import OverloadedError
 from doorstep.core.plan import REST
 from doorstep.core.record import PredictionMeta
+from doorstep.journal.commit import Commits, Direct, Then
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.call import CONSTANT, NOBODY, Call, Part
 from doorstep.serve.mask import NAN_BYTES, Texts
@@ -19,10 +21,12 @@ from doorstep.serve.version import Version
 
 
 class Recorder:
-    """Collects the records of a turn and writes them with one flush."""
+    """Collects the records of a turn and commits them together. commits: how the writer's are
+    kept; each at once, if it does not say."""
 
-    def __init__(self, writer: BlockWriter) -> None:
+    def __init__(self, writer: BlockWriter, commits: Commits | None = None) -> None:
         self.writer = writer
+        self._commits = commits or Direct(writer)
         self._rows: dict[int, tuple[list[PredictionMeta], list[bytes]]] = {}
 
     def add(self, call: Call, latency_us: int) -> None:
@@ -53,15 +57,24 @@ class Recorder:
                 )
             )  # fmt: skip
 
-    def flush(self) -> None:
-        """Hand everything to the operating system. Raises: OSError, OverloadedError."""
+    def commit(self, then: Then) -> None:
+        """Keep everything that was collected, and what else is in the writer's buffer; `then` is
+        told when that is done, or why it cannot be (OSError, OverloadedError)."""
         rows, self._rows = self._rows, {}
-        for layout, (metas, pieces) in rows.items():
-            self.writer.predictions(layout, metas, b"".join(pieces))
-        self.writer.flush()
+        try:
+            for layout, (metas, pieces) in rows.items():
+                self.writer.predictions(layout, metas, b"".join(pieces))
+        except OverloadedError as error:
+            self.writer.take()
+            return then(error)
+        return self._commits.commit(self.writer.take(), then)
+
+    def close(self) -> None:
+        """Write what waits, and give the slot back. Raises: OSError."""
+        self._commits.close()
 
     def drop(self) -> None:
-        """Forget what was collected."""
+        """Forget what was collected and is not committed."""
         self._rows = {}
         self.writer.take()
 

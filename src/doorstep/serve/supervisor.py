@@ -24,6 +24,7 @@ from doorstep.core.ids import new_id
 from doorstep.core.plan import ApiKey, PlanRoot, ServicePlan
 from doorstep.core.report import FORMAT as REPORT_FORMAT
 from doorstep.core.report import NodeReport, WorkerReport
+from doorstep.journal.options import JournalOptions
 from doorstep.kernel.files import write_atomic
 from doorstep.serve import nodeplan
 from doorstep.serve.children import Child
@@ -85,6 +86,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     health_route: str = ""
     tls: TlsFiles | None = None
     observe: ObserveOptions = ObserveOptions()
+    keep: JournalOptions = JournalOptions()
     bound: dict[str, int] = {}
 
     @property
@@ -126,7 +128,7 @@ class Supervisor:
             predict_route=options.predict_route, health_route=options.health_route,
             rpc=self._rpc_listener.fileno() if self._rpc_listener else None,
             workers=options.workers, guarded=options.is_reachable, tls=options.tls,
-            observe=options.observe,
+            observe=options.observe, keep=options.keep,
         )  # fmt: skip
         self.fronts = FrontSlots(options.workers, fronts, logs, self._hear)
         self._extras = {one.slot: one for one in self._make_extras(logs)}
@@ -537,6 +539,7 @@ class Supervisor:
             cells=self.evidence.cells(),
             held_back=tuple(sorted(held)),
             unloaded=unloaded,
+            journal=self.options.keep.mode,
         )
 
     def _unloaded(self) -> dict[str, str]:

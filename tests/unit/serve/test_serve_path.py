@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from doorstep.core.plan import (
 )
 from doorstep.core.record import Kind, PredictionMeta, Status
 from doorstep.formats.batch import Batch
+from doorstep.journal.commit import Grouped
 from doorstep.journal.reader import Group, list_blocks, read_block
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter, create_cells, read_cells
@@ -90,11 +92,13 @@ class Troubles:
 class World:
     """One front worker's parts, without its process."""
 
-    def __init__(self, folder: Path, plan: ServicePlan, scorers: dict[int, Scorer]) -> None:
+    def __init__(
+        self, folder: Path, plan: ServicePlan, scorers: dict[int, Scorer], durable: bool = False
+    ) -> None:
         create_cells(folder / "cells")
         self.folder = folder
         self.cells = CellWriter(folder / "cells")
-        self.writer = BlockWriter(folder, node="n", boot="b", slot="s")
+        self.writer = BlockWriter(folder, node="n", boot="b", slot="s", durable=durable)
         self.recorder = Recorder(self.writer)
         self.troubles = Troubles()
         self.plan, self.scorers = plan, scorers
@@ -308,6 +312,53 @@ def test_when_the_journal_cannot_be_written_nobody_is_answered(tmp_path: Path) -
     assert world.path.in_flight == 0
     assert world.ask({"x": 1})[0].status == 200
     assert world.troubles.said["journal"] == ""
+
+
+def test_a_durable_answer_leaves_when_its_record_is_on_the_disk_and_a_failed_turn_loses_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, plan(1), {1: Scorer(1)}, durable=True)
+    began, may_end = threading.Event(), threading.Event()
+
+    def sync(_fd: int) -> None:
+        began.set()
+        may_end.wait()
+
+    monkeypatch.setattr("doorstep.journal.writer._sync", sync)
+
+    async def story() -> list[Exchange]:
+        commits = Grouped(world.writer, asyncio.get_running_loop())
+        world.recorder = Recorder(world.writer, commits)
+        world.path = world.make_path()
+        site = Site(world.path, world.recorder, world.cells)
+        site.swap({"s": world.service()})
+        found = []
+
+        def send(way: str, body: Any) -> None:
+            found.append(Exchange())
+            data = json.dumps(body).encode()
+            head = Head(b"POST", f"/v1/services/s/{way}".encode(), len(data), True, False, {})
+            site.handle(found[-1], head, data)
+
+        send("predict", {"x": 1})
+        await asyncio.to_thread(began.wait)
+        send("predict", {"x": 2})
+        send("outcomes", {"outcomes": [{"key": "k", "value": 1.0}]})
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        monkeypatch.setattr(Recorder, "add", lambda *_: 1 / 0)
+        monkeypatch.setattr(Recorder, "add_plain", lambda *_: 1 / 0)
+        send("predict", {"x": 3})
+        await answered(found[-1:])
+        assert [one.status for one in found] == [0, 0, 0, 500]
+        may_end.set()
+        await answered(found)
+        world.recorder.close()
+        return found
+
+    assert [one.status for one in asyncio.run(story())] == [200, 200, 200, 500]
+    assert len(world.records()) == 2
+    assert world.path.in_flight == 0
 
 
 def test_more_requests_than_the_limit_are_refused_early_with_retry_after(tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""When a record counts as kept, so that its caller may be answered: the modes of a journal.
+
+    default   handed to the operating system         survives the death of any process
+    durable   on the disk (one fdatasync for many)   survives power loss too, where the disk does
+
+`commit` takes what was buffered and calls `then` once it is kept, or with the error that kept it
+from being so: then nothing of it is in the journal.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from doorstep.core.errors import OverloadedError
+from doorstep.core.report import JournalMode
+from doorstep.journal.writer import BUFFER_BYTES_MAX, BlockWriter, Taken
+
+Then = Callable[[Exception | None], None]
+
+
+class Loop(Protocol):
+    """Of an event loop, what is needed here."""
+
+    def call_soon_threadsafe(self, call: Callable[..., object], /, *arguments: Any) -> object: ...
+
+
+class Commits(Protocol):
+    def commit(self, taken: Taken, then: Then) -> None: ...
+
+    def close(self) -> None:
+        """Write what waits and close the writer. Raises: OSError."""
+        ...
+
+
+class Direct:
+    """Each by itself and at once: `then` is called before `commit` returns."""
+
+    def __init__(self, writer: BlockWriter) -> None:
+        self._writer = writer
+
+    def commit(self, taken: Taken, then: Then) -> None:
+        try:
+            self._writer.write(taken)
+        except OSError as error:
+            return then(error)
+        return then(None)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Grouped:
+    """What is committed while a write is under way shares the next one. Writes happen in a thread,
+    so that a disk that takes its time does not stop the event loop; `then` is called in the loop.
+    """
+
+    def __init__(self, writer: BlockWriter, loop: Loop) -> None:
+        self._writer, self._loop = writer, loop
+        self._waiting: list[tuple[Taken, Then]] = []
+        self._waiting_bytes = 0
+        self._is_writing = False
+        self._groups: SimpleQueue[list[tuple[Taken, Then]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
+        self._thread.start()
+
+    def commit(self, taken: Taken, then: Then) -> None:
+        size = self._waiting_bytes + len(taken.data)
+        if size > BUFFER_BYTES_MAX:
+            said = f"{self._waiting_bytes} bytes wait to be written to the journal"
+            return then(OverloadedError("journal-buffer-full", said))
+        self._waiting_bytes = size
+        self._waiting.append((taken, then))
+        if not self._is_writing:
+            self._start()
+        return None
+
+    def close(self) -> None:
+        self._groups.put(None)
+        self._thread.join()
+        try:
+            self._writer.write(_joined([taken for taken, _ in self._waiting]))
+        finally:
+            self._writer.close()
+
+    def _start(self) -> None:
+        group, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        self._is_writing = True
+        self._groups.put(group)
+
+    def _write_all(self) -> None:
+        while (group := self._groups.get()) is not None:
+            error: Exception | None = None
+            try:
+                self._writer.write(_joined([taken for taken, _ in group]))
+            except Exception as found:  # noqa: BLE001  whoever waits must hear of it
+                error = found
+            self._loop.call_soon_threadsafe(self._written, group, error)
+
+    def _written(self, group: list[tuple[Taken, Then]], error: Exception | None) -> None:
+        self._is_writing = False
+        if self._waiting:
+            self._start()
+        for _, then in group:
+            try:
+                then(error)
+            except Exception:  # noqa: BLE001  the others of the group wait too
+                traceback.print_exc()
+
+
+def commits_of(mode: JournalMode, writer: BlockWriter, loop: Loop) -> Commits:
+    """writer: durable if the mode is."""
+    return Grouped(writer, loop) if mode == "durable" else Direct(writer)
+
+
+def _joined(many: Sequence[Taken]) -> Taken:
+    if len(many) == 1:
+        return many[0]
+    return Taken(
+        bytearray().join(one.data for one in many),
+        set().union(*(one.layouts for one in many)),
+        sum(one.frames for one in many),
+        sum(one.rows for one in many),
+        sum(one.outcomes for one in many),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path as FilePath
+from typing import Any
 
 import numpy as np
 
@@ -65,14 +66,18 @@ class Troubles:
 
 
 class OneSite:
-    """services: name -> (contract, labels)."""
+    """services: name -> (contract, labels). changes: of their plans."""
 
     def __init__(
-        self, folder: FilePath, services: dict[str, tuple[Contract, tuple[str, ...]]]
+        self,
+        folder: FilePath,
+        services: dict[str, tuple[Contract, tuple[str, ...]]],
+        **changes: Any,
     ) -> None:
         create_cells(folder / "cells")
         self.loop = asyncio.new_event_loop()
         cells = CellWriter(folder / "cells")
+        self.changes = changes
         self.writer = BlockWriter(folder, node="n", boot="b", slot="s")
         recorder = Recorder(self.writer)
         self.site = Site(
@@ -118,7 +123,8 @@ class OneSite:
         columns = columns_of(contract, manifest.contract)
         model = Model(one, manifest, Share(len(labels)))
         versions = {1: Version(one, manifest, columns, model, None)}
-        plan = ServicePlan(format=1, service=name, contract=contract, versions=(one,), champion=1)
+        plan = ServicePlan(format=1, service=name, contract=contract, versions=(one,), champion=1,
+                           **self.changes)  # fmt: skip
         return Service(
             plan, versions, lease_held=True, declare=self.writer.declare, slot=cells.slot
         )

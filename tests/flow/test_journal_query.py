@@ -238,6 +238,28 @@ def test_a_window_is_whole_buckets(journal):
             counts(journal.home, "loans", 0, 1, bucket_s)
 
 
+def test_records_whose_inputs_are_not_kept_are_counted_and_are_not_taken_for_missing_inputs(
+    journal,
+):
+    bare = Layout(format=1, service="loans", numbers=LAYOUT.numbers[1:], texts=LAYOUT.texts[1:])
+    journal.add(meta(), meta())
+    bare_id = new_id()
+    journal.add(meta(request=bare_id.bytes, texts=("yes",)), layout=bare, numbers=(0.25,))
+    for _ in range(2):
+        columns = column_codes(
+            journal.home, "loans", AT - MINUTE, AT + MINUTE, cache=SummaryCache(profiles)
+        ).cells
+        assert sum(one.rows for one in columns) == 3
+        ages = [one.columns["in.age"] for one in columns if "in.age" in one.columns]
+        assert sum(sum(one.codes) for one in ages) == 2
+        assert sum(one.nulls for one in ages) == 0
+        assert sum(one.scores["out.yes"].rows for one in columns) == 3
+        assert len(predictions(journal.home, "loans", 10)) == 3
+        row = prediction(journal.home, f"{bare_id}.0")
+        assert (row["out.yes"], row["out.answer"], row.get("in.age")) == (0.25, "yes", None)
+        journal.compact()
+
+
 def test_outcomes_are_joined_across_files_layouts_and_open_blocks(journal):
     one, two = meta(key="k1"), meta(key="k1", at=AT + 10, version=2)
     journal.add(one, numbers=(30.0, 0.1))

@@ -1,4 +1,4 @@
-"""Which part of a row's inputs the journal keeps."""
+"""Which part of its inputs the journal keeps."""
 
 from __future__ import annotations
 
@@ -12,34 +12,30 @@ from doorstep.core.plan import ServicePlan
 
 NAN_BYTES = struct.pack("d", math.nan)
 Texts = tuple[str | None, ...]
+Keeps = Callable[[str], bool]
 Mask = Callable[[bytes, Texts], tuple[bytes, Texts]]
 """From a row's numbers and texts to what is kept of them."""
 
 
-def mask_of(
-    plan: ServicePlan, numbers: Sequence[Field], texts: Sequence[Field]
-) -> Callable[[str], Mask | None] | None:
-    """For a request id, what is left out of its records; None if nothing ever is.
+def keep_nothing(_request: str) -> bool:
+    return False
 
-    numbers, texts: the fields of a record's columns, in order. Under `no-inputs`, and for the rest
-    of a `sample`, no input is kept. Personal numbers are dropped, personal texts dropped or kept
-    as a hash under the service's name.
-    """
-    personal = _personal_mask(plan.service, numbers, texts)
-    width, count = len(numbers), len(texts)
 
-    def nothing(_numbers: bytes, _texts: Texts) -> tuple[bytes, Texts]:
-        return NAN_BYTES * width, (None,) * count
-
+def keeps_of(plan: ServicePlan) -> Keeps | None:
+    """Whether the inputs of a request are kept, by its id, so that everybody who asks is told the
+    same; None if they always are. The records of the others have no columns of inputs."""
     if plan.record == "full":
-        return None if personal is None else lambda _request: personal
+        return None
     if plan.record == "no-inputs":
-        return lambda _request: nothing
+        return keep_nothing
     limit = plan.record_share * 2.0**64
-    return lambda request: personal if hash_unit("record", request) < limit else nothing
+    return lambda request: hash_unit("record", request) < limit
 
 
-def _personal_mask(service: str, numbers: Sequence[Field], texts: Sequence[Field]) -> Mask | None:
+def mask_of(service: str, numbers: Sequence[Field], texts: Sequence[Field]) -> Mask | None:
+    """What is left out of inputs that are kept: personal numbers are dropped, personal texts
+    dropped or kept as a hash under the service's name. None if there are none. numbers, texts: the
+    fields of a record's columns, in order."""
     drop = [at for at, one in enumerate(numbers) if one.personal != "no"]
     marked = [(at, one.personal) for at, one in enumerate(texts) if one.personal != "no"]
     if not drop and not marked:

@@ -36,6 +36,14 @@ class PlainBatch(NamedTuple):
     scores: list[list[float]]
     answers: Sequence[str | float]
 
+    def at(self, places: Sequence[int]) -> PlainBatch:
+        """Those at these places only."""
+        return self._replace(
+            calls=[self.calls[one] for one in places], numbers=self.numbers[places],
+            found=self.found[places], scores=[self.scores[one] for one in places],
+            answers=[self.answers[one] for one in places],
+        )  # fmt: skip
+
     def with_parts(self) -> list[Call]:
         """The calls as the general way has them after scoring."""
         for call, scores, said in self.each():

@@ -13,7 +13,7 @@ from doorstep.core.record import PredictionMeta
 from doorstep.journal.commit import Commits, Direct, Then
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.call import CONSTANT, NOBODY, Call, Part
-from doorstep.serve.mask import NAN_BYTES, Texts
+from doorstep.serve.mask import NAN_BYTES, Texts, keep_nothing
 from doorstep.serve.plain import PlainBatch
 from doorstep.serve.rows import Parsed
 from doorstep.serve.service import Service
@@ -22,11 +22,12 @@ from doorstep.serve.version import Version
 
 class Recorder:
     """Collects the records of a turn and commits them together. commits: how the writer's are
-    kept; each at once, if it does not say."""
+    kept; each at once, if it does not say. is_short: of disk; no inputs are kept then."""
 
     def __init__(self, writer: BlockWriter, commits: Commits | None = None) -> None:
         self.writer = writer
         self._commits = commits or Direct(writer)
+        self.is_short = False
         self._rows: dict[int, tuple[list[PredictionMeta], list[bytes]]] = {}
 
     def add(self, call: Call, latency_us: int) -> None:
@@ -38,13 +39,33 @@ class Recorder:
 
     def add_plain(self, batch: PlainBatch, now: int) -> None:
         """As `add`, of calls that are answered; now: monotonic, nanoseconds."""
-        version, number = batch.version, batch.version.number
+        keeps = keep_nothing if self.is_short else batch.service.keeps
+        if keeps is None:
+            return self._add_plain(batch, now, bare=False)
+        kept = np.array([keeps(call.id) for call in batch.calls])
+        for bare in (False, True):
+            places = np.flatnonzero(kept != bare).tolist()
+            if places:
+                self._add_plain(batch.at(places), now, bare=bare)
+        return None
+
+    def _add_plain(self, batch: PlainBatch, now: int, *, bare: bool) -> None:
+        service, version, number = batch.service, batch.version, batch.version.number
         has_labels = bool(version.labels)
-        metas, pieces = self._rows.setdefault(version.layout, ([], []))
-        pieces.append(np.hstack((batch.numbers, batch.found)).tobytes())
-        for call, _, said in batch.each():
+        mask = None if bare else service.mask
+        metas, pieces = self._rows.setdefault(service.layout(version, bare=bare), ([], []))
+        # A model may give integers, or half the digits.
+        found = batch.found.astype(np.float64, copy=False)
+        if mask is None:
+            kept = (found,) if bare else (batch.numbers, found)
+            pieces.append(np.hstack(kept).tobytes())
+        for at, (call, _, said) in enumerate(batch.each()):
             parsed = call.parsed
             keys, units, warnings = parsed.keys, parsed.units, parsed.warnings
+            texts: Texts = parsed.texts[0] if parsed.texts and not bare else ()
+            if mask is not None:
+                inputs, texts = mask(parsed.numbers, texts)
+                pieces += (inputs, found[at].tobytes())
             answer: Any = said if has_labels else None
             metas.append(
                 PredictionMeta(
@@ -53,7 +74,7 @@ class Recorder:
                     (units[0] if units else "") or call.id,
                     (now - call.began_ns) // 1000,
                     warnings[0] if warnings else (),
-                    (*parsed.texts[0], answer) if parsed.texts else (answer,),
+                    (*texts, answer) if texts else (answer,),
                 )
             )  # fmt: skip
 
@@ -81,23 +102,28 @@ class Recorder:
     def _add_part(self, call: Call, part: Part, latency_us: int, answered: int) -> None:
         service, parsed = call.service, call.parsed
         version = service.versions.get(part.answered)
-        layout = version.layout if version else service.default_layout
+        keeps = keep_nothing if self.is_short else service.keeps
+        bare = keeps is not None and not keeps(call.id)
+        layout = service.layout(version, bare=bare)
         found = self._rows.get(layout)
         if found is None:
             found = self._rows[layout] = ([], [])
         metas, pieces = found
         answers = _answers(part, version)
         scores = _scores(part, version, service)
-        mask = service.mask(call.id) if service.mask else None
+        mask = service.mask
         release = "" if call.pinned else service.release_id
         epoch = service.epoch if release else 0
         status, keys, units, warnings = int(part.status), parsed.keys, parsed.units, parsed.warnings
         for at, row in enumerate(part.rows or range(parsed.count)):
-            inputs = parsed.numbers if parsed.count == 1 else _row_of(service, parsed, row)
-            texts: Texts = parsed.texts[row] if parsed.texts else ()
-            if mask is not None:
-                inputs, texts = mask(inputs, texts)
-            pieces += (inputs, scores[at])
+            texts: Texts = ()
+            if not bare:
+                inputs = parsed.numbers if parsed.count == 1 else _row_of(service, parsed, row)
+                texts = parsed.texts[row] if parsed.texts else ()
+                if mask is not None:
+                    inputs, texts = mask(inputs, texts)
+                pieces.append(inputs)
+            pieces.append(scores[at])
             metas.append(
                 PredictionMeta(
                     call.request, row, call.at, answered, part.assigned, status, call.kind,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from doorstep.core.contract import Contract
 from doorstep.core.plan import REST, FallbackStep, ReleasePlan, ServicePlan, is_challengers
 from doorstep.core.record import Layout, layout_of
 from doorstep.serve.cells import CellKey
 from doorstep.serve.limits import FALLBACKS_MAX, PATIENCE
-from doorstep.serve.mask import mask_of
+from doorstep.serve.mask import keeps_of, mask_of
 from doorstep.serve.rows import RowReader
 from doorstep.serve.rule import Rule
 from doorstep.serve.version import Version
@@ -42,7 +43,8 @@ class Service:
         self.champion = None if plan.champion is None else versions.get(plan.champion)
         self.reader = reader or RowReader(plan)
         row, context = self.reader.row, self.reader.context
-        self.mask = mask_of(plan, row.numbers + context.numbers, row.texts + context.texts)
+        self.keeps = keeps_of(plan)
+        self.mask = mask_of(self.name, row.numbers + context.numbers, row.texts + context.texts)
         self.timeout_ns = plan.timeout_ms * 1_000_000
         self.patience_ns = int(self.timeout_ns * PATIENCE)
         self.cache_ns = round(plan.cache_s * 1e9)
@@ -59,7 +61,7 @@ class Service:
         self.has_groups = plan.release is not None or bool(plan.segments)
         alone = not self.has_groups and all(link is self.champion for link in self.chain)
         self.only_engine = self.champion.engine if alone and self.champion else None
-        simple = not (self.has_groups or self.is_disrupted or self.cache_ns or self.mask)
+        simple = not (self.has_groups or self.is_disrupted or self.cache_ns)
         self.plain = self.champion if simple and self.champion and self.champion.model else None
         self._slot = slot
         self._slots: dict[tuple[str, bool], int | None] = {}
@@ -69,6 +71,19 @@ class Service:
         for version in versions.values():
             version.layout = declare(layout_of(self.name, plan.contract, version.outputs))
             version.arrange(self.default_outputs)
+        self._declare = declare
+        self._bare_layouts: dict[tuple[str, ...], int] = {}
+
+    def layout(self, version: Version | None, *, bare: bool) -> int:
+        """Of the records of a version's answers, None if it is nobody's. bare: without columns of
+        inputs."""
+        if not bare:
+            return version.layout if version else self.default_layout
+        outputs = version.outputs if version else self.default_outputs
+        if outputs not in self._bare_layouts:
+            layout = layout_of(self.name, Contract(inputs=()), outputs)
+            self._bare_layouts[outputs] = self._declare(layout)
+        return self._bare_layouts[outputs]
 
     def challenges(self, unit: str, segment: str) -> bool:
         """Whether this unit's requests are the challenger's."""

@@ -114,7 +114,7 @@ class Shadow:
         scored = 0
         for group in self._tail.poll():
             target = self._targets.get(group.layout.service)
-            if target is not None:
+            if target is not None and has_inputs(group.layout):
                 scored += self._take(target, group)
         self._writer.flush()
         return scored
@@ -195,6 +195,12 @@ def batch_of(plan: ServicePlan, columns: Columns, group: Group, places: list[int
     kept = [one.name for one in group.layout.texts]
     texts = [_texts(plan, kept, group.rows[at].texts) for at in places]
     return columns.batch(numbers, texts)
+
+
+def has_inputs(layout: Layout) -> bool:
+    """Whether inputs were kept: a record without them has only outputs."""
+    columns = layout.numbers + layout.texts
+    return any(not one.name.startswith("out.") for one in columns)
 
 
 def _numbers(plan: ServicePlan, names: list[str], matrix: Scores) -> Scores:

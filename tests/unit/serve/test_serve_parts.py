@@ -17,7 +17,7 @@ from doorstep.core.errors import InputError
 from doorstep.core.plan import ServicePlan
 from doorstep.serve.http import HttpConnection, HttpExchange
 from doorstep.serve.limits import BODY_S, HEADER_S, IDLE_S, LINGER_S
-from doorstep.serve.mask import mask_of
+from doorstep.serve.mask import keeps_of, mask_of
 from doorstep.serve.nodeplan import Apply, Lines, Serves, encode_line
 from doorstep.serve.requestid import RequestIds
 from doorstep.serve.version import columns_of, probabilities_of
@@ -76,16 +76,28 @@ def test_personal_fields_are_dropped_or_kept_as_a_hash() -> None:
         Field(name="d", type="text", personal="drop"),
         Field(name="e", type="text", personal="pseudonymise"),
     ]
-    masks = mask_of(plan(), numbers, texts)
-    assert masks is not None
-    mask = masks("request")
+    mask = mask_of("s", numbers, texts)
     assert mask is not None
     data, row = mask(struct.pack("2d", 1, 2), ("x", "secret", "secret"))
     one, two = struct.unpack("2d", data)
     assert (one, two != two) == (1.0, True)
     assert row[:2] == ("x", None)
     assert row[2] is not None and "secret" not in row[2] and len(row[2]) == 16
-    assert mask_of(plan(), numbers[:1], texts[:1]) is None
+    assert mask_of("s", numbers[:1], texts[:1]) is None
+
+
+def test_whose_inputs_are_kept_is_decided_by_the_request_alone() -> None:
+    keeps = keeps_of(plan(record="sample", record_share=0.25))
+    assert keeps is not None
+    ids = [text for _, text in (RequestIds().next() for _ in range(4000))]
+    chosen = [one for one in ids if keeps(one)]
+    assert abs(len(chosen) / len(ids) - 0.25) < 0.04
+    again = keeps_of(plan(record="sample", record_share=0.25))
+    assert again is not None
+    assert [one for one in ids if again(one)] == chosen
+    more = keeps_of(plan(record="sample", record_share=0.5))
+    assert more is not None
+    assert all(more(one) for one in chosen)
 
 
 def contract(*names: str, **changes: Any) -> Contract:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doorstep.core.contract import Contract, Field
 from doorstep.core.record import PredictionMeta
 from doorstep.journal.reader import Group, list_blocks, read_block
 from doorstep.serve.cells import read_cells
@@ -39,13 +41,13 @@ class Onlooker:
 class Both:
     """The same site twice; the calls of the second one go the general way."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, contract: Contract = CONTRACT, **changes: Any) -> None:
         self.sites = []
         self.folders = [folder / "plain", folder / "general"]
-        services = {"loan": (CONTRACT, ("bad", "good")), "price": (CONTRACT, ())}
+        services = {"loan": (contract, ("bad", "good")), "price": (contract, ())}
         for one in self.folders:
             one.mkdir(parents=True)
-            self.sites.append(OneSite(one, services))
+            self.sites.append(OneSite(one, services, **changes))
         self.sites[1].site._path.observers = (Onlooker(),)
 
     def ask(self, path: str, body: Any) -> tuple[Any, Any]:
@@ -69,18 +71,21 @@ def _same(answer: Any) -> tuple[Any, ...]:
     return answer.status, shown, text.replace(request, "ID"), answer.media
 
 
+def groups_in(folder: Path) -> list[Group]:
+    blocks = [read_block(path.read_bytes()) for path in list_blocks(folder / "n").values()]
+    return [part for one in blocks for part in one.parts() if isinstance(part, Group)]
+
+
 def _records(folder: Path) -> list[tuple[PredictionMeta, bytes]]:
     found = []
-    for path in list_blocks(folder / "n").values():
-        for group in read_block(path.read_bytes()).parts():
-            assert isinstance(group, Group)
-            width = len(group.layout.numbers) * 8
-            for at, row in enumerate(group.rows):
-                plain = msgspec.structs.replace(
-                    row, request=b"", at=0, latency_us=0,
-                    unit="ID" if len(row.unit) == 36 else row.unit,
-                )  # fmt: skip
-                found.append((plain, bytes(group.matrix[at * width : at * width + width])))
+    for group in groups_in(folder):
+        width = len(group.layout.numbers) * 8
+        for at, row in enumerate(group.rows):
+            plain = msgspec.structs.replace(
+                row, request=b"", at=0, latency_us=0,
+                unit="ID" if len(row.unit) == 36 else row.unit,
+            )  # fmt: skip
+            found.append((plain, bytes(group.matrix[at * width : at * width + width])))
     return found
 
 
@@ -123,8 +128,52 @@ def test_every_protocol_answers_alike_on_both_ways(both: Both, service: str) -> 
     assert plain[0] == 200
 
 
-def test_both_ways_record_and_count_alike(tmp_path: Path) -> None:
-    both = Both(tmp_path)
+PERSONAL = Contract(
+    inputs=(
+        Field(name="age", type="int", range_min=18, range_max=100, personal="drop"),
+        Field(name="amount", type="float"),
+        Field(name="purpose", type="category", values=("car", "home"), personal="pseudonymise"),
+    ),
+    context=CONTRACT.context,
+)
+
+
+def test_in_a_sample_a_record_has_its_inputs_or_no_columns_for_them_by_its_request_id(
+    tmp_path: Path,
+) -> None:
+    both = Both(tmp_path, record="sample", record_share=0.5)
+    for at in range(40):
+        both.ask(WAYS["native"].format("loan"), {"rows": [ROW | {"amount": at}]})
+    both.close()
+    keeps = next(iter(both.sites[0].site.services.values())).keeps
+    assert keeps is not None
+    for folder in both.folders:
+        kept: dict[bool, int] = {True: 0, False: 0}
+        for group in groups_in(folder):
+            names = [one.name for one in group.layout.numbers + group.layout.texts]
+            matrix = np.frombuffer(group.matrix).reshape(len(group.rows), -1)
+            for row, numbers in zip(group.rows, matrix, strict=True):
+                has_inputs = keeps(str(UUID(bytes=row.request)))
+                kept[has_inputs] += 1
+                assert ("in.amount" in names, "in.purpose" in names) == (has_inputs, has_inputs)
+                assert names[-1] == "out.answer"
+                assert row.texts[-1] in ("bad", "good")
+                if has_inputs:
+                    share = numbers[names.index("in.amount")] / 1000
+                    assert numbers[names.index("out.bad")] == share
+        assert sum(kept.values()) == 40
+        assert all(kept.values())
+
+
+@pytest.mark.parametrize(
+    ("contract", "changes"),
+    [(CONTRACT, {}), (CONTRACT, {"record": "no-inputs"}), (PERSONAL, {})],
+    ids=["full", "no-inputs", "personal"],
+)
+def test_both_ways_record_and_count_alike(
+    tmp_path: Path, contract: Contract, changes: dict[str, Any]
+) -> None:
+    both = Both(tmp_path, contract, **changes)
     amounts = np.random.default_rng(5).uniform(-100, 1100, 30).round(2).tolist()
     for at, amount in enumerate(amounts):
         row = ROW | {"amount": amount, "purpose": ("car", "boat")[at % 2]}

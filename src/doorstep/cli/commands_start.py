@@ -196,6 +196,15 @@ def up(
     journal: Annotated[
         str, typer.Option(metavar="MODE", help="durable: answer when the disk has the record.")
     ] = "default",
+    journal_max: Annotated[
+        float, typer.Option(metavar="GB", help="With more, the oldest days go; default: 100.")
+    ] = 100,
+    disk_reserve: Annotated[
+        float, typer.Option(metavar="MB", help="To be left free; default: 256.")
+    ] = 256,
+    disk_low: Annotated[
+        str, typer.Option(metavar="WHAT", help="Then: refuse, or no-inputs: record without them.")
+    ] = "refuse",
     json: Json = False,
 ) -> None:
     """Run Doorstep over a home. Stop it with Ctrl-C or `doorstep down`."""
@@ -217,7 +226,7 @@ def up(
     )
     settings = read_settings(flags, os.environ, Path.cwd())
     tls = tls_files(tls_cert, tls_key, tls_client_ca)
-    keep = journal_options(journal)
+    keep = journal_options(journal, journal_max, disk_reserve, disk_low)
     words = observe_options(access_log, access_sample).words + keep.words
     words += ["--memory", str(memory)] if memory else []
     if detach:

@@ -25,6 +25,7 @@ import uvloop
 
 from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.journal.commit import commits_of
+from doorstep.journal.options import shortage
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter
 from doorstep.serve.counters import CONNECTIONS, IN_FLIGHT
@@ -140,6 +141,7 @@ class Front:
             Path(options.journal), node=options.node, boot=options.run, slot=start.slot,
             durable=options.keep.mode == "durable",
         )  # fmt: skip
+        self._journal, self._keep = Path(options.journal), options.keep
         self._recorder = Recorder(writer, commits_of(options.keep.mode, writer, loop))
         models = Models(loop, options.models_bytes)
         self._path = PredictPath(loop, self._recorder, self._cells, self.link, models)
@@ -392,8 +394,23 @@ class Front:
     async def _roll_blocks(self) -> None:
         """Close blocks that are old, also when nothing arrives."""
         while True:
-            await asyncio.sleep(JOURNAL_TICK_S)
+            self._look_at_disk()
             self._recorder.commit(self._tell_journal)
+            await asyncio.sleep(JOURNAL_TICK_S)
+
+    def _look_at_disk(self) -> None:
+        """Do as was declared for a disk that is nearly full, before it is full for everybody."""
+        recorder, keep = self._recorder, self._keep
+        try:
+            found = shortage(self._journal, keep.reserve_mb)
+        except OSError:
+            return  # Nothing can be written there either: that is told when something should be.
+        refuses = keep.disk_low == "refuse"
+        if recorder.refusal and not found:
+            self.link.tell("journal", "")
+        recorder.refusal, recorder.is_short = found if refuses else "", bool(found)
+        what = "requests are refused with 503" if refuses else "inputs are not recorded"
+        self.link.tell("disk", f"{found}: {what}" if found else "")
 
     def _tell_journal(self, error: Exception | None) -> None:
         if error is not None:

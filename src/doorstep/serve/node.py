@@ -5,7 +5,8 @@
                                   [--no-compactor]
                                   [--predict-route PATH] [--health-route PATH]
                                   [--tls-cert FILE --tls-key FILE [--tls-client-ca FILE]]
-                                  [--journal default|durable]
+                                  [--journal default|durable] [--journal-max GB]
+                                  [--disk-reserve MB] [--disk-low refuse|no-inputs]
                                   [--access-log FILE [--access-sample 1%]]
                                   [--otlp URL [--trace-sample 1%]]
                                   [--bound port=FD] [--bound health-port=FD] ...
@@ -31,7 +32,7 @@ from pathlib import Path
 
 from doorstep.core.errors import DoorstepError, MissingExtraError
 from doorstep.core.ids import NAME_LENGTH_MAX, parse_name
-from doorstep.journal.options import journal_options
+from doorstep.journal.options import DISK_RESERVE_MB, JOURNAL_GB_MAX, journal_options
 from doorstep.serve.health import serve_health
 from doorstep.serve.listeners import open_listener
 from doorstep.serve.observe_options import observe_options
@@ -94,6 +95,9 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
     for name in ("--tls-cert", "--tls-key", "--tls-client-ca"):
         parser.add_argument(name, default="")
     parser.add_argument("--journal", default="default")
+    parser.add_argument("--journal-max", type=float, default=JOURNAL_GB_MAX, metavar="GB")
+    parser.add_argument("--disk-reserve", type=float, default=DISK_RESERVE_MB, metavar="MB")
+    parser.add_argument("--disk-low", default="refuse")
     parser.add_argument("--access-log", default="")
     parser.add_argument("--access-sample", default="1%")
     parser.add_argument("--otlp", default="")
@@ -120,7 +124,7 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
         observe=observe_options(
             args.access_log, args.access_sample, _otlp(args.otlp), args.trace_sample
         ),
-        keep=journal_options(args.journal),
+        keep=journal_options(args.journal, args.journal_max, args.disk_reserve, args.disk_low),
         bound={name: int(fd) for name, _, fd in (one.partition("=") for one in args.bound)},
         tls=tls_files(args.tls_cert, args.tls_key, args.tls_client_ca),
     )

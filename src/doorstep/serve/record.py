@@ -22,12 +22,14 @@ from doorstep.serve.version import Version
 
 class Recorder:
     """Collects the records of a turn and commits them together. commits: how the writer's are
-    kept; each at once, if it does not say. is_short: of disk; no inputs are kept then."""
+    kept; each at once, if it does not say. is_short: of disk; no inputs are kept then. refusal: why
+    nothing at all is, "" as long as it is."""
 
     def __init__(self, writer: BlockWriter, commits: Commits | None = None) -> None:
         self.writer = writer
         self._commits = commits or Direct(writer)
         self.is_short = False
+        self.refusal = ""
         self._rows: dict[int, tuple[list[PredictionMeta], list[bytes]]] = {}
 
     def add(self, call: Call, latency_us: int) -> None:
@@ -82,6 +84,9 @@ class Recorder:
         """Keep everything that was collected, and what else is in the writer's buffer; `then` is
         told when that is done, or why it cannot be (OSError, OverloadedError)."""
         rows, self._rows = self._rows, {}
+        if self.refusal and (rows or self.writer.buffered_bytes):
+            self.drop()
+            return then(OverloadedError("journal-reserve", self.refusal))
         try:
             for layout, (metas, pieces) in rows.items():
                 self.writer.predictions(layout, metas, b"".join(pieces))

@@ -163,5 +163,12 @@ def test_in_default_mode_who_commits_is_told_at_once_and_nothing_is_synced(tmp_p
 def test_the_options_of_a_node_say_its_mode():
     assert journal_options("durable").words == ["--journal", "durable"]
     assert JournalOptions().words == []
+    assert journal_options(gb_max=2.5, reserve_mb=0, disk_low="no-inputs").words == [
+        *("--journal-max", "2.5", "--disk-reserve", "0", "--disk-low", "no-inputs")
+    ]
+    with pytest.raises(UsageError, match="more than 0"):
+        journal_options(gb_max=0)
+    with pytest.raises(UsageError, match="refuse, no-inputs"):
+        journal_options(disk_low="panic")
     with pytest.raises(UsageError, match="expected one of default, durable"):
         journal_options("replicated")

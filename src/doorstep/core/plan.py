@@ -95,6 +95,7 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     versions: every version that must be resident: champion, challenger, last champion, fallbacks.
     record: which part of the rows' inputs the journal keeps. cache_s: how long an answer to the
     same row may be given again; 0: never. killed: numbers of versions that must not be asked.
+    keep_s: how long the journal keeps its records; 0: for ever.
     access: whether callers need an API key. limit: requests per second on all nodes together, 0
     for no limit."""
 
@@ -115,6 +116,7 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     record_share: float = 1.0
     cache_s: float = 0.0
     killed: tuple[int, ...] = ()
+    keep_s: float = 0.0
     access: Literal["open", "keys"] = "open"
     limit: float = 0.0
 

@@ -149,15 +149,12 @@ def _thin_release(file: ServiceFile) -> Iterator[Thin]:
 
 
 def _thin_people(file: ServiceFile) -> Iterator[Thin]:
-    written = frozenset(file.written)
     if file.explain.immutable:
         yield "explain.immutable", _NOT_YET
     if file.review:
         yield "review", "is checked; predictions are not yet put before a person"
     if file.retrain.when:
         yield "retrain.when", "is checked; training is not yet started by itself"
-    if "privacy.keep" in written:
-        yield "privacy.keep", "is checked; nothing is deleted by age in this release yet"
     if file.approve.people:
         yield "approve", "is checked; a release is not yet held for people to approve"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from doorstep.core.instant import to_text
 from doorstep.kernel.event import Event
 
 Data = Mapping[str, Any]
@@ -76,6 +77,15 @@ def _closed(_: Event, data: Data) -> str:
     return f"journal block closed on {data.get('node')}: {data.get('rows'):,} records"
 
 
+def _dropped(_: Event, data: Data) -> str:
+    first, last = to_text(data["first"])[:10], to_text(data["last"])[:10]
+    why = {"age": "they are older than they are kept", "size": "the journal has too many"}
+    return (
+        f"{data['rows']:,} records of {first} to {last} went from {data['node']}: "
+        f"{why[data['why']]}"
+    )
+
+
 def _token_created(event: Event, data: Data) -> str:
     return f"{_token(event, data)} made for {data.get('service') or 'all services'}"
 
@@ -111,6 +121,7 @@ _SENTENCES: Mapping[str, Callable[[Event, Data], str]] = {
     "finding.escalated": _found,
     "finding.resolved": _found,
     "journal.closed": _closed,
+    "journal.dropped": _dropped,
     "token.created": _token_created,
     "token.revoked": _token_revoked,
 }

@@ -1,7 +1,7 @@
 """The compactor of a node: `python -m doorstep.journal.compactor --home H --node NODE`.
 
 A low-priority child. Each run closes the blocks of dead writers, compacts closed blocks, merges
-files of past hours and days, and removes what is no longer needed. One per node at a time.
+files of past hours and days, and removes what is no longer needed or kept. One per node at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import stat
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +37,10 @@ from doorstep.journal.compact import (
 )
 from doorstep.journal.index import COMPACTED, ClosedBlock, Entry, fold, read_entries
 from doorstep.journal.merge import carry_out, plan_merges, remove_replaced, shorten_index
+from doorstep.journal.options import GB, JOURNAL_GB_MAX
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.recover import recover, remove_old_locks
+from doorstep.journal.retain import Bounds, apply_bounds
 from doorstep.journal.tally import Profiles
 
 if TYPE_CHECKING:
@@ -50,8 +52,9 @@ _STEM = re.compile(r"[a-z0-9-]{1,200}\Z")
 
 
 class Compactor:
-    """home: the home's folder. profiles: where codes come from. Raises: RefusedError
-    (`compactor-running`) if the node has one already. Close it, or use it as a context manager."""
+    """home: the home's folder. profiles: where codes come from. bounds: of what is kept, asked each
+    time; None keeps everything. Raises: RefusedError (`compactor-running`) if the node has one
+    already. Close it, or use it as a context manager."""
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Compactor:
         node: str,
         profiles: Profiles,
         *,
+        bounds: Callable[[], Bounds] | None = None,
         clock: Clock | None = None,
         reached: Reached = keep_going,
     ) -> None:
@@ -66,6 +70,7 @@ class Compactor:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock_fd = _lock(self._folder / ".compacting", node)
         self._profiles, self._reached = profiles, reached
+        self._bounds = bounds
         self._clock = clock or SystemClock()
         self._temp = self._folder / ".spill"
         self._clean()
@@ -103,6 +108,10 @@ class Compactor:
             with self._connected() as con:
                 entries += self._compact_all(con, closed)
                 entries += self._merge_all(con)
+        if self._bounds is not None:
+            files = fold(read_entries(self._folder)).files.values()
+            gone = apply_bounds(self._folder, files, self._bounds(), self._clock.now())
+            entries += [gone] if gone else []
         self._tidy()
         return entries
 
@@ -185,6 +194,7 @@ class _Options(msgspec.Struct):
     node: str
     once: bool
     every_s: float
+    gb_max: float
 
 
 def _options(arguments: list[str]) -> _Options:
@@ -193,8 +203,9 @@ def _options(arguments: list[str]) -> _Options:
     parser.add_argument("--node", required=True)
     parser.add_argument("--once", action="store_true")
     parser.add_argument("--every", type=float, default=EVERY_S, help="seconds between runs")
+    parser.add_argument("--journal-max", type=float, default=JOURNAL_GB_MAX, metavar="GB")
     found = parser.parse_args(arguments)
-    return _Options(found.home, found.node, found.once, found.every)
+    return _Options(found.home, found.node, found.once, found.every, found.journal_max)
 
 
 def main(arguments: list[str]) -> int:
@@ -204,7 +215,12 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     _stop_with_parent(stop)
-    with Compactor(options.home, options.node, PlanProfiles(options.home)) as compactor:
+    plan = PlanProfiles(options.home)
+
+    def bounds() -> Bounds:
+        return Bounds(plan.keep_s(), options.gb_max * GB)
+
+    with Compactor(options.home, options.node, plan, bounds=bounds) as compactor:
         while True:
             failed = _run_guarded(compactor)
             if options.once:

@@ -1,4 +1,5 @@
-"""Reference profiles of the versions in the plan, read from the home's bundles."""
+"""What a compactor needs of the plan: reference profiles of its versions, read from the home's
+bundles, and how long records are kept."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ class PlanProfiles:
         self._root = ""
         self._bundles: dict[tuple[str, int], str] = {}
         self._found: dict[str, Profile | None] = {}
+        self._keep_s: dict[str, float] = {}
 
     def __call__(self, service: str, version: int) -> Profile | None:
         if (service, version) not in self._bundles:
@@ -36,16 +38,25 @@ class PlanProfiles:
         digest = self._bundles.get((service, version))
         return self._profile(digest) if digest else None
 
+    def keep_s(self) -> dict[str, float]:
+        """By service, how long its records are kept, as the plan has it."""
+        with contextlib.suppress(OSError, InputError):
+            self._read_plan()
+        return self._keep_s
+
     def _read_plan(self) -> None:
         data = (self._home / "plan" / "current").read_bytes()
         pointer = decode_part(data, PlanPointer, "plan")
         if pointer.root == self._root:
             return
         root = self._document(pointer.root, PlanRoot)
+        keep_s: dict[str, float] = {}
         for digest in root.services.values():
             plan = self._document(digest, ServicePlan)
             self._bundles |= {(plan.service, one.number): one.bundle for one in plan.versions}
-        self._root = pointer.root
+            if plan.keep_s > 0:
+                keep_s[plan.service] = plan.keep_s
+        self._root, self._keep_s = pointer.root, keep_s
 
     def _document(self, digest: str, kind: type[PartT]) -> PartT:
         path = self._home / "plan" / f"{parse_digest(digest)}.json"

@@ -28,7 +28,7 @@ from doorstep.monitor.types import (
     Severity,
     TrafficWindow,
 )
-from doorstep.monitor.wording import counted, say_unloaded
+from doorstep.monitor.wording import counted, say_leaving, say_unloaded
 from doorstep.stats.intervals import proportion
 
 WARNED_SHARE_MAX = 0.01
@@ -37,6 +37,7 @@ WARNED_ROWS_MIN = 200
 OUTCOMES_AWAITED_MIN = 1000
 QUALITY_WINDOW_S = 7 * 86_400.0
 LOADING = "loading"
+RETENTION = "retention"
 LATE_S = 120
 """Windows close two minutes late, so that slow writers are in."""
 _WORDS = {
@@ -63,6 +64,7 @@ def asked_subjects(facts: ServiceFacts) -> frozenset[tuple[Kind, str]]:
     found: set[tuple[Kind, str]] = {("drift", one) for one in drift_subjects(facts)}
     found |= {(one.kind, one.text) for one in promises(facts)}
     found |= {("data", "traffic"), ("data", "contract"), ("data", LOADING)}
+    found.add(("data", RETENTION))
     if facts.promised:
         found.add(("data", "outcomes"))
     return frozenset(found)
@@ -184,6 +186,7 @@ def _of_data(facts: ServiceFacts) -> Iterator[Observation]:
     """What keeps us from knowing, and rows that are not what the contract says."""
     if facts.traffic is not None:
         yield _of_loading(facts, facts.traffic)
+        yield _of_retention(facts, facts.traffic)
         if facts.had_traffic:
             yield _of_silence(facts, facts.traffic)
     quality = facts.quality
@@ -217,6 +220,25 @@ def _of_loading(facts: ServiceFacts, traffic: TrafficWindow) -> Observation:
         next="doorstep doctor",
         is_certain=True,
         numbers={"versions": sorted(facts.unloaded)},
+    )
+
+
+def _of_retention(facts: ServiceFacts, traffic: TrafficWindow) -> Observation:
+    """Records that go because they are too old are what was asked for; because they are too many
+    is news."""
+    by_size = any(one.why == "size" for one in facts.leaving.values())
+    return Observation(
+        kind="data",
+        subject=RETENTION,
+        is_bad=bool(facts.leaving),
+        since=traffic.since,
+        until=traffic.until,
+        severity="warning" if by_size else "info",
+        sentence="; ".join(say_leaving(*one) for one in facts.leaving.items()),
+        cause="the journal is nearly as large as it may be" if by_size else "privacy.keep",
+        next="doorstep up --journal-max GB" if by_size else "doorstep check",
+        is_certain=True,
+        numbers={node: one.rows for node, one in facts.leaving.items()},
     )
 
 

@@ -15,6 +15,7 @@ from doorstep.gate.metrics import Labelled, labelled_of
 from doorstep.journal import query
 from doorstep.journal.joined import OutcomeArrays
 from doorstep.journal.operations import windows_of
+from doorstep.journal.retain import NOTICE, Due, read_notice
 from doorstep.journal.summary import Cell, Summary
 from doorstep.journal.windows import column_codes
 from doorstep.kernel.app import App
@@ -148,9 +149,19 @@ def _facts(
         served_since=seen.served_since,
         had_traffic=_was_asked(app, service, now),
         unloaded=unloaded_of(app, service),
+        leaving=leaving_of(app, service),
         alert_kinds=frozenset(told),
         known=known,
     )
+
+
+def leaving_of(app: App, service: str) -> dict[str, Due]:
+    """What of the service's records goes soon, by node."""
+    notices = {
+        path.parent.name: read_notice(path.parent).services
+        for path in sorted(app.home.journal.glob(f"*/{NOTICE}"))
+    }
+    return {node: said[service] for node, said in notices.items() if service in said}
 
 
 def unloaded_of(app: App, service: str) -> dict[int, str]:

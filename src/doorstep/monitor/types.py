@@ -12,6 +12,7 @@ from doorstep.core.ids import digest_of
 from doorstep.core.instant import Instant
 from doorstep.core.manifest import Profile
 from doorstep.gate.types import Estimate
+from doorstep.journal.retain import Due
 from doorstep.stats.distances import ColumnCounts
 
 Kind = Literal["drift", "quality", "errors", "latency", "data"]
@@ -114,8 +115,8 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     of the service file. fresh: by promise that had an incident: quality by the outcomes that were
     received since the last window of it that was judged. served_since: when this version became
     champion. had_traffic: the service was asked in the day before `traffic` ended. unloaded: why
-    versions cannot be loaded, by number. known: findings that are open, and those resolved not long
-    ago.
+    versions cannot be loaded, by number. leaving: by node, records that go soon. known: findings
+    that are open, and those resolved not long ago.
     """
 
     service: str
@@ -131,6 +132,7 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     served_since: Instant | None = None
     had_traffic: bool = False
     unloaded: Mapping[int, str] = {}
+    leaving: Mapping[str, Due] = {}
     alert_kinds: frozenset[str] = frozenset({"drift", "quality", "slo"})
     known: tuple[MonitorFinding, ...] = ()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from doorstep.core.instant import SECOND_US
+from doorstep.core.instant import SECOND_US, to_text
+from doorstep.journal.retain import Due
 from doorstep.monitor.types import DriftWindow, QualityWindow, TrafficWindow
 from doorstep.release.wording import say_time
 
@@ -19,6 +20,11 @@ def counted(window: Window, what: str = "requests") -> str:
     """`2,000 requests in 1 h`; `no requests in 1 h`."""
     rows = f"{window.rows:,}" if window.rows else "no"
     return f"{rows} {what} in {say_time(length_s(window))}"
+
+
+def say_leaving(node: str, due: Due) -> str:
+    first, last = to_text(due.first)[:10], to_text(due.last)[:10]
+    return f"{due.rows:,} records of {first} to {last} go within a week from node {node}"
 
 
 def say_unloaded(service: str, unloaded: Mapping[int, str]) -> list[str]:

@@ -69,6 +69,7 @@ def service_plan(state: ServiceState) -> ServicePlan:
         record_share=serve.record.share,
         cache_s=serve.cache_s,
         killed=tuple(sorted(state.killed)),
+        keep_s=state.file.privacy.keep_s,
         access=serve.access,
         limit=serve.limit,
     )

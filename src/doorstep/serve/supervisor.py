@@ -430,6 +430,7 @@ class Supervisor:
         extras = [Child("shadow", "shadow", shadow, logs)]
         if options.compactor:
             argv = ["-m", "doorstep.journal.compactor", *common]
+            argv += ["--journal-max", str(options.keep.gb_max)]
             extras.append(Child("compactor", "compactor", argv, logs))
         return extras
 

@@ -164,7 +164,7 @@ def test_the_options_of_a_node_say_its_mode():
     assert journal_options("durable").words == ["--journal", "durable"]
     assert JournalOptions().words == []
     assert journal_options(gb_max=2.5, reserve_mb=0, disk_low="no-inputs").words == [
-        *("--journal-max", "2.5", "--disk-reserve", "0", "--disk-low", "no-inputs")
+        *("--journal-max", "2.5", "--disk-reserve", "0.0", "--disk-low", "no-inputs")
     ]
     with pytest.raises(UsageError, match="more than 0"):
         journal_options(gb_max=0)

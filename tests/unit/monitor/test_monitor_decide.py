@@ -9,6 +9,7 @@ from monitor_cases import HOUR, T0, facts_of, reference_of, rows_of, window_of
 
 from doorstep.core.condition import parse_condition
 from doorstep.gate.types import Estimate
+from doorstep.journal.retain import Due, Why
 from doorstep.journal.summary import LATENCY_BINS
 from doorstep.monitor.decide import QUALITY_WINDOW_S, evaluate, latest_window
 from doorstep.monitor.incidents import LOOKS_CLEAR_MIN, NOT_ASKED, REOPEN_S, step
@@ -146,6 +147,17 @@ def test_rows_outside_the_contract_are_found_beyond_a_percent(warned, is_found) 
     window = window_of(REFERENCE, rows_of(np.random.default_rng(1), 1000), warned=warned)
     found = evaluate(facts_of(REFERENCE, window), T0 + HOUR)
     assert bool(found) is is_found
+
+
+@pytest.mark.parametrize(("why", "severity"), [("age", "info"), ("size", "warning")])
+def test_records_that_go_soon_are_a_finding_until_they_went(why: Why, severity: str) -> None:
+    due = Due(since=T0, why=why, files=2, rows=12_345, bytes=9, first=T0, last=T0 + HOUR)
+    (found,) = evaluate(with_slo(traffic(), leaving={"local": due}), T0 + HOUR)
+    assert (found.subject, found.severity, found.alert) == ("retention", severity, False)
+    assert "12,345 records" in found.sentence
+    assert "node local" in found.sentence
+    (found,) = evaluate(with_slo(traffic(hour=1), known=(found,)), T0 + 2 * HOUR)
+    assert found.state == "resolved"
 
 
 @pytest.mark.parametrize(("number", "severity"), [(2, "critical"), (3, "warning")])

@@ -10,6 +10,13 @@ from doorstep.core.errors import NotFoundError
 from doorstep.core.filekeys import Problem
 from doorstep.core.servicefile import ServiceFile, read_service_file
 from doorstep.core.servicefile_explain import ExplainedKey, advice, explain, thin_keys
+from doorstep.journal.options import GB, JOURNAL_GB_MAX
+
+RATE = 10.0
+RECORD_BYTES = 105.0
+"""What is ours of a record, with two scores, as Parquet; measured, as the others are."""
+NUMBER_BYTES = 8.0
+_BYTES_OF: dict[str, float] = {"category": 2.0, "text": 20.0, "bool": 1.0}
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +39,8 @@ class Said(msgspec.Struct, frozen=True):
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
     """problems: none means that the file can be used. thin: read and checked, not acted on yet.
-    advice: allowed, and probably not meant. explained: every key; () if the file cannot be read."""
+    advice: allowed, and probably not meant. explained: every key; () if the file cannot be read.
+    journal: how much it will take, "" if the contract is not in the file."""
 
     file: str
     service: str
@@ -40,13 +48,15 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     thin: tuple[Said, ...] = ()
     advice: tuple[Said, ...] = ()
     explained: tuple[ExplainedKey, ...] = ()
+    journal: str = ""
 
     def without_explained(self) -> Checked:
         return msgspec.structs.replace(self, explained=())
 
 
-def check_file(file: Path, environment: str | None = None) -> Checked:
-    """Everything that can be said about the file. environment: also with its differences.
+def check_file(file: Path, environment: str | None = None, rate: float = RATE) -> Checked:
+    """Everything that can be said about the file. environment: also with its differences. rate:
+    predictions per second.
 
     Raises: NotFoundError (`no-file`, `no-environment`).
     """
@@ -69,7 +79,33 @@ def check_file(file: Path, environment: str | None = None) -> Checked:
         thin=tuple(Said(*one) for one in thin_keys(found)),
         advice=tuple(Said(*one) for one in said),
         explained=tuple(explain(found)),
+        journal=say_journal(found, rate),
     )
+
+
+def bytes_a_prediction(file: ServiceFile) -> float:
+    """Of a compacted record, about: numbers that do not repeat take all their bytes."""
+    fields = [*file.contract.inputs.values(), *file.contract.context.values()]
+    inputs = sum(_BYTES_OF.get(one.type, NUMBER_BYTES) for one in fields)
+    share = {"full": 1.0, "no-inputs": 0.0, "sample": file.serve.record.share}
+    return RECORD_BYTES + share[file.serve.record.mode] * inputs
+
+
+def say_journal(file: ServiceFile, rate: float) -> str:
+    """What the journal will take at so many predictions per second."""
+    if not file.contract.inputs:
+        return ""
+    size = bytes_a_prediction(file)
+    days = file.privacy.keep_s / 86400
+    gb_a_day = size * rate * 86400 / GB
+    said = (
+        f"journal: about {gb_a_day:,.1f} GB a day at {rate:g} predictions a second ({size:.0f} "
+        f"bytes each), {gb_a_day * days:,.0f} GB in the {days:g} days that they are kept"
+    )
+    if gb_a_day * days <= JOURNAL_GB_MAX:
+        return said
+    held = f"{JOURNAL_GB_MAX / gb_a_day:,.0f} days fit into the {JOURNAL_GB_MAX} GB"
+    return f"{said}; {held} of doorstep up --journal-max"
 
 
 def read_text(file: Path) -> bytes:

@@ -128,12 +128,15 @@ def check(
     environment: Annotated[
         str | None, typer.Option("--environment", help="With its differences.")
     ] = None,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Predictions a second, for the size of the journal.")
+    ] = 10,
     json: Json = False,
 ) -> None:
     """Check a service file. Every problem is named with its line and column."""
     from doorstep.cli.checking import check_file
 
-    found = check_file(file, environment)
+    found = check_file(file, environment, rate)
     if found.problems:
         fail(f"{file} has {_count(len(found.problems), 'problem')}")
     for sentence in (one.sentence for one in found.thin):
@@ -142,6 +145,8 @@ def check(
         warn(f"{one.path} {one.sentence}")
     if not found.problems:
         done(f"{file}: {found.service}, no problems")
+        if found.journal:
+            note(f"  {found.journal}")
     lines = [f"{file}:{one.line}:{one.column}: {one.text}" for one in found.problems]
     if explained:
         rows = [(one.path, one.value, one.source, one.why) for one in found.explained]

@@ -295,6 +295,30 @@ def test_check_explains_every_key_with_its_reason(trusted: Path, run: Run) -> No
     assert keys["release.shadow.requests"]["value"] == "1000"
 
 
+@pytest.mark.parametrize(
+    ("serve", "said"),
+    [
+        ("{}", "2.9 GB a day at 100 predictions a second (337 bytes each)"),
+        ("{record: no-inputs}", "0.9 GB a day at 100 predictions a second (105 bytes each)"),
+        ("{record: sample 50%}", "1.9 GB a day at 100 predictions a second (221 bytes each)"),
+    ],
+)
+def test_check_says_what_the_journal_will_take(here: Path, run: Run, serve: str, said: str) -> None:
+    fields = ", ".join(f"n{at}: {{type: float}}" for at in range(29))
+    (here / "doorstep.yaml").write_text(
+        "doorstep: 1\nservice: a\nmodel: {label: y}\ndata: {holdout: gone.csv}\n"
+        f"contract: {{inputs: {{{fields}}}}}\nserve: {serve}\n"
+    )
+    found = run("check --rate 100")
+    assert found.code == 0
+    assert said in found.text
+    assert "days fit into the 100 GB" in found.text
+    assert "at 10 predictions a second" in run("check").text
+    slow = run("check --rate 1").text
+    assert "at 1 predictions a second" in slow
+    assert "fit into" not in slow
+
+
 def test_check_names_data_that_is_not_there(here: Path, run: Run) -> None:
     text = "doorstep: 1\nservice: a\nmodel: {label: y}\ndata: {holdout: gone.csv}\n"
     (here / "doorstep.yaml").write_text(text)

@@ -14,6 +14,7 @@ import ssl
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 ANSWER_S = 60.0
 CONNECT_S = 60.0
@@ -26,8 +27,11 @@ BodyOf = Callable[[int], bytes]
 @dataclass
 class Tally:
     """statuses: answers by HTTP status. dropped: requests without an answer. answered: prediction
-    ids of answers with status 200, with the version that the answer named."""
+    ids of answers with status 200, with the version that the answer named. requests: how many were
+    made; failed_first: those whose first try was dropped or answered 502 to 504."""
 
+    requests: int = 0
+    failed_first: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     dropped: int = 0
     refused_connections: int = 0
@@ -44,7 +48,9 @@ class Load:
     """`connections` clients that send one request after the other until `stop`.
 
     retry: a request that was dropped, or answered 502 to 504, is sent again every RETRY_PAUSE_S, up
-    to RETRIES_MAX times; only if that does not help it counts in `gave_up`. tls: whom it believes.
+    to RETRIES_MAX times; only if that does not help it counts in `gave_up`. once_more: it is sent
+    again once, after what Retry-After says. pause_s: of a client between two requests. tls: whom it
+    believes.
     """
 
     def __init__(
@@ -55,6 +61,8 @@ class Load:
         *,
         connections: int = 8,
         retry: bool = False,
+        once_more: bool = False,
+        pause_s: float = 0.0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         host, _, port = url.partition("://")[2].rpartition(":")
@@ -63,7 +71,9 @@ class Load:
         self._path = path
         self._body_of = body_of
         self._connections = connections
-        self._retry = retry
+        self._tries = RETRIES_MAX if retry else 2 if once_more else 1
+        self._obeys = once_more
+        self._pause_s = pause_s
         self._stopping = asyncio.Event()
         self._number = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -94,33 +104,37 @@ class Load:
         while not self._stopping.is_set():
             self._number += 1
             request = _request(self._path, self._body_of(self._number))
-            for _ in range(RETRIES_MAX if self._retry else 1):
+            self.tally.requests += 1
+            for tried in range(self._tries):
                 link = link or await self._connect()
                 answer = await link.exchange(request)
-                if answer is None or answer[2]:
+                if answer is None or answer.closes:
                     await link.close()
                     link = None
                 if not self._note(answer):
                     break
-                self.tally.retried += 1
-                await asyncio.sleep(RETRY_PAUSE_S)
+                self.tally.failed_first += tried == 0
+                if self._tries > 1:
+                    self.tally.retried += 1
+                    told_s = answer.retry_after_s if answer else 0.0
+                    await asyncio.sleep(told_s if self._obeys else RETRY_PAUSE_S)
             else:
-                self.tally.gave_up += int(self._retry)
+                self.tally.gave_up += self._tries > 1
+            await asyncio.sleep(self._pause_s)
         if link is not None:
             await link.close()
 
-    def _note(self, answer: tuple[int, bytes, bool] | None) -> bool:
+    def _note(self, answer: _Answer | None) -> bool:
         """Count an answer. Whether the request should be sent again."""
         if answer is None:
             self.tally.dropped += 1
-            return self._retry
-        status, body, _ = answer
-        self.tally.statuses[status] += 1
-        if status == 200:
-            found = json.loads(body)
+            return True
+        self.tally.statuses[answer.status] += 1
+        if answer.status == 200:
+            found = json.loads(answer.body)
             for one in found.get("predictions", ()):
                 self.tally.answered[one["id"]] = one.get("version", found["version"])
-        return self._retry and status in (502, 503, 504)
+        return answer.status in (502, 503, 504)
 
     async def _connect(self) -> _Connection:
         async with asyncio.timeout(CONNECT_S):
@@ -134,23 +148,32 @@ class Load:
                     return _Connection(reader, writer)
 
 
+class _Answer(NamedTuple):
+    status: int
+    body: bytes
+    closes: bool
+    retry_after_s: float
+
+
 class _Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
-    async def exchange(self, request: bytes) -> tuple[int, bytes, bool] | None:
-        """(status, body, whether the server closes), None if no answer came."""
+    async def exchange(self, request: bytes) -> _Answer | None:
+        """None if no answer came."""
         try:
             async with asyncio.timeout(ANSWER_S):
                 self._writer.write(request)
                 head = await self._reader.readuntil(b"\r\n\r\n")
                 lines = head.decode("latin-1").lower().split("\r\n")
-                sizes = [one for one in lines if one.startswith("content-length:")]
-                body = await self._reader.readexactly(int(sizes[0].partition(":")[2]))
+                fields = dict(one.split(": ", 1) for one in lines[1:] if ": " in one)
+                body = await self._reader.readexactly(int(fields["content-length"]))
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             return None
-        return int(lines[0].split(" ")[1]), body, "connection: close" in lines
+        closes = fields.get("connection") == "close"
+        after_s = float(fields.get("retry-after", 0))
+        return _Answer(int(lines[0].split(" ")[1]), body, closes, after_s)
 
     async def close(self) -> None:
         self._writer.close()

@@ -11,19 +11,7 @@ from control_cases import assert_exactly_once, assert_no_request_failed, traffic
 from doorstep.core.errors import DoorstepError
 from doorstep.testing.installation import RunningInstallation
 from fakes.load import Tally
-
-
-def allow(server: str, url: str, allowed: bool) -> None:
-    """Let the database of `url` be reached, or end everybody's connections to it."""
-    import psycopg
-
-    name = url.partition("@/")[2].partition("?")[0]
-    with psycopg.connect(server.format("postgres"), autocommit=True) as connection:
-        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {str(allowed).lower()}")
-        if not allowed:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
-            )
+from fakes.postgres import allow
 
 
 @pytest.mark.postgres

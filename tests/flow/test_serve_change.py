@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import http.client
 import json
 import os
 import signal
+import socket
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -16,7 +17,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from doorstep.core.manifest import FileEntry
 from doorstep.core.plan import ReleasePlan
 from doorstep.core.record import Status
 from doorstep.core.report import NodeReport
@@ -26,6 +26,7 @@ from doorstep.release.types import ReleaseSpec
 from doorstep.testing.home import TestHome
 from doorstep.testing.node import RunningNode
 from doorstep.testing.processes import wait_for
+from fakes.faults import broken_model
 from fakes.load import Load, Tally
 
 PATH = "/v1/services/loans/predict"
@@ -117,6 +118,25 @@ def test_a_term_signal_under_load_finishes_what_was_sent_and_exits_zero(
     assert code == 0
     assert tally.dropped == 0
     assert set(tally.statuses) == {200}
+
+
+def test_a_node_that_ends_refuses_who_comes_then_and_answers_who_is_there(
+    home: TestHome, node: RunningNode
+) -> None:
+    home.publish(home.service("loans", {1: home.bundle(home.contract(3))}))
+    node.wait_plan(1)
+    there = http.client.HTTPConnection("127.0.0.1", node.port)
+    for is_ending in (False, True):
+        if is_ending:
+            node.signal(signal.SIGTERM)
+            # Before, who came then waited in a backlog that nobody took from, and was reset.
+            with pytest.raises(ConnectionRefusedError):
+                while True:
+                    socket.create_connection(("127.0.0.1", node.port)).close()
+        there.request("POST", PATH, body_of(1))
+        answer = there.getresponse()
+        assert (answer.status, bool(answer.read())) == (200, True)
+    there.close()
 
 
 def test_a_challenger_that_nobody_renews_loses_its_share_until_somebody_does(
@@ -235,16 +255,6 @@ def test_a_worker_that_starts_while_a_plan_is_refused_serves_the_last_good_one(
     assert predict(node, {"x0": 1, "x1": 1, "x2": 1})[1]["version"] == 1
     number = home.publish(good)
     node.wait(lambda found: found.plan_number == number and not found.problems, "mended")
-
-
-def broken_model(home: TestHome, like: str) -> str:
-    """A bundle with the right digest whose model is none: its engine cannot start."""
-    data = b"not a model"
-    entry = FileEntry(
-        path="model/onnx/model.onnx", size=len(data), sha256=hashlib.sha256(data).hexdigest()
-    )
-    manifest = msgspec.structs.replace(home.read_manifest(like), files=(entry,))
-    return home.add_bundle(manifest, {entry.path: data})
 
 
 def test_a_service_that_cannot_be_loaded_holds_nobody_else_back_and_its_crash_loop_is_collected(
@@ -404,7 +414,6 @@ def test_the_health_port_tells_liveness_readiness_and_counters(
 
 
 def test_a_node_serves_at_sockets_that_were_bound_for_it(home: TestHome, tmp_path: Path) -> None:
-    import socket
     import subprocess
     import sys
 
@@ -440,7 +449,6 @@ def test_a_node_serves_at_sockets_that_were_bound_for_it(home: TestHome, tmp_pat
 
 
 def test_a_port_in_use_is_an_error_that_says_so(home: TestHome, tmp_path: Path) -> None:
-    import socket
     import subprocess
     import sys
 

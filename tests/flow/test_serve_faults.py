@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,38 +15,23 @@ import pytest
 from doorstep.core.plan import ReleasePlan
 from doorstep.testing.home import TestHome
 from doorstep.testing.node import RunningNode
+from fakes.faults import Clock, Missing, fill, small_disk
 from fakes.load import Load, Tally
 
 PATH = "/v1/services/loans/predict"
-STATE_BYTES = 16 * 1024 * 1024
 
 
 def body_of(number: int) -> bytes:
     return json.dumps({"x0": number % 7, "x1": 0.5, "x2": -1}).encode()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with room for little."""
-    path = tmp_path / "small"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={STATE_BYTES}", "tmpfs", str(path)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("a file system of its own can only be mounted by root with the right to mount")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """A file that takes all that is left of the disk."""
-    path = disk / "filler"
-    with path.open("wb", buffering=0) as file, pytest.raises(OSError):
-        while True:
-            file.write(bytes(65_536))
-    with path.open("ab", buffering=0) as file, pytest.raises(OSError):
-        while True:
-            file.write(b"\0")
-    return path
+@pytest.fixture(name="small_disk")
+def mounted_disk(tmp_path: Path) -> Iterator[Path]:
+    try:
+        with small_disk(tmp_path / "small") as disk:
+            yield disk
+    except Missing as missing:
+        pytest.skip(str(missing))
 
 
 def test_a_full_state_disk_ends_nobody_and_is_over_when_there_is_room(
@@ -131,38 +115,21 @@ def test_a_full_journal_disk_refuses_with_503_and_loses_no_answer(
 
 
 JUMPS = ("+365d", "-365d", "+0")
-FAKE_TIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
 @pytest.fixture
-def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that says how far the wall clocks of processes started from now on are off. Their
-    Python starts itself again with libfaketime loaded, also where our children's environment is
-    swept."""
-    if FAKE_TIME is None:
-        pytest.skip("libfaketime is not installed (apt-get install faketime)")
-    offset, site = tmp_path / "offset", tmp_path / "site"
-    offset.write_text("+0\n")
-    site.mkdir()
-    variables = {
-        "LD_PRELOAD": str(FAKE_TIME),
-        "FAKETIME_TIMESTAMP_FILE": str(offset),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-    (site / "sitecustomize.py").write_text(
-        f"import os, sys\nvariables = {variables!r}\n"
-        "if 'FAKETIME_TIMESTAMP_FILE' not in os.environ:\n"
-        "    os.environ.update(variables)\n"
-        "    os.execv(sys.executable, sys.orig_argv)\n"
-    )
-    paths = [str(site), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(one for one in paths if one))
-    return offset
+def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    try:
+        found = Clock(tmp_path)
+    except Missing as missing:
+        pytest.skip(str(missing))
+    for name, value in found.environ.items():
+        monkeypatch.setenv(name, value)
+    return found
 
 
 def test_a_clock_that_jumps_by_a_year_and_back_changes_no_answer_and_no_lease(
-    tmp_path: Path, clock: Path
+    tmp_path: Path, clock: Clock
 ) -> None:
     home = TestHome(tmp_path / "home")
     contract = home.contract(3)
@@ -180,7 +147,7 @@ def test_a_clock_that_jumps_by_a_year_and_back_changes_no_answer_and_no_lease(
             async with Load(node.data_url, PATH, body_of, connections=8) as load:
                 await load.wait_answers(300)
                 for jump in JUMPS:
-                    clock.write_text(f"{jump}\n")
+                    clock.set(jump)
                     await load.wait_answers(600)
                 return await load.stop()
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from doorstep.core.manifest import FileEntry
 from doorstep.core.plan import FallbackStep, ReleasePlan, ServicePlan
 from doorstep.core.record import Status
 from doorstep.core.report import NodeReport
-from doorstep.testing.home import MODEL_FILE, TestHome
+from doorstep.testing.home import TestHome
 from doorstep.testing.installation import RunningInstallation
 from doorstep.testing.node import RunningNode
+from fakes.faults import Corrupted, broken_model
 
 CHAMPION = FallbackStep(kind="version")
 PREVIOUS = FallbackStep(kind="version", version=1)
@@ -35,26 +33,6 @@ def home(tmp_path: Path) -> TestHome:
 def node(home: TestHome, tmp_path: Path) -> Iterator[RunningNode]:
     with RunningNode(home.path, tmp_path / "state", workers=2) as running:
         yield running
-
-
-class Corrupted:
-    """A bundle whose model has one byte too many, until it is mended."""
-
-    def __init__(self, home: TestHome, digest: str) -> None:
-        self._path = home.model_path(digest)
-        self._whole = self._path.read_bytes()
-        self._path.write_bytes(self._whole + b"x")
-
-    def mend(self) -> None:
-        self._path.write_bytes(self._whole)
-
-
-def broken_model(home: TestHome, like: str) -> str:
-    """A bundle with the right digest whose model is none: it cannot be loaded anywhere."""
-    data = b"not a model"
-    entry = FileEntry(path=MODEL_FILE, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-    manifest = msgspec.structs.replace(home.read_manifest(like), files=(entry,))
-    return home.add_bundle(manifest, {MODEL_FILE: data})
 
 
 def predict(node: RunningNode, x0: float = 1.0) -> tuple[int, int, str | None]:
@@ -86,7 +64,7 @@ def test_a_corrupt_champion_is_stood_in_for_at_the_start_and_answers_once_its_bu
     home: TestHome, node: RunningNode
 ) -> None:
     service, digest = two(home)
-    corrupted = Corrupted(home, digest)
+    corrupted = Corrupted(home.path, digest)
     number = home.publish(service)
     report = node.wait(lambda found: is_served_without(found, number))
     assert "the manifest says" in report.unloaded["loans@2"]
@@ -109,7 +87,7 @@ def test_a_declared_answer_stands_in_where_no_version_can_and_a_rule_for_its_row
     home: TestHome, node: RunningNode
 ) -> None:
     digest = home.bundle(home.contract(3))
-    corrupted = Corrupted(home, digest)
+    corrupted = Corrupted(home.path, digest)
     number = home.publish(home.service("loans", {1: digest}, fallback=(CHAMPION, RULE)))
     node.wait(lambda found: is_served_without(found, number, "loans@1"))
     assert predict(node, 11.0) == (200, 0, "rule")
@@ -131,7 +109,7 @@ def test_a_node_that_starts_again_with_a_bundle_that_was_spoilt_meanwhile_falls_
     with node:
         node.wait_plan(1)
         assert predict(node) == (200, 2, None)
-    corrupted = Corrupted(home, digest)
+    corrupted = Corrupted(home.path, digest)
     with node:
         node.wait(lambda found: is_served_without(found, 1))
         assert predict(node) == (200, 1, "loans@1")
@@ -165,7 +143,7 @@ def test_without_a_champion_that_is_loaded_nothing_is_evidence(
 ) -> None:
     release = ReleasePlan(id="r1", challenger=1, state="step", epoch=1, shares={"": 0.5})
     service, digest = two(home, release=release, fallback=(CHAMPION, REFER))
-    Corrupted(home, digest)
+    Corrupted(home.path, digest)
     number = home.publish(service)
     node.wait(lambda found: is_served_without(found, number))
     assert {predict(node) for _ in range(40)} == {(200, 0, "answer"), (200, 1, None)}
@@ -180,7 +158,7 @@ def test_a_change_to_an_unloadable_champion_takes_no_healthy_service_down(
     bundles = {1: home.bundle(contract), 2: home.bundle(contract, seed=2)}
     home.publish(home.service("loans", {1: bundles[1]}))
     node.wait_plan(1)
-    Corrupted(home, bundles[2])
+    Corrupted(home.path, bundles[2])
     # Nobody else is in the chain; a declared answer is no reason to give a healthy model up.
     for fallback in ((CHAMPION,), (CHAMPION, REFER)):
         only = home.service("loans", {2: bundles[2]}, fallback=fallback)
@@ -206,7 +184,7 @@ def test_a_version_that_nobody_is_assigned_to_holds_nothing_back(
     home: TestHome, node: RunningNode
 ) -> None:
     service, digest = two(home, champion=1, fallback=(CHAMPION,))
-    Corrupted(home, digest)
+    Corrupted(home.path, digest)
     number = home.publish(service)
     report = node.wait(lambda found: is_served_without(found, number))
     assert report.held_back == ()
@@ -223,14 +201,12 @@ def test_status_of_an_installation_says_which_version_cannot_be_loaded_and_why(
             here.client.promote("loans", "for the test")
         digest = here.client.version("loans@2").digest
         here.wait(lambda: (found := here.report()) and "loans@2" in found.loaded, "loans@2")
-        model = here.home / "bundles" / digest / MODEL_FILE
-        whole = model.read_bytes()
-        model.write_bytes(whole[:-1])
+        corrupted = Corrupted(here.home, digest)
         here.kill("node")
         broken = here.wait(lambda: said(here, "broken"), "a status that says broken")
         assert "loans@2 cannot be loaded" in broken
         assert "the manifest says" in broken
-        model.write_bytes(whole)
+        corrupted.mend()
         assert "cannot be loaded" not in here.wait(lambda: said(here, "healthy"), "a healthy one")
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from doorstep.core.plan import ReleasePlan
 from doorstep.core.record import Kind, PredictionMeta
-from doorstep.serve.shadow import Target
+from doorstep.serve.nodeplan import PLAN_FILE, NodePlan
+from doorstep.serve.shadow import Shadow, Target
+from doorstep.testing.home import TestHome
 
 REQUESTS = 2000
 
@@ -41,3 +45,22 @@ def test_other_releases_and_other_kinds_are_not_scored() -> None:
     assert wanted(1.0, [record(request)]) == 1
     assert wanted(1.0, [record(request, release="other")]) == 0
     assert wanted(1.0, [record(request, kind=int(Kind.SHADOW))]) == 0
+
+
+def test_a_challenger_that_must_not_be_loaded_is_scored_by_nobody(tmp_path: Path) -> None:
+    home, state = TestHome(tmp_path / "home"), tmp_path / "state"
+    state.mkdir()
+    contract = home.contract(1)
+    bundles = {1: home.bundle(contract), 2: home.bundle(contract, seed=2)}
+    release = ReleasePlan(id="r1", challenger=2, state="shadow", epoch=1, sample=1.0)
+    plan = NodePlan(
+        format=1, generation=1, term=1, number=1, environment="t",
+        bundles=str(home.path / "bundles"), lease_s=60.0, engines={},
+        services=(home.service("loans", bundles, release=release),), unloaded=("loans@2",),
+    )  # fmt: skip
+    shadow = Shadow(home.path, "n", state)
+    for one, expected in ((plan, set()), (msgspec.structs.replace(plan, unloaded=()), {"loans"})):
+        (state / PLAN_FILE).write_bytes(msgspec.json.encode(one))
+        shadow.tick()
+        assert set(shadow._targets) == expected
+    shadow.close()

@@ -141,7 +141,7 @@ class Maker:
                 case 0:
                     del value[at]
                 case 1:
-                    value += [value[at]] * random.choice((1, 3, 2000))
+                    value += [value[at]] * random.choice((1, 3, 2000 if len(value) < 100 else 1))
                 case _:
                     value[at] = self._change(value[at])
         else:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import time
 from typing import NamedTuple
 
 WAIT_S = 60.0
+IDLE_S = 20.0
+"""A connection that was not used for so long is opened again: servers close those."""
 _STATUS = re.compile(rb"HTTP/1\.1 ([1-5][0-9][0-9]) [\x20-\x7e]*\Z")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\x80-\xff]*)\Z")
 
@@ -41,8 +44,13 @@ class Wire:
         self.port = port
         self._link: socket.socket | None = None
         self._data = b""
+        self._used_s = 0.0
 
     def open(self) -> socket.socket:
+        now_s = time.monotonic()
+        if now_s - self._used_s > IDLE_S:
+            self.close()
+        self._used_s = now_s
         if self._link is None:
             self._link = socket.create_connection(("127.0.0.1", self.port), WAIT_S)
             self._link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -9,16 +9,11 @@ from typing import Any, cast
 import pytest
 
 from doorstep.serve import health
-from doorstep.serve.listeners import open_listener
-
-
-def bound() -> socket.socket:
-    return open_listener("127.0.0.1", 0, "health-port", None)
 
 
 def test_what_a_scrape_adds_to_the_path_does_not_matter() -> None:
     async def story() -> bytes:
-        server = await health.serve_health(cast(Any, None), bound())
+        server = await health.serve_health(cast(Any, None), socket.create_server(("127.0.0.1", 0)))
         async with server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             writer.write(b"GET /healthz?module=x HTTP/1.1\r\n\r\n")
@@ -32,7 +27,7 @@ def test_a_request_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch, l
     monkeypatch.setattr(health, "REQUEST_S", 0.2)
 
     async def story() -> bool:
-        server = await health.serve_health(cast(Any, None), bound())
+        server = await health.serve_health(cast(Any, None), socket.create_server(("127.0.0.1", 0)))
         async with server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             writer.write(b"GET /healthz HTTP/1.1\r\n")

@@ -67,7 +67,10 @@ def _close_block(path: Path, fd: int) -> Recovered | None:
         found = read_block(data)
     except InputError as error:
         if error.code == "bad-block":
-            path.rename(path.with_suffix(".damaged"))
+            if any(data):
+                path.rename(path.with_suffix(".damaged"))
+            else:
+                path.unlink()  # power went between its name and its first record
         return None
     cut = data[found.whole_bytes :]
     if cut and found.stop is Stop.DAMAGED and any(cut):

@@ -140,6 +140,14 @@ def test_a_live_writers_block_is_left_alone(open_writer, folder):
     assert rows_in(path) == [0, 1]
 
 
+@pytest.mark.parametrize("data", [b"", bytes(4096)])
+def test_a_block_of_which_power_loss_left_only_the_name_goes(folder, data):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "b1-s-00000001.open").write_bytes(data)
+    assert recover(folder) == []
+    assert list(folder.iterdir()) == []
+
+
 def test_an_open_file_that_is_no_block_is_set_aside(folder):
     folder.mkdir()
     (folder / "x.open").write_bytes(b"hello")

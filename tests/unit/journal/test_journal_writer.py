@@ -91,6 +91,30 @@ def test_a_block_rolls_by_age_even_when_idle_and_the_next_declares_its_layouts_a
     ]
 
 
+class JumpingClock(VirtualClock):
+    """Its wall time goes where a test puts it; the monotonic one does not."""
+
+    wall = 0
+
+    def now(self) -> int:
+        return self.wall
+
+
+@pytest.mark.parametrize("years", [-1, 1])
+def test_a_clock_that_jumps_neither_rolls_a_block_nor_keeps_one_open(tmp_path, years):
+    clock = JumpingClock()
+    one = BlockWriter(tmp_path, node="n1", boot="b1", slot="front-0", clock=clock)
+    one.predictions(one.declare(LAYOUT), [meta()], MATRIX)
+    one.flush()
+    clock.wall = clock.at + years * 365 * 86_400 * 10**6
+    one.flush()
+    assert files(tmp_path) == ["b1-front-0-00000001.open"]
+    clock.move(60)
+    one.flush()
+    assert files(tmp_path) == ["b1-front-0-00000001.block"]
+    one.close()
+
+
 def test_a_block_rolls_by_size(tmp_path, open_writer, monkeypatch):
     monkeypatch.setattr(writer, "BLOCK_BYTES_MAX", 600)
     one = open_writer()

@@ -9,10 +9,11 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from doorstep.core.contract import Contract, Field
 from doorstep.core.plan import ReleasePlan
-from doorstep.core.record import Kind, PredictionMeta
+from doorstep.core.record import Kind, PredictionMeta, layout_of
 from doorstep.serve.nodeplan import PLAN_FILE, NodePlan
-from doorstep.serve.shadow import Shadow, Target
+from doorstep.serve.shadow import Shadow, Target, has_inputs
 from doorstep.testing.home import TestHome
 
 REQUESTS = 2000
@@ -45,6 +46,12 @@ def test_other_releases_and_other_kinds_are_not_scored() -> None:
     assert wanted(1.0, [record(request)]) == 1
     assert wanted(1.0, [record(request, release="other")]) == 0
     assert wanted(1.0, [record(request, kind=int(Kind.SHADOW))]) == 0
+
+
+def test_a_record_whose_inputs_were_not_kept_cannot_be_scored() -> None:
+    contract = Contract(inputs=(Field(name="a", type="float"),))
+    assert has_inputs(layout_of("s", contract, ("yes",)))
+    assert not has_inputs(layout_of("s", Contract(inputs=()), ("yes",)))
 
 
 def test_a_challenger_that_must_not_be_loaded_is_scored_by_nobody(tmp_path: Path) -> None:

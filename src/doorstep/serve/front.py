@@ -297,9 +297,14 @@ class Front:
         return None
 
     def _retry(self, generation: int) -> None:
-        """Load again what could not be, unless another plan was asked for since."""
-        if self._plan is not None and self._plan.generation == generation and not self._queue:
-            self.obey(Apply(generation))
+        """Load again what could not be, unless another plan is served since. Not while one is being
+        loaded, which would then be loaded first and this one be served."""
+        if self._plan is None or self._plan.generation != generation:
+            return
+        if self._applying is not None:
+            self._loop.call_later(RETRY_S, self._retry, generation)
+            return
+        self.obey(Apply(generation))
 
     def _swap(self, plan: NodePlan) -> None:
         loaded = self._plan is not None

@@ -157,8 +157,8 @@ def _size_of(given: bytes, length: int) -> int:
 
 
 def _check_outputs(request: InferRequest, service: Service) -> None:
-    labels = any(version.labels for version in service.versions.values())
-    known = ("answer", "probabilities") if labels else ("value",)
+    known = ("answer", "probabilities") if service.has_labels else ("value",)
+    known += () if service.versions else ("value",)
     for one in request.outputs or ():
         if one.name not in known:
             raise InputError(

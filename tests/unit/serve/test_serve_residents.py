@@ -84,10 +84,12 @@ def test_a_version_that_cannot_be_loaded_is_left_out_where_its_chain_answers_and
         assert "the manifest says" in str(residents.unloaded["s@2"])
         found = residents.services(plan, lease_held=True)["s"]
         assert (set(found.versions), found.champion, found.ready) == ({1}, None, True)
+        assert found.labels == frozenset()  # of what version 2 predicted anything may be true
         model.write_bytes(whole)
         assert await residents.load(plan) == {}
         assert residents.unloaded == {}
-        assert set(residents.services(plan, lease_held=True)["s"].versions) == {1, 2}
+        found = residents.services(plan, lease_held=True)["s"]
+        assert (set(found.versions), found.labels) == ({1, 2}, {()})
         # What the supervisor says must not be loaded is not tried.
         held = msgspec.structs.replace(plan, unloaded=("s@2",))
         assert await residents.load(held) == {}

@@ -209,6 +209,35 @@ def test_a_version_that_nobody_is_assigned_to_holds_nothing_back(
     assert predict(node) == (200, 1, None)
 
 
+def test_a_service_that_does_without_a_challenger_holds_no_later_plan_back(
+    home: TestHome, node: RunningNode
+) -> None:
+    release = ReleasePlan(id="r1", challenger=2, state="step", epoch=1, shares={"": 0.5})
+    service, digest = two(home, champion=1, release=release, fallback=(REFER,))
+    Corrupted(home.path, digest)
+    for _ in range(2):
+        number = home.publish(service)
+        node.wait(lambda found, number=number: is_served_without(found, number))
+
+
+def test_workers_are_not_replaced_by_those_that_cannot_load_what_they_have(
+    home: TestHome, node: RunningNode
+) -> None:
+    digests = [home.bundle(home.contract(3), seed=seed) for seed in (1, 2)]
+    home.publish(home.service("loans", {1: digests[0]}), home.service("other", {1: digests[1]}))
+    before = node.wait_plan(1)
+    Corrupted(home.path, digests[0])
+    node.signal(signal.SIGHUP)
+    node.wait(lambda found: any("the old one stays" in one for one in found.problems))
+    report = node.wait(lambda found: fronts(found) == fronts(before))
+    assert "loans@1" in report.loaded
+    assert predict(node) == (200, 1, None)
+
+
+def fronts(report: NodeReport) -> set[int]:
+    return {one.pid for one in report.workers if one.kind == "front"}
+
+
 def test_status_of_an_installation_says_which_version_cannot_be_loaded_and_why(
     tmp_path: Path,
 ) -> None:

@@ -231,7 +231,9 @@ class Supervisor:
                 await asyncio.sleep(TICK_S)
             if old is None:
                 continue
-            if new is not None and (new.served >= 0 or self.current is None):
+            known = {*old.held_back, *(self.current.held_back if self.current else ())}
+            is_up = new is not None and (new.served >= 0 or self.current is None)
+            if new is not None and is_up and known.issuperset(new.held_back):
                 old.drain(DRAIN_S)
             else:
                 self._problems["roll"] = f"a new {old.child.slot} did not start; the old one stays"

@@ -157,12 +157,13 @@ def _size_of(given: bytes, length: int) -> int:
 
 
 def _check_outputs(request: InferRequest, service: Service) -> None:
-    known = ("answer", "probabilities") if service.has_labels else ("value",)
-    known += () if service.versions else ("value",)
+    known = ["answer", "probabilities"] if service.has_labels else []
+    if not (known and service.versions):
+        known.append("value")
     for one in request.outputs or ():
         if one.name not in known:
             raise InputError(
-                "bad-output", f"output {one.name[:60]!r} is not known; expected {known}"
+                "bad-output", f"output {one.name[:60]!r} is not known; expected {tuple(known)}"
             )
         if "classification" in (one.parameters or {}):
             raise InputError(

@@ -19,12 +19,14 @@ TRITON = "Triton, dynamic batching, onnxruntime"
 @dataclass(frozen=True)
 class Sample:
     """One turn of one server. cpu_ms: per request, by connections. rate: requests per second at 16.
-    p50_ms, p99_ms: at 16 connections and half that rate. rss_mb: of the process tree."""
+    p50_ms, p99_ms: at 16 connections and half that rate; quiet_ms: the p99 at 1,000 requests per
+    second, or at half that rate where it is less. rss_mb: of the process tree."""
 
     cpu_ms: dict[int, float]
     rate: float
     p50_ms: float
     p99_ms: float
+    quiet_ms: float
     rss_mb: float
 
 
@@ -89,7 +91,7 @@ def goals_of(samples: Samples) -> list[Goal]:
         value, why = samples.ratio(peer, DOORSTEP, at), samples.missing.get(peer)
         return Goal(what, value, goal, stretch, at_least=True, why=why or "")
 
-    p99_ms = samples.median(DOORSTEP, lambda one: one.p99_ms)
+    p99_ms = samples.median(DOORSTEP, lambda one: one.quiet_ms)
     return [
         Goal("CPU per request, of the bare prototype's", samples.ratio(DOORSTEP, BARE), 2.0, 1.4),
         less("less CPU than FastAPI, DataFrame, scikit-learn", FASTAPI, 45, 65),
@@ -102,7 +104,7 @@ def goals_of(samples: Samples) -> list[Goal]:
             samples.ratio(FASTAPI_ISOTONIC, ISOTONIC), 25, 60, at_least=True,
             why=samples.missing.get(FASTAPI_ISOTONIC, ""),
         ),
-        Goal("p99 at 16 connections, half of capacity", p99_ms, 5, unit="ms"),
+        Goal("p99 at 16 connections, 1,000 requests/s", p99_ms, 5, unit="ms"),
         Goal("cold start to the first answer", samples.cold_start_s[DOORSTEP], 1.5, 0.8, "s"),
         Goal("memory of a worker", samples.worker_mb, 100, 80, "MB"),
         Goal("requests dropped by swap, rollback, new worker", samples.dropped, 0, unit=""),
@@ -129,10 +131,10 @@ def show(samples: Samples) -> int:
 
 def _show_servers(samples: Samples) -> None:
     print(
-        f"{'':43}{'CPU ms per request at':>23}{'requests/s':>11}{'p50':>7}{'p99':>8}{'RSS':>6}"
-        f"{'cold':>7}{'times the CPU of':>17}\n"
-        f"{'server':43}{'1':>7}{'16':>8}{'64':>8}{'at 16':>11}{'ms':>7}{'ms':>8}{'MB':>6}"
-        f"{'start s':>8}{'Doorstep, at 16':>16}"
+        f"{'':43}{'CPU ms per request at':>23}{'requests/s':>11}{'p50':>7}{'p99':>8}"
+        f"{'p99 at':>8}{'RSS':>6}{'cold':>8}{'times the CPU of':>17}\n"
+        f"{'server':43}{'1':>7}{'16':>8}{'64':>8}{'at 16':>11}{'ms':>7}{'ms':>8}"
+        f"{'1,000/s':>8}{'MB':>6}{'start s':>8}{'Doorstep, at 16':>16}"
     )
     for title in samples.turns:
         cpu = [samples.median(title, lambda one, at=at: one.cpu_ms[at]) for at in (1, 16, 64)]
@@ -141,6 +143,7 @@ def _show_servers(samples: Samples) -> None:
             f"{samples.median(title, lambda one: one.rate):11.0f}"
             f"{samples.median(title, lambda one: one.p50_ms):7.2f}"
             f"{samples.median(title, lambda one: one.p99_ms):8.2f}"
+            f"{samples.median(title, lambda one: one.quiet_ms):8.2f}"
             f"{samples.median(title, lambda one: one.rss_mb):6.0f}"
             f"{samples.cold_start_s[title]:8.1f}{samples.ratio(title, DOORSTEP) or 0:15.2f}x"
         )

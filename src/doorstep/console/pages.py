@@ -101,6 +101,7 @@ def overview(ask: Ask, query: Query) -> Page:
             "waiting": tuple(
                 one for one in statuses if one.release_state in ("paused", "inconclusive")
             ),
+            "killed": tuple(one for one in statuses if one.state == "killed"),
             "wanted": wanted,
         },
     )

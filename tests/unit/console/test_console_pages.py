@@ -172,6 +172,11 @@ def test_the_timeline_marks_what_releases_did_and_not_only_that_they_began(norma
     assert "loans@4 advanced" in figure
 
 
+def test_a_killed_version_needs_a_person(normal: Site) -> None:
+    attention = Seen(normal.client.get("/", params={"fragment": "attention"}).text).words
+    assert "killed recommend recommend@3 was killed by ada" in attention
+
+
 def test_a_first_version_bakes_and_was_in_no_shadow(empty: Site) -> None:
     seen = Seen(empty.get("release-step").text).words
     assert "bake" in seen

@@ -398,7 +398,9 @@ NORMAL: dict[str, Answer] = {
     "gate.show": lambda fake, given: GateRuns(runs=(data.gate_run(given.version, fake.begun),)),
     "release.show": lambda fake, given: fake.release(given.release),
     "release.list": lambda fake, given: Releases(
-        releases=fake.releases() if given.service in ("", "loans") else ()
+        releases=tuple(msgspec.structs.replace(one, decisions=()) for one in fake.releases())
+        if given.service in ("", "loans")
+        else ()
     ),
     "release.pause": lambda fake, given: fake.change(given.release, "pause", "paused", given.why),
     "release.resume": lambda fake, given: fake.change(given.release, "resume", "step", given.why),
@@ -439,7 +441,7 @@ EMPTY: dict[str, Answer] = {
     "gate.show": lambda fake, given: GateRuns(runs=()),
     "release.list": lambda fake, given: Releases(releases=()),
     "release.show": lambda fake, given: msgspec.structs.replace(
-        told.releases(fake.begun)[0], guardrails=(), decisions=(), champion=None, state="shadow"
+        told.releases(fake.begun)[0], guardrails=(), decisions=(), champion=None, state="bake"
     ),
     "prediction.list": lambda fake, given: Predictions(predictions=()),
     "traffic.count": lambda fake, given: msgspec.structs.replace(_traffic(fake, given), buckets=()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from doorstep.console.measures import metrics_of, ruler_of, stays_of, totals_of
 from doorstep.console.servicefile import annotate_file
 from doorstep.core.errors import InputError, NotFoundError, UsageError
 from doorstep.core.ids import parse_name, parse_prediction_id, parse_version
+from doorstep.core.instant import Instant
 from doorstep.explain.surface import ExplainPrediction, Explanation
 from doorstep.gate.surface import GateRuns, ShowGates
 from doorstep.govern.surface import (
@@ -100,6 +101,7 @@ def overview(ask: Ask, query: Query) -> Page:
             "waiting": tuple(
                 one for one in statuses if one.release_state in ("paused", "inconclusive")
             ),
+            "killed": tuple(one for one in statuses if one.state == "killed"),
             "wanted": wanted,
         },
     )
@@ -146,7 +148,7 @@ def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
     asked_findings = ListFindings(service=name, state="")
     findings = answer(ask, "finding.list", asked_findings, Findings).findings
     window = (traffic.since, traffic.until)
-    seen = story.marks_of(found["releases"], traffic.since)
+    seen = story.marks_of(_told(ask, found["releases"], traffic.since), traffic.since)
     lanes = story.lanes_of(findings, window)
     promise = status.promise_ms_p99 if status else None
     return {
@@ -159,6 +161,13 @@ def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
         "figure": timeline.figure(traffic, seen, lanes, shown.champion, promise),
         "open_findings": tuple(one for one in findings if one.state == "open"),
     }
+
+
+def _told(ask: Ask, releases: Iterable[Release], since: Instant) -> Iterator[Release]:
+    """Those that did something after `since`, with their decisions: the list is without."""
+    for one in releases:
+        if one.ended_at is None or one.ended_at >= since:
+            yield attempt(ask, "release.show", ShowRelease(release=one.id), Release)[0] or one
 
 
 def _status(ask: Ask, name: str) -> ServiceStatus | None:

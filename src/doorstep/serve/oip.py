@@ -162,8 +162,9 @@ def _check_outputs(request: InferRequest, service: Service) -> None:
         known.append("value")
     for one in request.outputs or ():
         if one.name not in known:
+            expected = " or ".join(known)
             raise InputError(
-                "bad-output", f"output {one.name[:60]!r} is not known; expected {tuple(known)}"
+                "bad-output", f"output {one.name[:60]!r} is not known; expected {expected}"
             )
         if "classification" in (one.parameters or {}):
             raise InputError(

@@ -166,6 +166,23 @@ def test_failures_that_another_version_answered_are_no_errors_and_are_shown(norm
     assert "46 failed, the champion answered" in Seen(release.text).words
 
 
+def test_the_timeline_marks_what_releases_did_and_not_only_that_they_began(normal: Site) -> None:
+    (figure,) = [text for text in Seen(normal.get("service").text).scripts if text.startswith("{")]
+    assert "loans@4 starts" in figure
+    assert "loans@4 advanced" in figure
+
+
+def test_a_killed_version_needs_a_person(normal: Site) -> None:
+    attention = Seen(normal.client.get("/", params={"fragment": "attention"}).text).words
+    assert "killed recommend recommend@3 was killed by ada" in attention
+
+
+def test_a_first_version_bakes_and_was_in_no_shadow(empty: Site) -> None:
+    seen = Seen(empty.get("release-step").text).words
+    assert "bake" in seen
+    assert "shadow" not in seen.split("Champion")[0]
+
+
 def test_every_number_of_the_monitor_page_names_its_own_window(normal: Site) -> None:
     seen = Seen(normal.get("monitor").text).words
     assert "Quality last 7 d: 20,934 outcomes , known for 41.2 % of the predictions" in seen

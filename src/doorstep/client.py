@@ -43,11 +43,13 @@ from doorstep.govern.surface import (
 )
 from doorstep.journal.surface import (
     CountTraffic,
+    JournalTable,
     ListPredictions,
     OutcomeGiven,
     OutcomesRecorded,
     Prediction,
     Predictions,
+    QueryJournal,
     RecordOutcomes,
     ShowPrediction,
     Traffic,
@@ -259,6 +261,14 @@ class Client:
     def predictions(self, service: str, limit: int = 50, key: str = "") -> tuple[Prediction, ...]:
         asked = ListPredictions(service=service, limit=limit, key=key)
         return self.call("prediction.list", asked, Predictions).predictions
+
+    def query(
+        self, sql: str, *, since: int = 0, until: int = 0, limit: int = 1000, timeout_s: float = 30
+    ) -> JournalTable:
+        """One SELECT over `predictions`, `outcomes` or a service's name: `.rows`, `.to_pandas()`,
+        `.to_polars()`. since, until: microseconds UTC."""
+        asked = QueryJournal(sql=sql, since=since, until=until, limit=limit, timeout_s=timeout_s)
+        return self.call("journal.query", asked, JournalTable)
 
     def explain(self, prediction: str) -> Explanation:
         return self.call(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from doorstep.cli import commands_journal
 from doorstep.cli.options import Home, Json, Url, connect
 from doorstep.cli.output import done, emit, percent, progress, table, when
 
@@ -26,6 +27,7 @@ def add_to(app: typer.Typer) -> None:
     journal = typer.Typer(no_args_is_help=True, help="Look into the predictions that were made.")
     journal.command("list")(list_predictions)
     journal.command("show")(show_prediction)
+    journal.command("query")(commands_journal.query)
     app.add_typer(journal, name="journal")
     app.command("explain")(explain)
     app.command("monitor")(monitor)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 MEMORY_MB_MAX = 512
+SPILL_MB_MAX = 8192
 ROW_GROUP_ROWS = 50_000
 """Small groups: a lookup by time reads little, and zstd still has enough to work with."""
 
@@ -22,15 +23,22 @@ def connect(temp: Path, memory_mb: int = MEMORY_MB_MAX) -> DuckDBPyConnection:
     import duckdb
 
     temp.mkdir(parents=True, exist_ok=True)
-    settings = {"memory_limit": f"{memory_mb}MB", "threads": 1, "temp_directory": str(temp)}
+    settings = {
+        "memory_limit": f"{memory_mb}MB",
+        "threads": 1,
+        "temp_directory": str(temp),
+        "max_temp_directory_size": f"{SPILL_MB_MAX}MB",
+    }
     return duckdb.connect(":memory:", config=settings)
 
 
 def confine(con: DuckDBPyConnection, files: Iterable[Path]) -> None:
-    """From now on it reads these files and nothing else, and its settings are fixed."""
+    """From now on it reads these files and nothing else (no variable of ours either), and its
+    settings are fixed."""
     listed = ", ".join(quote_text(str(path)) for path in files)
     con.execute(f"SET allowed_paths = [{listed}]")
     con.execute("SET enable_external_access = false")
+    con.execute("SET python_enable_replacements = false")
     con.execute("SET lock_configuration = true")
 
 

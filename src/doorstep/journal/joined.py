@@ -18,18 +18,10 @@ from numpy.typing import NDArray
 from doorstep.core.instant import Instant
 from doorstep.core.record import Kind, OutcomeRecord
 from doorstep.journal import duck
-from doorstep.journal.columns import (
-    OUTCOME_TYPES,
-    Array,
-    Origin,
-    batch_of,
-    outcome_columns,
-    prediction_columns,
-    prediction_types,
-)
-from doorstep.journal.reader import Group
+from doorstep.journal.columns import Array
 from doorstep.journal.rows import tail_parts
 from doorstep.journal.snapshot import NodeSnapshot, TailPart
+from doorstep.journal.tables import load_outcomes, load_predictions
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -137,12 +129,7 @@ def _load_predictions(
     There is no upper bound: a prediction after the window takes an outcome away from one in it.
     """
     sources = _parquet_sources(snapshots, service, "predictions", since)
-    groups: dict[str, list[TailPart]] = {}
-    for one in parts:
-        if isinstance(one.part, Group) and one.part.rows:
-            groups.setdefault(one.part.layout.digest, []).append(one)
-    for number, members in enumerate(groups.values()):
-        sources.append(_load_tail(con, f"tail{number}", members))
+    sources += load_predictions(con, parts, lambda name: name in _NEEDED or name[:4] == "out.")
     chosen = (f'SELECT {_CHOSEN} FROM {source} WHERE "at" >= {since:d}' for source in sources)  # noqa: S608
     return " UNION ALL BY NAME ".join(chosen)
 
@@ -154,32 +141,17 @@ def _parquet_sources(
     return [duck.parquet_of(paths)] if paths else []
 
 
-def _load_tail(con: DuckDBPyConnection, table: str, members: Sequence[TailPart]) -> str:
-    groups = [one.part for one in members if isinstance(one.part, Group)]
-    batch = batch_of(groups, [one.ordinal for one in members], hashed=False)
-    types = prediction_types(batch.layout)
-    chosen = {name: kind for name, kind in types.items() if name in _NEEDED or name[:4] == "out."}
-    duck.create_table(con, table, chosen)
-    duck.insert(con, table, chosen, prediction_columns(batch, Origin("", "")))
-    return table
-
-
 def _load_outcomes(
     con: DuckDBPyConnection,
     snapshots: Sequence[NodeSnapshot],
-    parts: Iterable[TailPart],
+    parts: Sequence[TailPart],
     service: str,
     since: Instant,
 ) -> str:
     """The query that gives the outcomes that were received since `since`."""
     sources = _parquet_sources(snapshots, service, "outcomes", since)
-    told = [one for one in parts if isinstance(one.part, OutcomeRecord)]
-    if told:
-        records = [one.part for one in told if isinstance(one.part, OutcomeRecord)]
-        duck.create_table(con, "told_tail", OUTCOME_TYPES)
-        columns = outcome_columns(records, [one.ordinal for one in told], Origin("", ""))
-        duck.insert(con, "told_tail", OUTCOME_TYPES, columns)
-        sources.append("told_tail")
+    if any(isinstance(one.part, OutcomeRecord) for one in parts):
+        sources.append(load_outcomes(con, parts, service))
     names = 'prediction, key, "at", received_at, label, value'
     return " UNION ALL BY NAME ".join(f"SELECT {names} FROM {one}" for one in sources)  # noqa: S608
 

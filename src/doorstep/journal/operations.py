@@ -16,6 +16,8 @@ from doorstep.core.record import Kind, OutcomeRecord, Status, require_possible
 from doorstep.journal import query
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.rows import VISIBLE, Filters
+from doorstep.journal.snapshot import NO_END
+from doorstep.journal.sql import ask_sql
 from doorstep.journal.summary import Cell, latency_ms
 from doorstep.journal.surface import (
     AT_MAX,
@@ -23,21 +25,26 @@ from doorstep.journal.surface import (
     LABEL_CHARS_MAX,
     OUTCOMES_MAX,
     PREDICTIONS_MAX,
+    QUERY_ROWS_MAX,
+    QUERY_S_MAX,
     CountTraffic,
+    JournalTable,
     ListPredictions,
     OutcomeGiven,
     OutcomesRecorded,
     Prediction,
     Predictions,
+    QueryJournal,
     RecordOutcomes,
     ShowPrediction,
     Traffic,
     TrafficBucket,
 )
+from doorstep.journal.tables import Span
 from doorstep.journal.windows import SummaryCache, counts
 from doorstep.journal.writer import BlockWriter
 from doorstep.kernel.app import App
-from doorstep.register.store import get_service, list_versions
+from doorstep.register.store import get_service, list_services, list_versions
 from doorstep.register.views import manifest_of
 
 CONTROL_NODE = "control"
@@ -130,6 +137,29 @@ def list_predictions(app: App, asked: ListPredictions) -> Predictions:
     )
     known = _outcomes(app, asked.service, rows)
     return Predictions(predictions=tuple(prediction_view(row, known) for row in rows))
+
+
+@operation("journal.query", permission="prediction:read", effect="read")
+def query_journal(app: App, asked: QueryJournal) -> JournalTable:
+    """Ask the journal in SQL."""
+    if not 1 <= asked.limit <= QUERY_ROWS_MAX:
+        raise InputError("bad-limit", f"limit is {asked.limit}; expected 1 to {QUERY_ROWS_MAX}")
+    if not 0 < asked.timeout_s <= QUERY_S_MAX:
+        said = f"timeout_s is {asked.timeout_s:g}; expected more than 0, at most {QUERY_S_MAX:g}"
+        raise InputError("bad-timeout", said)
+    return ask_sql(
+        app.home.path,
+        asked.sql,
+        _services(app),
+        Span(asked.since, asked.until or NO_END),
+        limit=asked.limit,
+        timeout_s=asked.timeout_s,
+    )
+
+
+def _services(app: App) -> tuple[str, ...]:
+    with app.database.reading() as connection:
+        return tuple(one.name for one in list_services(connection))
 
 
 def _status(name: str) -> int | None:

@@ -1,0 +1,71 @@
+"""A real node's predictions, asked for by the command line and by the SDK, in SQL and as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from control_cases import path_of
+from doorstep.core.errors import RefusedError
+from doorstep.journal.surface import OutcomeGiven
+from doorstep.testing.installation import RunningInstallation
+
+SERVICE = "asked"
+ROWS = 6
+
+
+@pytest.fixture(scope="module")
+def answered(installation: RunningInstallation) -> list[str]:
+    """Ids of ROWS predictions of the service; the first two have an outcome."""
+    installation.register(SERVICE)
+    installation.serve(f"{SERVICE}@1")
+    rows = [{"x0": float(i), "x1": 0.5, "x2": 1.0} for i in range(ROWS)]
+    found = httpx.post(
+        installation.data_url + path_of(SERVICE), json={"rows": rows}, trust_env=False
+    )
+    ids = [one["id"] for one in found.raise_for_status().json()["predictions"]]
+    told = [OutcomeGiven(prediction=one, label="good") for one in ids[:2]]
+    assert installation.client.record_outcomes(SERVICE, told) == 2
+    return ids
+
+
+def run(here: RunningInstallation, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "doorstep.cli.main", *words, "--home", os.fspath(here.home)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_one_question_by_command_and_by_sdk_has_one_answer(installation, answered):
+    asked = f'SELECT id, "in.x0" AS x0 FROM {SERVICE} WHERE kind = 0 ORDER BY x0'
+    expected = [[one, float(i)] for i, one in enumerate(answered)]
+    assert [list(row) for row in installation.client.query(asked).rows] == expected
+    said = run(installation, "journal", "query", asked, "--json")
+    assert json.loads(said.stdout)["rows"] == expected
+    said = run(installation, "journal", "query", asked, "--csv")
+    rows = list(csv.reader(io.StringIO(said.stdout)))
+    assert rows[0] == ["id", "x0"]
+    assert [row[0] for row in rows[1:]] == answered
+    frame = installation.client.query(asked).to_pandas()
+    assert frame["x0"].tolist() == [float(i) for i in range(ROWS)]
+
+
+def test_outcomes_join_in_sql(installation, answered):
+    asked = f"SELECT count(*) FROM {SERVICE} p JOIN outcomes o ON o.prediction = p.id"
+    assert installation.client.query(asked).rows == ((2,),)
+
+
+def test_a_table_that_is_cut_says_so_and_a_refusal_ends_with_one(installation, answered):
+    said = run(installation, "journal", "query", f"SELECT id FROM {SERVICE}", "--limit", "2")
+    assert (said.returncode, len(said.stdout.splitlines())) == (0, 3)
+    assert "cut after 2 rows" in said.stderr
+    said = run(installation, "journal", "query", f"COPY {SERVICE} TO 'out.csv'")
+    assert said.returncode == 1
+    assert "sql-not-allowed: found COPY; expected one SELECT" in said.stderr
+    with pytest.raises(RefusedError, match="sql-timed-out"):
+        installation.client.query("SELECT sleep_ms(100000000)", timeout_s=0.5)

@@ -11,9 +11,9 @@ import sys
 
 import httpx
 import pytest
-
 from control_cases import path_of
-from doorstep.core.errors import RefusedError
+
+from doorstep.core.errors import MissingExtraError, RefusedError
 from doorstep.journal.surface import OutcomeGiven
 from doorstep.testing.installation import RunningInstallation
 
@@ -69,3 +69,51 @@ def test_a_table_that_is_cut_says_so_and_a_refusal_ends_with_one(installation, a
     assert "sql-not-allowed: found COPY; expected one SELECT" in said.stderr
     with pytest.raises(RefusedError, match="sql-timed-out"):
         installation.client.query("SELECT sleep_ms(100000000)", timeout_s=0.5)
+
+
+def test_an_export_is_the_predictions_with_what_became_of_them(installation, answered, tmp_path):
+    import duckdb
+
+    file = tmp_path / "asked.parquet"
+    said = run(installation, "journal", "export", SERVICE, "--to", str(file), "--outcomes")
+    assert said.returncode == 0, said.stderr
+    columns = 'id, "in.x0", outcome'
+    rows = duckdb.sql(f"SELECT {columns} FROM '{file}' WHERE kind = 0 ORDER BY 2").fetchall()
+    told = ["good", "good", None, None, None, None]
+    assert rows == [(one, float(i), told[i]) for i, one in enumerate(answered)]
+    assert [path.name for path in tmp_path.iterdir()] == ["asked.parquet"]
+    assert not list((installation.home / "exports").iterdir())
+
+
+def test_an_export_replaces_nothing_unless_forced_and_a_refused_one_leaves_nothing(
+    installation, answered, tmp_path
+):
+    file = tmp_path / "asked.csv"
+    file.write_text("mine")
+    with pytest.raises(RefusedError, match="file-exists"):
+        installation.client.export(SERVICE, file)
+    assert file.read_text() == "mine"
+    seen = []
+    installation.client.export(SERVICE, file, force=True, told=lambda *one: seen.append(one))
+    with file.open() as opened:
+        found = [row["id"] for row in csv.DictReader(opened)]
+    assert set(answered) <= set(found)
+    assert seen[-1] == (file.stat().st_size, file.stat().st_size)
+    for words in (
+        ["nobody", "--to", "a.parquet"],
+        [SERVICE, "--to", "a.xlsx"],
+        [SERVICE, "--to", "a.csv", "--kind", "x"],
+    ):
+        target = [str(tmp_path / one) if one.startswith("a.") else one for one in words]
+        assert run(installation, "journal", "export", *target).returncode in (1, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["asked.csv"]
+
+
+def test_an_arrow_file_without_pyarrow_names_what_is_missing(installation, answered, tmp_path):
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        with pytest.raises(MissingExtraError, match="pyarrow is not installed"):
+            installation.client.export(SERVICE, tmp_path / "a.arrow")
+    else:
+        assert installation.client.export(SERVICE, tmp_path / "a.arrow") > 0

@@ -1,13 +1,14 @@
-"""Questions to the journal: query."""
+"""Questions to the journal: query, export."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from doorstep.cli.options import Home, Json, Url, connect
-from doorstep.cli.output import emit, progress, table, warn
+from doorstep.cli.output import done, emit, progress, table, warn
 
 if TYPE_CHECKING:
     from doorstep.journal.surface import JournalTable
@@ -57,6 +58,39 @@ def query(
         emit(found, lambda: _text(found), as_json=json)
     if found.is_cut:
         warn(f"cut after {len(found.rows):,} rows: there are more; raise --limit, or aggregate")
+
+
+def export(
+    service: Annotated[str, typer.Argument(help="The service.")],
+    to: Annotated[Path, typer.Option("--to", help="A file: .parquet, .csv or .arrow.")],
+    since: Since = "",
+    until: Until = "",
+    kind: Annotated[
+        str, typer.Option("--kind", help="live, rehearsal or shadow; default: live and rehearsal.")
+    ] = "",
+    outcomes: Annotated[
+        bool, typer.Option("--outcomes", help="Join what became true of each.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Write the predictions of a service to a file."""
+    with connect(url, home) as client, progress(label="bytes") as shown:
+        shown.stage(f"gathering the predictions of {service}")
+        size_bytes = client.export(
+            service,
+            to,
+            since=_instant(since),
+            until=_instant(until),
+            kind=kind,
+            outcomes=outcomes,
+            force=force,
+            told=shown.reach,
+        )
+    done(f"{size_bytes:,} bytes written")
+    emit({"file": str(to), "bytes": size_bytes}, str(to), as_json=json)
 
 
 def _instant(text: str) -> int:

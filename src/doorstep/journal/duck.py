@@ -17,6 +17,8 @@ SPILL_MB_MAX = 8192
 ROW_GROUP_ROWS = 50_000
 """Small groups: a lookup by time reads little, and zstd still has enough to work with."""
 
+PARQUET = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS}"
+
 
 def connect(temp: Path, memory_mb: int = MEMORY_MB_MAX) -> DuckDBPyConnection:
     """A database in memory that spills to `temp`."""
@@ -82,8 +84,7 @@ def _from_array(name: str, kind: str) -> str:
 def copy_to(con: DuckDBPyConnection, source: str, order: str, path: Path) -> None:
     """Write `source` (a FROM item) as Parquet with zstd."""
     query = f"SELECT * FROM {source} ORDER BY {order}"  # noqa: S608
-    options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS}"
-    con.execute(f"COPY ({query}) TO {quote_text(str(path))} ({options})")
+    con.execute(f"COPY ({query}) TO {quote_text(str(path))} ({PARQUET})")
 
 
 def span(con: DuckDBPyConnection, source: str, column: str) -> tuple[int, Instant, Instant]:

@@ -56,7 +56,7 @@ class OutcomeArrays(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.at)
 
 
-_SOURCES = """
+TOLD = """
 live AS (
   SELECT max(id) AS id, key, "at" FROM p WHERE list_contains($resolve, kind) GROUP BY key, "at"),
 live_ids AS (SELECT DISTINCT id FROM p WHERE list_contains($resolve, kind)),
@@ -71,6 +71,10 @@ told AS (
 last AS (
   SELECT * FROM told QUALIFY row_number() OVER (PARTITION BY about ORDER BY "at" DESC,
     received_at DESC, coalesce(label, '') DESC, coalesce(value, 0) DESC) = 1)
+"""
+"""With `p` predictions, `o` outcomes and $resolve (kinds that an outcome may be about), `last` is
+what became of each: (about: its id, at, received_at, label, value)."""
+_WANTED = """
 SELECT p.*, last.label, last.value, last."at" AS outcome_at, last.received_at
   FROM p JOIN last ON p.id = last.about
   WHERE list_contains($kinds, p.kind) AND p."at" >= $since AND p."at" < $until
@@ -100,7 +104,7 @@ def join_outcomes(
     duck.confine(con, _paths(snapshots, service, since))
     if not predicted or not told:
         return _arrays({}, 0)
-    query = f"WITH p AS ({predicted}), o AS ({told}), {_SOURCES}"
+    query = f"WITH p AS ({predicted}), o AS ({told}), {TOLD} {_WANTED}"
     resolve = [int(one) for one in kinds if one != Kind.SHADOW] or [int(Kind.LIVE)]
     values: dict[str, Any] = {"since": since, "until": until, "rows": JOINED_ROWS_MAX + 1}
     values |= {"kinds": [int(one) for one in kinds], "resolve": resolve}

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from doorstep.core.errors import InputError, NotFoundError
 from doorstep.core.ids import new_id, parse_prediction_id
@@ -14,6 +14,7 @@ from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
 from doorstep.core.record import Kind, OutcomeRecord, Status, require_possible
 from doorstep.journal import query
+from doorstep.journal.export import export_file
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.rows import VISIBLE, Filters
 from doorstep.journal.snapshot import NO_END
@@ -28,6 +29,7 @@ from doorstep.journal.surface import (
     QUERY_ROWS_MAX,
     QUERY_S_MAX,
     CountTraffic,
+    ExportJournal,
     JournalTable,
     ListPredictions,
     OutcomeGiven,
@@ -151,10 +153,32 @@ def query_journal(app: App, asked: QueryJournal) -> JournalTable:
         app.home.path,
         asked.sql,
         _services(app),
-        Span(asked.since, asked.until or NO_END),
+        _span(asked.since, asked.until),
         limit=asked.limit,
         timeout_s=asked.timeout_s,
     )
+
+
+def export_journal(app: App, asked: ExportJournal) -> BinaryIO:
+    """The predictions of a service as one file, which is gone when it is closed."""
+    with app.database.reading() as connection:
+        get_service(connection, asked.service)
+    return export_file(
+        app.home.path,
+        asked.service,
+        _span(asked.since, asked.until),
+        kinds=_kinds(asked.kind),
+        format=asked.format,
+        outcomes=asked.outcomes,
+    )
+
+
+def _span(since: Instant, until: Instant) -> Span:
+    """until: 0 is no end. Raises: InputError (`bad-time`)."""
+    if not (0 <= since <= AT_MAX and 0 <= until <= AT_MAX):
+        said = f"since is {since}, until {until}; expected microseconds since 1970"
+        raise InputError("bad-time", said)
+    return Span(since, until or NO_END)
 
 
 def _services(app: App) -> tuple[str, ...]:

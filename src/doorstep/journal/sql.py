@@ -142,7 +142,7 @@ def tables_named(con: DuckDBPyConnection, sql: str) -> set[str]:
         raise RefusedError(
             "sql-not-allowed",
             f"found {found}; expected one SELECT: the journal is only read here",
-            "ask for rows:  SELECT * FROM predictions LIMIT 10",
+            "to keep rows:  doorstep journal export SERVICE --to FILE",
         )
     nodes = list(_nodes(con, sql))
     functions = {

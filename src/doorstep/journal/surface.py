@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -111,6 +111,18 @@ class JournalTable(msgspec.Struct, frozen=True, kw_only=True):
             if kind.startswith(("TIMESTAMP", "DATE")) and frame.schema[name] == polars.String
         )
         return frame.with_columns(polars.col(name).str.to_datetime(strict=False) for name in times)
+
+
+class ExportJournal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """since, until, kind: as in `QueryJournal` and `ListPredictions`. outcomes: join what became
+    true, as `outcome`, `outcome_value`, `outcome_at`."""
+
+    service: str
+    format: Literal["parquet", "csv"] = "parquet"
+    since: Instant = 0
+    until: Instant = 0
+    kind: str = ""
+    outcomes: bool = False
 
 
 def _package(name: str) -> Any:

@@ -46,17 +46,27 @@ class Writing:
     def __init__(self, home: Path) -> None:
         self.home, self.boots = home, 0
 
-    def add(self, layout: Layout, at: int, numbers: tuple[float, ...], texts: tuple[str, ...]):
+    def add(
+        self,
+        layout: Layout,
+        at: int,
+        numbers: tuple[float, ...],
+        texts: tuple[str, ...],
+        key: str = "",
+        told: bool = True,
+    ):
         self.boots += 1
         folder = self.home / "journal"
         writer = BlockWriter(folder, node="n1", boot=f"b{self.boots}", slot="s")
-        row = meta(request=new_id().bytes, at=at, texts=texts, key=f"k{self.boots}")
+        row = meta(request=new_id().bytes, at=at, texts=texts, key=key or f"k{self.boots}")
         packed = struct.pack(f"<{len(numbers)}d", *numbers)
         writer.predictions(writer.declare(layout), [row], packed)
-        told = OutcomeRecord(
-            service=layout.service, at=at + 5, received_at=at + 9, key=row.key, label="yes"
-        )
-        writer.outcome(told)
+        if told:
+            writer.outcome(
+                OutcomeRecord(
+                    service=layout.service, at=at + 5, received_at=at + 9, key=row.key, label="yes"
+                )
+            )
         writer.flush()
         return f"{UUID(bytes=row.request)}.{row.row}", writer
 

@@ -264,8 +264,35 @@ class Client:
     def prediction(self, prediction: str) -> Prediction:
         return self.call("prediction.show", ShowPrediction(prediction=prediction), Prediction)
 
-    def predictions(self, service: str, limit: int = 50, key: str = "") -> tuple[Prediction, ...]:
-        asked = ListPredictions(service=service, limit=limit, key=key)
+    def predictions(
+        self,
+        service: str,
+        limit: int = 50,
+        key: str = "",
+        *,
+        subject: str = "",
+        version: int = 0,
+        segment: str = "",
+        answer: str = "",
+        status: str = "",
+        kind: str = "",
+        since: int = 0,
+        before: int = 0,
+    ) -> tuple[Prediction, ...]:
+        """The newest that match all that is given."""
+        asked = ListPredictions(
+            service=service,
+            limit=limit,
+            since=since,
+            before=before,
+            version=version,
+            segment=segment,
+            answer=answer,
+            key=key,
+            subject=subject,
+            status=status,
+            kind=kind,
+        )
         return self.call("prediction.list", asked, Predictions).predictions
 
     def query(

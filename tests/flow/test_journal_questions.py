@@ -13,9 +13,9 @@ import httpx
 import pytest
 from control_cases import path_of
 
-from doorstep.core.errors import MissingExtraError, RefusedError
+from doorstep.core.errors import InputError, MissingExtraError, RefusedError
 from doorstep.journal.surface import OutcomeGiven
-from doorstep.testing.installation import RunningInstallation
+from doorstep.testing.installation import RunningInstallation, service_file
 
 SERVICE = "asked"
 ROWS = 6
@@ -25,6 +25,8 @@ ROWS = 6
 def answered(installation: RunningInstallation) -> list[str]:
     """Ids of ROWS predictions of the service; the first two have an outcome."""
     installation.register(SERVICE)
+    file = service_file(SERVICE).replace("ids: {key: id}", "ids: {key: id, subject: x0}")
+    installation.client.apply(file)
     installation.serve(f"{SERVICE}@1")
     rows = [{"x0": float(i), "x1": 0.5, "x2": 1.0} for i in range(ROWS)]
     found = httpx.post(
@@ -117,3 +119,25 @@ def test_an_arrow_file_without_pyarrow_names_what_is_missing(installation, answe
             installation.client.export(SERVICE, tmp_path / "a.arrow")
     else:
         assert installation.client.export(SERVICE, tmp_path / "a.arrow") > 0
+
+
+def test_predictions_by_subject_by_answer_and_by_time_with_what_became_of_them(
+    installation, answered
+):
+    client = installation.client
+    found = client.predictions(SERVICE, subject="2", kind="live")
+    assert [(one.id, one.inputs["x0"]) for one in found] == [(answered[2], 2.0)]
+    by_answer = {
+        one.id
+        for label in ("good", "bad")
+        for one in client.predictions(SERVICE, answer=label, kind="live")
+    }
+    assert by_answer == set(answered)
+    outcomes = {one.id: one.outcome for one in client.predictions(SERVICE, kind="live")}
+    assert [outcomes[one] for one in answered] == ["good", "good", None, None, None, None]
+    assert client.predictions(SERVICE, before=1) == ()
+    said = run(installation, "journal", "list", SERVICE, "--subject", "2", "--since", "2020-01-01")
+    assert answered[2] in said.stdout
+    installation.register("nobodys")
+    with pytest.raises(InputError, match="no-subject"):
+        client.predictions("nobodys", subject="2")

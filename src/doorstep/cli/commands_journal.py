@@ -47,8 +47,8 @@ def query(
         shown.stage("asking the journal")
         found = client.query(
             sys.stdin.read() if sql == "-" else sql,
-            since=_instant(since),
-            until=_instant(until),
+            since=instant(since),
+            until=instant(until),
             limit=limit,
             timeout_s=timeout,
         )
@@ -82,8 +82,8 @@ def export(
         size_bytes = client.export(
             service,
             to,
-            since=_instant(since),
-            until=_instant(until),
+            since=instant(since),
+            until=instant(until),
             kind=kind,
             outcomes=outcomes,
             force=force,
@@ -93,7 +93,8 @@ def export(
     emit({"file": str(to), "bytes": size_bytes}, str(to), as_json=json)
 
 
-def _instant(text: str) -> int:
+def instant(text: str) -> int:
+    """0 for "". Raises: InputError (`bad-time`)."""
     from doorstep.core.instant import parse_instant
 
     return parse_instant(text) if text else 0

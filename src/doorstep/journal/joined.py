@@ -56,6 +56,14 @@ class OutcomeArrays(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.at)
 
 
+class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Only these predictions are of interest, and others of their keys, which decide what an
+    outcome by key is about. keys: without ""."""
+
+    ids: tuple[str, ...]
+    keys: tuple[str, ...]
+
+
 TOLD = """
 live AS (
   SELECT max(id) AS id, key, "at" FROM p WHERE list_contains($resolve, kind) GROUP BY key, "at"),
@@ -91,12 +99,13 @@ def join_outcomes(
     since: Instant,
     until: Instant,
     kinds: Collection[int] = ANSWERED,
+    about: About | None = None,
 ) -> OutcomeArrays:
     """Predictions with `at` in [since, until) that have an outcome, whenever it came.
 
     kinds: which records are wanted; asking for shadow records gives each the outcome of the live
     prediction that has its id. What an outcome by key is about is decided among the wanted kinds
-    that are not shadow (live ones if there is none).
+    that are not shadow (live ones if there is none). about: None is all of them.
     """
     parts = list(tail_parts(snapshots, service))
     predicted = _load_predictions(con, snapshots, parts, service, since)
@@ -104,10 +113,16 @@ def join_outcomes(
     duck.confine(con, _paths(snapshots, service, since))
     if not predicted or not told:
         return _arrays({}, 0)
+    if about is not None:
+        predicted = (
+            f"SELECT * FROM ({predicted}) "  # noqa: S608
+            "WHERE list_contains($ids, id) OR list_contains($keys, key)"
+        )
     query = f"WITH p AS ({predicted}), o AS ({told}), {TOLD} {_WANTED}"
     resolve = [int(one) for one in kinds if one != Kind.SHADOW] or [int(Kind.LIVE)]
     values: dict[str, Any] = {"since": since, "until": until, "rows": JOINED_ROWS_MAX + 1}
     values |= {"kinds": [int(one) for one in kinds], "resolve": resolve}
+    values |= {} if about is None else {"ids": list(about.ids), "keys": list(about.keys)}
     found = con.execute(query, values).fetchnumpy()
     return _arrays(found, len(found["id"]))
 

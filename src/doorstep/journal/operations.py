@@ -13,10 +13,12 @@ from doorstep.core.ids import new_id, parse_prediction_id
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
 from doorstep.core.record import Kind, OutcomeRecord, Status, require_possible
+from doorstep.core.servicefile import parse_service_file
 from doorstep.journal import query
 from doorstep.journal.export import export_file
+from doorstep.journal.joined import About
 from doorstep.journal.profiles import PlanProfiles
-from doorstep.journal.rows import VISIBLE, Filters
+from doorstep.journal.rows import VISIBLE, Filters, Wanted
 from doorstep.journal.snapshot import NO_END
 from doorstep.journal.sql import ask_sql
 from doorstep.journal.summary import Cell, latency_ms
@@ -51,7 +53,6 @@ from doorstep.register.views import manifest_of
 
 CONTROL_NODE = "control"
 TRAFFIC_MINUTES_MAX = 60 * 24 * 31
-JOIN_SPAN_US = 86_400 * SECOND_US
 Known = Mapping[str, tuple[str | float, Instant]]
 """Prediction id -> (outcome, when it became true)."""
 
@@ -123,22 +124,44 @@ def list_predictions(app: App, asked: ListPredictions) -> Predictions:
     """List the newest predictions of a service."""
     if not 1 <= asked.limit <= PREDICTIONS_MAX:
         raise InputError("bad-limit", f"limit is {asked.limit}; expected 1 to {PREDICTIONS_MAX}")
+    before = _span(asked.since, asked.before).until
     with app.database.reading() as connection:
-        get_service(connection, asked.service)
+        service = get_service(connection, asked.service)
     rows = query.ask(
         query.Question(
             what="predictions",
             home=str(app.home.path),
             service=asked.service,
             limit=asked.limit,
-            before=(asked.before, "") if asked.before else None,
-            filters=Filters(
-                kinds=_kinds(asked.kind), key=asked.key or None, status=_status(asked.status)
-            ),
+            before=(before, asked.before_id) if asked.before else None,
+            filters=_filters(asked, service.file),
         )
     )
     known = _outcomes(app, asked.service, rows)
     return Predictions(predictions=tuple(prediction_view(row, known) for row in rows))
+
+
+def _filters(asked: ListPredictions, file: str) -> Filters:
+    """Raises: InputError (`bad-kind`, `bad-status`, `no-subject`)."""
+    wanted = [Wanted(("out.answer",), asked.answer)] if asked.answer else []
+    if asked.subject:
+        name = parse_service_file(file).ids.subject
+        if not name:
+            raise InputError(
+                "no-subject",
+                f"{asked.service} does not say whose data a prediction is of",
+                "declare the field in doorstep.yaml:  ids: {subject: NAME}",
+            )
+        wanted.append(Wanted((f"in.{name}", f"ctx.{name}"), asked.subject))
+    return Filters(
+        kinds=_kinds(asked.kind),
+        version=asked.version or None,
+        segment=asked.segment or None,
+        key=asked.key or None,
+        status=_status(asked.status),
+        since=asked.since or None,
+        wanted=tuple(wanted),
+    )
 
 
 @operation("journal.query", permission="prediction:read", effect="read")
@@ -248,12 +271,11 @@ def _prefixed(row: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _outcomes(app: App, service: str, rows: Sequence[dict[str, Any]]) -> Known:
-    """What became of these records, by prediction id, asked for all of them at once. Records that
-    lie more than `JOIN_SPAN_US` apart are shown without: joining what lies between would be slow.
-    """
-    times = [row["at"] for row in rows]
-    if not times or max(times) - min(times) > JOIN_SPAN_US:
+    """What became of these records, by prediction id, asked for all of them at once."""
+    if not rows:
         return {}
+    times = [row["at"] for row in rows]
+    keys = {row["key"] for row in rows} - {""}
     arrays = query.ask(
         query.Question(
             what="outcomes_joined",
@@ -262,6 +284,7 @@ def _outcomes(app: App, service: str, rows: Sequence[dict[str, Any]]) -> Known:
             since=min(times),
             until=max(times) + 1,
             kinds=(int(Kind.LIVE), int(Kind.REHEARSAL)),
+            about=About(tuple(row["id"] for row in rows), tuple(sorted(keys))),
         )
     )
     return {

@@ -53,13 +53,21 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListPredictions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """before: only those answered before it; 0 is now. key: "" for any. status: "" for any. kind:
-    "" for what callers saw (live, rehearsal), or one of live, rehearsal, shadow."""
+    """since, before: only those answered since and before it; 0 is any time and now. before_id: of
+    the last one of the page before this one, which was answered at `before`. version: who answered,
+    0 for any. kind: "" for what callers saw (live, rehearsal), or one of live, rehearsal, shadow.
+    subject: by the field that the service declares as `ids.subject`. Others: "" for any."""
 
     service: str
     limit: int = 50
+    since: Instant = 0
     before: Instant = 0
+    before_id: str = ""
+    version: int = 0
+    segment: str = ""
+    answer: str = ""
     key: str = ""
+    subject: str = ""
     status: str = ""
     kind: str = ""
 

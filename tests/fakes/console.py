@@ -232,9 +232,14 @@ def _predictions(fake: FakeDoorstep, given: Any) -> Predictions:
     found = [
         one
         for one in (data.prediction(fake.begun, place) for place in range(60))
-        if (not given.before or one.at < given.before)
-        and given.key in ("", one.key)
-        and given.status in ("", one.status)
+        if (not given.before or (one.at, one.id) < (given.before, given.before_id))
+        and one.at >= given.since
+        and given.version in (0, one.answered_by)
+        and given.answer in ("", str(one.answer))
+        and all(
+            getattr(given, name) in ("", getattr(one, name))
+            for name in ("key", "segment", "status", "kind")
+        )
     ]
     return Predictions(predictions=tuple(found[: given.limit]) if given.service == "loans" else ())
 

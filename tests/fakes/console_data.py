@@ -35,7 +35,7 @@ owner: credit-risk
 risk: high
 goal: "default_rate <= 0.24"
 
-ids: {key: application_id, unit: customer_id}
+ids: {key: application_id, unit: customer_id, subject: customer_id}
 model:
   task: binary
   label: credit_risk

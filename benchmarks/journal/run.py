@@ -1,13 +1,14 @@
 """What it costs to put a prediction of 30 numbers into the journal, beside two usual ways.
 
-    python benchmarks/journal/run.py
+    python benchmarks/journal/run.py [--rows 10000000]
 
 Each way takes the same predictions in the same groups, and hands each group to the operating
 system (default) or to the disk (durable) before it goes on: the same promise. CPU is user and
 system time of the process; the best of the rounds. Then what compaction costs, what BentoML's
-monitor log does (if its environment can be made), and what a real node costs in both modes. Exits
-with 1 if a goal is missed: 5 us in default mode, also for a prediction that is written alone; and
-twice the CPU of default for a node in durable mode with 64 connections.
+monitor log does (if its environment can be made), and what a real node costs in both modes; then
+`questions.py` asks questions to a month of predictions. Exits with 1 if a goal is missed: 5 us in
+default mode, also for a prediction that is written alone; and twice the CPU of default for a node
+in durable mode with 64 connections.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
 import nodes
 import peers
+import questions
 
 from doorstep.core.ids import new_id
 from doorstep.core.record import Column, Layout, PredictionMeta
@@ -213,5 +215,10 @@ def main() -> int:
     return 0 if met else 1
 
 
+def both() -> int:
+    rows = questions.rows_asked()
+    return max(main(), questions.main(rows))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(both())

@@ -9,13 +9,14 @@ import numpy as np
 
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.manifest import Manifest, Profile, decode_part
-from doorstep.core.record import Kind
+from doorstep.core.record import TRAFFIC
 from doorstep.core.servicefile import ServiceFile
 from doorstep.gate.metrics import Labelled, labelled_of
 from doorstep.journal import query
 from doorstep.journal.joined import OutcomeArrays
 from doorstep.journal.operations import windows_of
 from doorstep.journal.summary import Cell, Summary
+from doorstep.journal.watched import WatchedVersion, read_watched
 from doorstep.journal.windows import column_codes
 from doorstep.kernel.app import App
 from doorstep.monitor.decide import LATE_S, QUALITY_WINDOW_S, latest_window
@@ -33,13 +34,23 @@ LATE_OF_WINDOW = 1 / 12
 
 
 class Watched(msgspec.Struct, frozen=True, kw_only=True):
-    """One service that has a champion: what is known before the journal is asked."""
+    """One service that has a champion, or whose newest version another service serves: what is
+    known before the journal is asked. elsewhere: of the latter, what was recorded of it."""
 
     file: ServiceFile
     version: versions.VersionRow
     manifest: Manifest
     profile: Profile | None
     served_since: Instant
+    elsewhere: WatchedVersion | None = None
+
+    def as_of(self, now: Instant) -> Instant:
+        """The time at which it is judged: what was imported long after it happened, as of its end;
+        everything else, also what is recorded while it happens, now."""
+        if self.elsewhere is None or now - self.elsewhere.last < SHOWN_S * SECOND_US:
+            return now
+        window_s = self.file.monitor.drift.window_s
+        return self.elsewhere.last + round((window_s + LATE_S + 1.0) * SECOND_US)
 
 
 class QualitySeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +74,8 @@ class QualityKept:
 
 
 def watched(app: App, service: str) -> Watched | None:
-    """None for a service without a champion. Raises: NotFoundError (`no-service`)."""
+    """None for a service without a champion or a watched version. Raises: NotFoundError
+    (`no-service`)."""
     with app.database.reading() as connection:
         row = versions.get_service(connection, service)
         tenures = releases.list_tenures(connection, service)
@@ -73,6 +85,11 @@ def watched(app: App, service: str) -> Watched | None:
             number, since = tenures[0].version, tenures[0].since
         elif running is not None and running.release.is_first:
             number, since = running.release.challenger, running.release.started_at
+        elsewhere = None
+        if number is None and (known := read_watched(app.home.path, service)) is not None:
+            elsewhere = known.newest
+        if elsewhere is not None and elsewhere.rows:
+            number, since = elsewhere.number, elsewhere.first
         if number is None:
             return None
         version = versions.get_version(connection, service, number)
@@ -84,6 +101,7 @@ def watched(app: App, service: str) -> Watched | None:
         manifest=manifest_of(app.home.bundles, version.digest),
         profile=profile,
         served_since=since,
+        elsewhere=elsewhere,
     )
 
 
@@ -91,6 +109,7 @@ def gather(
     app: App, seen: Watched, now: Instant, known: tuple[MonitorFinding, ...] = ()
 ) -> ServiceFacts:
     """Everything that `decide.evaluate` may know about this service at `now`."""
+    now = seen.as_of(now)
     drift_s = seen.file.monitor.drift.window_s
     window = latest_window(now, drift_s, min(LATE_S, drift_s * LATE_OF_WINDOW))
     quality = quality_of(app, seen, now, known)
@@ -102,6 +121,7 @@ def gather_shown(app: App, seen: Watched, now: Instant) -> ServiceFacts:
     """The same for a person who looks: of the last closed window in which the champion was asked,
     if that is not more than a day ago. It is as long as whole buckets of what is kept, which are
     minutes for hours that are over: else a shorter window would show all of its minute."""
+    now = seen.as_of(now)
     drift_s = seen.file.monitor.drift.window_s
     late_s = min(LATE_S, drift_s * LATE_OF_WINDOW)
     recent = _summary(app, seen.version.service, now - round(SHOWN_S * SECOND_US), now)
@@ -117,7 +137,7 @@ def gather_shown(app: App, seen: Watched, now: Instant) -> ServiceFacts:
 
 
 def _is_of(cell: Cell, version: int) -> bool:
-    return cell.version == version and cell.kind == Kind.LIVE
+    return cell.version == version and cell.kind in TRAFFIC
 
 
 def _facts(

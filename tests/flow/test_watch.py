@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shell_case import Shell
-from watch_case import FILE, made_rows, weeks_ago, write_csv, write_lines
 
+import doorstep
 from doorstep.testing.installation import RunningInstallation
 from doorstep.testing.processes import wait_for
+from watch_case import FILE, made_rows, weeks_ago, write_csv, write_lines
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningInstallation]:
+    """One whose monitors look often."""
+    home = tmp_path_factory.mktemp("watching") / "home"
+    with RunningInstallation(home, workers=1, monitor_s=1.0) as running:
+        yield running
 
 
 @pytest.fixture
@@ -51,7 +64,7 @@ def test_a_month_of_another_service_is_imported_once_and_its_drift_is_found(
     client = installation.client
     names = {one.number: one.manifest.lineage.parameters for one in client.versions(service)}
     assert names == {1: {"version": "v3"}, 2: {"version": "v4"}}
-    wait_for(lambda: client.findings(service).findings, "the monitors look")
+    wait_for(lambda: client.monitor(service).quality, "the monitors look")
     status = client.status(service)[0]
     assert "amount" in status.drifted and "age" not in status.drifted, status
     assert (status.champion, status.watched) == (None, 2)
@@ -65,4 +78,61 @@ def test_a_month_of_another_service_is_imported_once_and_its_drift_is_found(
     for words in (("release", "start"), ("gate",)):
         said = shell(*words, f"{service}@2")
         assert said.code == 1 and "only-watched" in said.told, said
-    assert client.verify_ledger().ok
+    assert client.verify_ledger().intact
+
+
+def test_one_line_in_an_application_records_what_it_answers(
+    installation: RunningInstallation, shell: Shell
+) -> None:
+    service = "recorded-loans"
+    (shell.folder / "doorstep.yaml").write_text(
+        FILE.format(service=service).replace("window: 7d", "window: 10s")
+        + "contract: {inputs: {amount: float, age: int}}\n"
+    )
+    assert shell("apply").code == 0
+    rows = made_rows(1500, since_s=0, until_s=1, prefix="r")
+    app = doorstep.Record(scoring_app, service=service, home=installation.home, version="v9")
+    for at, row in enumerate(rows):
+        if at % 500 == 0:
+            app.flush()  # a test asks faster than any client; what does not fit would be left out
+        asked = {name: row[name] for name in ("application", "amount", "age", "p_default")}
+        assert json.loads(ask(app, json.dumps(asked).encode()))["answer"] == row["answer"]
+    app.flush()
+    assert app.counts == {"recorded": 1500}
+
+    client = installation.client
+    wait_for(lambda: "1,500 rows" in client.status(service)[0].headline, "all rows are taken")
+    ((number, name),) = [
+        (one.number, one.manifest.lineage.parameters["version"]) for one in client.versions(service)
+    ]
+    assert (number, name) == (1, "v9")
+    assert (
+        "the first 1,000 rows that were recorded" in client.versions(service)[0].findings[0].reason
+    )
+    one = client.predictions(service, key="r00007")[0]
+    assert (one.kind, one.answered_by, one.inputs["amount"]) == ("watched", 1, rows[7]["amount"])
+    assert one.scores == pytest.approx(
+        {"yes": rows[7]["p_default"], "no": 1 - rows[7]["p_default"]}
+    )
+    write_csv(shell.folder / "outcomes.csv", rows)
+    told = shell("outcome", service, "outcomes.csv", "--key", "application")
+    assert told.code == 0, told
+    wait_for(lambda: client.monitor(service).labelled_rows == 1500, "outcomes are joined by key")
+
+
+def scoring_app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """A model in somebody's WSGI application."""
+    asked = json.loads(environ["wsgi.input"].read())
+    p = asked["p_default"]
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps({"answer": "yes" if p >= 0.5 else "no", "probability": p}).encode()]
+
+
+def ask(app: Any, body: bytes) -> bytes:
+    environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/score", "wsgi.input": io.BytesIO(body),
+               "CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(body))}  # fmt: skip
+    answer = app(environ, lambda _status, _headers: None)
+    try:
+        return b"".join(answer)
+    finally:
+        getattr(answer, "close", lambda: None)()

@@ -88,15 +88,28 @@ def _shapes(
 
 def note_versions(home: Path, service: str, known: dict[str, store.VersionRow]) -> None:
     """Tell those who have only the home which versions there are."""
-    watched = read_watched(home, service) or Watched(service=service)
-    new = [
-        WatchedVersion(name=name, number=row.number, bundle=row.digest, first=0, last=0, rows=0)
-        for name, row in known.items()
-        if watched.find(row.number) is None
-    ]
-    if new:
-        versions = (*watched.versions, *new)
-        write_watched(home, msgspec.structs.replace(watched, versions=versions))
+    with known_ids(watched_folder(home), service):
+        watched = read_watched(home, service) or Watched(service=service)
+        new = [
+            WatchedVersion(name=name, number=row.number, bundle=row.digest, first=0, last=0, rows=0)
+            for name, row in known.items()
+            if watched.find(row.number) is None
+        ]
+        if new:
+            versions = (*watched.versions, *new)
+            write_watched(home, msgspec.structs.replace(watched, versions=versions))
+
+
+def note_left_out(home: Path, service: str, *, lost: int, refused: int) -> None:
+    """Count what a recorder had to leave out, and lines that were no rows."""
+    with known_ids(watched_folder(home), service):
+        watched = read_watched(home, service) or Watched(service=service)
+        write_watched(
+            home,
+            msgspec.structs.replace(
+                watched, lost=watched.lost + lost, refused=watched.refused + refused
+            ),
+        )
 
 
 def _record(

@@ -44,13 +44,12 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
     served_since: Instant
     elsewhere: WatchedVersion | None = None
 
-    def as_of(self, now: Instant) -> Instant:
-        """The time at which it is judged: what was imported long after it happened, as of its end;
-        everything else, also what is recorded while it happens, now."""
+    def as_of(self, now: Instant, after_s: float = 1.0) -> Instant:
+        """The time at which it is judged: what was imported long after it happened, `after_s` after
+        its end; everything else, also what is recorded while it happens, now."""
         if self.elsewhere is None or now - self.elsewhere.last < SHOWN_S * SECOND_US:
             return now
-        window_s = self.file.monitor.drift.window_s
-        return self.elsewhere.last + round((window_s + LATE_S + 1.0) * SECOND_US)
+        return min(now, self.elsewhere.last + round(after_s * SECOND_US))
 
 
 class QualitySeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,9 +108,10 @@ def gather(
     app: App, seen: Watched, now: Instant, known: tuple[MonitorFinding, ...] = ()
 ) -> ServiceFacts:
     """Everything that `decide.evaluate` may know about this service at `now`."""
-    now = seen.as_of(now)
     drift_s = seen.file.monitor.drift.window_s
-    window = latest_window(now, drift_s, min(LATE_S, drift_s * LATE_OF_WINDOW))
+    late_s = min(LATE_S, drift_s * LATE_OF_WINDOW)
+    window = latest_window(seen.as_of(now, drift_s + late_s + 1.0), drift_s, late_s)
+    now = seen.as_of(now)
     quality = quality_of(app, seen, now, known)
     facts = _facts(app, seen, now, window, quality.week, known)
     return msgspec.structs.replace(facts, fresh=quality.fresh)
@@ -121,15 +121,15 @@ def gather_shown(app: App, seen: Watched, now: Instant) -> ServiceFacts:
     """The same for a person who looks: of the last closed window in which the champion was asked,
     if that is not more than a day ago. It is as long as whole buckets of what is kept, which are
     minutes for hours that are over: else a shorter window would show all of its minute."""
-    now = seen.as_of(now)
     drift_s = seen.file.monitor.drift.window_s
     late_s = min(LATE_S, drift_s * LATE_OF_WINDOW)
+    latest, now = now, seen.as_of(now)
     recent = _summary(app, seen.version.service, now - round(SHOWN_S * SECOND_US), now)
     mine = [one.at for one in recent.cells if _is_of(one, seen.version.number)]
     newest = max(mine, default=now - 1) + 1
     shown_s = math.ceil(drift_s / recent.bucket_s) * recent.bucket_s
     closes = newest + round((shown_s + late_s) * SECOND_US)
-    window = latest_window(min(now, closes), shown_s, late_s)
+    window = latest_window(min(latest, closes), shown_s, late_s)
     # A control plane that does not lead never looks, so there the asking has to do it.
     looks = app.leader_term > 0
     quality = quality_seen(app, seen) if looks else quality_of(app, seen, now).week

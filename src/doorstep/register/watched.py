@@ -62,6 +62,8 @@ def reference_of(rows: Sequence[Mapping[str, Any]], file: ServiceFile, said: str
     )
     target = _target(table, file, watch)
     profile = profile_table(table, contract, _scores(table, target, watch), target.labels, {})
+    known = tuple(one for one in profile.scores if sum(one.counts))
+    profile = msgspec.structs.replace(profile, scores=known)
     return Reference(
         task=target.task,
         labels=target.labels,
@@ -132,7 +134,7 @@ def _scores(table: Table, target: Target, watch: WatchSpec) -> Any:
         for at, label in enumerate(target.labels):
             if watch.scores.get(label, "") in table:
                 found[:, at] = table.column(watch.scores[label]).as_numbers()
-    elif watch.prediction in table:
+    elif watch.prediction in table and not watch.score:
         answers = table.column(watch.prediction).as_texts()
         for at, label in enumerate(target.labels):
             found[:, at] = [np.nan if one is None else float(one == label) for one in answers]

@@ -409,7 +409,7 @@ class _Worker(threading.Thread):
         self._told = seen
         if new.keys() - {"no-prediction"}:
             said = ", ".join(f"{count} {name}" for name, count in sorted(new.items()))
-            _log.warning("doorstep did not record: %s", said)
+            _log.warning("not recorded: %s", said)
 
 
 class _Spool:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import json
+import os
+import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from shell_case import Shell
 
@@ -15,6 +21,8 @@ import doorstep
 from doorstep.testing.installation import RunningInstallation
 from doorstep.testing.processes import wait_for
 from watch_case import FILE, made_rows, weeks_ago, write_csv, write_lines
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +144,85 @@ def ask(app: Any, body: bytes) -> bytes:
         return b"".join(answer)
     finally:
         getattr(answer, "close", lambda: None)()
+
+
+def test_the_guide_is_true(installation: RunningInstallation, shell: Shell) -> None:
+    page = (ROOT / "docs" / "guides" / "watch.md").read_text(encoding="utf-8")
+    (yaml,) = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    (session,) = re.findall(r"^```console\n(.*?)^```", page, re.M | re.S)
+    (shell.folder / "doorstep.yaml").write_text(yaml)
+    train = made_rows(2000, since_s=weeks_ago(9), until_s=weeks_ago(5), prefix="t")
+    write_csv(shell.folder / "train.csv", train)
+    month = made_rows(
+        2000, since_s=weeks_ago(5), until_s=weeks_ago(1), prefix="m", model="v4", amount=1300.0
+    )
+    write_csv(shell.folder / "last-month.csv", month)
+    for command, expected in re.findall(r"^\$ doorstep (.*)\n((?:[^$].*\n)*)", session, re.M):
+        said = shell(*command.split())
+        assert said.code == 0, said
+        assert all(line in said.told for line in expected.splitlines()), said
+    client = installation.client
+    drifted = wait_for(lambda: client.status("loans")[0].drifted, "the drift is found")
+    assert drifted == ("amount",)
+
+    space: dict[str, Any] = {}
+    os.environ["DOORSTEP_HOME"] = str(installation.home)
+    try:
+        exec(code, space)  # the page's own words
+    finally:
+        del os.environ["DOORSTEP_HOME"]
+    body = {"application": "new", "amount": 1500.0, "age": 44, "purpose": "car"}
+    (_, said) = asyncio.run(answered(space["app"], json.dumps(body).encode()))
+    assert json.loads(said["body"])["answer"] == "yes"
+    space["app"].flush()
+    (one,) = wait_for(lambda: client.predictions("loans", key="new"), "it is recorded")
+    assert (one.answer, one.inputs["amount"], one.kind) == ("yes", 1500.0, "watched")
+
+
+async def answered(app: Any, body: bytes) -> list[Any]:
+    said: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/score", "headers": headers}
+    await app(scope, receive, send)
+    return said
+
+
+def test_rows_of_a_database_and_of_parquet_are_read_as_they_come(
+    installation: RunningInstallation, shell: Shell
+) -> None:
+    service = "sql-loans"
+    (shell.folder / "doorstep.yaml").write_text(FILE.format(service=service))
+    rows = made_rows(1200, since_s=weeks_ago(2), until_s=weeks_ago(1), prefix="q")
+    with contextlib.closing(sqlite3.connect(shell.folder / "scores.db")) as connection:
+        names = list(rows[0])
+        connection.execute(f"CREATE TABLE answers ({', '.join(names)})")
+        marks = ", ".join("?" * len(names))
+        connection.executemany(
+            f"INSERT INTO answers VALUES ({marks})", [tuple(one.values()) for one in rows]
+        )
+        connection.commit()
+    query = ("--sql", "sqlite:///scores.db", "--query", "select * from answers order by answered")
+    found = shell.json("journal", "import", service, *query)
+    assert (found["imported"], found["refused"]) == (1200, 0), found
+    write_csv(shell.folder / "rows.csv", rows)
+    stored = "types={'answer': 'VARCHAR', 'defaulted': 'VARCHAR'}"  # no booleans of "yes" and "no"
+    duckdb.sql(
+        f"COPY (SELECT * FROM read_csv('{shell.folder}/rows.csv', {stored})) TO "
+        f"'{shell.folder}/rows.parquet' (FORMAT parquet)"
+    )
+    again = shell.json("journal", "import", service, "rows.parquet")
+    assert (again["imported"], again["known"]) == (0, 1200), again
+    wrong = shell(
+        "journal", "import", service, "--sql", "sqlite:///scores.db", "--query", "nonsense"
+    )
+    assert wrong.code == 2 and "bad-sql" in wrong.told
+    none = shell("journal", "import", service)
+    assert none.code == 2 and "which-source" in none.told

@@ -118,7 +118,6 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     headline: str
     champion: int | None
-    watched: int | None
     challenger: int | None
     share: float
     release_state: str
@@ -135,6 +134,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     drifted: tuple[str, ...]
     objective: str
     findings_open: int
+    watched: int | None = None
 
 
 class Statuses(msgspec.Struct, frozen=True, kw_only=True):

@@ -45,10 +45,10 @@ from doorstep.journal import exported
 from doorstep.journal.surface import (
     CountTraffic,
     ExportJournal,
-    JournalTable,
     Imported,
     ImportedRow,
     ImportRows,
+    JournalTable,
     ListPredictions,
     OutcomeGiven,
     OutcomesRecorded,

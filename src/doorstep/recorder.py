@@ -364,6 +364,7 @@ class _Worker(threading.Thread):
                 continue
             self._bytes -= one.size
             self._safely(lambda one=one: self._write(one))  # type: ignore[misc]
+            self._report()
 
     def _safely(self, work: Callable[[], None]) -> None:
         try:

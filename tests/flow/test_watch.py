@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import httpx
 import pytest
 from shell_case import Shell
 
@@ -86,6 +87,16 @@ def test_a_month_of_another_service_is_imported_once_and_its_drift_is_found(
     for words in (("release", "start"), ("gate",)):
         said = shell(*words, f"{service}@2")
         assert said.code == 1 and "only-watched" in said.told, said
+    for command in (("show", f"{service}@2"), ("list", service), ("history", service)):
+        said = shell(*command)
+        assert said.code == 0 and "watched" in said.out, said
+    with httpx.Client(follow_redirects=True) as browser:
+        browser.get(client.invite()).raise_for_status()
+        for path in ("", "/monitor", "/versions/2", "/predictions"):
+            page = browser.get(f"{installation.console_url}/services/{service}{path}")
+            assert page.status_code == 200 and service in page.text, (path, page.text[:500])
+        shown = browser.get(f"{installation.console_url}/services/{service}").text
+        assert "is watched, served elsewhere" in shown and "Watched</dt>" in shown
     assert client.verify_ledger().intact
 
 
@@ -223,6 +234,9 @@ def test_rows_of_a_database_and_of_parquet_are_read_as_they_come(
     wrong = shell(
         "journal", "import", service, "--sql", "sqlite:///scores.db", "--query", "nonsense"
     )
-    assert wrong.code == 2 and "bad-sql" in wrong.told
+    assert wrong.code == 1 and "bad-sql" in wrong.told
+    query = ("--query", "select 1")
+    absent = shell("journal", "import", service, "--sql", "sqlite:///absent.db", *query)
+    assert absent.code == 5 and not (shell.folder / "absent.db").exists(), absent
     none = shell("journal", "import", service)
     assert none.code == 2 and "which-source" in none.told

@@ -7,6 +7,7 @@ import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -133,6 +134,9 @@ def rows_of_query(url: str, sql: str) -> Iterator[Read]:
             f"{url.partition(':')[0]} is not a database that is read",
             "expected sqlite:///FILE or postgresql://HOST/NAME",
         )
+    if url.startswith("sqlite"):
+        # Read only: a mistyped name must not become an empty database.
+        url = f"sqlite:///file:{quote(url.removeprefix('sqlite:///'))}?mode=ro&uri=true"
     try:
         engine = sqlalchemy.create_engine(url)
     except ModuleNotFoundError:
@@ -140,15 +144,27 @@ def rows_of_query(url: str, sql: str) -> Iterator[Read]:
     except sqlalchemy.exc.ArgumentError:
         raise InputError("bad-sql", "the URL of the database cannot be read") from None
     try:
-        with engine.connect() as connection:
+        with _connected(engine) as connection:
             chosen = connection.execution_options(stream_results=True, yield_per=ROWS_FETCHED)
             for row in chosen.execute(sqlalchemy.text(sql)):
                 yield dict(row._mapping), ""
-    except sqlalchemy.exc.OperationalError as error:
-        said = str(error.orig).splitlines()[0]
-        raise UnreachableError("no-database", f"the database does not answer: {said}") from None
     except sqlalchemy.exc.SQLAlchemyError as error:
-        said = str(getattr(error, "orig", error)).splitlines()[0]
-        raise InputError("bad-sql", f"the query cannot be answered: {said[:300]}") from None
+        said = f"the query cannot be answered: {_first_line(error)}"
+        raise InputError("bad-sql", said) from None
     finally:
         engine.dispose()
+
+
+def _connected(engine: Any) -> Any:
+    import sqlalchemy
+
+    try:
+        return engine.connect()
+    except sqlalchemy.exc.OperationalError as error:
+        said = f"the database does not answer: {_first_line(error)}"
+        raise UnreachableError("no-database", said) from None
+
+
+def _first_line(error: Exception) -> str:
+    """Of the driver's own words, which hold no password."""
+    return str(getattr(error, "orig", error)).splitlines()[0][:300]

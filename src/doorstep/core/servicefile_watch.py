@@ -22,11 +22,11 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
         str, COLUMN, "column of the answer: a label, or the predicted number", "prediction"
     ] = "prediction"
     score: Annotated[
-        str,
+        str | None,
         COLUMN,
         "column of the chance, 0 to 1, of model.positive",
         "none: an answer counts as certain",
-    ] = ""
+    ] = None
     scores: Annotated[
         dict[str, str],
         MapOf(COLUMN, "label", 1000),
@@ -37,12 +37,17 @@ class WatchSpec(msgspec.Struct, frozen=True, kw_only=True):
         str, COLUMN, "column of when it was answered: ISO 8601, or seconds since 1970", "time"
     ] = "time"
     version: Annotated[
-        str, COLUMN, "column of the version that answered, by any name", "none: all are of one"
-    ] = ""
+        str | None,
+        COLUMN,
+        "column of the version that answered, by any name",
+        "none: all are of one",
+    ] = None
     outcome: Annotated[
-        str, COLUMN, "column of what became true, where it is known already", "model.label"
-    ] = ""
-    latency_ms: Annotated[str, COLUMN, "column of how long it took", "none: not known"] = ""
+        str | None, COLUMN, "column of what became true, where it is known already", "model.label"
+    ] = None
+    latency_ms: Annotated[str | None, COLUMN, "column of how long it took", "none: not known"] = (
+        None
+    )
     columns: Annotated[
         dict[str, str],
         MapOf(COLUMN, "field", FIELDS_MAX),

@@ -47,6 +47,8 @@ def take_spools(app: App) -> int:
     so. Raises: OSError, and what the database raises; what was not taken waits."""
     root = watched_folder(app.home.path) / SPOOL
     folders = sorted(one for one in root.iterdir() if one.is_dir()) if root.is_dir() else []
+    if not folders:
+        return 0
     with app.database.reading() as connection:
         found = [(one, store.find_service(connection, one.name)) for one in folders]
         watched = {

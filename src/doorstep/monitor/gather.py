@@ -15,7 +15,7 @@ from doorstep.gate.metrics import Labelled, labelled_of
 from doorstep.journal import query
 from doorstep.journal.joined import OutcomeArrays
 from doorstep.journal.operations import windows_of
-from doorstep.journal.summary import Cell, Summary
+from doorstep.journal.summary import HOUR_S, Cell, Summary
 from doorstep.journal.watched import WatchedVersion, read_watched
 from doorstep.journal.windows import column_codes
 from doorstep.kernel.app import App
@@ -44,12 +44,19 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
     served_since: Instant
     elsewhere: WatchedVersion | None = None
 
-    def as_of(self, now: Instant, after_s: float = 1.0) -> Instant:
-        """The time at which it is judged: what was imported long after it happened, `after_s` after
-        its end; everything else, also what is recorded while it happens, now."""
+    def as_of(self, now: Instant) -> Instant:
+        """The time at which it is judged: what was imported long after it happened, at its end, up
+        to the whole hour; everything else, also what is recorded while it happens, now."""
         if self.elsewhere is None or now - self.elsewhere.last < SHOWN_S * SECOND_US:
             return now
-        return min(now, self.elsewhere.last + round(after_s * SECOND_US))
+        hour_us = HOUR_S * SECOND_US
+        return min(now, (self.elsewhere.last // hour_us + 1) * hour_us)
+
+    def past_window(self, now: Instant) -> tuple[Instant, Instant] | None:
+        """Of what was imported long after it happened, the last window; else None."""
+        until = self.as_of(now)
+        length_us = round(self.file.monitor.drift.window_s * SECOND_US)
+        return (until - length_us, until) if until < now else None
 
 
 class QualitySeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +117,7 @@ def gather(
     """Everything that `decide.evaluate` may know about this service at `now`."""
     drift_s = seen.file.monitor.drift.window_s
     late_s = min(LATE_S, drift_s * LATE_OF_WINDOW)
-    window = latest_window(seen.as_of(now, drift_s + late_s + 1.0), drift_s, late_s)
+    window = seen.past_window(now) or latest_window(now, drift_s, late_s)
     now = seen.as_of(now)
     quality = quality_of(app, seen, now, known)
     facts = _facts(app, seen, now, window, quality.week, known)
@@ -123,13 +130,13 @@ def gather_shown(app: App, seen: Watched, now: Instant) -> ServiceFacts:
     minutes for hours that are over: else a shorter window would show all of its minute."""
     drift_s = seen.file.monitor.drift.window_s
     late_s = min(LATE_S, drift_s * LATE_OF_WINDOW)
-    latest, now = now, seen.as_of(now)
+    past, now = seen.past_window(now), seen.as_of(now)
     recent = _summary(app, seen.version.service, now - round(SHOWN_S * SECOND_US), now)
     mine = [one.at for one in recent.cells if _is_of(one, seen.version.number)]
     newest = max(mine, default=now - 1) + 1
     shown_s = math.ceil(drift_s / recent.bucket_s) * recent.bucket_s
     closes = newest + round((shown_s + late_s) * SECOND_US)
-    window = latest_window(min(latest, closes), shown_s, late_s)
+    window = past or latest_window(min(now, closes), shown_s, late_s)
     # A control plane that does not lead never looks, so there the asking has to do it.
     looks = app.leader_term > 0
     quality = quality_seen(app, seen) if looks else quality_of(app, seen, now).week

@@ -87,7 +87,7 @@ def _inputs(table: Table, file: ServiceFile, watch: WatchSpec) -> tuple[str, ...
     ours = {watch.prediction, watch.score, *watch.scores.values(), watch.time, watch.version}
     ours |= {watch.outcome or file.model.label, watch.latency_ms, file.model.label}
     ours |= {ids.key, ids.unit, ids.subject, *file.contract.context}
-    return choose_inputs(table, None, None, tuple(ours))
+    return choose_inputs(table, None, None, tuple(one for one in ours if one))
 
 
 def _stated(field: Any) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _scores(table: Table, target: Target, watch: WatchSpec) -> Any:
     if not target.labels:
         name = watch.score or watch.prediction
         found[:, 0] = table.column(name).as_numbers() if name in table else np.nan
-    elif watch.score in table and len(target.labels) == 2:
+    elif watch.score and watch.score in table and len(target.labels) == 2:
         at = target.labels.index(target.positive)
         found[:, at] = table.column(watch.score).as_numbers()
         found[:, 1 - at] = 1.0 - found[:, at]

@@ -45,6 +45,9 @@ from doorstep.journal import exported
 from doorstep.journal.surface import (
     CountTraffic,
     ExportJournal,
+    Imported,
+    ImportedRow,
+    ImportRows,
     JournalTable,
     ListPredictions,
     OutcomeGiven,
@@ -73,6 +76,7 @@ from doorstep.register.surface import (
     ListServices,
     ListVersions,
     Missing,
+    Reference,
     RegisterVersion,
     Service,
     ServiceDiff,
@@ -82,6 +86,7 @@ from doorstep.register.surface import (
     ShowVersion,
     Version,
     Versions,
+    WatchVersion,
 )
 from doorstep.release.surface import (
     ChangeRelease,
@@ -260,6 +265,12 @@ class Client:
     def revive(self, version: str, why: str) -> Kill:
         return self.call("version.revive", ReviveVersion(version=version, why=why), Kill)
 
+    def watch(self, file: str, name: str, reference: Reference | None = None) -> Version:
+        """A version that another service calls `name`. reference: what its records are compared
+        with, None for that of the newest watched one."""
+        asked = WatchVersion(file=file, name=name, reference=reference)
+        return self.call("version.watch", asked, Version)
+
     # predictions
     def prediction(self, prediction: str) -> Prediction:
         return self.call("prediction.show", ShowPrediction(prediction=prediction), Prediction)
@@ -358,6 +369,12 @@ class Client:
     def record_outcomes(self, service: str, outcomes: Iterable[OutcomeGiven]) -> int:
         asked = RecordOutcomes(service=service, outcomes=tuple(outcomes))
         return self.call("outcome.record", asked, OutcomesRecorded).recorded
+
+    def import_rows(
+        self, service: str, rows: Iterable[ImportedRow], *, check: bool = False
+    ) -> Imported:
+        asked = ImportRows(service=service, rows=tuple(rows), check=check)
+        return self.call("prediction.import", asked, Imported)
 
     def traffic(
         self, service: str, minutes: int = 60, bucket_s: int = 60, kind: str = ""

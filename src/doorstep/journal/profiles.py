@@ -1,5 +1,5 @@
-"""What a compactor needs of the plan: reference profiles of its versions, read from the home's
-bundles, and how long records are kept."""
+"""What a compactor needs to know: reference profiles of the versions that are planned or watched,
+read from the home's bundles, and how long records are kept."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from doorstep.core.errors import InputError
 from doorstep.core.ids import digest_of, parse_digest
 from doorstep.core.manifest import Profile, decode_part
 from doorstep.core.plan import PLAN_BYTES_MAX, PlanPointer, PlanRoot, ServicePlan
+from doorstep.journal.watched import read_watched
 
 PartT = TypeVar("PartT", bound=msgspec.Struct)
 
@@ -35,6 +36,9 @@ class PlanProfiles:
         if (service, version) not in self._bundles:
             with contextlib.suppress(OSError, InputError):
                 self._read_plan()
+        if (service, version) not in self._bundles:
+            with contextlib.suppress(OSError, InputError):
+                self._read_watched(service)
         digest = self._bundles.get((service, version))
         return self._profile(digest) if digest else None
 
@@ -57,6 +61,11 @@ class PlanProfiles:
             if plan.keep_s > 0:
                 keep_s[plan.service] = plan.keep_s
         self._root, self._keep_s = pointer.root, keep_s
+
+    def _read_watched(self, service: str) -> None:
+        found = read_watched(self._home, service)
+        versions = found.versions if found else ()
+        self._bundles |= {(service, one.number): one.bundle for one in versions}
 
     def _document(self, digest: str, kind: type[PartT]) -> PartT:
         path = self._home / "plan" / f"{parse_digest(digest)}.json"

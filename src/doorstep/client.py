@@ -34,6 +34,8 @@ from doorstep.govern.surface import (
     ListEvents,
     ListTokens,
     NewToken,
+    PredictionProof,
+    ProvePrediction,
     RevokeToken,
     ShowHistory,
     ShowInstallation,
@@ -287,6 +289,10 @@ class Client:
 
     def verify_ledger(self) -> LedgerVerdict:
         return self.call("ledger.verify", VerifyLedger(), LedgerVerdict)
+
+    def prove(self, prediction: str) -> PredictionProof:
+        asked = ProvePrediction(prediction=prediction)
+        return self.call("prediction.prove", asked, PredictionProof)
 
     def export_ledger(self) -> bytes:
         """The ledger as NDJSON: the stored bytes, one event a line."""

@@ -35,6 +35,7 @@ VALID: dict[str, dict[str, Any]] = {
     "prediction.show": {"prediction": "x"},
     "prediction.list": {"service": "x"},
     "prediction.explain": {"prediction": "x"},
+    "prediction.prove": {"prediction": "x"},
     "outcome.record": {"service": "x", "outcomes": [{"key": "k", "label": "a"}]},
     "traffic.count": {"service": "x"},
     "monitor.show": {"service": "x"},

@@ -267,8 +267,11 @@ class Client:
             "prediction.explain", ExplainPrediction(prediction=prediction), Explanation
         )
 
-    def record_outcomes(self, service: str, outcomes: Iterable[OutcomeGiven]) -> int:
-        asked = RecordOutcomes(service=service, outcomes=tuple(outcomes))
+    def record_outcomes(
+        self, service: str, outcomes: Iterable[OutcomeGiven], batch: str = ""
+    ) -> int:
+        """How many were recorded. batch: a SHA-256; a batch that was recorded before is not."""
+        asked = RecordOutcomes(service=service, outcomes=tuple(outcomes), batch=batch)
         return self.call("outcome.record", asked, OutcomesRecorded).recorded
 
     def traffic(

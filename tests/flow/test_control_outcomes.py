@@ -34,3 +34,16 @@ def test_outcomes_that_the_service_cannot_have_are_refused_whole(
             client.record_outcomes("told", [good, bad])
         assert (no.value.code, "none was recorded" in no.value.hint) == ("bad-outcome", True)
     assert recorded(installation) == before
+
+
+def test_a_batch_that_was_recorded_is_not_recorded_again(installation: RunningInstallation):
+    client = installation.client
+    installation.register("batched")
+    given = [OutcomeGiven(key="k1", label="good"), OutcomeGiven(key="k2", label="bad")]
+    before = recorded(installation)
+    assert client.record_outcomes("batched", given, "0a" * 32) == 2
+    assert client.record_outcomes("batched", given, "0a" * 32) == 0
+    assert recorded(installation) == before + 2
+    assert client.record_outcomes("batched", given, "0b" * 32) == 2
+    with pytest.raises(InputError, match="SHA-256"):
+        client.record_outcomes("batched", given, "../x")

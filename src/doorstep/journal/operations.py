@@ -15,6 +15,7 @@ from doorstep.core.operation import operation
 from doorstep.core.record import Kind, OutcomeRecord, Status, require_possible
 from doorstep.journal import query
 from doorstep.journal.profiles import PlanProfiles
+from doorstep.journal.received import Received
 from doorstep.journal.rows import VISIBLE, Filters
 from doorstep.journal.summary import Cell, latency_ms
 from doorstep.journal.surface import (
@@ -233,7 +234,12 @@ def record_outcomes(app: App, asked: RecordOutcomes) -> OutcomesRecorded:
     known = {manifest_of(app.home.bundles, one.digest).labels for one in versions}
     require_possible(records, known)
     writer = app.kept.get(OutcomeWriter, lambda: OutcomeWriter(app.home.journal))
-    return OutcomesRecorded(recorded=writer.write(records))
+    if not asked.batch:
+        return OutcomesRecorded(recorded=writer.write(records))
+    received = app.kept.get(
+        Received, lambda: Received(app.home.journal / CONTROL_NODE / "received.txt")
+    )
+    return OutcomesRecorded(recorded=received.once(asked.batch, lambda: writer.write(records)))
 
 
 def _record(service: str, given: OutcomeGiven, now: Instant, index: int) -> OutcomeRecord:

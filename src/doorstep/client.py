@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,13 +43,17 @@ from doorstep.govern.surface import (
     Tokens,
     VerifyLedger,
 )
+from doorstep.journal import exported
 from doorstep.journal.surface import (
     CountTraffic,
+    ExportJournal,
+    JournalTable,
     ListPredictions,
     OutcomeGiven,
     OutcomesRecorded,
     Prediction,
     Predictions,
+    QueryJournal,
     RecordOutcomes,
     ShowPrediction,
     Traffic,
@@ -95,8 +99,12 @@ from doorstep.release.surface import (
 )
 
 AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
+Told = Callable[[int, int], None]
 READ_TIMEOUT_S = 900.0
 """Gates run while the caller waits; they are bounded by their own limit, which is shorter."""
+
+
+def _tell_nobody(_bytes: int, _whole: int) -> None: ...
 
 
 def connect(
@@ -145,14 +153,14 @@ class Client:
                 method, path, content=content, headers={"Content-Type": type_}
             )
         except httpx.HTTPError as error:
-            raise UnreachableError(
-                "no-answer",
-                f"{self.url} does not answer: {type(error).__name__}",
-                "is it running?  doorstep up -d",
-            ) from None
+            raise self._no_answer(error) from None
         if response.status_code >= 400:
             raise error_from(response.status_code, response.content)
         return response
+
+    def _no_answer(self, error: httpx.HTTPError) -> UnreachableError:
+        said = f"{self.url} does not answer: {type(error).__name__}"
+        return UnreachableError("no-answer", said, "is it running?  doorstep up -d")
 
     def invite(self) -> str:
         """A link that signs one browser in to the console, once, within ten minutes."""
@@ -258,9 +266,91 @@ class Client:
     def prediction(self, prediction: str) -> Prediction:
         return self.call("prediction.show", ShowPrediction(prediction=prediction), Prediction)
 
-    def predictions(self, service: str, limit: int = 50, key: str = "") -> tuple[Prediction, ...]:
-        asked = ListPredictions(service=service, limit=limit, key=key)
+    def predictions(
+        self,
+        service: str,
+        limit: int = 50,
+        key: str = "",
+        *,
+        subject: str = "",
+        version: int = 0,
+        segment: str = "",
+        answer: str = "",
+        status: str = "",
+        kind: str = "",
+        since: int = 0,
+        before: int = 0,
+    ) -> tuple[Prediction, ...]:
+        """The newest that match all that is given."""
+        asked = ListPredictions(
+            service=service,
+            limit=limit,
+            since=since,
+            before=before,
+            version=version,
+            segment=segment,
+            answer=answer,
+            key=key,
+            subject=subject,
+            status=status,
+            kind=kind,
+        )
         return self.call("prediction.list", asked, Predictions).predictions
+
+    def query(
+        self, sql: str, *, since: int = 0, until: int = 0, limit: int = 1000, timeout_s: float = 30
+    ) -> JournalTable:
+        """One SELECT over `predictions`, `outcomes` or a service's name: `.rows`, `.to_pandas()`,
+        `.to_polars()`. since, until: microseconds UTC."""
+        asked = QueryJournal(sql=sql, since=since, until=until, limit=limit, timeout_s=timeout_s)
+        return self.call("journal.query", asked, JournalTable)
+
+    def export(
+        self,
+        service: str,
+        to: str | Path,
+        *,
+        since: int = 0,
+        until: int = 0,
+        kind: str = "",
+        outcomes: bool = False,
+        force: bool = False,
+        told: Told = _tell_nobody,
+    ) -> int:
+        """Write a service's predictions to a .parquet, .csv or .arrow file; its bytes. outcomes:
+        joined. force: replace the file. told: (bytes so far, bytes in all).
+
+        Raises: what the server refuses; UsageError (`bad-suffix`), RefusedError (`file-exists`),
+        MissingExtraError, OSError. The file is there whole or not at all.
+        """
+        target = Path(to)
+        suffix = exported.check(target, force)
+        asked = ExportJournal(
+            service=service,
+            format="csv" if suffix == ".csv" else "parquet",
+            since=since,
+            until=until,
+            kind=kind,
+            outcomes=outcomes,
+        )
+        with exported.written(target, suffix) as part:
+            self._download("/journal/export", asked, part, told)
+        return target.stat().st_size
+
+    def _download(self, path: str, asked: msgspec.Struct, to: Path, told: Told) -> None:
+        content = msgspec.json.encode(asked)
+        headers = {"Content-Type": "application/json"}
+        try:
+            with self._http.stream("POST", path, content=content, headers=headers) as response:
+                if response.status_code >= 400:
+                    raise error_from(response.status_code, response.read())
+                whole = int(response.headers["content-length"])
+                with to.open("wb") as file:
+                    for chunk in response.iter_bytes(1 << 20):
+                        file.write(chunk)
+                        told(file.tell(), whole)
+        except httpx.HTTPError as error:
+            raise self._no_answer(error) from None
 
     def explain(self, prediction: str) -> Explanation:
         return self.call(

@@ -38,6 +38,7 @@ def table() -> dict[str, Operation]:
             release.revive_version,
             journal.show_prediction,
             journal.list_predictions,
+            journal.query_journal,
             journal.record_outcomes,
             journal.count_traffic,
             explain.explain_prediction,

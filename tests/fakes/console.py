@@ -232,9 +232,14 @@ def _predictions(fake: FakeDoorstep, given: Any) -> Predictions:
     found = [
         one
         for one in (data.prediction(fake.begun, place) for place in range(60))
-        if (not given.before or one.at < given.before)
-        and given.key in ("", one.key)
-        and given.status in ("", one.status)
+        if (not given.before or (one.at, one.id) < (given.before, given.before_id))
+        and one.at >= given.since
+        and given.version in (0, one.answered_by)
+        and given.answer in ("", str(one.answer))
+        and all(
+            getattr(given, name) in ("", getattr(one, name))
+            for name in ("key", "segment", "status", "kind")
+        )
     ]
     return Predictions(predictions=tuple(found[: given.limit]) if given.service == "loans" else ())
 
@@ -398,7 +403,9 @@ NORMAL: dict[str, Answer] = {
     "gate.show": lambda fake, given: GateRuns(runs=(data.gate_run(given.version, fake.begun),)),
     "release.show": lambda fake, given: fake.release(given.release),
     "release.list": lambda fake, given: Releases(
-        releases=fake.releases() if given.service in ("", "loans") else ()
+        releases=tuple(msgspec.structs.replace(one, decisions=()) for one in fake.releases())
+        if given.service in ("", "loans")
+        else ()
     ),
     "release.pause": lambda fake, given: fake.change(given.release, "pause", "paused", given.why),
     "release.resume": lambda fake, given: fake.change(given.release, "resume", "step", given.why),
@@ -439,7 +446,7 @@ EMPTY: dict[str, Answer] = {
     "gate.show": lambda fake, given: GateRuns(runs=()),
     "release.list": lambda fake, given: Releases(releases=()),
     "release.show": lambda fake, given: msgspec.structs.replace(
-        told.releases(fake.begun)[0], guardrails=(), decisions=(), champion=None, state="shadow"
+        told.releases(fake.begun)[0], guardrails=(), decisions=(), champion=None, state="bake"
     ),
     "prediction.list": lambda fake, given: Predictions(predictions=()),
     "traffic.count": lambda fake, given: msgspec.structs.replace(_traffic(fake, given), buckets=()),

@@ -35,7 +35,7 @@ owner: credit-risk
 risk: high
 goal: "default_rate <= 0.24"
 
-ids: {key: application_id, unit: customer_id}
+ids: {key: application_id, unit: customer_id, subject: customer_id}
 model:
   task: binary
   label: credit_risk
@@ -481,7 +481,7 @@ def statuses(now: Instant) -> tuple[ServiceStatus, ...]:
         ),
         _plain("fraud", "watch", 7, wave, (61.0, 50.0), ("f1", 0.71, 0.66, 0.755)),
         _plain("intents", "healthy", 12, wave[::-1], (8.2, 20.0), ("accuracy", 0.93, 0.92, 0.94)),
-        _plain("recommend", "healthy", 3, tuple(9 * one for one in wave), (31.0, None), None),
+        _plain("recommend", "killed", 3, tuple(9 * one for one in wave), (31.0, None), None),
         _plain("triage", "waiting", None, quiet, (None, 100.0), None),
     )
 
@@ -509,6 +509,7 @@ def _plain(
         "watch": f"{name}@{champion} serves all traffic since Tuesday 14:02; p99 latency is above "
         "its promise since 09:00.",
         "healthy": f"{name}@{champion} serves all traffic; everything is as promised.",
+        "killed": f"{name}@{champion} was killed by ada: it quotes euros; callers get 503.",
         "waiting": "One version is registered and none is released yet.",
     }
     kept = {"watch": "broken", "healthy": "kept" if latency[1] else "none"}

@@ -15,9 +15,10 @@ from doorstep.core.ids import digest_of, new_id
 from doorstep.core.manifest import ColumnProfile, Profile
 from doorstep.core.record import Column, Kind, Layout, OutcomeRecord, PredictionMeta, Status
 from doorstep.journal.compactor import Compactor
+from doorstep.journal.joined import About
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.query import Question, ask, outcomes_joined, prediction, predictions
-from doorstep.journal.rows import Filters
+from doorstep.journal.rows import Filters, Wanted
 from doorstep.journal.windows import SummaryCache, column_codes, counts
 from doorstep.journal.writer import BlockWriter
 from fakes.outcome_join import Predicted, join
@@ -179,6 +180,11 @@ def test_filters_mean_the_same_in_open_blocks_and_in_files(journal):
         Filters(status=2, has_error=True),
         Filters(has_warning=False, kinds=(0, 1, 2)),
         Filters(since=AT + 1),
+        Filters(wanted=(Wanted(("out.answer",), "yes"),)),
+        Filters(wanted=(Wanted(("out.answer",), "no"),)),
+        Filters(wanted=(Wanted(("ctx.age", "in.age"), "30"), Wanted(("in.purpose",), "car"))),
+        Filters(wanted=(Wanted(("in.age",), "thirty"),)),
+        Filters(wanted=(Wanted(("in.nothing",), "x"),)),
     ]
 
     def answers():
@@ -188,7 +194,7 @@ def test_filters_mean_the_same_in_open_blocks_and_in_files(journal):
     before = answers()
     journal.compact()
     assert answers() == before
-    assert [len(one) for one in before] == [3, 1, 1, 0, 1, 3, 1]
+    assert [len(one) for one in before] == [3, 1, 1, 0, 1, 3, 1, 3, 0, 3, 0, 0]
 
 
 def test_limits_are_checked(journal):
@@ -261,6 +267,25 @@ def test_outcomes_are_joined_across_files_layouts_and_open_blocks(journal):
         assert outcomes_joined(journal.home, "loans", AT + 1, AT + MINUTE).rows == 1
         assert outcomes_joined(journal.home, "loans", AT, AT + 10).rows == 1
         journal.compact()
+
+
+def test_outcomes_of_some_predictions_are_those_that_a_join_of_all_gives_them(journal):
+    first, second, other = (meta(key=key, at=AT + at) for key, at in (("a", 0), ("a", 4), ("", 5)))
+    journal.add(first, second, other)
+    journal.compact()
+    journal.add(meta(key="b", at=AT + 6))
+    journal.tell(at=AT + 3, key="a", label="early")
+    journal.tell(at=AT + 9, key="a", label="late")
+    journal.tell(at=AT + 9, key="b", label="of another")
+    journal.tell(at=AT + 9, prediction=id_of(other), label="named")
+
+    def told(*rows, keys=("a",)):
+        about = About(tuple(map(id_of, rows)), keys)
+        found = outcomes_joined(journal.home, "loans", AT, AT + MINUTE, about=about)
+        return dict(zip(found.id, found.label, strict=True))
+
+    assert told(first) == {id_of(first): "early", id_of(second): "late"}
+    assert told(other, keys=()) == {id_of(other): "named"}
 
 
 def test_no_records_and_no_outcomes_are_empty_arrays(journal):

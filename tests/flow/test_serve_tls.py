@@ -348,6 +348,7 @@ def test_up_serves_by_tls_and_predict_believes_whom_it_is_told_to(
         no_ca = cli("predict", "till", row, *home, DOORSTEP_API_KEY=key)
         assert no_ca.returncode == 5
         assert "CERTIFICATE_VERIFY_FAILED" in no_ca.stderr
+        assert "--ca FILE" in no_ca.stderr
         bad_ca = cli("predict", "till", row, "--ca", str(papers.key), *home)
         assert "bad-ca" in bad_ca.stderr
     finally:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +49,13 @@ def predict(node: RunningNode, x0: float = 1.0) -> tuple[int, int, str | None]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, -1, None
+
+
+def post(node: RunningNode, path: str, body: object) -> Any:
+    data, headers = json.dumps(body).encode(), {"content-type": "application/json"}
+    request = urllib.request.Request(node.data_url + path, data=data, headers=headers)
+    with urllib.request.urlopen(request) as answer:
+        return json.loads(answer.read())
 
 
 def is_served_without(report: NodeReport, number: int, name: str = "loans@2") -> bool:
@@ -95,6 +105,14 @@ def test_a_declared_answer_stands_in_where_no_version_can_and_a_rule_for_its_row
     number = home.publish(home.service("loans", {1: digest}, fallback=(CHAMPION, RULE, REFER)))
     node.wait(lambda found: is_served_without(found, number, "loans@1"))
     assert predict(node, 9.0) == (200, 0, "answer")
+    # Also for who asks for what only a model says: whether it has labels is not known now.
+    instance = {"x0": 9, "x1": 1, "x2": 1}
+    method = {"dataframe_records": [instance], "params": {"predict_method": "predict_proba"}}
+    assert post(node, "/invocations", method) == {"predictions": [None]}
+    inputs = [{"name": name, "shape": [1], "datatype": "FP64", "data": [9.0]} for name in instance]
+    for asked, count in (("answer", 1), ("probabilities", 0), ("value", 0)):
+        body = {"inputs": inputs, "outputs": [{"name": asked}]}
+        assert len(post(node, "/v2/models/loans/infer", body)["outputs"]) == count
     corrupted.mend()
     node.wait_plan(number)
     assert predict(node, 9.0) == (200, 1, None)
@@ -191,6 +209,35 @@ def test_a_version_that_nobody_is_assigned_to_holds_nothing_back(
     assert predict(node) == (200, 1, None)
 
 
+def test_a_service_that_does_without_a_challenger_holds_no_later_plan_back(
+    home: TestHome, node: RunningNode
+) -> None:
+    release = ReleasePlan(id="r1", challenger=2, state="step", epoch=1, shares={"": 0.5})
+    service, digest = two(home, champion=1, release=release, fallback=(REFER,))
+    Corrupted(home.path, digest)
+    for _ in range(2):
+        number = home.publish(service)
+        node.wait(lambda found, number=number: is_served_without(found, number))
+
+
+def test_workers_are_not_replaced_by_those_that_cannot_load_what_they_have(
+    home: TestHome, node: RunningNode
+) -> None:
+    digests = [home.bundle(home.contract(3), seed=seed) for seed in (1, 2)]
+    home.publish(home.service("loans", {1: digests[0]}), home.service("other", {1: digests[1]}))
+    before = node.wait_plan(1)
+    Corrupted(home.path, digests[0])
+    node.signal(signal.SIGHUP)
+    node.wait(lambda found: any("the old one stays" in one for one in found.problems))
+    report = node.wait(lambda found: fronts(found) == fronts(before))
+    assert "loans@1" in report.loaded
+    assert predict(node) == (200, 1, None)
+
+
+def fronts(report: NodeReport) -> set[int]:
+    return {one.pid for one in report.workers if one.kind == "front"}
+
+
 def test_status_of_an_installation_says_which_version_cannot_be_loaded_and_why(
     tmp_path: Path,
 ) -> None:
@@ -204,7 +251,8 @@ def test_status_of_an_installation_says_which_version_cannot_be_loaded_and_why(
         corrupted = Corrupted(here.home, digest)
         here.kill("node")
         broken = here.wait(lambda: said(here, "broken"), "a status that says broken")
-        assert "loans@2 cannot be loaded" in broken
+        assert broken.startswith("loans@2 cannot be loaded")
+        assert "has served" not in broken
         assert "the manifest says" in broken
         corrupted.mend()
         assert "cannot be loaded" not in here.wait(lambda: said(here, "healthy"), "a healthy one")
@@ -214,3 +262,20 @@ def said(here: RunningInstallation, state: str) -> str:
     """The headline, once the service is in this state."""
     (status,) = here.client.status("loans")
     return status.headline if status.state == state else ""
+
+
+def test_a_worker_that_starts_again_with_a_spoilt_bundle_takes_no_service_from_the_other(
+    home: TestHome, node: RunningNode
+) -> None:
+    digest = home.bundle(home.contract(3))
+    home.publish(home.service("loans", {1: digest}))
+    report = node.wait_plan(1)
+    corrupted = Corrupted(home.path, digest)
+    os.kill(next(one.pid for one in report.workers if one.kind == "front"), signal.SIGKILL)
+    report = node.wait(lambda found: any("the manifest says" in one for one in found.problems))
+    # Also once the supervisor has acted on it.
+    report = node.wait(lambda found, at=report.sequence: found.sequence > at + 1)
+    assert report.loaded == ("loans@1",)
+    assert predict(node) == (200, 1, None)
+    corrupted.mend()
+    node.wait(lambda found: found.plan_number == 1 and not found.problems)

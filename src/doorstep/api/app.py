@@ -9,9 +9,10 @@ that asks for anything but the API is told by a page.
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import msgspec
 from anyio import to_thread
@@ -20,7 +21,7 @@ from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.middleware import DefineMiddleware
-from litestar.response import Redirect
+from litestar.response import Redirect, Stream
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 
 from doorstep.api.bodies import decode_body
@@ -29,11 +30,13 @@ from doorstep.api.sessions import Sessions
 from doorstep.core.errors import DoorstepError, NotFoundError
 from doorstep.core.ids import new_id, parse_digest
 from doorstep.core.operation import Operation
+from doorstep.journal.surface import ExportJournal
 from doorstep.kernel.http_status import headers_of, status_of
 from doorstep.kernel.turns import Turns
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 UPLOAD_BYTES_MAX = 8 * 1024**3
+CHUNK_BYTES = 1 << 18
 SPOOL_BYTES = 1 << 20
 """An upload on its way is in memory while it is small, then in a temporary file."""
 SAID_CHARS_MAX = 8_000
@@ -58,6 +61,8 @@ class Control(Protocol):
 
     def export_ledger(self) -> bytes: ...
 
+    def export_journal(self, asked: ExportJournal) -> BinaryIO: ...
+
     def is_ready(self) -> bool: ...
 
 
@@ -77,6 +82,7 @@ def build_app(
     routes += [
         _upload_route(control, sessions),
         _export_route(control, sessions),
+        _journal_route(control, sessions),
         _invite_route(control, sessions),
         _openapi_route(table, control.version),
         *_open_routes(control, sessions),
@@ -133,6 +139,30 @@ def _export_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
         return Response(found, media_type="application/x-ndjson")
 
     return export_ledger
+
+
+def _journal_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
+    """Not an operation: its answer is a file of any size, sent as it is read."""
+    decoder: msgspec.json.Decoder[msgspec.Struct] = msgspec.json.Decoder(ExportJournal)
+    turns = Turns("journal.export")
+
+    @post("/api/v1/journal/export", status_code=200)
+    async def export_journal(request: AnyRequest) -> Stream:
+        sessions.require_token(request.headers.get("authorization"))
+        asked = decode_body(decoder, await request.body() or b"{}", "journal.export")
+        assert isinstance(asked, ExportJournal)
+        file = await turns.take(lambda: control.export_journal(asked))
+        size_bytes = os.fstat(file.fileno()).st_size
+        headers = {"content-length": str(size_bytes)}
+        return Stream(_chunks(file), media_type="application/octet-stream", headers=headers)
+
+    return export_journal
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
 
 
 def _invite_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:

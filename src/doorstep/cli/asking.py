@@ -129,7 +129,9 @@ def ask_once(
         raise UnreachableError(
             "no-answer",
             f"{http.base_url} does not answer: {type(error).__name__}: {error}",
-            "doorstep status",
+            "--ca FILE names the certificates to believe"
+            if "CERTIFICATE_VERIFY_FAILED" in str(error)
+            else "doorstep status",
         ) from None
     if response.status_code == UNAUTHENTICATED:
         raise SignInError(

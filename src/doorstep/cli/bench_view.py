@@ -84,7 +84,7 @@ def chart(steps: tuple[Step, ...], promised: float | None) -> list[str]:
 def sentences(found: Bench) -> list[str]:
     run, knee = found.measured, found.knee
     promise = f"SLO {', '.join(found.slo)}" if found.slo else "no SLO is promised; the load"
-    held = f"kept up to {knee.offered:,.4g}/s (the knee)" if knee else "kept at no rate"
+    held = f"kept up to {knee.offered:,.0f}/s (the knee)" if knee else "kept at no rate"
     lines = [f"{promise}: {held}"]
     if knee:
         bound = promised_ms(found)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from doorstep.cli import commands_journal
 from doorstep.cli.options import Home, Json, Url, connect
 from doorstep.cli.output import done, emit, percent, progress, table, warn, when
 
@@ -25,6 +26,8 @@ def add_to(app: typer.Typer) -> None:
     journal = typer.Typer(no_args_is_help=True, help="Look into the predictions that were made.")
     journal.command("list")(list_predictions)
     journal.command("show")(show_prediction)
+    journal.command("query")(commands_journal.query)
+    journal.command("export")(commands_journal.export)
     app.add_typer(journal, name="journal")
     app.command("explain")(explain)
     app.command("monitor")(monitor)
@@ -146,19 +149,41 @@ def list_predictions(
     service: Service,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 20,
     key: Annotated[str, typer.Option("--key", help="Only of this key.")] = "",
+    subject: Annotated[
+        str, typer.Option("--subject", help="Only of this person, by the field ids.subject.")
+    ] = "",
+    version: Annotated[
+        int, typer.Option("--version", min=0, help="Only what this version answered.")
+    ] = 0,
+    answer: Annotated[str, typer.Option("--answer", help="Only this answer.")] = "",
+    status: Annotated[str, typer.Option("--status", help="Such as ok, failed, timed-out.")] = "",
+    since: commands_journal.Since = "",
+    until: commands_journal.Until = "",
     json: Json = False,
     url: Url = None,
     home: Home = None,
 ) -> None:
     """List the newest predictions of a service."""
     with connect(url, home) as client:
-        found = client.predictions(service, limit, key)
+        found = client.predictions(
+            service,
+            limit,
+            key,
+            subject=subject,
+            version=version,
+            answer=answer,
+            status=status,
+            since=commands_journal.instant(since),
+            before=commands_journal.instant(until),
+        )
     rows = [
         (one.id, when(one.at), _who(one), _shown(one.answer), _shown(one.outcome), one.status)
         for one in found
     ]
     head = ("prediction", "at", "answered by", "answer", "outcome", "status")
+    asked = any((key, subject, version, answer, status, since, until))
     empty = f"no predictions yet\nnext: doorstep predict {service} FILE"
+    empty = "no prediction matches" if asked else empty
     emit(found, lambda: table(head, rows) if rows else empty, as_json=json)
 
 

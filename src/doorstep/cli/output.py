@@ -118,6 +118,11 @@ class Progress:
         elif number == self._total:
             self.stage(f"{self._label} {shown}")
 
+    def reach(self, number: int, total: int) -> None:
+        """As `count`, where the total is known only on the way."""
+        self._total = total
+        self.count(number)
+
     def end(self) -> None:
         if self._shown:
             sys.stderr.write("\r\x1b[2K")

@@ -216,6 +216,8 @@ def next_command(found: Registered) -> str:
     name = f"{found.version.service}@{found.version.number}"
     if found.run is None:
         return f"doorstep gate {name}"
+    if found.version.state == "serving":
+        return f"doorstep status {found.version.service}"
     if found.run.verdict is Verdict.PASS:
         return f"doorstep release start {name}"
     hints = [one.next for one in found.run.findings if one.next and one.verdict is not Verdict.PASS]

@@ -14,6 +14,8 @@ import msgspec
 from doorstep.core.errors import NotFoundError
 from doorstep.core.instant import Clock
 from doorstep.core.operation import Operation
+from doorstep.journal.operations import export_journal
+from doorstep.journal.surface import ExportJournal
 from doorstep.kernel.app import CHALLENGER_LEASE_S, UPLOADS, App, Kept
 from doorstep.kernel.db import Database
 from doorstep.kernel.event import DOORSTEP, Actor
@@ -91,6 +93,10 @@ class ControlPlane:
         """Every event as it is stored, one a line."""
         with self.database.reading() as connection:
             return b"".join(export_lines(connection))
+
+    def export_journal(self, asked: ExportJournal) -> BinaryIO:
+        """The predictions of a service as a file, open and without a name. Raises: as it says."""
+        return export_journal(self.app(), asked)
 
     def is_ready(self) -> bool:
         """Whether this process leads, so that it can change things, and a node is alive."""

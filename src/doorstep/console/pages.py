@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -14,6 +15,8 @@ from doorstep.console.measures import metrics_of, ruler_of, stays_of, totals_of
 from doorstep.console.servicefile import annotate_file
 from doorstep.core.errors import InputError, NotFoundError, UsageError
 from doorstep.core.ids import parse_name, parse_prediction_id, parse_version
+from doorstep.core.instant import Instant, parse_instant
+from doorstep.core.servicefile import parse_service_file
 from doorstep.explain.surface import ExplainPrediction, Explanation
 from doorstep.gate.surface import GateRuns, ShowGates
 from doorstep.govern.surface import (
@@ -56,6 +59,7 @@ from doorstep.release.surface import ListReleases, Release, Releases, ShowReleas
 COLUMNS_PER_PAGE = 40
 VERSIONS_WITH_GATES = 12
 PREDICTIONS_PER_PAGE = 50
+PREDICTION_FILTERS = ("key", "subject", "segment", "answer", "status", "kind")
 EVENTS_PER_PAGE = 50
 RANGES = {"1h": (60, 60), "6h": (360, 300), "24h": (1440, 900), "7d": (10_080, 7200)}
 """Name of a time range -> (minutes, bucket_s): at most 100 bars or so, whatever the range."""
@@ -100,6 +104,7 @@ def overview(ask: Ask, query: Query) -> Page:
             "waiting": tuple(
                 one for one in statuses if one.release_state in ("paused", "inconclusive")
             ),
+            "killed": tuple(one for one in statuses if one.state == "killed"),
             "wanted": wanted,
         },
     )
@@ -146,7 +151,7 @@ def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
     asked_findings = ListFindings(service=name, state="")
     findings = answer(ask, "finding.list", asked_findings, Findings).findings
     window = (traffic.since, traffic.until)
-    seen = story.marks_of(found["releases"], traffic.since)
+    seen = story.marks_of(_told(ask, found["releases"], traffic.since), traffic.since)
     lanes = story.lanes_of(findings, window)
     promise = status.promise_ms_p99 if status else None
     return {
@@ -159,6 +164,13 @@ def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
         "figure": timeline.figure(traffic, seen, lanes, shown.champion, promise),
         "open_findings": tuple(one for one in findings if one.state == "open"),
     }
+
+
+def _told(ask: Ask, releases: Iterable[Release], since: Instant) -> Iterator[Release]:
+    """Those that did something after `since`, with their decisions: the list is without."""
+    for one in releases:
+        if one.ended_at is None or one.ended_at >= since:
+            yield attempt(ask, "release.show", ShowRelease(release=one.id), Release)[0] or one
 
 
 def _status(ask: Ask, name: str) -> ServiceStatus | None:
@@ -249,13 +261,17 @@ def monitor(ask: Ask, query: Query) -> Page:
 
 def predictions(ask: Ask, query: Query) -> Page:
     name = _service_name(query)
-    answer(ask, "service.show", ShowService(service=name), Service)
+    of = answer(ask, "service.show", ShowService(service=name), Service)
+    versions = answer(ask, "version.list", ListVersions(service=name), Versions).versions
+    since, until = query.text("from", 40), query.text("to", 40)
     asked = ListPredictions(
         service=name,
         limit=PREDICTIONS_PER_PAGE,
-        before=query.number("before"),
-        key=query.text("key"),
-        status=query.text("status", 20),
+        since=parse_instant(since) if since else 0,
+        before=query.number("before") or (parse_instant(until) if until else 0),
+        before_id=query.text("before_id", 60),
+        version=query.number("version"),
+        **{one: query.text(one, 200) for one in PREDICTION_FILTERS},
     )
     shown = answer(ask, "prediction.list", asked, Predictions).predictions
     return Page(
@@ -267,9 +283,32 @@ def predictions(ask: Ask, query: Query) -> Page:
             "service": name,
             "predictions": shown,
             "asked": asked,
-            "older": shown[-1].at if len(shown) == asked.limit else 0,
+            "since": since,
+            "until": until,
+            "versions": sorted((one.number for one in versions), reverse=True),
+            "subject": _subject(of.file),
+            "is_filtered": bool(_filters_of(query)),
+            "older": _older(query, shown[-1]) if len(shown) == asked.limit else "",
         },
     )
+
+
+def _subject(file: str) -> str:
+    """The field of the person whose data it is; "" without one, or if the file is not valid."""
+    try:
+        return parse_service_file(file).ids.subject
+    except InputError:
+        return ""
+
+
+def _filters_of(query: Query) -> dict[str, str]:
+    given = {one: query.text(one) for one in ("from", "to", "version", *PREDICTION_FILTERS)}
+    return {name: value for name, value in given.items() if value}
+
+
+def _older(query: Query, last: Prediction) -> str:
+    """The query string of the next page."""
+    return urlencode(_filters_of(query) | {"before": last.at, "before_id": last.id})
 
 
 def prediction(ask: Ask, query: Query) -> Page:

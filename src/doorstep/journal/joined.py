@@ -18,18 +18,10 @@ from numpy.typing import NDArray
 from doorstep.core.instant import Instant
 from doorstep.core.record import Kind, OutcomeRecord
 from doorstep.journal import duck
-from doorstep.journal.columns import (
-    OUTCOME_TYPES,
-    Array,
-    Origin,
-    batch_of,
-    outcome_columns,
-    prediction_columns,
-    prediction_types,
-)
-from doorstep.journal.reader import Group
+from doorstep.journal.columns import Array
 from doorstep.journal.rows import tail_parts
 from doorstep.journal.snapshot import NodeSnapshot, TailPart
+from doorstep.journal.tables import load_outcomes, load_predictions
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -64,7 +56,15 @@ class OutcomeArrays(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.at)
 
 
-_SOURCES = """
+class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Only these predictions are of interest, and others of their keys, which decide what an
+    outcome by key is about. keys: without ""."""
+
+    ids: tuple[str, ...]
+    keys: tuple[str, ...]
+
+
+TOLD = """
 live AS (
   SELECT max(id) AS id, key, "at" FROM p WHERE list_contains($resolve, kind) GROUP BY key, "at"),
 live_ids AS (SELECT DISTINCT id FROM p WHERE list_contains($resolve, kind)),
@@ -79,6 +79,10 @@ told AS (
 last AS (
   SELECT * FROM told QUALIFY row_number() OVER (PARTITION BY about ORDER BY "at" DESC,
     received_at DESC, coalesce(label, '') DESC, coalesce(value, 0) DESC) = 1)
+"""
+"""With `p` predictions, `o` outcomes and $resolve (kinds that an outcome may be about), `last` is
+what became of each: (about: its id, at, received_at, label, value)."""
+_WANTED = """
 SELECT p.*, last.label, last.value, last."at" AS outcome_at, last.received_at
   FROM p JOIN last ON p.id = last.about
   WHERE list_contains($kinds, p.kind) AND p."at" >= $since AND p."at" < $until
@@ -95,12 +99,13 @@ def join_outcomes(
     since: Instant,
     until: Instant,
     kinds: Collection[int] = ANSWERED,
+    about: About | None = None,
 ) -> OutcomeArrays:
     """Predictions with `at` in [since, until) that have an outcome, whenever it came.
 
     kinds: which records are wanted; asking for shadow records gives each the outcome of the live
     prediction that has its id. What an outcome by key is about is decided among the wanted kinds
-    that are not shadow (live ones if there is none).
+    that are not shadow (live ones if there is none). about: None is all of them.
     """
     parts = list(tail_parts(snapshots, service))
     predicted = _load_predictions(con, snapshots, parts, service, since)
@@ -108,10 +113,16 @@ def join_outcomes(
     duck.confine(con, _paths(snapshots, service, since))
     if not predicted or not told:
         return _arrays({}, 0)
-    query = f"WITH p AS ({predicted}), o AS ({told}), {_SOURCES}"
+    if about is not None:
+        predicted = (
+            f"SELECT * FROM ({predicted}) "  # noqa: S608
+            "WHERE list_contains($ids, id) OR list_contains($keys, key)"
+        )
+    query = f"WITH p AS ({predicted}), o AS ({told}), {TOLD} {_WANTED}"
     resolve = [int(one) for one in kinds if one != Kind.SHADOW] or [int(Kind.LIVE)]
     values: dict[str, Any] = {"since": since, "until": until, "rows": JOINED_ROWS_MAX + 1}
     values |= {"kinds": [int(one) for one in kinds], "resolve": resolve}
+    values |= {} if about is None else {"ids": list(about.ids), "keys": list(about.keys)}
     found = con.execute(query, values).fetchnumpy()
     return _arrays(found, len(found["id"]))
 
@@ -137,12 +148,7 @@ def _load_predictions(
     There is no upper bound: a prediction after the window takes an outcome away from one in it.
     """
     sources = _parquet_sources(snapshots, service, "predictions", since)
-    groups: dict[str, list[TailPart]] = {}
-    for one in parts:
-        if isinstance(one.part, Group) and one.part.rows:
-            groups.setdefault(one.part.layout.digest, []).append(one)
-    for number, members in enumerate(groups.values()):
-        sources.append(_load_tail(con, f"tail{number}", members))
+    sources += load_predictions(con, parts, lambda name: name in _NEEDED or name[:4] == "out.")
     chosen = (f'SELECT {_CHOSEN} FROM {source} WHERE "at" >= {since:d}' for source in sources)  # noqa: S608
     return " UNION ALL BY NAME ".join(chosen)
 
@@ -154,32 +160,17 @@ def _parquet_sources(
     return [duck.parquet_of(paths)] if paths else []
 
 
-def _load_tail(con: DuckDBPyConnection, table: str, members: Sequence[TailPart]) -> str:
-    groups = [one.part for one in members if isinstance(one.part, Group)]
-    batch = batch_of(groups, [one.ordinal for one in members], hashed=False)
-    types = prediction_types(batch.layout)
-    chosen = {name: kind for name, kind in types.items() if name in _NEEDED or name[:4] == "out."}
-    duck.create_table(con, table, chosen)
-    duck.insert(con, table, chosen, prediction_columns(batch, Origin("", "")))
-    return table
-
-
 def _load_outcomes(
     con: DuckDBPyConnection,
     snapshots: Sequence[NodeSnapshot],
-    parts: Iterable[TailPart],
+    parts: Sequence[TailPart],
     service: str,
     since: Instant,
 ) -> str:
     """The query that gives the outcomes that were received since `since`."""
     sources = _parquet_sources(snapshots, service, "outcomes", since)
-    told = [one for one in parts if isinstance(one.part, OutcomeRecord)]
-    if told:
-        records = [one.part for one in told if isinstance(one.part, OutcomeRecord)]
-        duck.create_table(con, "told_tail", OUTCOME_TYPES)
-        columns = outcome_columns(records, [one.ordinal for one in told], Origin("", ""))
-        duck.insert(con, "told_tail", OUTCOME_TYPES, columns)
-        sources.append("told_tail")
+    if any(isinstance(one.part, OutcomeRecord) for one in parts):
+        sources.append(load_outcomes(con, parts, service))
     names = 'prediction, key, "at", received_at, label, value'
     return " UNION ALL BY NAME ".join(f"SELECT {names} FROM {one}" for one in sources)  # noqa: S608
 

@@ -6,17 +6,22 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from doorstep.core.errors import InputError, NotFoundError
 from doorstep.core.ids import new_id, parse_prediction_id
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
 from doorstep.core.record import Kind, OutcomeRecord, Status, require_possible
+from doorstep.core.servicefile import parse_service_file
 from doorstep.journal import query
+from doorstep.journal.export import export_file
+from doorstep.journal.joined import About
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.received import Received
-from doorstep.journal.rows import VISIBLE, Filters
+from doorstep.journal.rows import VISIBLE, Filters, Wanted
+from doorstep.journal.snapshot import NO_END
+from doorstep.journal.sql import ask_sql
 from doorstep.journal.summary import Cell, latency_ms
 from doorstep.journal.surface import (
     AT_MAX,
@@ -24,26 +29,31 @@ from doorstep.journal.surface import (
     LABEL_CHARS_MAX,
     OUTCOMES_MAX,
     PREDICTIONS_MAX,
+    QUERY_ROWS_MAX,
+    QUERY_S_MAX,
     CountTraffic,
+    ExportJournal,
+    JournalTable,
     ListPredictions,
     OutcomeGiven,
     OutcomesRecorded,
     Prediction,
     Predictions,
+    QueryJournal,
     RecordOutcomes,
     ShowPrediction,
     Traffic,
     TrafficBucket,
 )
+from doorstep.journal.tables import Span
 from doorstep.journal.windows import SummaryCache, counts
 from doorstep.journal.writer import BlockWriter
 from doorstep.kernel.app import App
-from doorstep.register.store import get_service, list_versions
+from doorstep.register.store import get_service, list_services, list_versions
 from doorstep.register.views import manifest_of
 
 CONTROL_NODE = "control"
 TRAFFIC_MINUTES_MAX = 60 * 24 * 31
-JOIN_SPAN_US = 86_400 * SECOND_US
 Known = Mapping[str, tuple[str | float, Instant]]
 """Prediction id -> (outcome, when it became true)."""
 
@@ -115,22 +125,89 @@ def list_predictions(app: App, asked: ListPredictions) -> Predictions:
     """List the newest predictions of a service."""
     if not 1 <= asked.limit <= PREDICTIONS_MAX:
         raise InputError("bad-limit", f"limit is {asked.limit}; expected 1 to {PREDICTIONS_MAX}")
+    before = _span(asked.since, asked.before).until
     with app.database.reading() as connection:
-        get_service(connection, asked.service)
+        service = get_service(connection, asked.service)
     rows = query.ask(
         query.Question(
             what="predictions",
             home=str(app.home.path),
             service=asked.service,
             limit=asked.limit,
-            before=(asked.before, "") if asked.before else None,
-            filters=Filters(
-                kinds=_kinds(asked.kind), key=asked.key or None, status=_status(asked.status)
-            ),
+            before=(before, asked.before_id) if asked.before else None,
+            filters=_filters(asked, service.file),
         )
     )
     known = _outcomes(app, asked.service, rows)
     return Predictions(predictions=tuple(prediction_view(row, known) for row in rows))
+
+
+def _filters(asked: ListPredictions, file: str) -> Filters:
+    """Raises: InputError (`bad-kind`, `bad-status`, `no-subject`)."""
+    wanted = [Wanted(("out.answer",), asked.answer)] if asked.answer else []
+    if asked.subject:
+        name = parse_service_file(file).ids.subject
+        if not name:
+            raise InputError(
+                "no-subject",
+                f"{asked.service} does not say whose data a prediction is of",
+                "declare the field in doorstep.yaml:  ids: {subject: NAME}",
+            )
+        wanted.append(Wanted((f"in.{name}", f"ctx.{name}"), asked.subject))
+    return Filters(
+        kinds=_kinds(asked.kind),
+        version=asked.version or None,
+        segment=asked.segment or None,
+        key=asked.key or None,
+        status=_status(asked.status),
+        since=asked.since or None,
+        wanted=tuple(wanted),
+    )
+
+
+@operation("journal.query", permission="prediction:read", effect="read")
+def query_journal(app: App, asked: QueryJournal) -> JournalTable:
+    """Ask the journal in SQL."""
+    if not 1 <= asked.limit <= QUERY_ROWS_MAX:
+        raise InputError("bad-limit", f"limit is {asked.limit}; expected 1 to {QUERY_ROWS_MAX}")
+    if not 0 < asked.timeout_s <= QUERY_S_MAX:
+        said = f"timeout_s is {asked.timeout_s:g}; expected more than 0, at most {QUERY_S_MAX:g}"
+        raise InputError("bad-timeout", said)
+    return ask_sql(
+        app.home.path,
+        asked.sql,
+        _services(app),
+        _span(asked.since, asked.until),
+        limit=asked.limit,
+        timeout_s=asked.timeout_s,
+    )
+
+
+def export_journal(app: App, asked: ExportJournal) -> BinaryIO:
+    """The predictions of a service as one file, which is gone when it is closed."""
+    with app.database.reading() as connection:
+        get_service(connection, asked.service)
+    return export_file(
+        app.home.path,
+        asked.service,
+        _span(asked.since, asked.until),
+        kinds=_kinds(asked.kind),
+        format=asked.format,
+        outcomes=asked.outcomes,
+    )
+
+
+def _span(since: Instant, until: Instant) -> Span:
+    """until: 0 is no end. Raises: InputError (`bad-time`)."""
+    if not (0 <= since <= AT_MAX and 0 <= until <= AT_MAX):
+        said = f"since is {since}, until {until}; expected microseconds since 1970"
+        raise InputError("bad-time", said)
+    return Span(since, until or NO_END)
+
+
+def _services(app: App) -> tuple[str, ...]:
+    with app.database.reading() as connection:
+        return tuple(one.name for one in list_services(connection))
 
 
 def _status(name: str) -> int | None:
@@ -195,12 +272,11 @@ def _prefixed(row: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _outcomes(app: App, service: str, rows: Sequence[dict[str, Any]]) -> Known:
-    """What became of these records, by prediction id, asked for all of them at once. Records that
-    lie more than `JOIN_SPAN_US` apart are shown without: joining what lies between would be slow.
-    """
-    times = [row["at"] for row in rows]
-    if not times or max(times) - min(times) > JOIN_SPAN_US:
+    """What became of these records, by prediction id, asked for all of them at once."""
+    if not rows:
         return {}
+    times = [row["at"] for row in rows]
+    keys = {row["key"] for row in rows} - {""}
     arrays = query.ask(
         query.Question(
             what="outcomes_joined",
@@ -209,6 +285,7 @@ def _outcomes(app: App, service: str, rows: Sequence[dict[str, Any]]) -> Known:
             since=min(times),
             until=max(times) + 1,
             kinds=(int(Kind.LIVE), int(Kind.REHEARSAL)),
+            about=About(tuple(row["id"] for row in rows), tuple(sorted(keys))),
         )
     )
     return {

@@ -24,7 +24,7 @@ from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import Kind
 from doorstep.journal import duck
 from doorstep.journal.index import ListedFile
-from doorstep.journal.joined import ANSWERED, OutcomeArrays, join_outcomes
+from doorstep.journal.joined import ANSWERED, About, OutcomeArrays, join_outcomes
 from doorstep.journal.reader import Group
 from doorstep.journal.rows import (
     Filters,
@@ -34,6 +34,7 @@ from doorstep.journal.rows import (
     row_of,
     tail_parts,
     tail_rows,
+    types_of,
 )
 from doorstep.journal.snapshot import NodeSnapshot, take_snapshots
 from doorstep.kernel.child import run_child
@@ -98,6 +99,8 @@ def _split_by_time(files: list[_File], at: Instant) -> tuple[list[_File], list[_
 
 
 def _find(files: list[_File], wanted: str) -> list[Row]:
+    if not files:
+        return []
     by_service: dict[str, list[Path]] = {}
     for folder, file in files:
         by_service.setdefault(file.service, []).append(folder / file.path)
@@ -143,6 +146,7 @@ def predictions(
     rows = heapq.nlargest(limit, unlisted, key=_place)
     files = sorted(_listed(snapshots, service), key=lambda one: -one[1].last)
     files = [one for one in files if before is None or one[1].first <= before[0]]
+    files = [one for one in files if one[1].last >= (filters.since or 0)]
     with _connected([folder / file.path for folder, file in files]) as con:
         for start in range(0, len(files), FILES_AT_ONCE):
             some = files[start : start + FILES_AT_ONCE]
@@ -165,12 +169,12 @@ def _newest(
     before: tuple[Instant, str] | None,
     filters: Filters,
 ) -> list[Row]:
-    condition, values = filters.where()
+    paths = [folder / file.path for folder, file in files]
+    condition, values = filters.where(types_of(con, paths) if filters.wanted else {})
     if before is not None:
         condition += ' AND ("at" < ? OR ("at" = ? AND id < ?))'
         values += [before[0], before[0], before[1]]
     tail = f'WHERE {condition} ORDER BY "at" DESC, id DESC LIMIT {limit:d}'
-    paths = [folder / file.path for folder, file in files]
     return listed_rows(con, service, paths, tail, values)
 
 
@@ -180,11 +184,12 @@ def outcomes_joined(
     since: Instant,
     until: Instant,
     kinds: Collection[int] = ANSWERED,
+    about: About | None = None,
 ) -> OutcomeArrays:
     """Predictions with `at` in [since, until) and what became of them: see
     `journal.joined.join_outcomes`. Rehearsals and shadow records only if `kinds` says so."""
     with _connected() as con:
-        return join_outcomes(con, take_snapshots(home), service, since, until, kinds)
+        return join_outcomes(con, take_snapshots(home), service, since, until, kinds, about)
 
 
 @contextlib.contextmanager
@@ -212,6 +217,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     since: Instant = 0
     until: Instant = 0
     kinds: tuple[int, ...] = (int(Kind.LIVE),)
+    about: About | None = None
 
 
 def ask(question: Question, *, timeout_s: float = TIMEOUT_S) -> Any:
@@ -240,10 +246,9 @@ def main(request: bytes) -> bytes:
                 )
             )
         case "outcomes_joined":
+            one = question
             return pack_arrays(
-                outcomes_joined(
-                    home, question.service, question.since, question.until, question.kinds
-                )
+                outcomes_joined(home, one.service, one.since, one.until, one.kinds, one.about)
             )
         case other:
             raise InputError("bad-question", f"{other!r} is not a question to the journal")

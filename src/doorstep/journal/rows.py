@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -23,6 +23,38 @@ Row = dict[str, Any]
 VISIBLE = (int(Kind.LIVE), int(Kind.REHEARSAL))
 
 
+class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Any of these columns (`in.age`) has this value; a number may be written in any way."""
+
+    columns: tuple[str, ...]
+    text: str
+
+    def is_in(self, row: Row) -> bool:
+        return any(self._is(row.get(name)) for name in self.columns)
+
+    def _is(self, value: object) -> bool:
+        return value is not None and value == (
+            self.number if value.__class__ is float else self.text
+        )
+
+    @property
+    def number(self) -> float | None:
+        try:
+            return float(self.text)
+        except ValueError:
+            return None
+
+    def where(self, types: Mapping[str, str]) -> tuple[str, list[Any]]:
+        """The same in SQL, of a table with columns of these types."""
+        known = [
+            (duck.quote_name(name), self.number if types[name] == "DOUBLE" else self.text)
+            for name in self.columns
+            if name in types
+        ]
+        condition = " OR ".join(f"{name} = ?" for name, _ in known) or "false"
+        return f"({condition})", [value for _, value in known]
+
+
 class Filters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Rows must match all that is given; None asks nothing. version: who answered."""
 
@@ -37,9 +69,10 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     has_error: bool | None = None
     has_warning: bool | None = None
     since: Instant | None = None
+    wanted: tuple[Wanted, ...] = ()
 
     def matches(self, row: PredictionMeta) -> bool:
-        """Whether an unlisted row passes; `where` is the same in SQL."""
+        """Whether an unlisted row passes, but for `wanted`; `where` is the same in SQL."""
         named = ((getattr(self, name), getattr(row, name)) for name in _EQUAL)
         return (
             row.kind in self.kinds
@@ -49,8 +82,9 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             and (self.since is None or row.at >= self.since)
         )
 
-    def where(self) -> tuple[str, list[Any]]:
-        """(a condition with parameters, their values)."""
+    def where(self, types: Mapping[str, str]) -> tuple[str, list[Any]]:
+        """(a condition with parameters, their values). types: of the table's columns, where
+        `wanted` names some."""
         parts = ["list_contains(?, kind)"]
         values: list[Any] = [list(self.kinds)]
         for name in _EQUAL:
@@ -66,6 +100,10 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if self.since is not None:
             parts.append('"at" >= ?')
             values.append(self.since)
+        for one in self.wanted:
+            condition, some = one.where(types)
+            parts.append(condition)
+            values += some
         return " AND ".join(parts), values
 
 
@@ -89,7 +127,9 @@ def tail_rows(parts: Iterable[TailPart], service_filters: Filters) -> Iterator[R
             continue
         for index, row in enumerate(one.part.rows):
             if service_filters.matches(row):
-                yield row_of(one, one.part, index)
+                found = row_of(one, one.part, index)
+                if all(wanted.is_in(found) for wanted in service_filters.wanted):
+                    yield found
 
 
 def row_of(origin: TailPart, group: Group, index: int) -> Row:
@@ -123,6 +163,12 @@ def find_in_tail(tail: TailBlock, request: bytes) -> Iterator[TailPart]:
     """Parts that may have this request; a block without its bytes costs one search."""
     if request in tail.data:
         yield from (one for one in tail.parts() if isinstance(one.part, Group))
+
+
+def types_of(con: DuckDBPyConnection, files: Sequence[Path]) -> dict[str, str]:
+    """name -> SQL type of the columns of these files together."""
+    described = con.execute(f"DESCRIBE SELECT * FROM {duck.parquet_of(files)}")  # noqa: S608
+    return {str(one[0]): str(one[1]) for one in described.fetchall()}
 
 
 def listed_rows(

@@ -21,6 +21,8 @@ from doorstep.journal import block
 from doorstep.journal.index import ListedFile, fold, read_entries
 from doorstep.journal.reader import Group, list_blocks, open_either, part_of
 
+NO_END: Instant = 2**62
+
 
 class TailPart(msgspec.Struct, frozen=True):
     """A part of a block that is not compacted. ordinal: of its first record in the block."""
@@ -59,14 +61,16 @@ class NodeSnapshot(msgspec.Struct, frozen=True):
     files: tuple[ListedFile, ...]
     tails: tuple[TailBlock, ...]
 
-    def paths(self, service: str, holds: str, since: Instant = 0) -> list[Path]:
-        """Listed files of a service with anything at or after `since`."""
+    def paths(
+        self, service: str, holds: str, since: Instant = 0, until: Instant = NO_END
+    ) -> list[Path]:
+        """Listed files of a service with anything in [since, until)."""
         chosen = (
             one
             for one in self.files
-            if one.service == service and one.holds == holds and one.last >= since
+            if one.service == service and one.holds == holds and since <= one.last
         )
-        return [self.folder / one.path for one in chosen]
+        return [self.folder / one.path for one in chosen if one.first < until]
 
 
 def list_nodes(home: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import reduce
+from operator import add
 
 import msgspec
 import numpy as np
@@ -192,7 +193,9 @@ def add_counts(one: Cell, other: Cell) -> Cell:
 def _add(one: Counts, other: Counts) -> Counts:
     if not one or not other:
         return one or other
-    return tuple(a + b for a, b in zip(one, other, strict=True))
+    if len(one) != len(other):
+        raise ValueError(f"{len(one)} and {len(other)} counts cannot be added")
+    return tuple(map(add, one, other))
 
 
 def latency_ms(counts: Counts, q: float) -> float:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import Any, Literal
 
 import msgspec
 
+from doorstep.core.errors import MissingExtraError
 from doorstep.core.instant import Instant
 
 OUTCOMES_MAX = 10_000
 PREDICTIONS_MAX = 1_000
+QUERY_ROWS_MAX = 100_000
+QUERY_S_MAX = 600.0
+"""Files that a merge replaced are kept 900 s: a query that read the list before finds them."""
 KEY_CHARS_MAX = 256
 LABEL_CHARS_MAX = 1_000
 AT_MAX = 2**53
@@ -48,13 +53,21 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListPredictions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """before: only those answered before it; 0 is now. key: "" for any. status: "" for any. kind:
-    "" for what callers saw (live, rehearsal), or one of live, rehearsal, shadow."""
+    """since, before: only those answered since and before it; 0 is any time and now. before_id: of
+    the last one of the page before this one, which was answered at `before`. version: who answered,
+    0 for any. kind: "" for what callers saw (live, rehearsal), or one of live, rehearsal, shadow.
+    subject: by the field that the service declares as `ids.subject`. Others: "" for any."""
 
     service: str
     limit: int = 50
+    since: Instant = 0
     before: Instant = 0
+    before_id: str = ""
+    version: int = 0
+    segment: str = ""
+    answer: str = ""
     key: str = ""
+    subject: str = ""
     status: str = ""
     kind: str = ""
 
@@ -63,6 +76,70 @@ class Predictions(msgspec.Struct, frozen=True, kw_only=True):
     """Newest first."""
 
     predictions: tuple[Prediction, ...]
+
+
+class QueryJournal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """sql: one SELECT over `predictions`, `outcomes`, or a service's name. since, until: only what
+    was answered then (microseconds UTC, 0: no end); files outside are not read. limit: of rows."""
+
+    sql: str
+    since: Instant = 0
+    until: Instant = 0
+    limit: int = 1000
+    timeout_s: float = 30.0
+
+
+class JournalTable(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to SQL. types: DuckDB's. Times in `rows` are ISO 8601 in UTC. is_cut: there are
+    more rows than the limit, or than fit into one answer."""
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    is_cut: bool
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame. Raises: MissingExtraError."""
+        pandas = _package("pandas")
+        frame = pandas.DataFrame.from_records(list(self.rows), columns=list(self.columns))
+        for place, kind in enumerate(self.types):
+            if kind.startswith(("TIMESTAMP", "DATE")):
+                frame.isetitem(place, pandas.to_datetime(frame.iloc[:, place], format="ISO8601"))
+        return frame
+
+    def to_polars(self) -> Any:
+        """A polars DataFrame. Raises: MissingExtraError."""
+        polars = _package("polars")
+        frame = polars.DataFrame(
+            list(self.rows), schema=list(self.columns), orient="row", infer_schema_length=None
+        )
+        times = (
+            name
+            for name, kind in zip(self.columns, self.types, strict=True)
+            if kind.startswith(("TIMESTAMP", "DATE")) and frame.schema[name] == polars.String
+        )
+        return frame.with_columns(polars.col(name).str.to_datetime(strict=False) for name in times)
+
+
+class ExportJournal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """since, until, kind: as in `QueryJournal` and `ListPredictions`. outcomes: join what became
+    true, as `outcome`, `outcome_value`, `outcome_at`."""
+
+    service: str
+    format: Literal["parquet", "csv"] = "parquet"
+    since: Instant = 0
+    until: Instant = 0
+    kind: str = ""
+    outcomes: bool = False
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise MissingExtraError(
+            "missing-extra", f"{name} is not installed, and this needs it", f"pip install {name}"
+        ) from None
 
 
 class OutcomeGiven(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -210,10 +210,12 @@ def _of_loading(facts: ServiceFacts, traffic: TrafficWindow) -> Observation:
         kind="data",
         subject=LOADING,
         is_bad=bool(facts.unloaded),
-        since=traffic.since,
+        since=traffic.until,  # a state, seen now; no window was judged
         until=traffic.until,
         severity="critical" if facts.version in facts.unloaded else "warning",
         sentence="; ".join(say_unloaded(facts.service, facts.unloaded)),
+        cause="a file of it was changed or lost (registering the same model again writes it anew), "
+        "or a package that it needs is missing",
         next="doorstep doctor",
         is_certain=True,
         numbers={"versions": sorted(facts.unloaded)},

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from doorstep.core.instant import SECOND_US, Instant, to_text
 from doorstep.monitor.types import MonitorFinding
+from doorstep.monitor.wording import say_unloaded
 from doorstep.release.callers import Callers
 from doorstep.release.store import KillRow, TenureRow
 from doorstep.release.types import Release
@@ -42,10 +43,14 @@ def headline(
     findings: Sequence[MonitorFinding],
     now: Instant,
     callers: Callers,
+    unloaded: Mapping[int, str] = {},
 ) -> str:
-    """Who serves since when; what is being released; what is wrong."""
-    who = _who(service, champion, tenures, release, now)
-    parts = [who if callers.kill is None else _killed(callers.kill, callers.get)]
+    """What cannot be loaded; else who serves since when; what is being released; what is wrong."""
+    parts = say_unloaded(service, unloaded)
+    if callers.kill is not None:
+        parts.insert(0, _killed(callers.kill, callers.get))
+    elif callers.serving is None or callers.serving not in unloaded:
+        parts.append(_who(service, champion, tenures, release, now))
     if release is not None and not release.is_first:
         parts.append(_releasing(service, release))
     drifted = [one.subject for one in findings if one.kind == "drift" and one.severity != "info"]
@@ -77,7 +82,8 @@ def _who(
         since = say_time((now - tenures[0].since) / SECOND_US)
         return f"{service}@{champion} has served {what} for {since}"
     if release is not None:
-        return f"{service}@{release.challenger}, the first version, serves all traffic, watched"
+        watched = "its release is paused" if release.state.value == "paused" else "watched"
+        return f"{service}@{release.challenger}, the first version, serves all traffic, {watched}"
     return "no version serves"
 
 

@@ -27,7 +27,6 @@ from doorstep.monitor.surface import (
 )
 from doorstep.monitor.types import SEVERITIES, MonitorFinding, QualityWindow, ServiceFacts
 from doorstep.monitor.views import finding_view, monitor_view
-from doorstep.monitor.wording import say_unloaded
 from doorstep.register.store import ServiceRow, get_service, list_services
 from doorstep.release import store as releases
 from doorstep.release.callers import read_callers
@@ -112,14 +111,14 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
     quality = quality_seen(app, seen) if seen else None
     release = running.release if running else None
     requests, errors = _per_minute(counted, now)
-    said = headline(row.name, champion, tenures, release, findings, now, callers)
+    said = headline(row.name, champion, tenures, release, findings, now, callers, unloaded)
     state = state_of(champion, release, findings, callers.kill, unloaded)
     promised = _promised_ms(seen.file.monitor.slo if seen else ())
     first_quality = _first_quality(seen.file.monitor.quality if seen else (), quality)
     return ServiceStatus(
         service=row.name,
         state=state,
-        headline="; ".join([said, *say_unloaded(row.name, unloaded)]),
+        headline=said,
         champion=champion,
         challenger=release.challenger if release else None,
         share=release.share if release else 0.0,

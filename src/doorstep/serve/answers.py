@@ -78,7 +78,7 @@ def wants_probabilities(method: object, service: Service, key: str) -> bool:
 
 def check_probabilities(service: Service) -> bool:
     """Raises: InputError (`bad-output`) where the service has values, not labels."""
-    if not any(version.labels for version in service.versions.values()):
+    if not service.has_labels:
         raise InputError("bad-output", f"{service.name} answers values; it has no probabilities")
     return True
 

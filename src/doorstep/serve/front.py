@@ -160,6 +160,7 @@ class Front:
         self._lease_held = False
         self._lease_until_s = 0.0
         self._queue: list[int] = []
+        self._asked = -1
         self._applying: asyncio.Task[None] | None = None
         self._finished = asyncio.Event()
         self._drain_until_s = 0.0
@@ -203,6 +204,7 @@ class Front:
     def obey(self, order: Order) -> None:
         match order:
             case Apply(generation):
+                self._asked = generation
                 self._queue.append(generation)
                 if self._applying is None:
                     self._applying = self._loop.create_task(self._apply())
@@ -282,6 +284,8 @@ class Front:
                 # Connections wait in the backlog, or orphans answer them, until engines are warm.
                 refusal = msgspec.structs.replace(refusal, services=())
                 self._queue = self._queue or [plan.generation]
+            else:
+                self._loop.call_later(RETRY_S, self._retry, plan.generation)
             return self.link.say(refusal)
         self._swap(_mend(plan, set(failed), self._plan))
         held_back = tuple(sorted({*plan.held_back, *failed}))
@@ -290,7 +294,7 @@ class Front:
             for name, error in self._residents.unloaded.items()
         }
         self.link.say(Serves(plan.generation, plan.number, held_back, unloaded))
-        if any(unloaded.values()):
+        if failed or any(unloaded.values()):
             self._loop.call_later(RETRY_S, self._retry, plan.generation)
         if failed:
             self.link.say(refusal)
@@ -298,7 +302,7 @@ class Front:
 
     def _retry(self, generation: int) -> None:
         """Load again what could not be, unless another plan was asked for since."""
-        if self._plan is not None and self._plan.generation == generation and not self._queue:
+        if generation == self._asked:
             self.obey(Apply(generation))
 
     def _swap(self, plan: NodePlan) -> None:

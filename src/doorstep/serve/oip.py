@@ -157,12 +157,14 @@ def _size_of(given: bytes, length: int) -> int:
 
 
 def _check_outputs(request: InferRequest, service: Service) -> None:
-    labels = any(version.labels for version in service.versions.values())
-    known = ("answer", "probabilities") if labels else ("value",)
+    known = ["answer", "probabilities"] if service.has_labels else []
+    if not (known and service.versions):
+        known.append("value")
     for one in request.outputs or ():
         if one.name not in known:
+            expected = " or ".join(known)
             raise InputError(
-                "bad-output", f"output {one.name[:60]!r} is not known; expected {known}"
+                "bad-output", f"output {one.name[:60]!r} is not known; expected {expected}"
             )
         if "classification" in (one.parameters or {}):
             raise InputError(

@@ -118,8 +118,10 @@ class Readiness:
         self, plan: ServicePlan, found: dict[int, Hindrance], old: ServicePlan | None
     ) -> bool:
         is_well = old and old.champion and old.name_of(old.champion) not in self.unloaded
-        return all(one.is_final for one in found.values()) and plan.can_do_without(
-            found, old if is_well else None
+        # What is served without them already stays so.
+        is_so = plan == old and all(plan.name_of(at) in self.unloaded for at in found)
+        return all(one.is_final for one in found.values()) and (
+            is_so or plan.can_do_without(found, old if is_well else None)
         )
 
     def _hindrances(

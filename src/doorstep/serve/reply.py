@@ -6,7 +6,6 @@ import traceback
 
 from doorstep.core.record import Status
 from doorstep.serve.call import Call
-from doorstep.serve.http import RETRY
 from doorstep.serve.plain import answer_one_of
 from doorstep.serve.version import Version
 
@@ -48,13 +47,17 @@ def answer_plain(call: Call, version: Version, scores: list[float], said: str | 
 
 
 def refuse_unrecorded(call: Call) -> None:
-    """Its record could not be written."""
-    body = call.codec.refusal(
-        "journal-unavailable", "the answer could not be recorded", "try again", call.id
-    )
-    headers = f"doorstep-request-id: {call.id}\r\n".encode()
-    call.is_answered, call.status = True, 503
-    call.exchange.respond(503, body, headers + RETRY)
+    """Its record could not be written. Raises nothing."""
+    headers = f"doorstep-request-id: {call.id}\r\n".encode() + _RETRY_LATER
+    try:
+        body = call.codec.refusal(
+            "journal-unavailable", "the answer could not be recorded", "try again", call.id
+        )
+        call.is_answered, call.status = True, 503
+        call.exchange.respond(503, body, headers)
+    except Exception:  # noqa: BLE001  the next of them wants an answer too
+        traceback.print_exc()
+        excuse(call)
 
 
 def excuse(call: Call) -> None:

@@ -123,17 +123,17 @@ class Residents:
             except FAILURES as error:
                 failed[service.service] = error
                 continue
-            if found and not service.can_do_without({*found, *skipped}, self._before(service)):
+            if found and not self._can_do_without(service, {*found, *skipped}):
                 failed[service.service] = next(iter(found.values()))
             unloaded |= {names[one]: found.get(one) for one in {*found, *skipped}}
         return failed, unloaded
 
-    def _before(self, service: ServicePlan) -> ServicePlan | None:
-        """What serves in place of `service` now, unless it is without its champion."""
+    def _can_do_without(self, service: ServicePlan, unloaded: set[int]) -> bool:
+        """Whether to serve it without these. What serves already is only tried again: it stays."""
         plans = self._plan.services if self._plan else ()
         old = next((one for one in plans if one.service == service.service), None)
         is_well = old and old.champion and old.name_of(old.champion) not in self.unloaded
-        return old if is_well else None
+        return old == service or service.can_do_without(unloaded, old if is_well else None)
 
     def _load_service(
         self, bundles: Path, service: ServicePlan, skipped: set[int]

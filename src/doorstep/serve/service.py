@@ -19,7 +19,8 @@ class Service:
 
     declare: gives a layout's number in this process's journal. slot: gives a cell's number, or
     None where there is no room. challenger: None when its share was given back (the lease).
-    versions: those that are resident; one of the plan that is not could not be loaded.
+    versions: those that are resident; one of the plan that is not could not be loaded. labels: of
+    each, as `outcome_fault` wants them. has_labels: some answer with a label, for all we know.
     is_disrupted: the champion is not there, or must not be asked. only_engine: the champion's,
     where nobody else can answer a request and it is no evidence. plain: the version that is asked
     for every single row, see `plain.py`; None where there is something to decide.
@@ -38,7 +39,10 @@ class Service:
         self.plan = plan
         self.name = plan.service
         self.versions = versions
-        self.labels = frozenset(one.labels for one in versions.values())
+        # What a version predicted that is not here now is unknown, so nothing is impossible.
+        is_whole = len(versions) == len(plan.versions)
+        self.labels = frozenset(one.labels for one in versions.values() if is_whole)
+        self.has_labels = not versions or any(one.labels for one in versions.values())
         self.champion = None if plan.champion is None else versions.get(plan.champion)
         self.reader = reader or RowReader(plan)
         row, context = self.reader.row, self.reader.context

@@ -231,7 +231,9 @@ class Supervisor:
                 await asyncio.sleep(TICK_S)
             if old is None:
                 continue
-            if new is not None and (new.served >= 0 or self.current is None):
+            known = {*old.held_back, *(self.current.held_back if self.current else ())}
+            is_up = new is not None and (new.served >= 0 or self.current is None)
+            if new is not None and is_up and known.issuperset(new.held_back):
                 old.drain(DRAIN_S)
             else:
                 self._problems["roll"] = f"a new {old.child.slot} did not start; the old one stays"
@@ -299,13 +301,19 @@ class Supervisor:
         return known.keys if known else ()
 
     def _before(self) -> dict[str, ServicePlan]:
-        """What each service is now: what was published last that no worker refused."""
+        """What each service is now: what was published last that no worker refused. A new worker
+        that cannot load what is good takes it from nobody who has it."""
         found: dict[str, ServicePlan] = {}
         for plan in (self._good_plan, self.current):
             for one in plan.services if plan else ():
-                if not self.readiness.is_refused(one):
+                is_kept = plan is self._good_plan and self._is_served(one.service)
+                if is_kept or not self.readiness.is_refused(one):
                     found[one.service] = one
         return found
+
+    def _is_served(self, service: str) -> bool:
+        workers = self.fronts.live + [one for one in self.fronts.leaving if not one.draining]
+        return any(one.served >= 0 and service not in one.held_back for one in workers)
 
     def _is_refused(self) -> bool:
         plan = self.current
@@ -373,15 +381,18 @@ class Supervisor:
     def _note_good(self) -> None:
         """Once every worker serves the current plan it is what a restart begins with."""
         plan, live = self.current, self.fronts.live
-        if plan is None or plan.generation == self._good or not live:
+        if plan is None or not live:
             return
         told = set(plan.held_back)
-        if all(one.served == plan.generation and set(one.held_back) == told for one in live):
-            self._write_plan(self.options.state / nodeplan.PLAN_FILE, plan)
-            old, self._good, self._good_plan = self._good, plan.generation, plan
-            self.readiness.accept(plan.services)
-            if old >= 0:
-                nodeplan.plan_file(self.options.state, old).unlink(missing_ok=True)
+        if any(one.served != plan.generation or set(one.held_back) != told for one in live):
+            return
+        self.readiness.accept(plan.services)
+        if plan.generation == self._good:
+            return
+        self._write_plan(self.options.state / nodeplan.PLAN_FILE, plan)
+        old, self._good, self._good_plan = self._good, plan.generation, plan
+        if old >= 0:
+            nodeplan.plan_file(self.options.state, old).unlink(missing_ok=True)
 
     def _hear(self, _worker: FrontWorker, word: Word) -> None:
         match word:

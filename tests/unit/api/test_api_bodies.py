@@ -34,6 +34,7 @@ VALID: dict[str, dict[str, Any]] = {
     "version.revive": {"version": "x@1", "why": "y"},
     "prediction.show": {"prediction": "x"},
     "prediction.list": {"service": "x"},
+    "journal.query": {"sql": "SELECT 1"},
     "prediction.explain": {"prediction": "x"},
     "prediction.prove": {"prediction": "x"},
     "outcome.record": {"service": "x", "outcomes": [{"key": "k", "label": "a"}]},
@@ -158,12 +159,19 @@ def test_types_are_not_guessed(api, name, body):
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**64, 2**200, -1, 10**400])
 @pytest.mark.parametrize(
-    "name", ["ledger.list", "prediction.list", "service.history", "traffic.count", "outcome.record"]
+    "name",
+    [
+        *("ledger.list", "prediction.list", "journal.query", "service.history", "traffic.count"),
+        "outcome.record",
+    ],
 )
 def test_numbers_beyond_all_bounds_are_no_fault(api, name, number):
     known = {
         "ledger.list": [{"limit": number}, {"before": number}],
         "prediction.list": [{"service": "loans", key: number} for key in ("limit", "before")],
+        "journal.query": [
+            {"sql": "FROM loans", key: number} for key in ("since", "until", "limit")
+        ],
         "service.history": [{"service": "loans", "at": number}],
         "traffic.count": [{"service": "loans", key: number} for key in ("minutes", "bucket_s")],
         "outcome.record": [

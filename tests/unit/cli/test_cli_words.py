@@ -68,7 +68,7 @@ def test_no_part_is_lost_and_only_a_long_one_is_wider_than_the_line(
         assert len(line) == 1 or size <= width
 
 
-def version(created: bool = True) -> Version:
+def version(created: bool = True, state: str = "registered") -> Version:
     manifest = Manifest(
         format=1,
         task="binary",
@@ -97,7 +97,7 @@ def version(created: bool = True) -> Version:
         speed_ms_p99=0.08,
         registered_at=0,
         by="me",
-        state="registered",
+        state=state,
         created=created,
         manifest=manifest,
         findings=(Finding(check="ONNX", verdict=Verdict.PASS, reason="ONNX, 50 of 50 rows agree"),),
@@ -149,6 +149,7 @@ def test_a_known_model_is_said_to_be_known() -> None:
         (gated(FAIRNESS), "doorstep gate loans@1; name more rows"),
         (gated(BAD), "doorstep gate loans@1"),
         (Registered(version(), None), "doorstep gate loans@1"),
+        (Registered(version(state="serving"), gated(QUALITY).run), "doorstep status loans"),
     ],
 )
 def test_the_next_command_follows_from_the_verdict(found: Registered, said: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
 import json
 import logging
@@ -64,6 +65,8 @@ def paths(fake: FakeDoorstep) -> dict[str, str]:
         "monitor": "/services/loans/monitor",
         "monitor-new": "/services/triage/monitor",
         "predictions": "/services/loans/predictions",
+        "predictions-filtered": "/services/loans/predictions?version=2&status=ok&answer=good"
+        "&kind=live&from=2020-01-01T00:00&to=2100-01-01T00:00",
         "prediction": f"/predictions/{console_data.prediction(fake.begun, 25).id}",
         "prediction-failed": f"/predictions/{console_data.prediction(fake.begun, 5).id}",
         "release-step": f"/releases/{console_releases.RELEASE_STEP}",
@@ -166,6 +169,23 @@ def test_failures_that_another_version_answered_are_no_errors_and_are_shown(norm
     assert "46 failed, the champion answered" in Seen(release.text).words
 
 
+def test_the_timeline_marks_what_releases_did_and_not_only_that_they_began(normal: Site) -> None:
+    (figure,) = [text for text in Seen(normal.get("service").text).scripts if text.startswith("{")]
+    assert "loans@4 starts" in figure
+    assert "loans@4 advanced" in figure
+
+
+def test_a_killed_version_needs_a_person(normal: Site) -> None:
+    attention = Seen(normal.client.get("/", params={"fragment": "attention"}).text).words
+    assert "killed recommend recommend@3 was killed by ada" in attention
+
+
+def test_a_first_version_bakes_and_was_in_no_shadow(empty: Site) -> None:
+    seen = Seen(empty.get("release-step").text).words
+    assert "bake" in seen
+    assert "shadow" not in seen.split("Champion")[0]
+
+
 def test_every_number_of_the_monitor_page_names_its_own_window(normal: Site) -> None:
     seen = Seen(normal.get("monitor").text).words
     assert "Quality last 7 d: 20,934 outcomes , known for 41.2 % of the predictions" in seen
@@ -222,7 +242,7 @@ def test_only_our_own_files_are_served(normal: Site, name: str) -> None:
 def test_an_empty_page_says_what_will_be_here(empty: Site, name: str) -> None:
     answer = empty.get(name)
     assert answer.status_code == 200
-    if name in ("overview-filtered", "ledger-verified", "service-week"):
+    if name.endswith(("-filtered", "-verified", "-week")):
         return
     assert "will be" in Seen(answer.text).words
     assert "doorstep " in Seen(answer.text).words
@@ -357,3 +377,27 @@ def test_an_older_page_goes_on_where_the_newer_ended(normal: Site) -> None:
 
 def test_the_hostile_text_would_have_been_an_attack() -> None:
     assert [tag for tag, _ in Seen(HOSTILE).elements] == ["script", "img"]
+
+
+def test_the_pages_of_predictions_have_each_that_matches_once(normal):
+    seen: list[str] = []
+    where = "/services/loans/predictions?answer=good&from=2020-01-01T00:00"
+    while where:
+        page = normal.client.get(where).text
+        seen += re.findall(r'href="/predictions/([^"]+)"', page)
+        found = re.search(r'href="(/services/loans/predictions\?[^"]*before=[^"]*)"', page)
+        where = html.unescape(found[1]) if found else ""
+    places = [console_data.prediction(normal.fake.begun, place) for place in range(60)]
+    assert seen == [one.id for one in places if one.answer == "good"]
+
+
+def test_a_filter_stays_chosen_in_the_form(normal):
+    page = normal.get("predictions-filtered").text
+    assert '<option value="2" selected>' in page
+    assert '<option value="ok" selected>' in page
+    assert 'name="from" value="2020-01-01T00:00"' in page
+
+
+def test_a_time_that_is_none_is_said(normal):
+    answer = normal.client.get("/services/loans/predictions?from=yesterday")
+    assert (answer.status_code, "is not a time" in answer.text) == (422, True)

@@ -155,6 +155,7 @@ def test_a_version_that_cannot_be_loaded_is_a_finding_until_one_look_without_it(
     facts = with_slo(traffic(), unloaded={number: "its digest is wrong"})
     (found,) = evaluate(facts, T0 + HOUR)
     assert (found.subject, found.severity) == ("loading", severity)
+    assert found.since == T0 + HOUR  # seen now: nobody knows that it was so before
     assert f"loans@{number} cannot be loaded" in found.sentence
     assert "its digest is wrong" in found.sentence
     (found,) = evaluate(with_slo(traffic(hour=1), known=(found,)), T0 + 2 * HOUR)

@@ -8,11 +8,12 @@ from pathlib import Path
 import msgspec
 
 from doorstep.core.contract import Contract, Field
-from doorstep.core.plan import FallbackStep, ServicePlan
+from doorstep.core.plan import FallbackStep, ReleasePlan, ServicePlan
 from doorstep.serve.models import Models
 from doorstep.serve.nodeplan import NodePlan
 from doorstep.serve.residents import Residents
 from doorstep.testing.home import TestHome
+from fakes.faults import broken_model
 
 A, B = Field(name="a", type="float"), Field(name="b", type="float")
 
@@ -83,13 +84,35 @@ def test_a_version_that_cannot_be_loaded_is_left_out_where_its_chain_answers_and
         assert "the manifest says" in str(residents.unloaded["s@2"])
         found = residents.services(plan, lease_held=True)["s"]
         assert (set(found.versions), found.champion, found.ready) == ({1}, None, True)
+        assert found.labels == frozenset()  # of what version 2 predicted anything may be true
         model.write_bytes(whole)
         assert await residents.load(plan) == {}
         assert residents.unloaded == {}
-        assert set(residents.services(plan, lease_held=True)["s"].versions) == {1, 2}
+        found = residents.services(plan, lease_held=True)["s"]
+        assert (set(found.versions), found.labels) == ({1, 2}, {()})
         # What the supervisor says must not be loaded is not tried.
         held = msgspec.structs.replace(plan, unloaded=("s@2",))
         assert await residents.load(held) == {}
         assert residents.unloaded == {"s@2": None}
+
+    asyncio.run(story())
+
+
+def test_a_version_that_a_service_does_without_may_be_tried_again_and_fail_again(
+    tmp_path: Path,
+) -> None:
+    home = TestHome(tmp_path / "home")
+    one = home.bundle(Contract(inputs=(A, B)), labels=())
+    release = ReleasePlan(id="r", challenger=2, state="step", epoch=1, shares={"": 0.5})
+    chain = (FallbackStep(kind="answer", answer="refer"),)
+    both = {1: one, 2: broken_model(home, one)}
+    plan = plan_of(home, home.service("s", both, release=release, fallback=chain))
+
+    async def story() -> None:
+        residents = make_residents()
+        for _ in range(2):
+            assert await residents.load(plan) == {}
+            assert set(residents.unloaded) == {"s@2"}
+            residents.keep_only(plan)
 
     asyncio.run(story())

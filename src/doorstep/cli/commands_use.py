@@ -134,8 +134,8 @@ def outcome(
     from doorstep.cli.outcomes import Columns, tell
 
     asked = Columns(value=column, key=key, at=at)
-    with connect(url, home) as client, progress(label="outcomes") as shown:
-        sent = tell(client, service, file, asked, shown.count, strict=strict, again=again)
+    with connect(url, home) as client:
+        sent = tell(client, service, file, asked, strict=strict, again=again)
     done(
         f"{sent.recorded:,} outcomes recorded for {service}, {sent.repeated:,} were there already; "
         "they join their predictions by themselves"

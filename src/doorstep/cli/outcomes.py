@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from doorstep.cli.asking import Row, records
+from doorstep.cli.output import progress
 from doorstep.client import Client
 from doorstep.core.errors import InputError, NotFoundError
 from doorstep.core.ids import digest_of, parse_prediction_id
@@ -154,14 +155,13 @@ def tell(
     service: str,
     path: Path,
     asked: Columns,
-    count: Callable[[int], None],
     *,
     strict: bool,
     again: bool,
 ) -> Sent:
     """Send the outcomes of a file; the rows that are none go into `FILE.refused.jsonl`.
 
-    strict: all rows or none. again: also what was sent before. count: told how many are sent.
+    strict: all rows or none. again: also what was sent before.
     Raises: InputError (`bad-outcome`) if strict, and what `outcomes_of` raises.
     """
     known = {one.manifest.labels for one in client.versions(service)}
@@ -174,10 +174,12 @@ def tell(
             raise InputError("bad-outcome", f"{path}, {reason}", hint)
         kept.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in told.refused))
     recorded = 0
-    for start in range(0, len(told.given), OUTCOMES_A_CALL):
-        some = told.given[start : start + OUTCOMES_A_CALL]
-        recorded += client.record_outcomes(service, some, "" if again else batch_of(service, some))
-        count(start + len(some))
+    with progress(len(told.given), "outcomes") as shown:
+        for start in range(0, len(told.given), OUTCOMES_A_CALL):
+            some = told.given[start : start + OUTCOMES_A_CALL]
+            batch = "" if again else batch_of(service, some)
+            recorded += client.record_outcomes(service, some, batch)
+            shown.count(start + len(some))
     return Sent(
         recorded=recorded,
         repeated=len(told.given) - recorded + told.repeated,

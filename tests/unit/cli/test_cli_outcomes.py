@@ -45,7 +45,7 @@ class Told:
         return self.received.once(batch, keep) if batch else keep()
 
     def tell(self, path: Path, *, strict: bool = False, again: bool = False) -> Sent:
-        return tell(self, "loans", path, Columns(), lambda _: None, strict=strict, again=again)
+        return tell(self, "loans", path, Columns(), strict=strict, again=again)
 
 
 def test_an_outcome_has_the_key_that_the_request_had(tmp_path: Path) -> None:

@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from doorstep.client import Client, connect
+    from doorstep.recorder import Record
 
-__all__ = ["Client", "connect"]
+__all__ = ["Client", "Record", "connect"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Record":
+        # An application that is watched has nothing of the SDK.
+        from doorstep.recorder import Record
+
+        return Record
     # The SDK is imported when it is asked for: a serving process imports this package too.
     if name in __all__:
         from doorstep import client

@@ -47,6 +47,9 @@ from doorstep.journal import exported
 from doorstep.journal.surface import (
     CountTraffic,
     ExportJournal,
+    Imported,
+    ImportedRow,
+    ImportRows,
     JournalTable,
     ListPredictions,
     OutcomeGiven,
@@ -75,6 +78,7 @@ from doorstep.register.surface import (
     ListServices,
     ListVersions,
     Missing,
+    Reference,
     RegisterVersion,
     Service,
     ServiceDiff,
@@ -84,6 +88,7 @@ from doorstep.register.surface import (
     ShowVersion,
     Version,
     Versions,
+    WatchVersion,
 )
 from doorstep.release.surface import (
     ChangeRelease,
@@ -262,6 +267,12 @@ class Client:
     def revive(self, version: str, why: str) -> Kill:
         return self.call("version.revive", ReviveVersion(version=version, why=why), Kill)
 
+    def watch(self, file: str, name: str, reference: Reference | None = None) -> Version:
+        """A version that another service calls `name`. reference: what its records are compared
+        with, None for that of the newest watched one."""
+        asked = WatchVersion(file=file, name=name, reference=reference)
+        return self.call("version.watch", asked, Version)
+
     # predictions
     def prediction(self, prediction: str) -> Prediction:
         return self.call("prediction.show", ShowPrediction(prediction=prediction), Prediction)
@@ -363,6 +374,12 @@ class Client:
         """How many were recorded. batch: a SHA-256; a batch that was recorded before is not."""
         asked = RecordOutcomes(service=service, outcomes=tuple(outcomes), batch=batch)
         return self.call("outcome.record", asked, OutcomesRecorded).recorded
+
+    def import_rows(
+        self, service: str, rows: Iterable[ImportedRow], *, check: bool = False
+    ) -> Imported:
+        asked = ImportRows(service=service, rows=tuple(rows), check=check)
+        return self.call("prediction.import", asked, Imported)
 
     def traffic(
         self, service: str, minutes: int = 60, bucket_s: int = 60, kind: str = ""

@@ -6,6 +6,7 @@ from doorstep.core.operation import Operation, tabulate
 from doorstep.explain import operations as explain
 from doorstep.govern import operations as govern
 from doorstep.govern import proving, tokens
+from doorstep.journal import importing
 from doorstep.journal import operations as journal
 from doorstep.monitor import operations as monitor
 from doorstep.register import actions as register
@@ -23,6 +24,7 @@ def table() -> dict[str, Operation]:
             catalogue.list_services,
             catalogue.show_service,
             catalogue.register_version,
+            catalogue.watch_version,
             catalogue.show_version,
             catalogue.list_versions,
             catalogue.run_gates,
@@ -40,6 +42,7 @@ def table() -> dict[str, Operation]:
             journal.list_predictions,
             journal.query_journal,
             journal.record_outcomes,
+            importing.import_rows,
             journal.count_traffic,
             explain.explain_prediction,
             monitor.show_status,

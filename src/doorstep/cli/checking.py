@@ -91,6 +91,8 @@ def _place(problem: Problem) -> Place:
 
 
 def _missing_files(file: ServiceFile, folder: Path) -> list[tuple[str, str]]:
+    if file.data is None:
+        return []
     named = (("data.train", file.data.train), ("data.holdout", file.data.holdout))
     return [
         (path, f"names {one.path}, which is not there")

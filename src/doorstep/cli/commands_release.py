@@ -344,6 +344,12 @@ def _say_kill(what: str, found: Kill, confirmed: bool, after: str, as_json: bool
     raise typer.Exit(0 if confirmed else 4)
 
 
+def _served_by(champion: int | None, watched: int | None) -> str:
+    if champion:
+        return f"@{champion}"
+    return f"@{watched} watched" if watched else "–"
+
+
 def status(
     service: Annotated[str, typer.Argument(help="One service; default: all.")] = "",
     json: Json = False,
@@ -361,7 +367,7 @@ def status(
         (
             one.service,
             one.state,
-            f"@{one.champion}" if one.champion else "–",
+            _served_by(one.champion, one.watched),
             f"@{one.challenger} {percent(one.share, 0)}" if one.challenger else "–",
             str(one.requests[-1] if one.requests else 0),
             percent(one.error_rate),

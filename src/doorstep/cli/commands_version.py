@@ -123,7 +123,7 @@ def version_text(found: Version) -> str:
         ("state", found.state),
         ("digest", found.digest),
         ("registered", f"{when(found.registered_at)} by {found.by}"),
-        ("serves as", f"{found.form}, {found.placement}, {found.speed_ms_p99:.2f} ms a row (p99)"),
+        ("serves as", _form(found)),
         ("trusted", "yes, signed" if found.trusted else "no"),
         ("task", f"{manifest.task} of {manifest.label!r}: {answers}"),
         ("model", lineage.estimator or manifest.native.family),
@@ -144,6 +144,12 @@ def version_text(found: Version) -> str:
     head = ("field", "as", "type", "values", "")
     parts = [f"{found.service}@{found.number}", table(("", ""), facts).lstrip("\n")]
     return "\n\n".join([*parts, "\n".join(said), table(head, fields)])
+
+
+def _form(found: Version) -> str:
+    if found.state == "watched":
+        return "nothing here: it is watched, and served elsewhere"
+    return f"{found.form}, {found.placement}, {found.speed_ms_p99:.2f} ms a row (p99)"
 
 
 def _listed(libraries: dict[str, str]) -> str:

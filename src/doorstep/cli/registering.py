@@ -109,6 +109,12 @@ def build_spec(file: ServiceFile, folder: Path, *, trusted: bool) -> BuildSpec:
 
     Raises: InputError (`no-data`) for data that is not in a file.
     """
+    if file.data is None:
+        raise InputError(
+            "no-data",
+            f"the service file of {file.service} names no data: the service is only watched",
+            "write data.holdout: FILE, rows that the model has never seen",
+        )
     ids = (file.ids.key, file.ids.unit, file.ids.subject)
     return BuildSpec(
         label=file.model.label,

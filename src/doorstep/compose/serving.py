@@ -23,6 +23,7 @@ from doorstep.console.routes import console_refusals, console_routes
 from doorstep.core.ids import new_id
 from doorstep.core.instant import SystemClock
 from doorstep.journal.ledgering import record_closed
+from doorstep.journal.spool import take_spools
 from doorstep.kernel.child import allow_children, end_children
 from doorstep.kernel.db import Database
 from doorstep.kernel.home import Home
@@ -84,6 +85,7 @@ class Serving:
             self.control,
             [
                 self._journal.tick,
+                lambda: take_spools(self.control.leading()),
                 lambda: record_closed(self.control.leading()),
                 Uploads(self.control).tick,
             ],

@@ -285,14 +285,14 @@ class Group(msgspec.Struct, frozen=True):
         self, values: dict[str, Any], node: Node, path: str, reading: Reading, is_sound: bool
     ) -> Any:
         """The struct, with defaults where a value was refused; UNSET if a required key is not."""
-        for key in self.keys.values():
-            if key.default is msgspec.UNSET and key.field not in values:
-                _note_missing(key, node, path, reading)
         given = {field: value for field, value in values.items() if value is not msgspec.UNSET}
-        if any(k.default is msgspec.UNSET and k.field not in given for k in self.keys.values()):
-            return msgspec.UNSET
         if isinstance(self.type, FillsItself):
             given = {**self.type.defaults_for(given), **given}
+        for key in self.keys.values():
+            if key.default is msgspec.UNSET and key.field not in {**values, **given}:
+                _note_missing(key, node, path, reading)
+        if any(k.default is msgspec.UNSET and k.field not in given for k in self.keys.values()):
+            return msgspec.UNSET
         made = self.type(**given)
         if (is_sound or self.checks_always) and isinstance(made, ChecksItself):
             for name, message in made.faults():

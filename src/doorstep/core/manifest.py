@@ -59,10 +59,11 @@ class NativeForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """The file as the user made it. frame: it wants a DataFrame with these column names; otherwise
     an array in this column order. dtypes: pandas dtype per column, "" where the default is right.
     types: what a pickle would import, or the types of a skops file that need a person's word.
+    watched: there is no model here, another service serves the version.
     """
 
-    family: Literal["sklearn", "onnx", "python"]
-    serialization: Literal["skops", "pickle", "joblib", "onnx", "source"]
+    family: Literal["sklearn", "onnx", "python", "watched"]
+    serialization: Literal["skops", "pickle", "joblib", "onnx", "source", "none"]
     file: str
     frame: bool = False
     columns: tuple[str, ...] = ()

@@ -39,6 +39,12 @@ class Kind(IntEnum):
     LIVE = 0
     SHADOW = 1
     REHEARSAL = 2
+    WATCHED = 3
+    """Answered by another service: imported, or recorded beside it."""
+
+
+TRAFFIC = frozenset({Kind.LIVE, Kind.WATCHED})
+"""What drift and quality are about: answers that somebody relied on."""
 
 
 class Column(msgspec.Struct, frozen=True, array_like=True):

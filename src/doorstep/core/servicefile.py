@@ -44,6 +44,7 @@ from doorstep.core.servicefile_types import (
     ModelSpec,
     RuntimeSpec,
 )
+from doorstep.core.servicefile_watch import WatchSpec
 from doorstep.core.yamltext import Fault, Mapping, Node, Scalar, compose, walk_scalars
 
 FORMAT = 1
@@ -133,7 +134,13 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
     ids: Annotated[IdsSpec, "which fields identify what"] = IdsSpec()
     model: Annotated[ModelSpec, "what the model answers"]
     runtime: Annotated[RuntimeSpec, "what it runs in"] = RuntimeSpec()
-    data: Annotated[DataSetsSpec, "where the tables are"]
+    data: Annotated[DataSetsSpec | None, Group(DataSetsSpec), "where the tables are"]
+    watch: Annotated[
+        WatchSpec | None,
+        Group(WatchSpec),
+        "which column is what, of answers that another service gives",
+        "none: Doorstep serves it",
+    ] = None
     contract: Annotated[ContractSpec, "what a caller may send"] = ContractSpec()
     gates: Annotated[GatesSpec, "what a version must pass before a release"] = GatesSpec()
     release: Annotated[ReleaseSpec, "how a version is carried onto its service"] = ReleaseSpec()
@@ -158,6 +165,11 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
     environments: Annotated[tuple[str, ...], Differences(), "only what differs there", "none"] = ()
     environment: str = ""
     written: tuple[str, ...] = ()
+
+    @classmethod
+    def defaults_for(cls, written: dict[str, Any]) -> dict[str, Any]:
+        """A service that is only watched has no model here, so no rows to prove one on."""
+        return {"data": None} if written.get("watch") is not None else {}
 
     def faults(self) -> Iterator[tuple[str, str]]:
         if self.model.label in self.contract.inputs:

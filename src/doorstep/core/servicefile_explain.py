@@ -104,7 +104,8 @@ def _thin_model(file: ServiceFile) -> Iterator[Thin]:
             yield f"runtime.{key}", "is checked; models run in Doorstep's own Python for now"
     if file.runtime.device != "cpu":
         yield "runtime.device", "gpu is not used in this release yet; it scores on the cpu"
-    for key, source in (("train", file.data.train), ("holdout", file.data.holdout)):
+    data = file.data
+    for key, source in (("train", data.train), ("holdout", data.holdout)) if data else ():
         if source and source.sql:
             yield f"data.{key}.sql", "queries cannot be read yet; export it to a file and use path"
     yield from _thin_fields(file)

@@ -18,6 +18,8 @@ SCHEMA_ID = "https://doorstep.readthedocs.io/reference/doorstep.schema.json"
 def service_file_schema() -> dict[str, Any]:
     """A JSON Schema (draft 2020-12) of `doorstep.yaml`."""
     whole = ROOT.schema(partial=False)
+    whole["required"].remove("data")
+    whole["anyOf"] = [{"required": ["data"]}, {"required": ["watch"]}]
     differences = ROOT.schema(partial=True)
     differences["properties"] = {
         name: one for name, one in differences["properties"].items() if name not in FIXED_KEYS

@@ -17,6 +17,7 @@ from doorstep.kernel.app import App
 from doorstep.kernel.child import run_child
 from doorstep.register.store import VersionRow, get_service, get_version
 from doorstep.register.views import manifest_of
+from doorstep.register.watched import require_model
 
 TIMEOUT_S = 60.0
 NAMED_MAX = 5
@@ -31,6 +32,7 @@ def explain_prediction(app: App, asked: ExplainPrediction) -> Explanation:
     """Say what each value of a row added to its score."""
     row = find_row(app, asked.prediction)
     version = _answering(app, row["service"], int(row["version"]), asked.prediction)
+    require_model(version)
     manifest = manifest_of(app.home.bundles, version.digest)
     inputs = kept_inputs(row, manifest.contract, asked.prediction)
     request = ExplainRequest(

@@ -65,6 +65,8 @@ def _load_native(bundle_dir: Path, manifest: Manifest, *, trusted: bool) -> Scor
             return FunctionScorer(
                 load_native_object(bundle_dir, manifest, trusted=trusted), manifest, bundle_dir
             )
+        case "watched":
+            raise InputError("only-watched", "the version is served elsewhere; no model is here")
         case _:
             assert_never(manifest.native.family)
 

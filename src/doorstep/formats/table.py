@@ -40,7 +40,7 @@ _TIME = (
     "^[0-9]{4}-[0-9]{2}-[0-9]{2}"
     "([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,9})?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?$"
 )
-_SHAPES = {"int": _INT, "float": _FLOAT, "bool": _BOOL, "time": _TIME}
+SHAPES = {"int": _INT, "float": _FLOAT, "bool": _BOOL, "time": _TIME}
 SHAPE_ROWS = 2000
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT"), "int"),
@@ -184,7 +184,7 @@ def _load_csv(connection: Any, path: Path, start: bytes, limit: str) -> tuple[li
             f"{path.name} cannot be read: it is not UTF-8 text",
             f"save it as UTF-8: iconv -f latin1 -t utf-8 {quote(path.name)} > utf8.csv",
         ) from None
-    delimiter = _delimiter(text)
+    delimiter = delimiter_of(text)
     names = _header(text, delimiter, path)
     _check_names(names, path)
     columns = {f"c{at}": "VARCHAR" for at in range(len(names))}
@@ -197,7 +197,7 @@ def _load_csv(connection: Any, path: Path, start: bytes, limit: str) -> tuple[li
     return names, True
 
 
-def _delimiter(text: str) -> str:
+def delimiter_of(text: str) -> str:
     line = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").splitlines()[0] if text.strip() else "")
     return max(",;\t|", key=line.count)
 
@@ -233,10 +233,10 @@ def _csv_kinds(connection: Any, names: list[str], texts: Collection[str]) -> lis
         return kinds
     # What a few rows rule out is not asked of all rows; what they allow is decided by all.
     few = _shape_counts(
-        connection, f"(FROM t LIMIT {SHAPE_ROWS})", [(at, tuple(_SHAPES)) for at in wanted]
+        connection, f"(FROM t LIMIT {SHAPE_ROWS})", [(at, tuple(SHAPES)) for at in wanted]
     )
     possible = [
-        (at, tuple(kind for kind in _SHAPES if counts[kind] == counts["present"]))
+        (at, tuple(kind for kind in SHAPES if counts[kind] == counts["present"]))
         for at, counts in zip(wanted, few, strict=True)
     ]
     everything = _shape_counts(connection, "t", possible)
@@ -264,7 +264,7 @@ def _shape_counts(
 
 def _shape_test(at: int, shape: str) -> str:
     value = f"trim(c{at})"
-    test = f"regexp_matches({value}, '{_SHAPES[shape]}')"
+    test = f"regexp_matches({value}, '{SHAPES[shape]}')"
     return f"{test} AND TRY_CAST({value} AS TIMESTAMPTZ) IS NOT NULL" if shape == "time" else test
 
 

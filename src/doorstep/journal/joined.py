@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doorstep.core.instant import Instant
-from doorstep.core.record import Kind, OutcomeRecord
+from doorstep.core.record import TRAFFIC, Kind, OutcomeRecord
 from doorstep.journal import duck
 from doorstep.journal.columns import Array
 from doorstep.journal.rows import tail_parts
@@ -26,7 +26,7 @@ from doorstep.journal.tables import load_outcomes, load_predictions
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-ANSWERED = frozenset({Kind.LIVE})
+ANSWERED = TRAFFIC
 JOINED_ROWS_MAX = 1_000_000
 """Enough for any interval that we compute; beyond it the newest are kept."""
 
@@ -119,7 +119,7 @@ def join_outcomes(
             "WHERE list_contains($ids, id) OR list_contains($keys, key)"
         )
     query = f"WITH p AS ({predicted}), o AS ({told}), {TOLD} {_WANTED}"
-    resolve = [int(one) for one in kinds if one != Kind.SHADOW] or [int(Kind.LIVE)]
+    resolve = [int(one) for one in kinds if one != Kind.SHADOW] or [int(one) for one in ANSWERED]
     values: dict[str, Any] = {"since": since, "until": until, "rows": JOINED_ROWS_MAX + 1}
     values |= {"kinds": [int(one) for one in kinds], "resolve": resolve}
     values |= {} if about is None else {"ids": list(about.ids), "keys": list(about.keys)}

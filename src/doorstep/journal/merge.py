@@ -28,12 +28,12 @@ from doorstep.journal.index import (
     read_entries,
     rewrite,
 )
-from doorstep.journal.summary import MINUTE_S, coarsen, decode_summary, floor, merge_all
+from doorstep.journal.summary import HOUR_S, MINUTE_S, coarsen, decode_summary, floor, merge_all
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-HOUR_S, DAY_S = 3600, 86400
+DAY_S = 86400
 SETTLED_S = {"hour": 600, "day": 2 * DAY_S}
 """How long after its end a span is merged: an hour when late blocks have come in, a day when
 nobody looks at its minutes any more (a daily summary has hours)."""
@@ -109,7 +109,8 @@ def carry_out(
     )
     summaries = [decode_summary((folder / file.summary).read_bytes()) for file in merge.files]
     summary = merge_all(one.service, summaries)
-    summary = coarsen(summary, HOUR_S if merge.level == "day" else MINUTE_S)
+    bucket_s = HOUR_S if merge.level == "day" else MINUTE_S
+    summary = coarsen(summary, max(bucket_s, summary.bucket_s))
     source = duck.parquet_of(folder / file.path for file in merge.files)
     made = write_file(con, folder, plan, source, summary)
     reached("merge-write")

@@ -12,7 +12,15 @@ from doorstep.core.errors import InputError, NotFoundError
 from doorstep.core.ids import new_id, parse_prediction_id
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
-from doorstep.core.record import Kind, OutcomeRecord, Status, require_possible
+from doorstep.core.record import (
+    TRAFFIC,
+    Kind,
+    Layout,
+    OutcomeRecord,
+    PredictionMeta,
+    Status,
+    require_possible,
+)
 from doorstep.core.servicefile import parse_service_file
 from doorstep.journal import query
 from doorstep.journal.export import export_file
@@ -58,6 +66,10 @@ Known = Mapping[str, tuple[str | float, Instant]]
 """Prediction id -> (outcome, when it became true)."""
 
 
+Rows = tuple[Layout, Sequence[PredictionMeta], bytes]
+"""Rows of one layout and their numbers, row by row."""
+
+
 class Windows:
     """Summaries that were read, shared by the threads of this process, one at a time."""
 
@@ -67,20 +79,23 @@ class Windows:
 
 
 class OutcomeWriter:
-    """The control plane's own block: outcomes that were told to it."""
+    """The control plane's own block: outcomes that were told to it, and rows that it imported."""
 
     def __init__(self, journal: Path) -> None:
         self._lock = threading.Lock()
         self.boot = new_id().hex[:12]
         self._writer = BlockWriter(journal, node=CONTROL_NODE, boot=self.boot, slot="api")
 
-    def write(self, records: Iterable[OutcomeRecord]) -> int:
-        """How many were handed to the operating system."""
+    def write(self, records: Iterable[OutcomeRecord], groups: Iterable[Rows] = ()) -> int:
+        """Hand outcomes, then rows, to the operating system at once; how many outcomes.
+        Raises: OSError; then none was."""
         with self._lock:
             written = 0
             for record in records:
                 self._writer.outcome(record)
                 written += 1
+            for layout, rows, matrix in groups:
+                self._writer.predictions(self._writer.declare(layout), rows, matrix)
             self._writer.flush()
         return written
 
@@ -284,7 +299,7 @@ def _outcomes(app: App, service: str, rows: Sequence[dict[str, Any]]) -> Known:
             service=service,
             since=min(times),
             until=max(times) + 1,
-            kinds=(int(Kind.LIVE), int(Kind.REHEARSAL)),
+            kinds=(*TRAFFIC, Kind.REHEARSAL),
             about=About(tuple(row["id"] for row in rows), tuple(sorted(keys))),
         )
     )

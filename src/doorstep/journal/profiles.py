@@ -1,4 +1,4 @@
-"""Reference profiles of the versions in the plan, read from the home's bundles."""
+"""Reference profiles of the versions that are planned or watched, read from the home's bundles."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from doorstep.core.errors import InputError
 from doorstep.core.ids import digest_of, parse_digest
 from doorstep.core.manifest import Profile, decode_part
 from doorstep.core.plan import PLAN_BYTES_MAX, PlanPointer, PlanRoot, ServicePlan
+from doorstep.journal.watched import read_watched
 
 PartT = TypeVar("PartT", bound=msgspec.Struct)
 
@@ -33,6 +34,9 @@ class PlanProfiles:
         if (service, version) not in self._bundles:
             with contextlib.suppress(OSError, InputError):
                 self._read_plan()
+        if (service, version) not in self._bundles:
+            with contextlib.suppress(OSError, InputError):
+                self._read_watched(service)
         digest = self._bundles.get((service, version))
         return self._profile(digest) if digest else None
 
@@ -46,6 +50,11 @@ class PlanProfiles:
             plan = self._document(digest, ServicePlan)
             self._bundles |= {(plan.service, one.number): one.bundle for one in plan.versions}
         self._root = pointer.root
+
+    def _read_watched(self, service: str) -> None:
+        found = read_watched(self._home, service)
+        versions = found.versions if found else ()
+        self._bundles |= {(service, one.number): one.bundle for one in versions}
 
     def _document(self, digest: str, kind: type[PartT]) -> PartT:
         path = self._home / "plan" / f"{parse_digest(digest)}.json"

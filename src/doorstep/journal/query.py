@@ -216,7 +216,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     filters: Filters = Filters()
     since: Instant = 0
     until: Instant = 0
-    kinds: tuple[int, ...] = (int(Kind.LIVE),)
+    kinds: tuple[int, ...] = tuple(int(one) for one in ANSWERED)
     about: About | None = None
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 Row = dict[str, Any]
-VISIBLE = (int(Kind.LIVE), int(Kind.REHEARSAL))
+VISIBLE = (int(Kind.LIVE), int(Kind.REHEARSAL), int(Kind.WATCHED))
 
 
 class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

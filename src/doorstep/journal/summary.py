@@ -21,6 +21,7 @@ FORMATS_READ = (0, 1)
 BUCKET_S = 10
 """The finest window that counts can answer: ten seconds, minutes after an hourly merge."""
 MINUTE_S = 60
+HOUR_S = 3600
 STATUSES = 6
 LATENCY_BINS = 104
 """Four to a doubling, from 1 us to 67 s: a quantile read from them is at most 19 % off."""

@@ -15,6 +15,7 @@ PREDICTIONS_MAX = 1_000
 QUERY_ROWS_MAX = 100_000
 QUERY_S_MAX = 600.0
 """Files that a merge replaced are kept 900 s: a query that read the list before finds them."""
+IMPORTED_MAX = 2_000
 KEY_CHARS_MAX = 256
 LABEL_CHARS_MAX = 1_000
 AT_MAX = 2**53
@@ -55,7 +56,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 class ListPredictions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """since, before: only those answered since and before it; 0 is any time and now. before_id: of
     the last one of the page before this one, which was answered at `before`. version: who answered,
-    0 for any. kind: "" for what callers saw (live, rehearsal), or one of live, rehearsal, shadow.
+    0 for any. kind: "" for what callers saw (live, rehearsal, watched), or one of these or
+    shadow.
     subject: by the field that the service declares as `ids.subject`. Others: "" for any."""
 
     service: str
@@ -162,6 +164,49 @@ class RecordOutcomes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 class OutcomesRecorded(msgspec.Struct, frozen=True, kw_only=True):
     recorded: int
+
+
+class ImportedRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One answer of another service. id: what names it, where it has no key; the same id, or the
+    same key at the same time by the same version, is imported once. version: what that service
+    calls it. answer: a label or a number. scores: label -> chance, "" for the positive label or the
+    number itself. fields: inputs and context by name. outcome: None if it is not yet known. error:
+    why it gave no answer, "" if it did."""
+
+    at: Instant
+    id: str = ""
+    version: str = "current"
+    key: str = ""
+    answer: str | float | bool | None = None
+    scores: dict[str, float] = {}
+    fields: dict[str, Any] = {}
+    outcome: str | float | bool | None = None
+    latency_ms: float = 0.0
+    error: str = ""
+
+
+class ImportRows(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """check: only say what would be refused, and record nothing."""
+
+    service: str
+    rows: tuple[ImportedRow, ...]
+    check: bool = False
+
+
+class RowRefused(msgspec.Struct, frozen=True, kw_only=True):
+    """index: of the row in what was asked."""
+
+    index: int
+    reason: str
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """imported: recorded now. known: were recorded before. outcomes: recorded now."""
+
+    imported: int
+    known: int
+    outcomes: int
+    refused: tuple[RowRefused, ...] = ()
 
 
 class CountTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from doorstep.core.instant import SECOND_US
 from doorstep.core.manifest import ColumnProfile, Profile
 from doorstep.core.record import OutcomeRecord, PredictionMeta
 from doorstep.journal.codes import code_column, count_by_group
 from doorstep.journal.columns import Array, Batch, Columns, integers, value_columns
 from doorstep.journal.summary import (
     BUCKET_S,
+    HOUR_S,
     LATENCY_BINS,
+    MINUTE_S,
     SCORE_MAX,
     SCORE_UNIT,
     STATUSES,
@@ -29,6 +33,8 @@ Profiles = Callable[[str, int], Profile | None]
 """(service, version) -> its reference profile, or None if it is not to be had."""
 Groups = NDArray[np.intp]
 OUTPUT = "out."
+SPANS = ((HOUR_S, BUCKET_S), (24 * HOUR_S, MINUTE_S), (math.inf, HOUR_S))
+"""The longest span of a batch, and the bucket that it is counted in."""
 _PREFIXES = ("in.", "ctx.")
 
 
@@ -37,9 +43,11 @@ def no_profiles(_service: str, _version: int) -> Profile | None:
 
 
 def tally(batch: Batch, profiles: Profiles) -> Summary:
-    """The batch as a summary in the finest buckets. Codes are against the profile of the version
-    that answered, or of the assigned one if none did."""
-    keys, groups = _group(batch.rows)
+    """The batch as a summary in the finest buckets, or coarser ones where it spans a long time, as
+    what is imported does. Codes are against the profile of the version that answered, or of the
+    assigned one if none did."""
+    bucket_s = bucket_of(batch)
+    keys, groups = _group(batch.rows, bucket_s)
     counts = _count_rows(batch.rows, groups, len(keys))
     columns = _count_columns(batch, keys, groups, profiles)
     scores = _sum_scores(batch, groups, len(keys))
@@ -61,7 +69,14 @@ def tally(batch: Batch, profiles: Profiles) -> Summary:
         for i, key in enumerate(keys)
     ]
     cells.sort(key=lambda one: one.key)
-    return Summary(service=batch.layout.service, cells=tuple(cells))
+    return Summary(service=batch.layout.service, bucket_s=bucket_s, cells=tuple(cells))
+
+
+def bucket_of(batch: Batch) -> int:
+    """A month in buckets of ten seconds would be a cell for nearly each row."""
+    ats = batch.ats
+    span_s = (int(ats.max()) - int(ats.min())) / SECOND_US if len(ats) else 0.0
+    return next(bucket_s for longest_s, bucket_s in SPANS if span_s <= longest_s)
 
 
 def tally_outcomes(service: str, outcomes: Sequence[OutcomeRecord]) -> Summary:
@@ -73,12 +88,12 @@ def tally_outcomes(service: str, outcomes: Sequence[OutcomeRecord]) -> Summary:
     return Summary(service=service, outcomes=dict(sorted(buckets.items())))
 
 
-def _group(rows: Sequence[PredictionMeta]) -> tuple[list[CellKey], Groups]:
+def _group(rows: Sequence[PredictionMeta], bucket_s: int) -> tuple[list[CellKey], Groups]:
     """(the keys that occur, the key number of each row)."""
     numbers: dict[CellKey, int] = {}
     found = (
         numbers.setdefault(
-            (floor(row.at, BUCKET_S), row.version, row.assigned, row.kind, row.segment),
+            (floor(row.at, bucket_s), row.version, row.assigned, row.kind, row.segment),
             len(numbers),
         )
         for row in rows

@@ -8,7 +8,7 @@ import numpy as np
 
 from doorstep.core.instant import Instant
 from doorstep.core.manifest import Task
-from doorstep.core.record import Kind
+from doorstep.core.record import TRAFFIC
 from doorstep.gate.metrics import Labelled, estimate, find_metric, names_of
 from doorstep.journal.summary import LATENCY_BINS, STATUSES, Cell, Summary, window
 from doorstep.monitor.types import DriftWindow, QualityWindow, TrafficWindow
@@ -65,7 +65,7 @@ def quality_window(
 
 
 def _live(summary: Summary, since: Instant, until: Instant) -> list[Cell]:
-    return [one for one in window(summary, since, until).cells if one.kind == Kind.LIVE]
+    return [one for one in window(summary, since, until).cells if one.kind in TRAFFIC]
 
 
 def _columns(cells: list[Cell]) -> dict[str, ColumnCounts]:

@@ -9,13 +9,14 @@ import numpy as np
 
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.manifest import Manifest, Profile, decode_part
-from doorstep.core.record import Kind
+from doorstep.core.record import TRAFFIC
 from doorstep.core.servicefile import ServiceFile
 from doorstep.gate.metrics import Labelled, labelled_of
 from doorstep.journal import query
 from doorstep.journal.joined import OutcomeArrays
 from doorstep.journal.operations import windows_of
-from doorstep.journal.summary import Cell, Summary
+from doorstep.journal.summary import HOUR_S, Cell, Summary
+from doorstep.journal.watched import WatchedVersion, read_watched
 from doorstep.journal.windows import column_codes
 from doorstep.kernel.app import App
 from doorstep.monitor.decide import LATE_S, QUALITY_WINDOW_S, latest_window
@@ -33,13 +34,29 @@ LATE_OF_WINDOW = 1 / 12
 
 
 class Watched(msgspec.Struct, frozen=True, kw_only=True):
-    """One service that has a champion: what is known before the journal is asked."""
+    """One service that has a champion, or whose newest version another service serves: what is
+    known before the journal is asked. elsewhere: of the latter, what was recorded of it."""
 
     file: ServiceFile
     version: versions.VersionRow
     manifest: Manifest
     profile: Profile | None
     served_since: Instant
+    elsewhere: WatchedVersion | None = None
+
+    def as_of(self, now: Instant) -> Instant:
+        """The time at which it is judged: what was imported long after it happened, at its end, up
+        to the whole hour; everything else, also what is recorded while it happens, now."""
+        if self.elsewhere is None or now - self.elsewhere.last < SHOWN_S * SECOND_US:
+            return now
+        hour_us = HOUR_S * SECOND_US
+        return min(now, (self.elsewhere.last // hour_us + 1) * hour_us)
+
+    def past_window(self, now: Instant) -> tuple[Instant, Instant] | None:
+        """Of what was imported long after it happened, the last window; else None."""
+        until = self.as_of(now)
+        length_us = round(self.file.monitor.drift.window_s * SECOND_US)
+        return (until - length_us, until) if until < now else None
 
 
 class QualitySeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +80,8 @@ class QualityKept:
 
 
 def watched(app: App, service: str) -> Watched | None:
-    """None for a service without a champion. Raises: NotFoundError (`no-service`)."""
+    """None for a service without a champion or a watched version. Raises: NotFoundError
+    (`no-service`)."""
     with app.database.reading() as connection:
         row = versions.get_service(connection, service)
         tenures = releases.list_tenures(connection, service)
@@ -73,6 +91,11 @@ def watched(app: App, service: str) -> Watched | None:
             number, since = tenures[0].version, tenures[0].since
         elif running is not None and running.release.is_first:
             number, since = running.release.challenger, running.release.started_at
+        elsewhere = None
+        if number is None and (known := read_watched(app.home.path, service)) is not None:
+            elsewhere = known.newest
+        if elsewhere is not None and elsewhere.rows:
+            number, since = elsewhere.number, elsewhere.first
         if number is None:
             return None
         version = versions.get_version(connection, service, number)
@@ -84,6 +107,7 @@ def watched(app: App, service: str) -> Watched | None:
         manifest=manifest_of(app.home.bundles, version.digest),
         profile=profile,
         served_since=since,
+        elsewhere=elsewhere,
     )
 
 
@@ -92,7 +116,9 @@ def gather(
 ) -> ServiceFacts:
     """Everything that `decide.evaluate` may know about this service at `now`."""
     drift_s = seen.file.monitor.drift.window_s
-    window = latest_window(now, drift_s, min(LATE_S, drift_s * LATE_OF_WINDOW))
+    late_s = min(LATE_S, drift_s * LATE_OF_WINDOW)
+    window = seen.past_window(now) or latest_window(now, drift_s, late_s)
+    now = seen.as_of(now)
     quality = quality_of(app, seen, now, known)
     facts = _facts(app, seen, now, window, quality.week, known)
     return msgspec.structs.replace(facts, fresh=quality.fresh)
@@ -104,12 +130,13 @@ def gather_shown(app: App, seen: Watched, now: Instant) -> ServiceFacts:
     minutes for hours that are over: else a shorter window would show all of its minute."""
     drift_s = seen.file.monitor.drift.window_s
     late_s = min(LATE_S, drift_s * LATE_OF_WINDOW)
+    past, now = seen.past_window(now), seen.as_of(now)
     recent = _summary(app, seen.version.service, now - round(SHOWN_S * SECOND_US), now)
     mine = [one.at for one in recent.cells if _is_of(one, seen.version.number)]
     newest = max(mine, default=now - 1) + 1
     shown_s = math.ceil(drift_s / recent.bucket_s) * recent.bucket_s
     closes = newest + round((shown_s + late_s) * SECOND_US)
-    window = latest_window(min(now, closes), shown_s, late_s)
+    window = past or latest_window(min(now, closes), shown_s, late_s)
     # A control plane that does not lead never looks, so there the asking has to do it.
     looks = app.leader_term > 0
     quality = quality_seen(app, seen) if looks else quality_of(app, seen, now).week
@@ -117,7 +144,7 @@ def gather_shown(app: App, seen: Watched, now: Instant) -> ServiceFacts:
 
 
 def _is_of(cell: Cell, version: int) -> bool:
-    return cell.version == version and cell.kind == Kind.LIVE
+    return cell.version == version and cell.kind in TRAFFIC
 
 
 def _facts(

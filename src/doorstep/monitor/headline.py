@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from doorstep.core.instant import SECOND_US, Instant, to_text
+from doorstep.journal.watched import Watched, WatchedVersion
 from doorstep.monitor.types import MonitorFinding
 from doorstep.monitor.wording import say_unloaded
 from doorstep.release.callers import Callers
@@ -44,11 +45,14 @@ def headline(
     now: Instant,
     callers: Callers,
     unloaded: Mapping[int, str] = {},
+    elsewhere: Watched | None = None,
 ) -> str:
     """What cannot be loaded; else who serves since when; what is being released; what is wrong."""
     parts = say_unloaded(service, unloaded)
     if callers.kill is not None:
         parts.insert(0, _killed(callers.kill, callers.get))
+    elif champion is None and release is None and elsewhere is not None and elsewhere.newest:
+        parts.append(_watched(service, elsewhere, elsewhere.newest))
     elif callers.serving is None or callers.serving not in unloaded:
         parts.append(_who(service, champion, tenures, release, now))
     if release is not None and not release.is_first:
@@ -85,6 +89,18 @@ def _who(
         watched = "its release is paused" if release.state.value == "paused" else "watched"
         return f"{service}@{release.challenger}, the first version, serves all traffic, {watched}"
     return "no version serves"
+
+
+def _watched(service: str, known: Watched, newest: WatchedVersion) -> str:
+    """`loans@2 (v7) is watched, served elsewhere: 1,200 rows, the last at ...`."""
+    name = f"{service}@{newest.number} ({newest.name})"
+    if not newest.rows:
+        return f"{name} is watched, served elsewhere: no rows yet"
+    left_out = [f"{known.refused:,} refused"] if known.refused else []
+    left_out += [f"{known.lost:,} lost before they were recorded"] if known.lost else []
+    last = f"the last at {to_text(newest.last)[:19]}Z"
+    said = ", ".join((f"{newest.rows:,} rows", last, *left_out))
+    return f"{name} is watched, served elsewhere: {said}"
 
 
 def _releasing(service: str, release: Release) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from doorstep.core.condition import Condition, Quantity
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
-from doorstep.core.record import Kind
+from doorstep.core.record import TRAFFIC
 from doorstep.journal.operations import count_rescued, count_rows
 from doorstep.journal.summary import Cell, latency_ms
+from doorstep.journal.watched import read_watched
 from doorstep.kernel.app import App
 from doorstep.monitor import store
 from doorstep.monitor.decide import LOADING, QUALITY_WINDOW_S
@@ -106,13 +107,18 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
     findings = _worst_first(one for one in known if one.subject != LOADING)
     since = now - MINUTES_SHOWN * 60 * SECOND_US
     rows = count_rows(app, row.name, since, now, 60)
-    counted = [one for one in rows if one.kind == Kind.LIVE]
+    counted = [one for one in rows if one.kind in TRAFFIC]
     seen = watched(app, row.name)
     quality = quality_seen(app, seen) if seen else None
     release = running.release if running else None
     requests, errors = _per_minute(counted, now)
-    said = headline(row.name, champion, tenures, release, findings, now, callers, unloaded)
-    state = state_of(champion, release, findings, callers.kill, unloaded)
+    elsewhere = seen.elsewhere if seen else None
+    asked = champion or (elsewhere.number if elsewhere else None)
+    known_elsewhere = read_watched(app.home.path, row.name)
+    said = headline(
+        row.name, champion, tenures, release, findings, now, callers, unloaded, known_elsewhere
+    )
+    state = state_of(asked, release, findings, callers.kill, unloaded)
     promised = _promised_ms(seen.file.monitor.slo if seen else ())
     first_quality = _first_quality(seen.file.monitor.quality if seen else (), quality)
     return ServiceStatus(
@@ -120,6 +126,7 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
         state=state,
         headline=said,
         champion=champion,
+        watched=elsewhere.number if elsewhere else None,
         challenger=release.challenger if release else None,
         share=release.share if release else 0.0,
         release_state=release.state.value if release else "",

@@ -106,7 +106,8 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One service at a glance. state: healthy, watch (a warning is open), broken (a critical
     finding), killed (the version that serves must not be asked: the headline says who answers),
     releasing, or waiting (nothing released yet).
-    headline: a sentence made from facts. requests, errors: per minute, the last 60, oldest first.
+    watched: the version that another service serves, where none is champion. headline: a sentence
+    made from facts. requests, errors: per minute, the last 60, oldest first.
     rescued: in these 60, what the assigned version failed and another one or the fallback answered.
     quality: the first promised quality metric: (name, estimate, low, high), None without outcomes.
     requests, errors, rescued and latency are of the last `traffic_s`, quality and labelled of the
@@ -133,6 +134,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     drifted: tuple[str, ...]
     objective: str
     findings_open: int
+    watched: int | None = None
 
 
 class Statuses(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from doorstep.core.contract import Contract
 from doorstep.core.instant import Instant
-from doorstep.core.manifest import Manifest
+from doorstep.core.manifest import Manifest, Profile, Task
 from doorstep.core.verdict import Finding
 from doorstep.kernel.trust import SignedTrust
 
@@ -97,6 +98,26 @@ class RegisterVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     findings: tuple[Finding, ...] = ()
 
 
+class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What records of a watched version are compared with. said: which rows these were."""
+
+    task: Task
+    labels: tuple[str, ...]
+    positive: str
+    contract: Contract
+    profile: Profile
+    said: str
+
+
+class WatchVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """file: the service file's text. name: what the other service calls its version. reference:
+    what its records are compared with; None for what the newest watched version has."""
+
+    file: str
+    name: str
+    reference: Reference | None = None
+
+
 class ShowVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """version: `loans@3`."""
 
@@ -122,7 +143,8 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
 
 class Version(Registered, frozen=True, kw_only=True):
     """created: False if this digest was registered before (its number is given again).
-    state: registered, passed or refused (by its gates), serving, retired from serving, killed."""
+    state: registered, passed or refused (by its gates), serving, retired from serving, killed;
+    watched: served elsewhere."""
 
     state: str
     created: bool

@@ -15,6 +15,8 @@ from doorstep.kernel.blobs import MANIFEST
 from doorstep.register import store
 from doorstep.register.surface import Service, Version
 
+FORM = "watched"
+"""Of versions that another service serves."""
 MANIFESTS_KEPT = 2048
 
 
@@ -47,10 +49,11 @@ def service_view(row: store.ServiceRow, champion: int | None, last: int | None) 
 def version_view(
     app: App, row: store.VersionRow, states: Mapping[int, str], *, created: bool = False
 ) -> Version:
-    """One version, as the operations give it. states: number -> state, `registered` if absent."""
+    """One version, as the operations give it. states: number -> state; if absent it is
+    `registered`, or `watched`."""
     return Version(
         **msgspec.structs.asdict(row),
-        state=states.get(row.number, "registered"),
+        state=states.get(row.number, "watched" if row.form == FORM else "registered"),
         created=created,
         manifest=manifest_of(app.home.bundles, row.digest),
     )

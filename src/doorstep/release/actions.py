@@ -22,6 +22,7 @@ from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
 from doorstep.register import store as versions
 from doorstep.register.views import manifest_of
+from doorstep.register.watched import require_model
 from doorstep.release import store
 from doorstep.release.collect import collect
 from doorstep.release.decide import decide, decide_person
@@ -66,6 +67,7 @@ def _start(
 ) -> store.ReleaseRow:
     version = versions.get_version(unit.connection, service, number)
     require_alive(unit, service, number)
+    require_model(version)
     _require_gates(unit, app, version)
     champion = _settle_first(unit, app, service, version)
     row = versions.get_service(unit.connection, service)

@@ -10,8 +10,9 @@ from doorstep.core.verdict import Verdict
 from doorstep.gate import actions as gates
 from doorstep.gate import store as gate_store
 from doorstep.gate.surface import GateRun, GateRuns, RunGates, ShowGates
+from doorstep.journal.importing import note_versions
 from doorstep.kernel.app import App
-from doorstep.register import actions, store
+from doorstep.register import actions, store, watched
 from doorstep.register.surface import (
     ListServices,
     ListVersions,
@@ -22,6 +23,7 @@ from doorstep.register.surface import (
     ShowVersion,
     Version,
     Versions,
+    WatchVersion,
 )
 from doorstep.register.views import manifest_of, service_view, version_view
 from doorstep.release import store as releases
@@ -56,6 +58,14 @@ def register_version(app: App, asked: RegisterVersion) -> Version:
     with app.database.reading() as connection:
         states = version_states(connection, row.service)
     return version_view(app, row, states, created=created)
+
+
+@operation("version.watch", permission="version:write", effect="write")
+def watch_version(app: App, asked: WatchVersion) -> Version:
+    """Make a version of what another service serves, so that its records can be compared."""
+    row, created = watched.watch_version(app, asked.file, asked.name, asked.reference)
+    note_versions(app.home.path, row.service, {asked.name: row})
+    return version_view(app, row, {}, created=created)
 
 
 @operation("version.show", permission="version:read", effect="read")
@@ -106,6 +116,7 @@ def run_gates(app: App, asked: RunGates) -> GateRun:
     service, number = parse_version(asked.version)
     with app.database.reading() as connection:
         version = store.get_version(connection, service, number)
+        watched.require_model(version)
         file = store.get_service(connection, service).file
         champion = releases.champions(connection).get(service)
         running = releases.find_running(connection, service)

@@ -58,12 +58,14 @@ class RunningInstallation:
         database: str = "",
         workers: int = 2,
         lease_s: float = 60.0,
+        monitor_s: float = 3600.0,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.home = home
         self.process: subprocess.Popen[str] | None = None
         self.ready: Ready | None = None
         self._arguments = ["--workers", str(workers), "--lease-s", str(lease_s)]
+        self._arguments += ["--monitor-s", str(monitor_s)]
         self._environ = {**os.environ, "DOORSTEP_DATABASE": database, **(environ or {})}
         self._ports = {"data": 0, "health": 0, "control": 0}
         self._pids: set[int] = set()
@@ -300,6 +302,7 @@ def main() -> None:
         parser.add_argument(f"--{name}-port", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--lease-s", type=float, default=60.0)
+    parser.add_argument("--monitor-s", type=float, default=3600.0)
     asked = parser.parse_args()
     flags = Flags(
         home=asked.home,
@@ -310,7 +313,7 @@ def main() -> None:
     options = UpOptions(
         settings=read_settings(flags, os.environ, Path.cwd()),
         workers=asked.workers,
-        monitor_every_s=3600.0,
+        monitor_every_s=asked.monitor_s,
         challenger_lease_s=asked.lease_s,
     )
     try:

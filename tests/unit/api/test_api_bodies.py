@@ -38,6 +38,8 @@ VALID: dict[str, dict[str, Any]] = {
     "prediction.explain": {"prediction": "x"},
     "prediction.prove": {"prediction": "x"},
     "outcome.record": {"service": "x", "outcomes": [{"key": "k", "label": "a"}]},
+    "prediction.import": {"service": "x", "rows": [{"at": 1, "key": "k"}]},
+    "version.watch": {"file": "x", "name": "y"},
     "traffic.count": {"service": "x"},
     "monitor.show": {"service": "x"},
     "service.history": {"service": "x"},

@@ -413,7 +413,19 @@ def test_every_declared_key_is_explained() -> None:
 
     explained = {row.path for row in explain(read())}
     missing = [path for path in paths(ROOT, "") if path not in explained]
-    assert missing == ["data.train.path", "data.train.sql", "data.train.connection"]
+    here = [path for path in missing if not path.startswith("watch.")]
+    assert here == ["data.train.path", "data.train.sql", "data.train.connection"]
+    watched = parse_service_file("service: x\nmodel: {label: y}\nwatch: {time: at}\n")
+    assert set(missing) - set(here) <= {row.path for row in explain(watched)}
+
+
+def test_a_file_without_data_is_one_of_a_service_that_is_watched() -> None:
+    text = "service: x\nmodel: {label: y}\n"
+    assert parse_service_file(f"{text}watch: {{time: at}}\n").data is None
+    with pytest.raises(InputError, match=r"data\.holdout: missing"):
+        parse_service_file(text)
+    with pytest.raises(InputError, match="scores: says what score says"):
+        parse_service_file(f"{text}watch: {{score: p, scores: {{a: b}}}}\n")
 
 
 def test_a_key_of_the_file_is_explained_as_such() -> None:

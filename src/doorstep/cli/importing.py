@@ -1,0 +1,247 @@
+"""`doorstep journal import`: what another service answered, from a file or a query."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from doorstep.cli.sources import Read, rows_of_file
+from doorstep.client import Client
+from doorstep.core.errors import InputError, NotFoundError, RefusedError
+from doorstep.core.servicefile import ServiceFile, parse_service_file
+from doorstep.core.servicefile_watch import REFERENCE_ROWS_MAX, WatchSpec
+from doorstep.journal.imports import mapped
+from doorstep.journal.surface import ImportedRow
+from doorstep.register.watched import reference_of
+
+ROWS_A_CALL = 1_000
+REFUSED_KEPT_MAX = 10_000
+REASONS_SHOWN_MAX = 5
+Opened = Callable[[], Iterator[Read]]
+
+
+@dataclass(slots=True)
+class Result:
+    """refused: how many; reasons: how often each. kept: where refused rows are, "" for nowhere."""
+
+    service: str
+    rows: int = 0
+    imported: int = 0
+    known: int = 0
+    outcomes: int = 0
+    refused: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    reference: str = ""
+    kept: str = ""
+
+
+class Refusals:
+    """Rows that were refused, with reasons, in a file beside; only the first ones are kept."""
+
+    def __init__(self, path: Path, result: Result) -> None:
+        self._path, self._result = path, result
+        self._file: Any = None
+
+    def add(self, number: int, row: dict[str, Any], reason: str) -> None:
+        result = self._result
+        result.refused += 1
+        result.reasons[reason] = result.reasons.get(reason, 0) + 1
+        if len(result.reasons) > REFUSED_KEPT_MAX:
+            result.reasons.pop(reason)
+        if result.refused > REFUSED_KEPT_MAX:
+            return
+        if self._file is None:
+            self._file = self._path.open("wb")
+            result.kept = str(self._path)
+        said = {"row": number, "reason": reason, "values": row}
+        self._file.write(msgspec.json.encode(said, enc_hook=str) + b"\n")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def import_rows(
+    client: Client,
+    service: str,
+    opened: Opened,
+    *,
+    name: str,
+    refusals: Path,
+    file: Path,
+    digest: str = "",
+    reference: Path | None = None,
+    strict: bool = False,
+) -> Result:
+    """Import everything that `opened` gives. name: of the source, for people. file: the service
+    file, for a service that is new. digest: of the source; "" if its rows have no order that lasts,
+    and then each needs a key. strict: refuse everything if one row is refused.
+
+    Raises: NotFoundError (`no-service`), InputError, RefusedError (`rows-refused`).
+    """
+    result = Result(service)
+    parsed = _prepare(client, service, opened, name, file, reference, result, digest)
+    kept = Refusals(refusals, result)
+    try:
+        if strict:
+            _send(client, parsed, opened(), digest, kept, result, check=True)
+            _refuse_all(result, name)
+        _send(client, parsed, opened(), digest, kept, result, check=False)
+    finally:
+        kept.close()
+    return result
+
+
+def _prepare(
+    client: Client,
+    service: str,
+    opened: Opened,
+    name: str,
+    file: Path,
+    reference: Path | None,
+    result: Result,
+    digest: str,
+) -> ServiceFile:
+    """The service file; the first watched version is made here, of the reference."""
+    text, parsed, watched = _found(client, service, file)
+    if not parsed.ids.key and not digest:
+        raise InputError(
+            "no-key",
+            f"{service} has no ids.key, and rows of a query have no other name that lasts",
+            "write ids: {key: COLUMN}, then: doorstep apply",
+        )
+    if watched:
+        if reference is not None:
+            raise RefusedError(
+                "reference-set",
+                f"{service} is compared with a reference already: {watched}",
+                "watch it as a service of another name to compare it with another one",
+            )
+        result.reference = watched
+        return parsed
+    most = (parsed.watch or WatchSpec()).reference_rows
+    if reference is not None:
+        rows = _readable(rows_of_file(reference), REFERENCE_ROWS_MAX)
+        said = f"{len(rows):,} rows of {reference.name}"
+    else:
+        rows = _readable(opened(), most)
+        said = f"the first {len(rows):,} rows of {name}, because no reference was given"
+    first = _first_version(opened(), parsed, digest)
+    client.watch(text, first, reference_of(rows, parsed, said))
+    result.reference = said
+    return parsed
+
+
+def _found(client: Client, service: str, file: Path) -> tuple[str, ServiceFile, str]:
+    """(text, service file, what the newest watched version is compared with). What the server has
+    counts; a service that it does not know, or that is not watched yet, is read from the file."""
+    try:
+        text = client.service(service).file
+        known = [one for one in client.versions(service) if one.form == "watched"]
+    except NotFoundError:
+        text, known = "", []
+    if not known and file.is_file():
+        local = file.read_text(encoding="utf-8")
+        if parse_service_file(local, str(file)).service == service:
+            text = local
+    if not text:
+        raise NotFoundError(
+            "no-service",
+            f"there is no service {service!r}, and {file} is not its service file",
+            f"write {file} with service: {service}, model.label and watch",
+        )
+    said = known[0].findings[0].reason if known and known[0].findings else ""
+    return text, parse_service_file(text), said if known else ""
+
+
+def _readable(rows: Iterator[Read], most: int) -> list[dict[str, Any]]:
+    return list(itertools.islice((row for row, fault in rows if not fault), most))
+
+
+def _first_version(rows: Iterator[Read], file: ServiceFile, digest: str) -> str:
+    """Raises: InputError (`no-rows`) if none can be taken, with the first reason."""
+    first = ""
+    for number, (row, fault) in enumerate(itertools.islice(rows, ROWS_A_CALL)):
+        try:
+            if not fault:
+                return mapped(row, file, f"{digest}:{number}" if digest else "").version
+        except ValueError as error:
+            fault = str(error)
+        first = first or fault
+    raise InputError(
+        "no-rows",
+        f"none of the first rows can be taken: {first or 'there are none'}",
+        "say under watch which column is what",
+    )
+
+
+def _send(
+    client: Client,
+    file: ServiceFile,
+    rows: Iterator[Read],
+    digest: str,
+    kept: Refusals,
+    result: Result,
+    *,
+    check: bool,
+) -> None:
+    batch: list[tuple[int, dict[str, Any], ImportedRow]] = []
+    for number, (row, fault) in enumerate(rows, 1):
+        result.rows += not check
+        try:
+            if fault:
+                raise ValueError(fault)
+            batch.append((number, row, mapped(row, file, f"{digest}:{number}" if digest else "")))
+        except ValueError as error:
+            kept.add(number, row, str(error))
+        if len(batch) >= ROWS_A_CALL:
+            _send_batch(client, file.service, batch, kept, result, check)
+            batch = []
+    if batch:
+        _send_batch(client, file.service, batch, kept, result, check)
+
+
+def _send_batch(
+    client: Client,
+    service: str,
+    batch: list[tuple[int, dict[str, Any], ImportedRow]],
+    kept: Refusals,
+    result: Result,
+    check: bool,
+) -> None:
+    found = client.import_rows(service, (one for _, _, one in batch), check=check)
+    result.imported += found.imported
+    result.known += found.known
+    result.outcomes += found.outcomes
+    for refused in found.refused:
+        number, row, _ = batch[refused.index]
+        kept.add(number, row, refused.reason)
+
+
+def _refuse_all(result: Result, name: str) -> None:
+    if not result.refused:
+        return
+    raise RefusedError(
+        "rows-refused",
+        f"{result.refused:,} rows of {name} are refused ({worst_reasons(result)}), so nothing was "
+        f"imported; they are in {result.kept}",
+        "correct them, or leave --strict away",
+    )
+
+
+def worst_reasons(result: Result) -> str:
+    ordered = sorted(result.reasons.items(), key=lambda one: -one[1])
+    said = [f"{count:,} x {reason}" for reason, count in ordered[:REASONS_SHOWN_MAX]]
+    more = len(ordered) - len(said)
+    return ", ".join([*said, *([f"{more} other reasons"] if more > 0 else [])])
+
+
+def digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]

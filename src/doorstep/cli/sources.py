@@ -1,0 +1,170 @@
+"""Rows of a file or of a query, one after the other, however many there are."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from doorstep.core.errors import InputError, MissingExtraError, UnreachableError
+from doorstep.formats.table import delimiter_of, require_table
+
+ROWS_FETCHED = 1_000
+CELL_CHARS_MAX = 1_000_000
+LINE_BYTES_MAX = 1_048_576
+JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
+Read = tuple[dict[str, Any], str]
+"""One row: its values, and why it cannot be read, "" if it can."""
+Told = Callable[[float], None]
+"""Is told which share of the source was read, 0..1."""
+
+
+def rows_of_file(path: Path, told: Told = lambda _: None) -> Iterator[Read]:
+    """CSV (`,` `;` tab or `|`), Parquet or JSON lines, by its content.
+
+    Raises: NotFoundError (`no-file`), InputError (`bad-table`, `empty-table`)."""
+    require_table(path)
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if start[:4] == b"PAR1":
+        return _parquet(path, told)
+    if path.suffix.lower() in JSON_ENDINGS:
+        return _json_lines(path, told)
+    if b"\0" in start:
+        raise InputError(
+            "bad-table",
+            f"{path.name} is not a table; expected CSV, Parquet or JSON lines",
+            "save it as CSV in UTF-8, or as Parquet",
+        )
+    return _csv(path, told)
+
+
+def _csv(path: Path, told: Told) -> Iterator[Read]:
+    csv.field_size_limit(CELL_CHARS_MAX)
+    size = path.stat().st_size
+    # A byte that is no UTF-8 spoils its row, not the file.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        head = file.readline()
+        file.seek(0)
+        reader = csv.reader(file, delimiter=delimiter_of(head))
+        names = next(reader, [])
+        if len(set(names)) < len(names) or not names:
+            raise InputError(
+                "duplicate-columns",
+                f"{path.name} has two columns of one name",
+                "rename one of them",
+            )
+        read = 0
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield {}, f"line {reader.line_num}: {error}"
+                continue
+            read += sum(map(len, cells)) + len(cells) + 1
+            told(min(1.0, read / size))
+            yield from _csv_row(names, cells)
+
+
+def _csv_row(names: list[str], cells: list[str]) -> Iterator[Read]:
+    if not cells:
+        return
+    row = dict(zip(names, cells, strict=False))
+    if len(cells) != len(names):
+        yield row, f"{len(cells)} values, expected {len(names)}"
+    elif any("\udc80" <= one <= "\udcff" for cell in cells for one in cell):
+        yield {name: ascii(cell) for name, cell in row.items()}, "it is not UTF-8 text"
+    else:
+        yield row, ""
+
+
+def _json_lines(path: Path, told: Told) -> Iterator[Read]:
+    size, read = path.stat().st_size, 0
+    decoder = msgspec.json.Decoder(dict[str, Any])
+    with path.open("rb") as file:
+        while line := file.readline(LINE_BYTES_MAX):
+            read += len(line)
+            told(read / size)
+            if not line.strip():
+                continue
+            try:
+                yield decoder.decode(line), ""
+            except (msgspec.DecodeError, RecursionError) as error:
+                yield {"line": line[:500].decode(errors="replace")}, f"not a JSON object: {error}"
+
+
+def _parquet(path: Path, told: Told) -> Iterator[Read]:
+    import duckdb
+
+    try:
+        with contextlib.closing(duckdb.connect(config={"threads": "2"})) as connection:
+            connection.execute("SET timezone = 'UTC'")
+            counted = connection.execute("SELECT count(*) FROM read_parquet(?)", [str(path)])
+            total = (counted.fetchone() or (0,))[0] or 1
+            cursor = connection.execute("SELECT * FROM read_parquet(?)", [str(path)])
+            names = [one[0] for one in cursor.description or ()]
+            read = 0
+            while rows := cursor.fetchmany(ROWS_FETCHED):
+                read += len(rows)
+                told(read / total)
+                yield from ((dict(zip(names, row, strict=True)), "") for row in rows)
+    except duckdb.Error as error:
+        raise InputError("bad-table", f"{path.name} cannot be read: {error}") from None
+
+
+def rows_of_query(url: str, sql: str) -> Iterator[Read]:
+    """What a query answers, from SQLite (`sqlite:///file.db`) or PostgreSQL
+    (`postgresql://...`), read as it comes.
+
+    Raises: InputError (`bad-sql`), UnreachableError (`no-database`)."""
+    import sqlalchemy
+
+    if url.startswith(("postgresql://", "postgres://")):
+        url = "postgresql+psycopg://" + url.partition("://")[2]
+    if not url.startswith(("sqlite://", "postgresql+psycopg://")):
+        raise InputError(
+            "bad-sql",
+            f"{url.partition(':')[0]} is not a database that is read",
+            "expected sqlite:///FILE or postgresql://HOST/NAME",
+        )
+    if url.startswith("sqlite"):
+        # Read only: a mistyped name must not become an empty database.
+        url = f"sqlite:///file:{quote(url.removeprefix('sqlite:///'))}?mode=ro&uri=true"
+    try:
+        engine = sqlalchemy.create_engine(url)
+    except ModuleNotFoundError:
+        raise MissingExtraError.of("psycopg", "postgres", "a query to PostgreSQL") from None
+    except sqlalchemy.exc.ArgumentError:
+        raise InputError("bad-sql", "the URL of the database cannot be read") from None
+    try:
+        with _connected(engine) as connection:
+            chosen = connection.execution_options(stream_results=True, yield_per=ROWS_FETCHED)
+            for row in chosen.execute(sqlalchemy.text(sql)):
+                yield dict(row._mapping), ""
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        said = f"the query cannot be answered: {_first_line(error)}"
+        raise InputError("bad-sql", said) from None
+    finally:
+        engine.dispose()
+
+
+def _connected(engine: Any) -> Any:
+    import sqlalchemy
+
+    try:
+        return engine.connect()
+    except sqlalchemy.exc.OperationalError as error:
+        said = f"the database does not answer: {_first_line(error)}"
+        raise UnreachableError("no-database", said) from None
+
+
+def _first_line(error: Exception) -> str:
+    """Of the driver's own words, which hold no password."""
+    return str(getattr(error, "orig", error)).splitlines()[0][:300]

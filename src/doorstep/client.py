@@ -34,6 +34,8 @@ from doorstep.govern.surface import (
     ListEvents,
     ListTokens,
     NewToken,
+    PredictionProof,
+    ProvePrediction,
     RevokeToken,
     ShowHistory,
     ShowInstallation,
@@ -366,8 +368,11 @@ class Client:
             "prediction.explain", ExplainPrediction(prediction=prediction), Explanation
         )
 
-    def record_outcomes(self, service: str, outcomes: Iterable[OutcomeGiven]) -> int:
-        asked = RecordOutcomes(service=service, outcomes=tuple(outcomes))
+    def record_outcomes(
+        self, service: str, outcomes: Iterable[OutcomeGiven], batch: str = ""
+    ) -> int:
+        """How many were recorded. batch: a SHA-256; a batch that was recorded before is not."""
+        asked = RecordOutcomes(service=service, outcomes=tuple(outcomes), batch=batch)
         return self.call("outcome.record", asked, OutcomesRecorded).recorded
 
     def import_rows(
@@ -394,6 +399,10 @@ class Client:
 
     def verify_ledger(self) -> LedgerVerdict:
         return self.call("ledger.verify", VerifyLedger(), LedgerVerdict)
+
+    def prove(self, prediction: str) -> PredictionProof:
+        asked = ProvePrediction(prediction=prediction)
+        return self.call("prediction.prove", asked, PredictionProof)
 
     def export_ledger(self) -> bytes:
         """The ledger as NDJSON: the stored bytes, one event a line."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from doorstep.core.operation import Operation, tabulate
 from doorstep.explain import operations as explain
 from doorstep.govern import operations as govern
-from doorstep.govern import tokens
+from doorstep.govern import proving, tokens
 from doorstep.journal import importing
 from doorstep.journal import operations as journal
 from doorstep.monitor import operations as monitor
@@ -50,6 +50,7 @@ def table() -> dict[str, Operation]:
             monitor.list_findings,
             govern.list_events,
             govern.verify,
+            proving.prove_prediction,
             govern.show_history,
             govern.show_installation,
             tokens.create_token,

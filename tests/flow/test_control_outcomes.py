@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from doorstep.core.errors import InputError
@@ -34,3 +40,45 @@ def test_outcomes_that_the_service_cannot_have_are_refused_whole(
             client.record_outcomes("told", [good, bad])
         assert (no.value.code, "none was recorded" in no.value.hint) == ("bad-outcome", True)
     assert recorded(installation) == before
+
+
+def test_a_batch_that_was_recorded_is_not_recorded_again(installation: RunningInstallation):
+    client = installation.client
+    installation.register("batched")
+    given = [OutcomeGiven(key="k1", label="good"), OutcomeGiven(key="k2", label="bad")]
+    before = recorded(installation)
+    assert client.record_outcomes("batched", given, "0a" * 32) == 2
+    assert client.record_outcomes("batched", given, "0a" * 32) == 0
+    assert recorded(installation) == before + 2
+    assert client.record_outcomes("batched", given, "0b" * 32) == 2
+    with pytest.raises(InputError, match="SHA-256"):
+        client.record_outcomes("batched", given, "../x")
+
+
+def test_a_file_is_told_once_and_its_odd_rows_are_kept_beside(
+    installation: RunningInstallation, tmp_path: Path
+):
+    installation.register("filed")
+    path = tmp_path / "repaid.csv"
+    rows = "c1,good,2026-11-22\nc2,gut,2026-11-22\nc3,bad,2026-11-23\nc4,,\n"
+    path.write_text("case,said,at\n" + rows)
+
+    def tell(*words: str) -> tuple[int, Any]:
+        command = [sys.executable, "-m", "doorstep.cli.main", "outcome", "filed", str(path)]
+        command += ["--key", "case", "--column", "said", "--json", *words]
+        command += ["--home", str(installation.home)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        return done.returncode, json.loads(done.stdout) if done.returncode == 0 else done.stderr
+
+    before = recorded(installation)
+    code, said = tell("--strict")
+    assert code != 0
+    assert "none was recorded" in said
+    assert recorded(installation) == before
+    for expected in ((2, 0), (0, 2)):
+        code, said = tell()
+        assert (code, said["refused"], said["unknown"]) == (0, 1, 1)
+        assert (said["recorded"], said["repeated"]) == expected
+    assert recorded(installation) == before + 2
+    kept = json.loads(Path(said["kept"]).read_text())
+    assert (kept["row"], kept["values"]["case"]) == (2, "c2")

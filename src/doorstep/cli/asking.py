@@ -1,4 +1,4 @@
-"""Rows of a file as requests, and outcomes of a file as records."""
+"""Rows of a file as requests."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ import msgspec
 from doorstep.cli.reaching import KEY_VARIABLE
 from doorstep.client import error_from
 from doorstep.core.contract import Contract
-from doorstep.core.errors import InputError, NotFoundError, SignInError, UnreachableError
-from doorstep.core.record import outcome_fault
+from doorstep.core.errors import InputError, SignInError, UnreachableError
 from doorstep.core.servicefile import parse_service_file
-from doorstep.formats.columns import Column, Table, value_text
+from doorstep.formats.columns import Column, Table
 from doorstep.formats.table import read_table, require_table
-from doorstep.journal.surface import OutcomeGiven
 from doorstep.register.surface import Service
 
 ROWS_A_REQUEST = 200
@@ -147,46 +145,3 @@ def ask_once(
         raise said
     found: dict[str, Any] = msgspec.json.decode(response.content)
     return found
-
-
-def outcomes_of(
-    path: Path, service: Service, known: Collection[tuple[str, ...]], column: str, key: str
-) -> list[OutcomeGiven]:
-    """Outcomes in a file. known: as `outcome_fault` wants it. column: "" is the label; key: "" is
-    `prediction`, else `ids.key`.
-
-    All of them are looked at before any is sent. Raises: NotFoundError (`no-column`), InputError
-    (`bad-outcome`), and what reading the file raises.
-    """
-    file = parse_service_file(service.file)
-    # As `predict` sends it: a key such as 007 stays text.
-    table = read_table(path, texts=[key or file.ids.key])
-    value = column or file.model.label
-    by = key or ("prediction" if "prediction" in table.names else file.ids.key)
-    for wanted in (value, by):
-        if wanted not in table.names:
-            raise NotFoundError(
-                "no-column",
-                f"{path} has no column {wanted or 'prediction'!r}; it has "
-                f"{', '.join(table.names[:12])}",
-                "name it with --column or --key",
-            )
-    is_value = service.task in ("regression", "ranking")
-    found = []
-    for number, row in enumerate(records(table), 1):
-        if row[value] is None:
-            continue
-        one = _outcome(row, value, by, is_value)
-        if fault := outcome_fault(one.label, one.value, service.service, known):
-            hint = f"correct it and send {path} again; none was recorded"
-            raise InputError("bad-outcome", f"{path}, row {number}: {fault}", hint)
-        found.append(one)
-    return found
-
-
-def _outcome(row: Row, value: str, by: str, is_value: bool) -> OutcomeGiven:
-    found = row[value]
-    prediction, key = (str(row[by]), "") if by == "prediction" else ("", str(row[by]))
-    if is_value and isinstance(found, int | float):
-        return OutcomeGiven(prediction=prediction, key=key, value=float(found))
-    return OutcomeGiven(prediction=prediction, key=key, label=value_text(found))

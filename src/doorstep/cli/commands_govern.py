@@ -89,9 +89,28 @@ def show(
     emit(found, lambda: table(head, rows, right=(0,)) if rows else nothing, as_json=json)
 
 
-def verify(json: Json = False, url: Url = None, home: Home = None) -> None:
+def verify(
+    prediction: Annotated[
+        str, typer.Option("--prediction", help="Prove this prediction, not the whole ledger.")
+    ] = "",
+    proof: Annotated[
+        Path | None,
+        typer.Option("--proof", help="Write the proof there; alone: check it, with no home."),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", help="The ledger's public key (ledger.pub), to check a proof with."),
+    ] = None,
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
     """Hash the whole ledger again and check it against its signed checkpoint; with no server
     running, as it lies in the database."""
+    if prediction or proof:
+        from doorstep.cli.proving import prove_or_check
+
+        return prove_or_check(prediction, proof, key, json, url, home)
     try:
         with connect(url, home) as client:
             found = client.verify_ledger()

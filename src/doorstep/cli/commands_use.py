@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Service = Annotated[str, typer.Argument(help="The service.")]
 PredictionId = Annotated[str, typer.Argument(help="REQUEST-ID.ROW, as the answer gave it.")]
-OUTCOMES_A_CALL = 1000
 
 
 def add_to(app: typer.Typer) -> None:
@@ -112,31 +111,42 @@ def _said(one: dict[str, Any]) -> str:
 
 def outcome(
     service: Service,
-    file: Annotated[Path, typer.Argument(help="CSV or Parquet: prediction or key, and outcome.")],
+    file: Annotated[
+        Path, typer.Argument(help="CSV, Parquet or JSON lines: prediction or key, outcome.")
+    ],
     column: Annotated[
         str, typer.Option("--column", help="What became true; default: the label.")
     ] = "",
     key: Annotated[
         str, typer.Option("--key", help="The key column; default: prediction, else ids.key.")
     ] = "",
+    at: Annotated[
+        str, typer.Option("--at", help="When it became true; default: the column at, else now.")
+    ] = "",
+    strict: Annotated[bool, typer.Option("--strict", help="All rows or none.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Record it though the same was recorded before.")
+    ] = False,
     json: Json = False,
     url: Url = None,
     home: Home = None,
 ) -> None:
-    """Tell a service what became true, by prediction id or by key."""
-    from doorstep.cli.asking import outcomes_of
+    """Tell a service what became true, by prediction id or by key.
 
+    What was recorded before is left out; rows that make no sense are kept beside, with the reason.
+    """
+    from doorstep.cli.outcomes import Columns, tell
+
+    asked = Columns(value=column, key=key, at=at)
     with connect(url, home) as client:
-        known = {one.manifest.labels for one in client.versions(service)}
-        given = outcomes_of(file, client.service(service), known, column, key)
-        with progress(len(given), "outcomes") as shown:
-            for start in range(0, len(given), OUTCOMES_A_CALL):
-                client.record_outcomes(service, given[start : start + OUTCOMES_A_CALL])
-                shown.count(min(len(given), start + OUTCOMES_A_CALL))
+        sent = tell(client, service, file, asked, strict=strict, again=again)
     done(
-        f"{len(given):,} outcomes recorded for {service}; they join their predictions by themselves"
+        f"{sent.recorded:,} outcomes recorded for {service}, {sent.repeated:,} were there already; "
+        "they join their predictions by themselves"
     )
-    emit({"recorded": len(given)}, f"{len(given)}", as_json=json)
+    if sent.refused:
+        warn(f"{sent.refused:,} rows refused, see {sent.kept}: {sent.reason}")
+    emit(sent, f"{sent.recorded}", as_json=json)
 
 
 def import_journal(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from doorstep.core.instant import Instant
+from doorstep.core.record import Layout
 from doorstep.core.report import JournalMode
 
 EVENTS_MAX = 1_000
+ProofState = Literal["proven", "erased", "not-sealed", "broken"]
 
 
 class ListEvents(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,6 +58,40 @@ class LedgerVerdict(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_size: int
     key: str
     problems: tuple[str, ...]
+
+
+class ProvePrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    prediction: str
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """record: base64 of what the leaf hashes, with inputs and answer; "" if its contents are gone.
+    leaf, path, event_path: hex. ordinal: the record's place among `records` of its block. event:
+    the ledger's line as it is stored. checkpoint: the signed note. key: who signed it."""
+
+    format: int = 1
+    prediction: str
+    layout: Layout | None
+    record: str
+    leaf: str
+    ordinal: int
+    records: int
+    path: tuple[str, ...]
+    event: str
+    event_path: tuple[str, ...]
+    checkpoint: str
+    key: str
+
+
+class PredictionProof(msgspec.Struct, frozen=True, kw_only=True):
+    """said: what was found, step by step. problems: why it is no proof. proof: None if there is
+    none to give. state: `erased` is proven as far as its leaf goes."""
+
+    prediction: str
+    state: ProofState
+    said: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+    proof: Proof | None = None
 
 
 class ShowHistory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

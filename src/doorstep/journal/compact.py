@@ -38,6 +38,7 @@ from doorstep.journal.index import (
     append_entry,
     sync_file,
 )
+from doorstep.journal.proof import keep_layout
 from doorstep.journal.reader import read_block
 from doorstep.journal.summary import Summary, encode_summary, merge
 from doorstep.journal.tally import Profiles, tally, tally_outcomes
@@ -120,6 +121,7 @@ class BlockCompaction:
         origin = Origin(self._folder.name, stem)
         if isinstance(batch, Batch):
             service, layout = batch.layout.service, batch.layout.digest
+            keep_layout(self._folder, batch.layout)
             types, columns = prediction_types(batch.layout), prediction_columns(batch, origin)
             summary = tally(batch, self._profiles)
         else:

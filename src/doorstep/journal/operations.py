@@ -26,6 +26,7 @@ from doorstep.journal import query
 from doorstep.journal.export import export_file
 from doorstep.journal.joined import About
 from doorstep.journal.profiles import PlanProfiles
+from doorstep.journal.received import Received
 from doorstep.journal.rows import VISIBLE, Filters, Wanted
 from doorstep.journal.snapshot import NO_END
 from doorstep.journal.sql import ask_sql
@@ -328,7 +329,12 @@ def record_outcomes(app: App, asked: RecordOutcomes) -> OutcomesRecorded:
     known = {manifest_of(app.home.bundles, one.digest).labels for one in versions}
     require_possible(records, known)
     writer = app.kept.get(OutcomeWriter, lambda: OutcomeWriter(app.home.journal))
-    return OutcomesRecorded(recorded=writer.write(records))
+    if not asked.batch:
+        return OutcomesRecorded(recorded=writer.write(records))
+    received = app.kept.get(
+        Received, lambda: Received(app.home.journal / CONTROL_NODE / "received.txt")
+    )
+    return OutcomesRecorded(recorded=received.once(asked.batch, lambda: writer.write(records)))
 
 
 def _record(service: str, given: OutcomeGiven, now: Instant, index: int) -> OutcomeRecord:

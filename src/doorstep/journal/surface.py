@@ -155,8 +155,11 @@ class OutcomeGiven(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class RecordOutcomes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """batch: 64 hex digits that name this set, or ""; one that was recorded before is not again."""
+
     service: str
     outcomes: tuple[OutcomeGiven, ...]
+    batch: str = ""
 
 
 class OutcomesRecorded(msgspec.Struct, frozen=True, kw_only=True):

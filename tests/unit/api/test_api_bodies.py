@@ -36,6 +36,7 @@ VALID: dict[str, dict[str, Any]] = {
     "prediction.list": {"service": "x"},
     "journal.query": {"sql": "SELECT 1"},
     "prediction.explain": {"prediction": "x"},
+    "prediction.prove": {"prediction": "x"},
     "outcome.record": {"service": "x", "outcomes": [{"key": "k", "label": "a"}]},
     "prediction.import": {"service": "x", "rows": [{"at": 1, "key": "k"}]},
     "version.watch": {"file": "x", "name": "y"},

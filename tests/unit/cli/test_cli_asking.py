@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from doorstep.cli.asking import ids_of, outcomes_of, rows_of
+from doorstep.cli.asking import ids_of, rows_of
 from doorstep.core.contract import Contract, Field
-from doorstep.core.errors import InputError
 from doorstep.register.surface import Service
 
 FILE = """doorstep: 1
@@ -58,15 +55,3 @@ def test_neither_the_label_nor_an_unknown_column_is_sent(tmp_path: Path) -> None
 def test_a_key_that_is_an_input_stays_an_input() -> None:
     rows, contexts = rows_of('{"amount": 3}', CONTRACT, 10, {"amount"})
     assert (rows, contexts) == ([{"amount": 3}], [{}])
-
-
-def test_an_outcome_has_the_key_that_the_request_had(tmp_path: Path) -> None:
-    given = outcomes_of(write(tmp_path), SERVICE, {("bad", "good")}, "", "")
-    assert [(one.key, one.label) for one in given] == [("007", "bad"), ("008", "good")]
-
-
-def test_a_label_that_no_version_knows_is_named_before_anything_is_sent(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"row 2: found label 'good'.*'bad', 'fine'") as caught:
-        outcomes_of(write(tmp_path), SERVICE, {("bad", "fine")}, "", "")
-    assert caught.value.code == "bad-outcome"
-    assert "none was recorded" in caught.value.hint

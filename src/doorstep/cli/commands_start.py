@@ -176,40 +176,47 @@ def doctor(json: Json = False, home: Home = None) -> None:
     raise typer.Exit(verdict_of(found))
 
 
+JournalWord = Annotated[
+    str, typer.Option(metavar="MODE", help="durable: answer when the disk has the record.")
+]
+JournalMax = Annotated[
+    float, typer.Option(metavar="GB", help="With more, the oldest days go; default: 100.")
+]
+DiskReserve = Annotated[float, typer.Option(metavar="MB", help="To be left free; default: 256.")]
+DiskLow = Annotated[
+    str, typer.Option(metavar="WHAT", help="Then: refuse, or no-inputs: record without them.")
+]
+Memory = Annotated[
+    int, typer.Option(min=0, metavar="MB", help="For all models; 0: half of the machine's.")
+]
+Database = Annotated[
+    str | None, typer.Option("--database", help="URL; default: SQLite in the home.")
+]
+NewEnvironment = Annotated[
+    str | None, typer.Option("--environment", help="The name of a new home.")
+]
+
+
 def up(
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Start it and return.")] = False,
     home: Home = None,
-    database: Annotated[
-        str | None, typer.Option("--database", help="URL; default: SQLite in the home.")
-    ] = None,
+    database: Database = None,
     data_port: Number = None,
     health_port: Number = None,
     grpc_port: GrpcPort = None,
     control_port: Number = None,
-    environment: Annotated[
-        str | None, typer.Option("--environment", help="The name of a new home.")
-    ] = None,
+    environment: NewEnvironment = None,
     workers: Annotated[int, typer.Option("--workers", min=1, max=64)] = 2,
-    memory: Annotated[
-        int, typer.Option(min=0, metavar="MB", help="For all models; 0: half of the machine's.")
-    ] = 0,
+    memory: Memory = 0,
     tls_cert: Cert = "",
     tls_key: Key = "",
     tls_client_ca: ClientCa = "",
     access_log: AccessLog = "",
     access_sample: Annotated[str, typer.Option("--access-sample", help="How many.")] = "1%",
-    journal: Annotated[
-        str, typer.Option(metavar="MODE", help="durable: answer when the disk has the record.")
-    ] = "default",
-    journal_max: Annotated[
-        float, typer.Option(metavar="GB", help="With more, the oldest days go; default: 100.")
-    ] = 100,
-    disk_reserve: Annotated[
-        float, typer.Option(metavar="MB", help="To be left free; default: 256.")
-    ] = 256,
-    disk_low: Annotated[
-        str, typer.Option(metavar="WHAT", help="Then: refuse, or no-inputs: record without them.")
-    ] = "refuse",
+    journal: JournalWord = "default",
+    journal_max: JournalMax = 100,
+    disk_reserve: DiskReserve = 256,
+    disk_low: DiskLow = "refuse",
     json: Json = False,
 ) -> None:
     """Run Doorstep over a home. Stop it with Ctrl-C or `doorstep down`."""

@@ -2,21 +2,24 @@
 
 A call of a model takes `a + b * rows`, and often nearly all of it is `a`. Callers that ask again as
 soon as they are answered then fall into groups that take turns: while one group's rows are scored,
-the other's wait. Asked together they are answered sooner, and for half the CPU. So after a batch an
-engine waits for those whom it answered, as long as fewer are back: at most a quarter of `a`, and
-only where waiting has lately brought what was hoped for. Where rows cost and calls do not, and for
-callers that come when they like, it comes to no wait at all.
+the other's wait. Asked together they are answered no later, and for half the CPU. So after a batch
+an engine waits for those whom it answered, as long as fewer are back: about as long as a call takes
+that it may spare, and only where waiting has lately brought nearly all of them. Where rows cost and
+calls do not, and for callers that come when they like, it comes to no wait at all.
 """
 
 from __future__ import annotations
 
-WAIT_NS_MAX = 1_000_000
-WAIT_SHARE = 0.25
+WAIT_NS_MAX = 4_000_000
+WAIT_SHARE = 1.25
 """Of what a call costs whatever its rows: what it may cost to spare one."""
 FORGET = 1 / 32
-FRUIT_LEAST = 0.3
-TRY_EVERY = 64
-"""Batches after which it is tried again whether waiting brings something."""
+FRUIT_LEAST = 0.85
+"""Share of those answered that came back in the wait. Callers that ask again at once all do; those
+that come when they like are fewer, and pay for the wait with their time."""
+TRY_EVERY = 128
+TRIES = 8
+"""So many batches out of so many it is tried again whether waiting brings something."""
 
 
 class Gathering:
@@ -55,7 +58,7 @@ class Gathering:
         since then, from those whom it answered or from others."""
         if fresh >= self._answered or not late + fresh:
             return 0
-        if self._fruit < FRUIT_LEAST and self._batches % TRY_EVERY:
+        if self._fruit < FRUIT_LEAST and self._batches % TRY_EVERY >= TRIES:
             return 0
         return max(self._until_ns - now_ns, 0)
 

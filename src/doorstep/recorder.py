@@ -268,7 +268,17 @@ class _Input:
         return (self._seen(line) for line in self._stream)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        found = getattr(self._stream, name)  # not every stream has these
+        if name == "read1":
+            return lambda *size: self._seen(found(*size))
+        if name in ("readinto", "readinto1"):
+            return lambda buffer: self._into(found(buffer), buffer)
+        return found
+
+    def _into(self, count: int | None, buffer: Any) -> int | None:
+        """What Werkzeug, and so Flask, reads with."""
+        self._seen(bytes(memoryview(buffer)[: count or 0]))
+        return count
 
 
 class _Answer:

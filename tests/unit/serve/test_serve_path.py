@@ -585,6 +585,23 @@ def test_calls_for_which_an_engine_has_no_time_together_are_each_asked_or_refuse
     assert (world.engine.asked, len(world.records())) == ([1] * 4, 4)
 
 
+@pytest.mark.usefixtures("unhurried")
+def test_a_breaker_hears_of_every_call_that_an_engine_was_asked_for_before_it_was_known(
+    tmp_path: Path,
+) -> None:
+    world = EngineWorld(tmp_path, plan(1), {1: Scorer(1)})
+
+    class FailsOthers(Engine):
+        def ask(self, batch: Batch, deadline: int, answered: Any, calls: int = 1) -> None:
+            super().ask(batch, deadline, answered, calls)
+            world.path.breakers.note(("s", 1), Status.TIMED_OUT)
+
+    world.engine = FailsOthers(Status.OK)
+    assert [one.status for one in world.ask(*[{"x": 1}] * 3)] == [200] * 3
+    heard = [status for _, status in world.path.breakers.known["s", 1]._outcomes]
+    assert heard == [Status.TIMED_OUT] + [Status.OK] * 3
+
+
 def test_calls_that_came_too_far_apart_are_not_asked_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from doorstep.console.routes import console_refusals, console_routes
 from doorstep.core.ids import new_id
 from doorstep.core.instant import SystemClock
 from doorstep.journal.ledgering import record_closed, record_dropped
+from doorstep.journal.personal import finish_erasures
 from doorstep.journal.spool import take_spools
 from doorstep.kernel.child import allow_children, end_children
 from doorstep.kernel.db import Database
@@ -88,6 +89,7 @@ class Serving:
                 lambda: take_spools(self.control.leading()),
                 lambda: record_closed(self.control.leading()),
                 lambda: record_dropped(self.control.leading()),
+                lambda: finish_erasures(self.control.leading()),
                 Uploads(self.control).tick,
             ],
         )

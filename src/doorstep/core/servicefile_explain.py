@@ -108,7 +108,6 @@ def _thin_model(file: ServiceFile) -> Iterator[Thin]:
     for key, source in (("train", data.train), ("holdout", data.holdout)) if data else ():
         if source and source.sql:
             yield f"data.{key}.sql", "queries cannot be read yet; export it to a file and use path"
-    yield from _thin_fields(file)
     yield from _thin_gates(file)
 
 
@@ -123,16 +122,6 @@ def _thin_gates(file: ServiceFile) -> Iterator[Thin]:
         for index, one in enumerate(asked):
             if one.left not in _MEASURED:
                 yield f"gates.{key}[{index}]", f"is inconclusive; {one.left} is not measured yet"
-
-
-def _thin_fields(file: ServiceFile) -> Iterator[Thin]:
-    for part, fields in (("inputs", file.contract.inputs), ("context", file.contract.context)):
-        for name, field in fields.items():
-            if field.personal == "pseudonymise":
-                yield (
-                    f"contract.{part}.{name}.personal",
-                    "is read and checked; the journal does not seal fields in this release yet",
-                )
 
 
 def _thin_release(file: ServiceFile) -> Iterator[Thin]:

@@ -17,6 +17,7 @@ from doorstep.core.errors import DoorstepError, InputError, UnreachableError
 from doorstep.core.manifest import Manifest
 from doorstep.core.plan import ServicePlan, VersionPlan
 from doorstep.core.record import Layout
+from doorstep.journal.sealing import Sealer
 from doorstep.serve.cells import CellKey
 from doorstep.serve.engine_client import EngineClient
 from doorstep.serve.models import Models
@@ -53,6 +54,7 @@ class Residents:
         self._engines: dict[str, EngineClient] = {}
         self._readers: dict[bytes, RowReader] = {}
         self._plan: NodePlan | None = None
+        self._sealer: tuple[str, Sealer | None] = ("", None)
         self.unloaded: dict[str, Exception | None] = {}
         """Why versions of what was loaded last are not resident; None: they were not to be."""
 
@@ -86,9 +88,15 @@ class Residents:
                 declare=self._declare,
                 slot=self._slot,
                 reader=self._readers[_reading(one)],
+                sealer=self._sealer_of(plan),
             )
             for one in plan.services
         }
+
+    def _sealer_of(self, plan: NodePlan) -> Sealer | None:
+        if self._sealer[0] != plan.sealing:
+            self._sealer = (plan.sealing, Sealer(bytes.fromhex(plan.sealing)))
+        return self._sealer[1]
 
     def keep_only(self, plan: NodePlan) -> None:
         """Let go of what `plan` does not name."""
@@ -156,7 +164,13 @@ class Residents:
         return failed
 
     def _prepare(self, plan: NodePlan, service: ServicePlan, unloaded: Container[str]) -> None:
-        """Raises: InputError (`no-champion`, `no-engine`, `contract-mismatch`)."""
+        """Raises: InputError (`no-champion`, `no-engine`, `contract-mismatch`, `no-key`)."""
+        if service.contract.seals and not plan.sealing:
+            raise InputError(
+                "no-key",
+                f"{service.service} has sealed fields, and this node has no key to seal them with",
+                "doorstep up makes keys/personal.key in the home",
+            )
         if service.champion not in (None, *(one.number for one in service.versions)):
             raise InputError(
                 "no-champion",

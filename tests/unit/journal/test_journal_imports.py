@@ -20,6 +20,7 @@ from doorstep.journal.importing import import_rows
 from doorstep.journal.imports import instant_of, label_of, mapped, prepared, shape_of
 from doorstep.journal.known import known_ids
 from doorstep.journal.rows import Filters, tail_parts, tail_rows
+from doorstep.journal.sealing import Sealer
 from doorstep.journal.snapshot import take_snapshots
 from doorstep.journal.surface import ImportedRow, ImportRows
 from doorstep.journal.watched import read_watched
@@ -173,10 +174,12 @@ def test_personal_fields_are_kept_as_a_hash_or_not_at_all(app: App) -> None:
         app, text.replace("service: loans", "service: private"), "v3",
         reference_of(ROWS, file, "x"),
     )  # fmt: skip
-    shape = shape_of("private", 1, manifest_of(app.home.bundles, row.digest), "application")
+    shape = shape_of(
+        "private", 1, manifest_of(app.home.bundles, row.digest), file.ids, Sealer(bytes(64))
+    )
     found = prepared(mapped(ROWS[0], file), shape, "private", SystemClock().now())
     assert found.numbers[0] != found.numbers[0], "a personal number is not kept"
-    assert found.meta.texts[0] != ROWS[0]["purpose"] and len(found.meta.texts[0] or "") == 16
+    assert found.meta.texts[0] != ROWS[0]["purpose"] and len(found.meta.texts[0] or "") == 32
 
 
 # --- once, whatever happens -----------------------------------------------------------------------

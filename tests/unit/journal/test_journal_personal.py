@@ -83,8 +83,13 @@ class Home:
             matrix += kept + struct.pack("<d", 0.25)
             rows.append(
                 meta(
-                    number, request=request.bytes, texts=(*shown, sealed, "yes"), key=key,
-                    unit=unit, at=at or meta().at, warnings=(),
+                    number,
+                    request=request.bytes,
+                    texts=(*shown, sealed, "yes"),
+                    key=key,
+                    unit=unit,
+                    at=at or meta().at,
+                    warnings=(),
                 )
             )
         self.slots += 1
@@ -119,9 +124,6 @@ class Home:
 
     def files(self) -> bytes:
         return b"".join(one.read_bytes() for one in self.path.rglob("*") if one.is_file())
-
-
-    return load_personal_key(path / "keys")
 
 
 @pytest.fixture

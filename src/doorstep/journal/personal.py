@@ -28,7 +28,7 @@ from doorstep.kernel.ledger import Filter, read_events
 ERASED, OPENED = "subject.erased", "prediction.opened"
 
 
-@operation("prediction.open", permission="personal:read", effect="write")
+@operation("prediction.open", permission="prediction:open", effect="write")
 def open_prediction(app: App, asked: OpenPrediction) -> Prediction:
     """Show one prediction with its sealed fields; the ledger says who read them, and why."""
     if not asked.why.strip():

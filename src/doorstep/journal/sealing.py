@@ -37,6 +37,7 @@ SESSION_S_MAX = 60.0
 """As long as a block is written: when those of that minute are compacted, nothing of what is left
 makes the session again."""
 PSEUDONYM_CHARS = 32
+SESSIONS_MAX = 1000
 Values = dict[str, Any]
 
 
@@ -119,7 +120,8 @@ class Opener:
         if seal not in self._sessions:
             public = seal[NAME_BYTES:]
             shared = self._private.exchange(X25519PublicKey.from_public_bytes(public))
-            self._sessions = {**self._sessions, seal: _session_key(shared, public)}
+            kept = self._sessions if len(self._sessions) < SESSIONS_MAX else {}
+            self._sessions = {**kept, seal: _session_key(shared, public)}
         return row_key(self._sessions[seal], service, request, row)
 
 

@@ -184,7 +184,7 @@ def test_the_ledger_names_the_erased_by_a_pseudonym_and_once(home: Home) -> None
     done = home.erase("anna")
     (event,) = home.events()
     assert (event.object.id, event.data["predictions"]) == (done.subject, 1)
-    assert b"anna" not in home.files()
+    assert b"anna" not in home.files() and "anna" not in str(event)
     with pytest.raises(InputError, match="names the subject"):
         erase_subject(home.app, EraseSubject(subject="anna", why="anna asked"))
     with pytest.raises(InputError, match="why"):

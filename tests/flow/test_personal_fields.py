@@ -118,6 +118,13 @@ def test_a_person_is_sealed_opened_and_erased(here: RunningInstallation, tmp_pat
     with pytest.raises(InputError) as unwanted:
         client.record_outcomes("care", [OutcomeGiven(prediction=anna, label="bad")])
     assert unwanted.value.code == "subject-erased"
+    told = httpx.post(
+        f"{here.data_url}/v1/services/care/outcomes",
+        json={"outcomes": [{"prediction": anna, "label": "bad"}]},
+        trust_env=False,
+        timeout=60,
+    )
+    assert (told.status_code, "was erased" in told.text) == (422, True), told.text
     file = tmp_path / "outcomes.csv"
     file.write_text(f"prediction,label\n{other},bad\n{anna},bad\n")
     code, said = cli(here, "outcome", "care", str(file))

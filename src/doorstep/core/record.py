@@ -160,6 +160,15 @@ def column_names(contract: Contract) -> tuple[list[str], list[str]]:
     return numbers, [name for name, one in prefixed if not one.is_number]
 
 
+def outcome_refused(index: int) -> InputError:
+    """Of a prediction whose subject was erased."""
+    return InputError(
+        "subject-erased",
+        f"outcome {index}: whose prediction this is was erased",
+        "leave it out and send the others again; none was recorded",
+    )
+
+
 def layout_of(service: str, contract: Contract, outputs: tuple[str, ...]) -> Layout:
     """The layout of a service's records. outputs: the score columns, `out.` is put before each;
     the answer itself is the text column `out.answer`."""

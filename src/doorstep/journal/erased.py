@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from doorstep.core.errors import InputError, RefusedError
+from doorstep.core.errors import RefusedError
 from doorstep.core.instant import Instant
-from doorstep.core.record import SEALED, OutcomeRecord
+from doorstep.core.record import SEALED, OutcomeRecord, outcome_refused
 from doorstep.journal import query
 from doorstep.journal.rows import Filters
 from doorstep.journal.subjects import Subjects, has_key, subjects_of
@@ -45,13 +45,7 @@ def without_erased(
     erased. skips: False refuses them all for one. Raises: InputError (`subject-erased`)."""
     gone = _find_erased(app, records)
     if gone and not skips:
-        one = records[min(gone)]
-        raise InputError(
-            "subject-erased",
-            f"outcome {min(gone)}: whose prediction this is was erased"
-            + (f" ({one.prediction})" if one.prediction else ""),
-            "leave it out and send the others again; none was recorded",
-        )
+        raise outcome_refused(min(gone))
     kept = [one for place, one in enumerate(records) if place not in gone]
     return kept, tuple(sorted(gone))
 

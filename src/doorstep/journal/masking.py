@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doorstep.core.contract import Contract
 from doorstep.core.record import column_names
-from doorstep.journal.sealing import Sealer, Session, Values
+
+if TYPE_CHECKING:
+    from doorstep.journal.sealing import Sealer, Session
 
 NAN_BYTES = struct.pack("d", math.nan)
 NUMBER = struct.Struct("<d")
@@ -85,7 +87,7 @@ class Mask:
         """The text in which the hidden values of a row are."""
         assert self.sealer is not None
         numbers = ((name, NUMBER.unpack_from(row.data, at * 8)[0]) for at, name in self._numbers)
-        values: Values = {name: value for name, value in numbers if value == value}
+        values: dict[str, Any] = {name: value for name, value in numbers if value == value}
         values |= {name: row.texts[at] for at, name in self._texts if row.texts[at] is not None}
         values |= {"key": row.key} if self._hides_key and row.key else {}
         values |= {"unit": row.unit} if self._hides_unit and row.unit else {}

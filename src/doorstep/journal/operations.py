@@ -379,7 +379,9 @@ def _recorded_key(app: App, file: str, contracts: Iterable[Contract]) -> Callabl
     """What the journal has for a key: a pseudonym, where it is personal in any version."""
     ids = parse_service_file(file, environment=app.home.environment).ids
     subjects = kept_subjects(app)
-    if subjects is None or not any(ids.key in one.hidden(ids.subject or ids.key) for one in contracts):
+    if subjects is None or not any(
+        ids.key in one.hidden(ids.subject or ids.key) for one in contracts
+    ):
         return str
     secret = subjects.secret
     return lambda key: pseudonym(secret, key)

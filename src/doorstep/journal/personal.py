@@ -10,6 +10,7 @@ from doorstep.core.operation import operation
 from doorstep.core.record import SEALED
 from doorstep.journal import query
 from doorstep.journal.erased import erased_error, kept_subjects
+from doorstep.journal.erasedlist import note_erased
 from doorstep.journal.operations import find_row, views_of
 from doorstep.journal.sealing import pseudonym
 from doorstep.journal.subjects import Erasure, Subjects
@@ -108,5 +109,6 @@ def _finish(app: App, subjects: Subjects, one: Erasure) -> Erased:
             unit.record(ERASED, about, said)
 
     app.database.run(act, app.actor)
+    note_erased(app.home.path / "journal", (name for name, _ in found))
     subjects.finish(one, {text for row in found for text in row if text})
     return Erased(subject=one.name, at=one.at, predictions=len(found))

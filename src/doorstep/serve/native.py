@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from doorstep.core.errors import InputError, OverloadedError, RefusedError
 from doorstep.core.ids import parse_prediction_id
 from doorstep.core.instant import Instant, parse_instant
-from doorstep.core.record import Kind, OutcomeRecord, require_possible
+from doorstep.core.record import Kind, OutcomeRecord, outcome_refused, require_possible
 from doorstep.serve.call import Call, Part
 from doorstep.serve.fields import read_id
 from doorstep.serve.http import RETRY
@@ -235,6 +235,9 @@ def take_outcomes(site: Site, visit: Visit) -> None:
     service = site.service(visit.service)
     now, recorded = time.time_ns() // 1000, service.mask.key if service.mask else str
     records = read_outcomes(visit.body, service.name, service.labels, now, recorded)
+    gone = next((at for at, one in enumerate(records) if one.prediction in site.erased), None)
+    if gone is not None:
+        raise outcome_refused(gone)
     name = site.new_id()
     headers = f"doorstep-request-id: {name}\r\n".encode()
 

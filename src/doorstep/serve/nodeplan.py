@@ -16,7 +16,6 @@ import msgspec
 from doorstep.core.errors import NotFoundError
 from doorstep.core.plan import ApiKey, ServicePlan, VersionPlan
 from doorstep.journal.options import JournalOptions
-from doorstep.kernel.keys import load_personal_key
 from doorstep.serve.observe_options import ObserveOptions
 from doorstep.serve.tls import TlsFiles
 
@@ -56,6 +55,8 @@ def sealing_of(home: Path) -> str:
     """What the workers of a node seal personal fields with; "" if the home has no key for it.
 
     Raises: RefusedError (`key-not-private`), InputError (`bad-key`)."""
+    from doorstep.kernel.keys import load_personal_key  # workers have no need of its library
+
     try:
         return load_personal_key(home / "keys").sealing.hex()
     except NotFoundError:

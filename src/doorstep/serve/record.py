@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from doorstep.core.plan import REST
 from doorstep.core.record import PredictionMeta
 from doorstep.journal.commit import Commits, Direct, Then
 from doorstep.journal.masking import NAN_BYTES, Row, Texts
-from doorstep.journal.sealing import Session
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.call import CONSTANT, NOBODY, Call, Part
 from doorstep.serve.mask import keep_nothing
@@ -20,6 +19,9 @@ from doorstep.serve.plain import PlainBatch
 from doorstep.serve.rows import Parsed
 from doorstep.serve.service import Service
 from doorstep.serve.version import Version
+
+if TYPE_CHECKING:
+    from doorstep.journal.sealing import Session
 
 
 class Recorder:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Container, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,7 +18,6 @@ from doorstep.core.errors import DoorstepError, InputError, UnreachableError
 from doorstep.core.manifest import Manifest
 from doorstep.core.plan import ServicePlan, VersionPlan
 from doorstep.core.record import Layout
-from doorstep.journal.sealing import Sealer
 from doorstep.serve.cells import CellKey
 from doorstep.serve.engine_client import EngineClient
 from doorstep.serve.models import Models
@@ -25,6 +25,9 @@ from doorstep.serve.nodeplan import Hung, NodePlan, Wake, engine_key
 from doorstep.serve.rows import RowReader
 from doorstep.serve.service import Service
 from doorstep.serve.version import Version, columns_of, read_manifest
+
+if TYPE_CHECKING:
+    from doorstep.journal.sealing import Sealer
 
 ENGINE_CONNECT_S = 5.0
 FAILURES = (DoorstepError, OSError, msgspec.MsgspecError, ValueError)
@@ -88,13 +91,15 @@ class Residents:
                 declare=self._declare,
                 slot=self._slot,
                 reader=self._readers[_reading(one)],
-                sealer=self._sealer_of(plan),
+                sealer=self._sealer_of(plan) if one.contract.hidden("") else None,
             )
             for one in plan.services
         }
 
     def _sealer_of(self, plan: NodePlan) -> Sealer | None:
         if self._sealer[0] != plan.sealing:
+            from doorstep.journal.sealing import Sealer  # its library is not needed by all
+
             self._sealer = (plan.sealing, Sealer(bytes.fromhex(plan.sealing)))
         return self._sealer[1]
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from doorstep.core.contract import Contract
 from doorstep.core.plan import REST, FallbackStep, ReleasePlan, ServicePlan, is_challengers
 from doorstep.core.record import Layout, layout_of
 from doorstep.journal.masking import Mask
-from doorstep.journal.sealing import Sealer
 from doorstep.serve.cells import CellKey
 from doorstep.serve.limits import FALLBACKS_MAX, PATIENCE
 from doorstep.serve.mask import keeps_of
 from doorstep.serve.rows import RowReader
 from doorstep.serve.rule import Rule
 from doorstep.serve.version import Version
+
+if TYPE_CHECKING:
+    from doorstep.journal.sealing import Sealer
 
 
 class Service:

@@ -23,6 +23,7 @@ from doorstep.govern.surface import ProvePrediction
 from doorstep.journal import personal, proof, query
 from doorstep.journal.compactor import Compactor
 from doorstep.journal.erased import personal_of, without_erased
+from doorstep.journal.erasedlist import ErasedList, note_erased
 from doorstep.journal.ledgering import record_closed
 from doorstep.journal.masking import Mask, Row
 from doorstep.journal.personal import erase_subject, finish_erasures
@@ -243,6 +244,10 @@ def test_an_outcome_of_an_erased_prediction_is_refused_or_left_out(home: Home) -
     with pytest.raises(InputError, match="outcome 1: whose prediction") as refused:
         without_erased(home.app, told, skips=False)
     assert refused.value.code == "subject-erased"
+    known = ErasedList(home.path / "journal")
+    assert [f"{REQUEST}.{number}" in known for number in (0, 1)] == [True, False]
+    note_erased(home.path / "journal", ["later"])
+    assert "later" in known
     kept, gone = without_erased(home.app, told, skips=True)
     assert (kept, gone) == ([told[0], told[3]], (1, 2))
     back = home.answer("anna", request=UUID(int=REQUEST.int + 1), at=home.clock.now() + 1)

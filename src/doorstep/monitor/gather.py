@@ -110,13 +110,13 @@ def watched(app: App, service: str) -> Watched | None:
         file=file,
         version=version,
         manifest=manifest,
-        profile=_comparable(profile, hidden) if profile else None,
+        profile=comparable(profile, hidden) if profile else None,
         served_since=since,
         elsewhere=elsewhere,
     )
 
 
-def _comparable(profile: Profile, hidden: Collection[str]) -> Profile:
+def comparable(profile: Profile, hidden: Collection[str]) -> Profile:
     """Without personal fields: the training data had their values, and live records have not."""
     columns = tuple(one for one in profile.columns if one.name not in hidden)
     return msgspec.structs.replace(profile, columns=columns)

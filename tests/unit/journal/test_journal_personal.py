@@ -226,6 +226,49 @@ def test_a_person_who_comes_back_has_a_new_key_and_what_was_before_stays_closed(
     assert home.opened(0, later) is None
 
 
+@pytest.mark.parametrize("step", ["write", "rename", "closed", "list", "delete"])
+def test_an_erasure_while_a_compaction_is_broken_off_leaves_the_proof_whole(
+    home: Home, step: str
+) -> None:
+    writer = home.answer("anna", "bert")
+    writer.close()
+
+    def die(reached: str) -> None:
+        if reached == step:
+            raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Compactor(home.path, NODE, no_profiles, clock=home.clock, reached=die) as compactor,
+    ):
+        compactor.run_once()
+    record_closed(home.app)
+    home.erase("anna")
+    home.compact(writer)
+    assert [home.prove(one).state for one in (0, 1)] == ["erased", "proven"]
+    assert (home.opened(0), home.opened(1) is None) == (None, False)
+
+
+def test_sessions_that_follow_each_other_in_one_block_are_told_apart(home: Home) -> None:
+    clock = VirtualClock()
+    sealer = Sealer(load_personal_key(home.path / "keys").sealing, clock)
+    writer = BlockWriter(home.path / "journal", node=NODE, boot="b", slot="mixed")
+    number = writer.declare(LAYOUT)
+    seals = []
+    for at in (0, 1, 2):
+        session = sealer.session()
+        sealed = sealer.seal(session, ("loans", REQUEST.bytes, at), "anna", {"in.age": at})
+        row = meta(at, request=REQUEST.bytes, texts=(None, None, sealed, "yes"))
+        writer.predictions(number, [row], bytes(24), session.seal)
+        seals.append(session.seal)
+        clock.move(61 if at else 1)
+    assert (seals[0] == seals[1], seals[1] == seals[2]) == (True, False)
+    writer.flush()
+    for _ in ("open", "compacted"):
+        assert [home.opened(at) for at in (0, 1, 2)] == [{"in.age": at} for at in (0, 1, 2)]
+        home.compact(writer)
+
+
 def outcome(**changes: object) -> OutcomeRecord:
     fields = {"service": "loans", "at": meta().at + 5_000_000, "received_at": 1, "label": "yes"}
     return OutcomeRecord(**(fields | changes))

@@ -3,7 +3,8 @@
 Errors in canary: M1 on units whose first bad event of the release fell in each arm; R with restarts
 against the tolerance, P at the step's margin averaged with M4 against the ceiling, because without
 errors M1 has nothing to count. Errors in shadow: M3 on pairs. First release: M4 on the challenger
-alone. See `doorstep.stats.eprocess` for the methods and docs/concepts/release.md for the reasons.
+alone. Quality: `quality.py`. See `doorstep.stats.eprocess` for the methods and
+docs/concepts/release.md for the reasons.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from doorstep.release.quality import quality_numbers
 from doorstep.release.types import Cell, Epoch, Evidence, Guardrail, Numbers, Release, State
 from doorstep.stats import eprocess
 from doorstep.stats.planner import clean_units_needed
@@ -42,14 +44,14 @@ class _Tally(msgspec.Struct, frozen=True):
 
 def judge(release: Release, evidence: Evidence) -> tuple[Numbers, ...]:
     """Numbers of each guardrail: pooled, then per segment where there are several."""
-    found = []
-    for guardrail in release.spec.guardrails:
-        found.append(_numbers(release, evidence, guardrail, None))
-        if len(release.spec.segments) > 1:
-            found += [
-                _numbers(release, evidence, guardrail, name) for name in release.spec.segments
-            ]
-    return tuple(found)
+    segments: list[str | None] = [None]
+    if len(release.spec.segments) > 1:
+        segments += release.spec.segments
+    return tuple(
+        _numbers(release, evidence, guardrail, segment)
+        for guardrail in release.spec.guardrails
+        for segment in segments
+    )
 
 
 def split_log_e(release: Release, evidence: Evidence) -> float:
@@ -96,6 +98,9 @@ def _canary_epochs(release: Release) -> list[Epoch]:
 def _numbers(
     release: Release, evidence: Evidence, guardrail: Guardrail, segment: str | None
 ) -> Numbers:
+    if guardrail.name == "quality":
+        part = _part(release, segment)
+        return quality_numbers(release, evidence, guardrail, segment, part)
     tally = _tally(release, evidence, segment)
     limit = math.log(1.0 / (release.spec.alpha * guardrail.weight * _part(release, segment)))
     log_advance = None if segment is not None else _log_advance(release, guardrail, tally)
@@ -107,8 +112,8 @@ def _numbers(
         method=_method(release),
         champion_rate=rates[0],
         challenger_rate=rates[1],
-        ratio_low=low,
-        ratio_high=high if math.isfinite(high) else None,
+        low=low,
+        high=high if math.isfinite(high) else None,
         log_e_rollback=_log_rollback(release, guardrail, tally),
         log_rollback_at=limit,
         log_e_advance=log_advance,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from doorstep.core.contract import Contract
 from doorstep.core.errors import RefusedError
 from doorstep.core.plan import REST, Segment
 from doorstep.core.servicefile import ServiceFile
 from doorstep.core.servicefile_running import STEP_SHARES
+from doorstep.core.servicefile_running import Guardrail as Asked
+from doorstep.release.losses import Baseline
 from doorstep.release.types import Guardrail, ReleaseSpec
 
 WARMUP_S = 60.0
@@ -16,14 +20,17 @@ WARMUP_OF_DWELL = 0.2
 
 
 def spec_of(
-    file: ServiceFile, requests_per_s: float, contracts: Sequence[Contract] = ()
+    file: ServiceFile,
+    requests_per_s: float,
+    contracts: Sequence[Contract] = (),
+    baseline: Baseline | None = None,
 ) -> ReleaseSpec:
     """What a release of this service will do. requests_per_s: measured, for `steps: auto`.
     contracts: of the champion, whose rows are recorded, and of the challenger, which would score
-    them; () for a first release, which has no shadow.
+    them; () for a first release, which has no shadow. baseline: where quality is guarded.
 
-    Method 1 decides on errors; other guardrails of the file are measured and shown, not decided
-    on, which `doorstep check` says. Raises: InputError (`bad-release`), RefusedError
+    Errors are always decided on, quality where the file names it; other guardrails of the file are
+    not yet, which `doorstep check` says. Raises: InputError (`bad-release`), RefusedError
     (`shadow-needs-inputs`).
     """
     asked = file.release
@@ -44,11 +51,7 @@ def spec_of(
         dwell_s=dwell_s,
         margins=margins,
         alpha=asked.alpha,
-        guardrails=(
-            Guardrail(tolerance=errors.tolerance, ceiling=errors.ceiling)
-            if errors
-            else Guardrail(),
-        ),
+        guardrails=_guardrails(file, len(steps), baseline),
         # A minute, but never more than a fifth of a step: shortened releases stay decidable.
         warmup_s=min(WARMUP_S, WARMUP_OF_DWELL * min(dwell_s)),
         bake_s=asked.bake_s,
@@ -60,6 +63,29 @@ def spec_of(
         key=file.ids.key,
         unit=file.ids.unit,
     )
+
+
+def is_quality_guarded(file: ServiceFile) -> bool:
+    return any(one.name == "quality" for one in file.release.guardrails)
+
+
+def _guardrails(file: ServiceFile, steps: int, baseline: Baseline | None) -> tuple[Guardrail, ...]:
+    """Each may spend an equal part of alpha."""
+    named = {one.name: one for one in file.release.guardrails}
+    errors = named.get("errors", Asked(name="errors"))
+    found = [Guardrail(tolerance=errors.tolerance, ceiling=errors.ceiling)]
+    if "quality" in named and baseline is not None:
+        quality = named["quality"]
+        found.append(
+            Guardrail(
+                name="quality",
+                tolerance=quality.tolerance,
+                margins=tuple(quality.margin_at(step, steps) for step in range(steps)),
+                reference=baseline.reference,
+                loss_max=baseline.loss_max,
+            )
+        )
+    return tuple(msgspec.structs.replace(one, weight=1.0 / len(found)) for one in found)
 
 
 def waves_of(file: ServiceFile) -> tuple[Segment, ...]:

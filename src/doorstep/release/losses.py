@@ -131,8 +131,8 @@ def _split(
         challenger=_sum(loss[is_b]),
         sums=(len(z), float(z.sum()), float(z @ z)),
         margin=margin,
-        worse=tuple(wealth(is_b, loss, pi, m, guardrail.tolerance, +1)),
-        better=tuple(wealth(is_b, loss, pi, m, margin, -1)),
+        worse=tuple(wealth(is_b, loss, pi, m, guardrail.tolerance, +1).tolist()),
+        better=tuple(wealth(is_b, loss, pi, m, margin, -1).tolist()),
     )
 
 
@@ -158,8 +158,8 @@ def _paired(
         challenger=_sum(challenger),
         sums=(len(pairs), float(difference.sum()), float(difference @ difference)),
         margin=margin,
-        worse=tuple(eprocess.paired_wealth(difference, guardrail.tolerance, +1)),
-        better=tuple(eprocess.paired_wealth(difference, margin, -1)),
+        worse=tuple(eprocess.paired_wealth(difference, guardrail.tolerance, +1).tolist()),
+        better=tuple(eprocess.paired_wealth(difference, margin, -1).tolist()),
     )
 
 

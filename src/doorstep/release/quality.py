@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from doorstep.release.types import Evidence, Guardrail, LossCell, Numbers, Release
+from doorstep.release.types import Guardrail, LossCell, Numbers, Release
 from doorstep.stats import eprocess
 
 SHADOW_WEIGHT_WORSE = 0.2
@@ -21,31 +21,26 @@ SHADOW_WEIGHT_BETTER = 0.5
 CS_ALPHA = 0.05
 
 
-def quality_numbers(
-    release: Release, evidence: Evidence, guardrail: Guardrail, segment: str | None, part: float
-) -> Numbers:
-    """part: of the guardrail's alpha. Without outcomes nothing is crossed."""
-    chosen = [one for one in evidence.losses if segment is None or one.segment == segment]
+def quality_numbers(release: Release, losses: Sequence[LossCell], guardrail: Guardrail) -> Numbers:
+    """losses: of the segment that is judged, or all. Without outcomes nothing is crossed. The
+    limits are filled in later."""
     margin = guardrail.margins[release.step]
-    log_better = None
-    if segment is None:
-        fitting = [one for one in chosen if one.margin == margin]
-        log_better = _log_e(release, fitting, "better", SHADOW_WEIGHT_BETTER)
-    low, high = _interval(release, chosen)
-    champion, challenger = _mean(chosen, "champion"), _mean(chosen, "challenger")
+    fitting = [one for one in losses if one.margin == margin]
+    better = _log_e(release, fitting, "better", SHADOW_WEIGHT_BETTER)
+    low, high = _interval(release, losses)
     return Numbers(
         guardrail=guardrail.name,
-        segment=segment,
+        segment=None,
         method="M3 pairs, M2 difference",
-        champion_rate=champion,
-        challenger_rate=challenger,
+        champion_rate=_mean(losses, "champion"),
+        challenger_rate=_mean(losses, "challenger"),
         low=low,
         high=high,
-        log_e_rollback=_log_e(release, chosen, "worse", SHADOW_WEIGHT_WORSE),
-        log_rollback_at=math.log(1.0 / (release.spec.alpha * guardrail.weight * part)),
-        log_e_advance=log_better,
-        log_advance_at=None if log_better is None else math.log(1.0 / release.spec.alpha_p),
-        units_missing=_missing(release, chosen, log_better),
+        log_e_rollback=_log_e(release, losses, "worse", SHADOW_WEIGHT_WORSE),
+        log_rollback_at=math.inf,
+        log_e_advance=better,
+        log_advance_at=None,
+        units_missing=_missing(release, losses, better),
     )
 
 
@@ -86,13 +81,9 @@ def _interval(release: Release, cells: Sequence[LossCell]) -> tuple[float | None
     return max(first / v - half, -1.0), min(first / v + half, 1.0)
 
 
-def _missing(release: Release, cells: Sequence[LossCell], log_better: float | None) -> int | None:
+def _missing(release: Release, cells: Sequence[LossCell], log_better: float) -> int | None:
     """Outcomes: log evidence grows in proportion to what was counted."""
-    if log_better is None:
-        return None
     need = math.log(1.0 / release.spec.alpha_p)
-    if log_better >= need:
-        return 0
     n = sum(one.sums[0] for one in cells)
     if n == 0 or log_better <= 0.0:
         return None

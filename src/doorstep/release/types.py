@@ -28,6 +28,10 @@ HISTORY_MAX = 200
 HOLDBACK_MIN = 0.01
 """At 100 % there is no control beside the challenger and evidence stops: something stays back."""
 
+SLOW_QUANTILES = (0.5, 0.9, 0.99, 0.999)
+GuardrailName = Literal["errors", "latency", "quality", "disagreement"]
+STEPPED = ("latency", "quality")
+"""They have margins of their own."""
 OnDeadline = Literal["rollback", "hold", "ask"]
 Opened = Literal["start", "step", "warm", "hour", "full", "stop"]
 """Why an epoch began: the release started, a step, the end of its warm-up, an hour was over, a set
@@ -52,33 +56,43 @@ def _check(is_fine: bool, field: str, value: object, expected: str) -> None:
 class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
     """What may not get worse.
 
-    weight: its part of alpha, all weights sum to 1. tolerance: what is still no reason to go back;
-    of errors a ratio of rates, of quality a difference of mean losses. margins: per step, the
-    difference of mean losses that must be excluded before the next (quality; those of errors are
-    the release's). ceiling: error rate that is good enough whatever the champion's is. reference:
-    the champion's mean loss before the release, about: any value is valid, a good one is fast.
-    loss_max: of a regression, the absolute error that counts as a loss of 1.
+    weight: its part of alpha, all weights sum to 1. tolerance: what is still no reason to go back:
+    of errors a ratio of rates, of latency a factor, of quality a difference of mean losses, of
+    disagreement the share of answers that may differ. margins: per step, what must be excluded
+    before the next; those of errors are the release's, disagreement has none. ceiling: error rate
+    that is good enough whatever the champion's is. reference: the champion's mean loss before the
+    release, about: any value is valid, a good one is fast. loss_max: of a regression, the absolute
+    error that counts as a loss of 1. slow_us: the champion's latency at SLOW_QUANTILES.
     """
 
-    name: Literal["errors", "quality"] = "errors"
+    name: GuardrailName = "errors"
     weight: float = 1.0
     tolerance: float = 1.1
     margins: tuple[float, ...] = ()
     ceiling: float = 0.01
     reference: float = 0.1
     loss_max: float = 1.0
+    slow_us: tuple[int, ...] = ()
 
     @property
     def is_ratio(self) -> bool:
-        return self.name == "errors"
+        return self.name in ("errors", "latency")
+
+    @property
+    def slow_challenger_us(self) -> tuple[int, ...]:
+        return tuple(round(one * self.tolerance) for one in self.slow_us)
 
     def __post_init__(self) -> None:
         _check(0.0 < self.weight <= 1.0, "guardrails.weight", self.weight, "above 0, at most 1")
         least, most = (1.0, 10.0) if self.is_ratio else (0.0, 0.9)
         is_fine = least <= self.tolerance <= most
         _check(is_fine, "guardrails.tolerance", self.tolerance, f"{least:g} to {most:g}")
-        above = all(self.tolerance <= one < 1.0 and one > 0.0 for one in self.margins)
-        _check(above, "guardrails.margins", self.margins, "above the tolerance, below 1")
+        lowest, highest = (1.0, 100.0) if self.is_ratio else (self.tolerance, 1.0)
+        fits = all(lowest < one <= highest for one in self.margins)
+        said = f"above {lowest:g}, at most {highest:g}"
+        _check(fits, "guardrails.margins", self.margins, said)
+        places = len(SLOW_QUANTILES) if self.name == "latency" else 0
+        _check(len(self.slow_us) == places, "guardrails.slow_us", self.slow_us, f"{places} of them")
         _check(0.0 < self.reference < 1.0, "guardrails.reference", self.reference, "0 to 1")
         _check(0.0 < self.loss_max < math.inf, "guardrails.loss_max", self.loss_max, "above 0")
         _check(0.0 < self.ceiling < 1.0, "guardrails.ceiling", self.ceiling, "between 0 and 1")
@@ -125,7 +139,7 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
         names = [guardrail.name for guardrail in self.guardrails]
         _check(len(set(names)) == len(names), "guardrails", names, "each name once")
         for one in self.guardrails:
-            is_fine = one.is_ratio or len(one.margins) == len(self.steps)
+            is_fine = one.name not in STEPPED or len(one.margins) == len(self.steps)
             _check(is_fine, "guardrails.margins", one.margins, f"{len(self.steps)}, one a step")
         unique = 0 < len(set(self.segments)) == len(self.segments)
         _check(unique, "segments", self.segments, "at least one, each once")
@@ -253,7 +267,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     units: distinct units first seen in this arm in this epoch (of those that nodes keep).
     first_units: of these, never seen before in the release in either arm, for the split check;
     left out where a node's set was full. bad_units: units whose first bad event of the release is
-    here. bad_units_seen: units of `units` that had a bad event in this arm, here or later.
+    here. bad_units_seen: units of `units` that had a bad event in this arm, here or later. plus,
+    zero, minus, alike, differ, timed, slow: as nodes report them.
     """
 
     epoch: int
@@ -269,6 +284,10 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     plus: int = 0
     zero: int = 0
     minus: int = 0
+    alike: int = 0
+    differ: int = 0
+    timed: int = 0
+    slow: tuple[int, ...] = ()
 
 
 class LossCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -303,8 +322,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Numbers(msgspec.Struct, frozen=True, kw_only=True):
-    """One guardrail at one moment. Rates (of quality: mean losses) in 0..1, None where nothing was
-    counted.
+    """One guardrail at one moment. Rates in 0..1, None where nothing was counted: of units that had
+    an error, of requests slower than the champion's p90 was, of answers that differ; of quality
+    they are mean losses.
 
     log_e_rollback >= log_rollback_at: worse than tolerated. log_e_advance >= log_advance_at: not
     worse than the step's margin (None: nothing to advance to). segment: "" pooled, else the one
@@ -329,7 +349,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_ratio(self) -> bool:
-        return self.guardrail != "quality"
+        return self.guardrail in ("errors", "latency")
 
     @property
     def is_bad(self) -> bool:

@@ -13,6 +13,7 @@ from doorstep.core.errors import RefusedError
 from doorstep.core.record import Kind
 from doorstep.journal.joined import OutcomeArrays
 from doorstep.release.decide import decide, recompute
+from doorstep.release.judge import judge
 from doorstep.release.losses import baseline_from, loss_cells, losses_of, told_of
 from doorstep.release.quality import quality_numbers
 from doorstep.release.types import Advance, Evidence, Guardrail, Hold, Release, Rollback
@@ -131,7 +132,7 @@ def test_in_shadow_both_are_compared_on_the_same_requests():
     evidence_ = told(release, rows)
     (cell,) = evidence_.losses
     assert cell.paired and (cell.champion, cell.challenger) == ((400, 40.0), (400, 120.0))
-    numbers = quality_numbers(release, evidence_, QUALITY, None, 1.0)
+    numbers = quality_numbers(release, evidence_.losses, QUALITY)
     expected = eprocess.log_mean_exp([eprocess.paired_log_e(80, 320, 0), 0.0], [0.2, 0.8])
     assert numbers.log_e_rollback == pytest.approx(expected)
     assert isinstance(decide(release, evidence_, at(60)).outcome, Rollback)
@@ -172,7 +173,7 @@ def test_the_baseline_is_the_champions_own():
 def test_equal_versions_are_rarely_sent_back_however_often_it_is_looked():
     """120 fair splits of 3,000 outcomes, looked at after every 100; alpha of quality is 2.5 %."""
     release, gone = in_canary(), 0
-    limit = quality_numbers(release, Evidence(), QUALITY, None, 1.0).log_rollback_at
+    limit = next(one for one in judge(release, Evidence()) if not one.is_ratio).log_rollback_at
     for seed in range(120):
         rng = np.random.default_rng(seed)
         is_b, loss = rng.random(3000) < 0.5, (rng.random(3000) < 0.2).astype(float)

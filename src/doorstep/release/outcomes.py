@@ -5,25 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-from doorstep.core.instant import SECOND_US
-from doorstep.core.record import TRAFFIC, Kind
+from doorstep.core.record import Kind
 from doorstep.journal import query
 from doorstep.kernel.app import App
-from doorstep.release.losses import Baseline, baseline_from, loss_cells, told_of
+from doorstep.release.losses import loss_cells, told_of
 from doorstep.release.types import Guardrail, LossCell, Release
 
 LOOK_EVERY_S = 10.0
-BEFORE_S = 30 * 86_400
-
-
-def baseline_of(app: App, service: str, champion: int) -> Baseline:
-    """Of the last month. Raises: RefusedError (`no-outcomes`)."""
-    now = app.clock.now()
-    asked = query.Question(
-        what="outcomes_joined", home=str(app.home.path), service=service,
-        since=now - BEFORE_S * SECOND_US, until=now, kinds=tuple(int(one) for one in TRAFFIC),
-    )  # fmt: skip
-    return baseline_from(query.ask(asked), service, champion)
 
 
 class Losses:

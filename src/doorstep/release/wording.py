@@ -68,8 +68,16 @@ def say_difference(low: float | None, high: float | None) -> str:
     return f"{low * 100:+.2g} to {high * 100:+.2g} points"
 
 
+_NAMES = {
+    "latency": "slow requests",
+    "quality": "quality loss",
+    "disagreement": "answers that differ",
+}
+_COUNTED = {"latency": "requests", "quality": "outcomes", "disagreement": "requests"}
+
+
 def _name(numbers: Numbers) -> str:
-    return numbers.guardrail if numbers.is_ratio else f"{numbers.guardrail} loss"
+    return _NAMES.get(numbers.guardrail, numbers.guardrail)
 
 
 def say_missing(numbers: Numbers) -> str:
@@ -81,5 +89,5 @@ def say_missing(numbers: Numbers) -> str:
     need = f"{say_evidence(numbers.log_e_advance)} of {math.exp(numbers.log_advance_at):,.0f}"
     if numbers.units_missing is None:
         return f"{need}, more evidence needed"
-    what = "units" if numbers.is_ratio else "outcomes"
+    what = _COUNTED.get(numbers.guardrail, "units")
     return f"{need}, about {numbers.units_missing:,} more {what} needed"

@@ -296,7 +296,8 @@ def _read_cell(words: memoryview, at: int) -> CellCounts:
     return CellCounts(
         requests, ok, wrong, in_flight, plus, zero, minus,
         numbers[_ALIKE], numbers[_DIFFER], numbers[_TIMED],
-        tuple(numbers[_SLOW : _SLOW + SLOW_MAX]), dict.fromkeys(seen.tolist()), dict.fromkeys(bad.tolist()),
+        tuple(numbers[_SLOW : _SLOW + SLOW_MAX]),
+        dict.fromkeys(seen.tolist()), dict.fromkeys(bad.tolist()),
     )  # fmt: skip
 
 

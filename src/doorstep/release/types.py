@@ -84,7 +84,7 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _check(0.0 < self.weight <= 1.0, "guardrails.weight", self.weight, "above 0, at most 1")
-        least, most = (1.0, 10.0) if self.is_ratio else (0.0, 0.9)
+        least, most = (1.0, 100.0) if self.is_ratio else (0.0, 0.9)
         is_fine = least <= self.tolerance <= most
         _check(is_fine, "guardrails.tolerance", self.tolerance, f"{least:g} to {most:g}")
         lowest, highest = (1.0, 100.0) if self.is_ratio else (self.tolerance, 1.0)

@@ -229,7 +229,9 @@ class Path:
             cell = service.cell(part.segment, part.challenger)
             if cell is not None:
                 units = units_of(part)
-                part.mark = Mark(cell, units, self._cells.begin(cell, units))
+                slow_us = release.slow_challenger_us if part.challenger else release.slow_us
+                flights = self._cells.begin(cell, units)
+                part.mark = Mark(cell, units, flights, slow_us=slow_us)
 
     def _recall(self, call: Call) -> list[Part]:
         """Answer what the cache has the answers of; the parts that must be computed.
@@ -579,9 +581,16 @@ class Path:
                 part.mark.ok = True
         if call.service.release is not None:
             for mark in marks_of(call):
+                if mark.slow_us and len(call.parts) == 1:
+                    self._time(call, mark, now)
                 self._cells.end(mark.cell, mark.units, mark.flights, mark.ok, mark.bad)
         self._tell(call, (now - call.began_ns) // 1000)
         call.parts = []
+
+    def _time(self, call: Call, mark: Mark, now: int) -> None:
+        sticks = bool(call.service.plan.unit or call.service.plan.key)
+        latency_us = (now - call.began_ns) // 1000
+        self._cells.time(mark.cell, mark.units[0], latency_us, mark.slow_us, once=sticks)
 
     def _tell(self, call: Call, latency_us: int) -> None:
         """Count how a call was answered, and tell those who look on."""

@@ -34,6 +34,8 @@ from doorstep.kernel.settings import LOOPBACK
 from doorstep.migrations.upgrade import upgrade
 from doorstep.monitor.loop import Monitors
 from doorstep.operations import table
+from doorstep.release.actions import running_releases
+from doorstep.release.outcomes import Losses
 
 STOP_S = 5
 HOSTS = frozenset({LOOPBACK, "localhost", "[::1]"})
@@ -86,6 +88,7 @@ class Serving:
             self.control,
             [
                 self._journal.tick,
+                self._look_at_outcomes,
                 lambda: take_spools(self.control.leading()),
                 lambda: record_closed(self.control.leading()),
                 lambda: record_dropped(self.control.leading()),
@@ -113,6 +116,11 @@ class Serving:
             target=self._server.run, kwargs={"sockets": [bound]}, name="http", daemon=True
         )
         self._thread.start()
+
+    def _look_at_outcomes(self) -> None:
+        app = self.control.leading()
+        releases = [row.release for row in running_releases(app)]
+        app.kept.get(Losses, Losses).look(app, releases)
 
     def app(self) -> Litestar:
         """REST and console as one ASGI application."""

@@ -293,8 +293,8 @@ def _pack(array: Any) -> Any:
     return [array.dtype.str, array.tobytes()]
 
 
-_NUMBERS = ("at", "version", "assigned", "kind", "value", "outcome_at", "received_at")
-_TEXTS = ("id", "segment", "answer", "label")
+_NUMBERS = ("at", "version", "assigned", "kind", "epoch", "value", "outcome_at", "received_at")
+_TEXTS = ("id", "segment", "release", "unit", "answer", "label")
 
 
 def unpack_arrays(data: bytes) -> OutcomeArrays:

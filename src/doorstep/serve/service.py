@@ -72,7 +72,7 @@ class Service:
         alone = not self.has_groups and all(link is self.champion for link in self.chain)
         self.only_engine = self.champion.engine if alone and self.champion else None
         simple = not (self.has_groups or self.is_disrupted or self.cache_ns)
-        self.plain = self.champion if simple and self.champion and self.champion.model else None
+        self.plain = self.champion if simple else None
         self._slot = slot
         self._slots: dict[tuple[str, bool], int | None] = {}
         known = self.champion or next(iter(versions.values()), None)

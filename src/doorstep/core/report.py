@@ -14,8 +14,9 @@ from doorstep.core.instant import Instant
 
 FORMAT = 1
 UNITS_MAX = 2048
-SLOW_MAX = 4
 """Distinct units kept per cell: enough to decide (1,000 are needed at a ceiling of 0.5 %)."""
+SLOW_MAX = 4
+"""Thresholds above which a latency may be counted."""
 
 Arm = Literal["champion", "challenger"]
 JournalMode = Literal["default", "durable"]

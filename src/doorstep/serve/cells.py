@@ -37,6 +37,8 @@ MAGIC = 0x31534C4C45435344
 FORMAT = 3
 SLOTS_MAX = 128
 FLIGHTS_MAX = 4096
+TIMED_UNITS_MAX = 32_768
+"""Units whose first latency of an epoch is taken, of both arms together: some 2 MB."""
 _HEADER = 64
 _KEY = 32
 _COUNTERS = 16
@@ -57,6 +59,13 @@ class CellKey(NamedTuple):
     epoch: int
     segment: str
     arm: Arm
+
+
+class _Timed(msgspec.Struct):
+    """Units of which a latency was taken in an epoch, in either arm."""
+
+    epoch: int = -1
+    units: set[int] = msgspec.field(default_factory=set)
 
 
 class CellCounts(msgspec.Struct):
@@ -114,9 +123,11 @@ class CellWriter:
         self._words = memoryview(self._map).cast("Q")
         self._words[_PID] = os.getpid()
         self._slots: dict[CellKey, int] = {}
+        self._keys: list[CellKey] = []
         self.counters = CounterWriter(self._fd, _BYTES)
         self._seen: list[set[int]] = []
         self._bad: list[set[int]] = []
+        self._timed: dict[tuple[str, str], _Timed] = {}
         self._free = list(range(FLIGHTS_MAX - 1, -1, -1))
 
     def slot(self, key: CellKey) -> int | None:
@@ -129,6 +140,7 @@ class CellWriter:
             return None
         self._write_key(_HEADER + number * _SLOT, _KEY, msgspec.msgpack.encode(key))
         self._slots[key] = number
+        self._keys.append(key)
         self._seen.append(set())
         self._bad.append(set())
         self._words[_SLOTS_USED] = number + 1
@@ -177,16 +189,27 @@ class CellWriter:
     def time(
         self, slot: int, unit: int, latency_us: int, slow_us: Sequence[int], *, once: bool
     ) -> None:
-        """Take the latency of a request, before `end`. slow_us: at most SLOW_MAX thresholds. once:
-        units come again, and what one of them meets says little new: only its first is taken."""
-        seen = self._seen[slot]
-        if once and (unit in seen or len(seen) >= UNITS_MAX):
+        """Take the latency of a request. slow_us: at most SLOW_MAX thresholds. once: units come
+        again, and what one of them meets says little new: only its first in the epoch is taken."""
+        if once and not self._is_first(self._keys[slot], unit):
             return
         words, at = self._words, _HEADER + slot * _SLOT + _KEY
         words[at + _TIMED] += 1
         for place, limit_us in enumerate(slow_us):
             if latency_us > limit_us:
                 words[at + _SLOW + place] += 1
+
+    def _is_first(self, key: CellKey, unit: int) -> bool:
+        """Both arms share one set: were each to stop when its own is full, the larger one would
+        stop first, and the other would seem to have the more slow requests."""
+        timed = self._timed.setdefault((key.release, key.segment), _Timed())
+        if key.epoch > timed.epoch:
+            timed.epoch, timed.units = key.epoch, set()
+        known = timed.units
+        if key.epoch < timed.epoch or unit in known or len(known) >= TIMED_UNITS_MAX:
+            return False
+        known.add(unit)
+        return True
 
     def compare(self, slot: int, *, differs: bool) -> None:
         """One shadow pair of answers."""

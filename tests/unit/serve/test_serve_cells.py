@@ -10,6 +10,7 @@ import pytest
 from doorstep.core.report import UNITS_MAX
 from doorstep.serve.cells import (
     SLOTS_MAX,
+    TIMED_UNITS_MAX,
     CellKey,
     CellWriter,
     create_cells,
@@ -62,6 +63,29 @@ def test_units_are_kept_up_to_the_limit_first_come(path: Path) -> None:
     writer.end(slot, units, writer.begin(slot, units), False)
     cell = read_cells(path).cells[KEY]
     assert list(cell.seen) == list(cell.bad_units) == units[:UNITS_MAX]
+
+
+def test_of_each_unit_one_latency_an_epoch_is_taken(path: Path) -> None:
+    writer = CellWriter(path)
+    for epoch, unit in ((1, 7), (1, 7), (1, 8), (2, 7), (1, 9)):
+        slot = writer.slot(KEY._replace(epoch=epoch))
+        writer.time(slot, unit, 30, (10, 20, 30, 40), once=True)
+    writer.time(writer.slot(KEY), 7, 5, (10, 20, 30, 40), once=False)
+    cells = read_cells(path).cells
+    assert (cells[KEY].timed, cells[KEY].slow) == (3, (2, 2, 0, 0))
+    assert cells[KEY._replace(epoch=2)].timed == 1
+
+
+def test_latencies_of_both_arms_are_taken_for_equally_long(path: Path) -> None:
+    """Also where units come once and an arm has most of them: else the other would seem slower."""
+    writer = CellWriter(path)
+    slots = [writer.slot(KEY._replace(arm=arm)) for arm in ("champion", "challenger")]
+    for unit in range(2 * TIMED_UNITS_MAX):
+        writer.time(slots[unit % 20 == 0], unit, 30, (10,), once=True)
+    cells = read_cells(path).cells
+    champion, challenger = (cells[KEY._replace(arm=arm)] for arm in ("champion", "challenger"))
+    assert champion.timed + challenger.timed == TIMED_UNITS_MAX
+    assert challenger.timed == pytest.approx(TIMED_UNITS_MAX / 20, abs=1)
 
 
 def test_a_full_file_has_no_slot_for_one_more_cell(path: Path) -> None:

@@ -3,8 +3,8 @@
 A request's loss is 1 where the answer was wrong and 0 where it was right; of a regression it is the
 absolute error, as a part of what counts as a loss of 1. In shadow both versions are asked the same,
 so their losses are compared request by request (M3); in canary each answers its own part (M2). Of a
-unit only the first request that has an outcome counts: those that follow go to the same version and
-say nothing new about the split. A caller's answer counts for the version whose turn it was, also
+unit only the first request that has an outcome counts, of those in canary after each warm-up: those
+that follow go to the same version and say nothing new about the split. A caller's answer counts for the version whose turn it was, also
 where another one stood in for it.
 """
 
@@ -92,7 +92,10 @@ def loss_cells(told: Told, release: Release, guardrail: Guardrail) -> tuple[Loss
 
 def _cells(told: Told, release: Release, guardrail: Guardrail) -> Iterator[LossCell]:
     margin = guardrail.margins[min(release.step, len(guardrail.margins) - 1)]
-    first = _first_of_units(told.unit, np.flatnonzero(~told.is_shadow))
+    split = [one.number for one in release.epochs if one.measured and 0.0 < one.share < 1.0]
+    first = _first_of_units(
+        told.unit, np.flatnonzero(~told.is_shadow & np.isin(told.epoch, split))
+    )
     for epoch in release.epochs:
         for segment in release.spec.segments:
             here = (told.epoch == epoch.number) & (told.segment == segment)
@@ -169,17 +172,17 @@ def _sum(losses: Floats) -> tuple[int, float]:
 
 def baseline_from(arrays: OutcomeArrays, service: str, champion: int) -> Baseline:
     """Raises: RefusedError (`no-outcomes`)."""
-    if arrays.rows == 0:
+    loss_max = _loss_max(arrays)
+    losses = losses_of(arrays, loss_max)
+    if np.isnan(losses).all():
         raise RefusedError(
             "no-outcomes",
-            f"release.guardrails names quality, but no outcome of {service} came in the last 30 "
-            "days, so nothing would ever be decided",
+            f"release.guardrails names quality, but no outcome of {service} that its answers can "
+            "be compared with came in the last 30 days, so nothing would ever be decided",
             f"record outcomes (doorstep outcome {service} FILE), or take quality out of the "
             "guardrails",
         )
-    loss_max = _loss_max(arrays)
-    losses = losses_of(arrays, loss_max)[arrays.assigned == champion]
-    known = losses[~np.isnan(losses)]
+    known = losses[(arrays.assigned == champion) & ~np.isnan(losses)]
     mean = float(known.mean()) if len(known) else 0.1
     return Baseline(min(max(mean, REFERENCE[0]), REFERENCE[1]), loss_max)
 

@@ -121,6 +121,21 @@ def test_only_measured_outcomes_of_this_release_count_and_each_unit_once():
     assert (cell.champion, cell.challenger) == ((1, 0.0), (3, 1.0))
 
 
+def test_who_came_in_shadow_or_in_a_warm_up_counts_when_they_come_in_canary():
+    shadow = started(guardrails=RAILS, **ONE_STEP).epochs[0]
+    release = in_canary()
+    epochs = (
+        msgspec.structs.replace(shadow, number=8),
+        msgspec.structs.replace(release.epoch, number=9, measured=False),
+        *release.epochs,
+    )
+    release = msgspec.structs.replace(release, epochs=epochs)
+    rows = [row(True, 1, unit="u1", epoch=8), row(True, 2, unit="u2", epoch=9)]
+    rows += [row(False, 2, unit="u1"), row(False, 1, unit="u2"), row(True, 2, unit="u1")]
+    (cell,) = told(release, rows).losses
+    assert (cell.champion, cell.challenger) == ((1, 0.0), (1, 0.0))
+
+
 def test_in_shadow_both_are_compared_on_the_same_requests():
     release = started(guardrails=RAILS, **ONE_STEP)
     rows = []
@@ -165,9 +180,11 @@ def test_the_baseline_is_the_champions_own():
     assert (found.reference, found.loss_max) == (0.25, 1.0)
     errors = [{"score": 0.0, "value": float(number)} for number in range(101)]
     assert baseline_from(arrays_of(errors), "prices", 1).loss_max == pytest.approx(99.0)
-    with pytest.raises(RefusedError, match="no outcome of loans came") as refused:
+    with pytest.raises(RefusedError, match="no outcome of loans that") as refused:
         baseline_from(arrays_of([]), "loans", 1)
     assert refused.value.code == "no-outcomes"
+    with pytest.raises(RefusedError, match="can be compared"):
+        baseline_from(arrays_of([{"answer": "yes", "value": 1.0}]), "loans", 1)
 
 
 def test_equal_versions_are_rarely_sent_back_however_often_it_is_looked():

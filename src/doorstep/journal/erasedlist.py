@@ -15,7 +15,9 @@ def note_erased(journal: Path, predictions: Iterable[str]) -> None:
     """Add these ids, on the disk; to add one again does no harm. Raises: OSError."""
     fd = os.open(journal / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
     try:
-        os.write(fd, b"".join(map(_digest, predictions)))
+        # What a full disk or a crash cut off is filled up, or all that follows would be off.
+        whole = bytes(-os.fstat(fd).st_size % DIGEST_BYTES)
+        os.write(fd, whole + b"".join(map(_digest, predictions)))
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -179,7 +179,9 @@ class Subjects:
         with self._writing() as con:
             rows = ((name, one.at) for name in about)
             con.executemany("INSERT OR REPLACE INTO erased VALUES (?, ?)", rows)
-            con.execute("UPDATE erasure SET done = 1 WHERE name = ?", [one.name])
+            # Not of one that was asked for since, which the ledger does not have yet.
+            said = "UPDATE erasure SET done = 1 WHERE name = ? AND at = ?"
+            con.execute(said, [one.name, one.at])
 
     def erased_among(self, about: Iterable[str]) -> dict[str, Instant]:
         """Which of these ids and recorded keys are of erased predictions, and until when."""

@@ -133,6 +133,8 @@ class Recorder:
         release = "" if call.pinned else service.release_id
         epoch = service.epoch if release else 0
         status, keys, units, warnings = int(part.status), parsed.keys, parsed.units, parsed.warnings
+        # What a model says of a row that it cannot take often quotes it.
+        error = part.error if mask is None else part.error.partition(":")[0]
         for at, row in enumerate(part.rows or range(parsed.count)):
             texts: Texts = ()
             inputs = b""
@@ -156,7 +158,7 @@ class Recorder:
                     latency_us,
                     warnings[row] if warnings else (),
                     (*texts, answers[at]) if texts else (answers[at],),
-                    part.error,
+                    error,
                     part.cached,
                 )
             )  # fmt: skip

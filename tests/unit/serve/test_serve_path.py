@@ -212,6 +212,21 @@ def test_one_bad_row_fails_only_its_own_request(tmp_path: Path) -> None:
     assert (failed.status, failed.error) == (Status.FAILED, "ValueError: secret")
 
 
+def test_where_fields_are_personal_no_record_has_what_a_model_says_of_a_row(
+    tmp_path: Path,
+) -> None:
+    hidden = Contract(
+        inputs=CONTRACT.inputs,
+        context=(msgspec.structs.replace(CONTRACT.context[0], personal="drop"),),
+    )
+    world = World(
+        tmp_path, plan(1, contract=hidden), {1: Scorer(0.5, ValueError("no number: 'Anna'"))}
+    )
+    world.ask({"x": -1})
+    (failed,) = world.records()
+    assert (failed.status, failed.error) == (Status.FAILED, "ValueError")
+
+
 @pytest.mark.parametrize(
     ("misbehave", "status"),
     [
@@ -234,6 +249,21 @@ def test_where_the_challenger_fails_the_champion_answers_and_both_are_told_apart
     assert (record.assigned, record.version, record.status) == (2, 1, status)
     assert (record.release, record.epoch, record.share) == ("r", 1, 1.0)
     assert (world.cell("challenger").bad, world.cell("champion")) == (1, None)
+
+
+def test_only_requests_of_one_unit_are_timed_so_that_neither_arm_lacks_its_own(
+    tmp_path: Path,
+) -> None:
+    keyed = plan(1, 2, release=release(1.0, slow_us=(0,), slow_challenger_us=(0,)))
+    keyed = msgspec.structs.replace(keyed, key="region", unit="region")
+    world = World(tmp_path, keyed, {1: Scorer(1), 2: Scorer(2, ValueError("x"))})
+    world.ask(
+        {"rows": [{"x": 1}, {"x": 2}], "context": {"region": "a"}},
+        {"rows": [{"x": 1}, {"x": -2}], "context": {"region": "b"}},
+        {"rows": [{"x": 1}, {"x": 2}], "context": [{"region": "c"}, {"region": "d"}]},
+    )
+    cell = world.cell("challenger")
+    assert cell is not None and (cell.requests, cell.timed) == (3, 2)
 
 
 def test_the_chain_ends_with_a_declared_answer_or_an_error(tmp_path: Path) -> None:

@@ -359,7 +359,7 @@ def test_outcomes_are_journaled_or_refused_whole(site: Site) -> None:
     path = "/v1/services/loans/outcomes"
     name = site.ask(PREDICT, ROW)[2]["predictions"][0]["id"]
     outcomes = [
-        {"prediction": name, "label": "bad"},
+        {"prediction": name.upper(), "label": "bad"},
         {"key": "a-1", "label": "good", "at": "2026-01-02T03:04:05Z"},
     ]
     assert site.ask(path, {"outcomes": outcomes})[2] == {"recorded": 2}

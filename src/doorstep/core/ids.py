@@ -72,6 +72,12 @@ def parse_version(text: str) -> tuple[str, int]:
     return parse_name(match["service"]), int(match["number"])
 
 
+def plain_prediction_id(text: str) -> str:
+    """As the journal writes it, however it was written. Raises: as `parse_prediction_id`."""
+    request, row = parse_prediction_id(text)
+    return f"{request}.{row}"
+
+
 def parse_prediction_id(text: str) -> tuple[UUID, int]:
     """`<uuid>.<row>` (or a bare uuid: row 0) -> (request id, row).
 

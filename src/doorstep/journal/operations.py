@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from doorstep.core.contract import Contract
 from doorstep.core.errors import InputError, NotFoundError
-from doorstep.core.ids import new_id, parse_prediction_id
+from doorstep.core.ids import new_id, parse_prediction_id, plain_prediction_id
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
 from doorstep.core.record import (
@@ -394,7 +394,7 @@ def _record(service: str, given: OutcomeGiven, now: Instant, index: int) -> Outc
             service=service,
             at=given.at or now,
             received_at=now,
-            prediction=given.prediction,
+            prediction=plain_prediction_id(given.prediction) if given.prediction else "",
             key=given.key,
             label=given.label,
             value=given.value,
@@ -407,8 +407,6 @@ def _record(service: str, given: OutcomeGiven, now: Instant, index: int) -> Outc
 
 def _check(given: OutcomeGiven) -> None:
     """Raises: ValueError, InputError. One outcome that nobody can store would spoil its block."""
-    if given.prediction:
-        parse_prediction_id(given.prediction)
     if len(given.key) > KEY_CHARS_MAX:
         raise ValueError(f"a key of {len(given.key)} characters; at most {KEY_CHARS_MAX}")
     if len(given.label or "") > LABEL_CHARS_MAX:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from doorstep.core.errors import InputError, OverloadedError, RefusedError
-from doorstep.core.ids import parse_prediction_id
+from doorstep.core.ids import plain_prediction_id
 from doorstep.core.instant import Instant, parse_instant
 from doorstep.core.record import Kind, OutcomeRecord, outcome_refused, require_possible
 from doorstep.serve.call import Call, Part
@@ -180,8 +180,6 @@ def read_outcomes(
 def _outcome(given: OutcomeGiven, service: str, now: Instant, number: int) -> OutcomeRecord:
     where = f"outcome {number}"
     try:
-        if given.prediction:
-            parse_prediction_id(given.prediction)
         label = given.label
         if isinstance(label, bool | int):
             label = str(label).lower()
@@ -191,7 +189,7 @@ def _outcome(given: OutcomeGiven, service: str, now: Instant, number: int) -> Ou
             service=service,
             at=_instant(given.at, now),
             received_at=now,
-            prediction=given.prediction,
+            prediction=plain_prediction_id(given.prediction) if given.prediction else "",
             key="" if given.key == "" else read_id(given.key, "key", where) or "",
             label=label,
             value=given.value,

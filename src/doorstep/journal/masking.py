@@ -62,6 +62,11 @@ class Mask:
             self._named(unit) if self._hides_unit else unit,
         )
 
+    def unit(self, unit: str) -> str:
+        """What is counted of it as evidence, which outlasts an erasure: as recorded, so that nobody
+        can tell whose it is; where nothing of it is recorded, itself."""
+        return (self._named(unit) or unit) if self._hides_unit else unit
+
     def key(self, key: str) -> str:
         """What is recorded of the key that an outcome is about."""
         return self._named(key) if self._hides_key else key

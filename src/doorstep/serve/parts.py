@@ -32,7 +32,9 @@ def units_of(part: Part) -> list[int]:
     if units is None:
         return [hash_unit("unit", call.id)]
     rows = part.rows if part.rows is not None else range(part.count)
-    return [hash_unit("unit", one) for one in dict.fromkeys(units[at] or call.id for at in rows)]
+    found = dict.fromkeys(units[at] or call.id for at in rows)
+    mask = call.service.mask
+    return [hash_unit("unit", mask.unit(one) if mask else one) for one in found]
 
 
 def is_divisible(part: Part) -> bool:

@@ -91,6 +91,15 @@ def test_personal_fields_are_dropped_or_kept_as_a_hash() -> None:
     assert not mask_of(numbers[0], texts[0]).is_needed
 
 
+def test_a_unit_that_is_personal_is_counted_as_its_pseudonym() -> None:
+    named = Contract(inputs=(Field(name="person", type="text", personal="drop"),))
+    sealer = Sealer(bytes(range(64)))
+    mask = Mask("s", named, ("person", "", "person"), sealer)
+    assert mask.unit("anna") == sealer.pseudonym("anna") == mask.ids("anna", "anna")[1]
+    assert Mask("s", named, ("person", "", "person"), None).unit("anna") == "anna"
+    assert mask_of(Field(name="a", type="int", personal="drop")).unit("anna") == "anna"
+
+
 def test_whose_inputs_are_kept_is_decided_by_the_request_alone() -> None:
     keeps = keeps_of(plan(record="sample", record_share=0.25))
     assert keeps is not None

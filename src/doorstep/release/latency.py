@@ -1,8 +1,10 @@
 """Latency and disagreement: the numbers of two guardrails that nodes count as requests come. Pure.
 
 Latency in canary: requests slower than the champion's p50, p90, p99 and p99.9 in the time before
-the release, the challenger's against the same times the tolerance; the mean of four M1. Of each
-unit only its first request in an epoch is taken. Disagreement in shadow: M4 on pairs of answers.
+the release, the challenger's against the same times the tolerance. R: the mean of four M1. P: each
+of the first three must be there, or a fast middle would speak for a slow tail; the fourth is too
+rare to be waited for. Of each unit only its first request in an epoch is taken. Disagreement in
+shadow: M4 on pairs of answers.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from doorstep.stats import eprocess
 
 CS_ALPHA = 0.05
 SHOWN = SLOW_QUANTILES.index(0.9)
+WAITED_FOR = SLOW_QUANTILES[:3]
+SLOW_SHARE_MAX = 0.9
 
 
 def latency_numbers(
@@ -38,8 +42,7 @@ def latency_numbers(
     worse = [eprocess.share_log_e_restarted(one, starts, 1.0, +1) for one in slow]
     better = None
     if release.state is not State.SHADOW and release.epoch.state is not State.SHADOW:
-        margin = guardrail.margins[release.step]
-        better = eprocess.log_mean_exp([eprocess.share_log_e(one, margin, -1) for one in slow])
+        better = _log_advance(cells, epochs, slow, guardrail.margins[release.step])
     low, high = eprocess.share_interval(slow[SHOWN], CS_ALPHA)
     return Numbers(
         guardrail=guardrail.name,
@@ -57,6 +60,24 @@ def latency_numbers(
     )
 
 
+def _log_advance(
+    cells: Sequence[Cell],
+    epochs: Sequence[Epoch],
+    slow: Sequence[Sequence[eprocess.ShareCell]],
+    margin: float,
+) -> float:
+    """P, against "some of the quantiles is worse by the margin, both than the champion's now and
+    than what it was before the release"."""
+    n = _timed(cells, epochs, "challenger")
+    found = []
+    for quantile, counts in zip(WAITED_FOR, slow, strict=False):
+        share = eprocess.share_log_e(counts, margin, -1)
+        limit = min(margin * (1.0 - quantile), SLOW_SHARE_MAX)
+        few = eprocess.one_sample_log_e(sum(in_b for _, in_b, _ in counts), n, limit, -1)
+        found.append(eprocess.log_mean_exp([share, few]))
+    return min(found)
+
+
 def _slow(cells: Sequence[Cell], epochs: Sequence[Epoch], place: int) -> list[eprocess.ShareCell]:
     counts = {(epoch.number, arm): 0 for epoch in epochs for arm in ("champion", "challenger")}
     for cell in cells:
@@ -68,11 +89,18 @@ def _slow(cells: Sequence[Cell], epochs: Sequence[Epoch], place: int) -> list[ep
     ]
 
 
-def _rate(cells: Sequence[Cell], epochs: Sequence[Epoch], arm: str) -> float | None:
+def _mine(cells: Sequence[Cell], epochs: Sequence[Epoch], arm: str) -> list[Cell]:
     numbers = {epoch.number for epoch in epochs}
-    mine = [one for one in cells if one.epoch in numbers and one.arm == arm and one.slow]
-    timed = sum(one.timed for one in mine)
-    return sum(one.slow[SHOWN] for one in mine) / timed if timed else None
+    return [one for one in cells if one.epoch in numbers and one.arm == arm and one.slow]
+
+
+def _timed(cells: Sequence[Cell], epochs: Sequence[Epoch], arm: str) -> int:
+    return sum(one.timed for one in _mine(cells, epochs, arm))
+
+
+def _rate(cells: Sequence[Cell], epochs: Sequence[Epoch], arm: str) -> float | None:
+    timed = _timed(cells, epochs, arm)
+    return sum(one.slow[SHOWN] for one in _mine(cells, epochs, arm)) / timed if timed else None
 
 
 def disagreement_numbers(release: Release, cells: Sequence[Cell], guardrail: Guardrail) -> Numbers:

@@ -100,6 +100,9 @@ def _guardrails(
 def _guardrail(release: Inner, numbers: Numbers) -> GuardrailView:
     step = min(release.step, len(release.spec.margins) - 1)
     rule = next((one for one in release.spec.guardrails if one.name == numbers.guardrail), None)
+    margins = rule.margins if rule and rule.margins else release.spec.margins
+    # Disagreement is under its limit or over it: there is nothing between.
+    is_limit = numbers.guardrail == "disagreement"
     name = numbers.guardrail if not numbers.segment else f"{numbers.guardrail} in {numbers.segment}"
     return GuardrailView(
         name=name,
@@ -113,7 +116,7 @@ def _guardrail(release: Inner, numbers: Numbers) -> GuardrailView:
         log_e_advance=_finite(numbers.log_e_advance or 0.0),
         log_e_advance_threshold=numbers.log_advance_at or 0.0,
         tolerance=rule.tolerance if rule else 1.0,
-        margin=(rule.margins if rule and rule.margins else release.spec.margins)[step],
+        margin=rule.tolerance if rule and is_limit else margins[step],
         missing="" if numbers.is_good or release.is_over else say_missing(numbers),
     )
 

@@ -51,6 +51,8 @@ def say_ratio(numbers: Numbers) -> str:
     """`errors 0.2 % against 0.1 %, ratio 0.4 to 8.1`; an end that is open is said as such. Of
     quality: `quality loss 11 % against 10 %, difference -0.4 to +2.1 points`."""
     rates = f"{percent(numbers.challenger_rate)} against {percent(numbers.champion_rate)}"
+    if numbers.guardrail == "disagreement":
+        return f"{_name(numbers)} {percent(numbers.challenger_rate)}"
     if not numbers.is_ratio:
         return f"{_name(numbers)} {rates}, difference {say_difference(numbers.low, numbers.high)}"
     low, high = numbers.low or 0.0, numbers.high

@@ -15,6 +15,7 @@ from doorstep.release.before import latency_of
 from doorstep.release.decide import decide, recompute
 from doorstep.release.judge import judge
 from doorstep.release.types import Advance, Cell, Evidence, Guardrail, Hold, Rollback
+from doorstep.release.wording import say_ratio
 
 LATENCY = Guardrail(
     name="latency", margins=(2.0,), slow_us=(1_000, 5_000, 20_000, 50_000), weight=0.5
@@ -50,6 +51,16 @@ def test_a_slower_challenger_goes_back_and_an_equal_one_advances():
     assert isinstance(decide(release, all_slower, at(60)).outcome, Rollback)
 
 
+def test_a_middle_that_is_as_fast_does_not_speak_for_a_tail_that_is_slow():
+    """Twice as many in the tail as before, seen too rarely yet to be sent back."""
+    release = in_step(guardrails=RAILS, **ONE_STEP)
+    tail = slow((500, 100, 10, 1), (500, 100, 20, 2), n=1000)
+    assert isinstance(decide(release, tail, at(60)).outcome, Hold)
+    # Who has hardly a slow request is good whatever the champion does meanwhile.
+    none = slow((20, 0, 0, 0), (20, 0, 0, 0), n=1000)
+    assert isinstance(decide(release, none, at(60)).outcome, Advance)
+
+
 def test_no_times_hold_and_are_not_taken_for_good_ones():
     release = in_step(guardrails=RAILS, **ONE_STEP)
     decision = decide(release, evidence(arms(1, (4000, 0), (4000, 0))), at(60))
@@ -69,6 +80,8 @@ def test_in_shadow_latency_waits_and_answers_are_compared():
 
     assert isinstance(decide(release, seen(2000, 4), at(60)).outcome, Advance)
     assert isinstance(decide(release, seen(1000, 20), at(60)).outcome, Hold)
+    (found,) = (one for one in judge(release, seen(2000, 4)) if one.guardrail == "disagreement")
+    assert say_ratio(found) == "answers that differ 0.2 %"
     gone = decide(release, seen(1000, 120), at(60))
     assert isinstance(gone.outcome, Rollback)
     assert gone.reason.startswith("answers that differ 10.7 % (evidence"), gone.reason

@@ -32,7 +32,7 @@ REGRESSION = "value"
 def explain_prediction(app: App, asked: ExplainPrediction) -> Explanation:
     """Say what each value of a row added to its score."""
     row = find_row(app, asked.prediction)
-    if personal_of(app, row) == "erased":
+    if personal_of(app, [row]) == ["erased"]:
         raise erased_error(asked.prediction)
     version = _answering(app, row["service"], int(row["version"]), asked.prediction)
     require_model(version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,12 +31,18 @@ def erased_error(prediction: str) -> RefusedError:
     )
 
 
-def personal_of(app: App, row: dict[str, Any]) -> Personal:
-    """Whether the record has sealed fields, and whether they were erased."""
-    if not row.get(SEALED):
-        return "none"
-    subjects = kept_subjects(app)
-    return "erased" if subjects is not None and subjects.open([row]) == [None] else "sealed"
+def personal_of(app: App, rows: Sequence[dict[str, Any]]) -> list[Personal]:
+    """Whether each record has sealed fields, and whether they were erased."""
+    subjects = kept_subjects(app) if any(row.get(SEALED) for row in rows) else None
+    opened: Sequence[object] = [{}] * len(rows)
+    if subjects is not None:
+        # Of another key nothing is known; what does not need it can be read all the same.
+        with contextlib.suppress(RefusedError):
+            opened = subjects.open(rows)
+    return [
+        "none" if not row.get(SEALED) else "erased" if values is None else "sealed"
+        for row, values in zip(rows, opened, strict=True)
+    ]
 
 
 def without_erased(

@@ -141,12 +141,12 @@ def views_of(
     to be shown."""
     known = _outcomes(app, service, rows)
     if opened:
-        both = zip(rows, opened, strict=True)
         return tuple(
             prediction_view(row | dict(values), known, "open" if values else "none")
-            for row, values in both
+            for row, values in zip(rows, opened, strict=True)
         )
-    return tuple(prediction_view(row, known, personal_of(app, row)) for row in rows)
+    both = zip(rows, personal_of(app, rows), strict=True)
+    return tuple(prediction_view(row, known, personal) for row, personal in both)
 
 
 def find_row(app: App, prediction: str) -> dict[str, Any]:

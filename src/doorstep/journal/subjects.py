@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.keywrap import (
     aes_key_wrap,
 )
 
+from doorstep.core.errors import RefusedError
 from doorstep.core.instant import Instant
 from doorstep.core.record import SEALED
 from doorstep.journal.columns import SEALED_KEY, Batch
@@ -121,7 +122,14 @@ class Subjects:
         return aes_key_wrap(self._key.wrapping, secrets.token_bytes(KEY_BYTES))
 
     def _unwrapped(self, key: bytes) -> bytes:
-        return aes_key_unwrap(self._key.wrapping, key)
+        try:
+            return aes_key_unwrap(self._key.wrapping, key)
+        except InvalidUnwrap:
+            raise RefusedError(
+                "sealed-for-another-key",
+                f"{self._path} has keys of persons that are wrapped by another home's key",
+                "restore keys/personal.key from the backup that belongs to this journal",
+            ) from None
 
     def open(self, rows: Iterable[Mapping[str, Any]]) -> list[Values | None]:
         """The sealed values of each row of the journal; None where they were erased, {} where none
@@ -147,8 +155,9 @@ class Subjects:
         elif name not in keys:
             return None
         else:
+            wrapping = self._unwrapped(keys[name])
             try:
-                key = aes_key_unwrap(self._unwrapped(keys[name]), found)
+                key = aes_key_unwrap(wrapping, found)
             except InvalidUnwrap:
                 return None  # of the key that was destroyed; the subject came back since
         return open_sealed(key, row[SEALED])

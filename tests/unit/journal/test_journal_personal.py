@@ -166,9 +166,10 @@ def test_an_erased_person_is_closed_and_proven_before_and_after_compaction(
     done = home.erase("anna")
     assert done.predictions == 1
     assert (home.opened(0), home.opened(1) is None) == (None, False)
-    assert (personal_of(home.app, home.row()), personal_of(home.app, home.row(1))) == (
-        "erased", "sealed"
-    )  # fmt: skip
+    assert personal_of(home.app, [home.row(), home.row(1)]) == [
+        "erased",
+        "sealed",
+    ]
     if not is_compacted:
         assert home.prove().state == "not-sealed"
         home.compact(writer)
@@ -309,6 +310,16 @@ def test_another_key_is_said_and_nothing_is_thrown_away(home: Home) -> None:
         home.compact(writer)
     assert refused.value.code == "sealed-for-another-key"
     assert list((home.path / "journal" / NODE).glob("*.block")), "the block waits for its key"
+
+
+def test_what_another_key_sealed_is_not_said_to_be_erased(home: Home) -> None:
+    home.compact(home.answer("anna"))
+    (home.path / "keys" / "personal.key").unlink()
+    create_keys(home.path / "keys", "test")
+    with pytest.raises(RefusedError) as refused:
+        Subjects(home.path / "keys").open([home.row()])
+    assert refused.value.code == "sealed-for-another-key"
+    assert personal_of(home.app, [home.row()]) == ["sealed"]
 
 
 def test_without_a_key_a_block_waits(home: Home) -> None:

@@ -4,8 +4,8 @@ A request's loss is 1 where the answer was wrong and 0 where it was right; of a 
 absolute error, as a part of what counts as a loss of 1. In shadow both versions are asked the same,
 so their losses are compared request by request (M3); in canary each answers its own part (M2). Of a
 unit only the first request that has an outcome counts, of those in canary after each warm-up: those
-that follow go to the same version and say nothing new about the split. A caller's answer counts for the version whose turn it was, also
-where another one stood in for it.
+that follow go to the same version and say nothing new about the split. A caller's answer counts for
+the version whose turn it was, also where another one stood in for it.
 """
 
 from __future__ import annotations
@@ -93,9 +93,7 @@ def loss_cells(told: Told, release: Release, guardrail: Guardrail) -> tuple[Loss
 def _cells(told: Told, release: Release, guardrail: Guardrail) -> Iterator[LossCell]:
     margin = guardrail.margins[min(release.step, len(guardrail.margins) - 1)]
     split = [one.number for one in release.epochs if one.measured and 0.0 < one.share < 1.0]
-    first = _first_of_units(
-        told.unit, np.flatnonzero(~told.is_shadow & np.isin(told.epoch, split))
-    )
+    first = _first_of_units(told.unit, np.flatnonzero(~told.is_shadow & np.isin(told.epoch, split)))
     for epoch in release.epochs:
         for segment in release.spec.segments:
             here = (told.epoch == epoch.number) & (told.segment == segment)

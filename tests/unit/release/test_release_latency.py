@@ -81,7 +81,7 @@ def test_in_shadow_latency_waits_and_answers_are_compared():
     assert isinstance(decide(release, seen(2000, 4), at(60)).outcome, Advance)
     assert isinstance(decide(release, seen(1000, 20), at(60)).outcome, Hold)
     (found,) = (one for one in judge(release, seen(2000, 4)) if one.guardrail == "disagreement")
-    assert say_ratio(found) == "answers that differ 0.2 %"
+    assert say_ratio(found) == "answers that differ 0.20 %"
     gone = decide(release, seen(1000, 120), at(60))
     assert isinstance(gone.outcome, Rollback)
     assert gone.reason.startswith("answers that differ 10.7 % (evidence"), gone.reason

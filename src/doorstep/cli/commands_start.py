@@ -177,7 +177,13 @@ def doctor(json: Json = False, home: Home = None) -> None:
 
 
 JournalWord = Annotated[
-    str, typer.Option(metavar="MODE", help="durable: answer when the disk has the record.")
+    str, typer.Option(metavar="MODE", help="durable: answer when the disk has it; replicated.")
+]
+Replica = Annotated[
+    str, typer.Option(metavar="URL", help="Of the second place; default: DOORSTEP_REPLICA.")
+]
+ReplicaDays = Annotated[
+    float, typer.Option(metavar="DAYS", help="It forgets what is older; default: 30.")
 ]
 JournalMax = Annotated[
     float, typer.Option(metavar="GB", help="With more, the oldest days go; default: 100.")
@@ -217,12 +223,15 @@ def up(
     journal_max: JournalMax = 100,
     disk_reserve: DiskReserve = 256,
     disk_low: DiskLow = "refuse",
+    replica: Replica = "",
+    replica_days: ReplicaDays = 30,
     json: Json = False,
 ) -> None:
     """Run Doorstep over a home. Stop it with Ctrl-C or `doorstep down`."""
     import os
 
     from doorstep.journal.options import journal_options
+    from doorstep.journal.replica import VARIABLE
     from doorstep.kernel.settings import Flags, read_settings
     from doorstep.serve.observe_options import observe_options
     from doorstep.serve.tls import tls_files
@@ -238,7 +247,9 @@ def up(
     )
     settings = read_settings(flags, os.environ, Path.cwd())
     tls = tls_files(tls_cert, tls_key, tls_client_ca)
-    keep = journal_options(journal, journal_max, disk_reserve, disk_low)
+    url = replica or os.environ.get(VARIABLE, "")
+    keep = journal_options(journal, journal_max, disk_reserve, disk_low, url, replica_days)
+    os.environ[VARIABLE] = keep.replica  # to whom we start, which `words` would show to everybody
     words = observe_options(access_log, access_sample).words + keep.words
     words += ["--memory", str(memory)] if memory else []
     if detach:
@@ -253,7 +264,13 @@ def up(
     from doorstep.compose.up import up as run
 
     run(
-        UpOptions(settings=settings, workers=workers, tls=tls, node_words=tuple(words)),
+        UpOptions(
+            settings=settings,
+            workers=workers,
+            tls=tls,
+            node_words=tuple(words),
+            replica=keep.replica,
+        ),
         lambda ready: say_ready(ready, as_json=json),
     )
 

@@ -25,6 +25,7 @@ from doorstep.core.plan import ApiKey, PlanRoot, ServicePlan
 from doorstep.core.report import FORMAT as REPORT_FORMAT
 from doorstep.core.report import NodeReport, WorkerReport
 from doorstep.journal.options import JournalOptions
+from doorstep.journal.replica import VARIABLE
 from doorstep.kernel.files import write_atomic
 from doorstep.serve import nodeplan
 from doorstep.serve.children import Child
@@ -128,9 +129,11 @@ class Supervisor:
             predict_route=options.predict_route, health_route=options.health_route,
             rpc=self._rpc_listener.fileno() if self._rpc_listener else None,
             workers=options.workers, guarded=options.is_reachable, tls=options.tls,
-            observe=options.observe, keep=options.keep,
+            observe=options.observe, keep=msgspec.structs.replace(options.keep, replica=""),
         )  # fmt: skip
-        self.fronts = FrontSlots(options.workers, fronts, logs, self._hear)
+        # Not an argument, which everybody can read; and engines, with code of others, have it not.
+        self._secrets = {VARIABLE: options.keep.replica} if options.keep.replica else {}
+        self.fronts = FrontSlots(options.workers, fronts, logs, self._hear, self._secrets)
         self._extras = {one.slot: one for one in self._make_extras(logs)}
         self.current: NodePlan | None = None
         self._good = -1
@@ -443,7 +446,8 @@ class Supervisor:
         if options.compactor:
             argv = ["-m", "doorstep.journal.compactor", *common]
             argv += ["--journal-max", str(options.keep.gb_max)]
-            extras.append(Child("compactor", "compactor", argv, logs))
+            argv += ["--replica-days", str(options.keep.replica_days)]
+            extras.append(Child("compactor", "compactor", argv, logs, variables=self._secrets))
         return extras
 
     def _keep_children(self) -> None:

@@ -72,6 +72,7 @@ def require_replica(url: str) -> None:
         raise UsageError(
             "bad-replica",
             f"the replica is {say_replica(url)!r}; expected postgresql://... or nats://host:port",
+            "doorstep up --journal replicated --replica URL",
         )
     module, extra = _PACKAGES[scheme]
     if find_spec(module) is None:
@@ -93,7 +94,7 @@ def replica_of(url: str) -> Replica:
 def say_replica(url: str) -> str:
     """The URL without the password or anything else that may be secret."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if url else ""
 
 
 def unreachable(url: str, why: object) -> UnreachableError:

@@ -175,5 +175,5 @@ def test_the_options_of_a_node_say_its_mode():
     with pytest.raises(UsageError, match="expected postgresql"):
         journal_options("replicated")
     kept = journal_options("replicated", replica="nats://who:hidden@here", replica_days=2)
-    assert kept.words == ["--journal", "replicated", "--replica-days", "2"]
+    assert kept.words == ["--journal", "replicated", "--replica-days", "2.0"]
     assert journal_options("durable", replica="nats://here").replica == ""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,9 @@ import pytest
 
 from doorstep.journal.reader import list_blocks
 from doorstep.journal.replica import VARIABLE, rebuild
+from doorstep.journal.surface import OutcomeGiven
 from doorstep.testing.home import TestHome
+from doorstep.testing.installation import RunningInstallation
 from doorstep.testing.node import RunningNode
 from fakes.load import Load, Tally
 from fakes.places import PASSWORD, Place, listed_ids
@@ -79,6 +84,39 @@ def test_what_a_lost_machine_answered_is_there_once_after_it_was_brought_back(
     times = listed_ids(home.path, "test")
     assert sum(times.values()) == rows
     assert {one: times[one] for one in tally.answered} == dict.fromkeys(tally.answered, 1)
+
+
+@pytest.mark.parametrize("place", ["nats"], indirect=True)
+def test_an_installation_whose_journal_is_lost_has_it_back_by_one_command_while_it_serves(
+    tmp_path: Path, place: Place
+) -> None:
+    home = tmp_path / "home"
+    with RunningInstallation(home, environ={VARIABLE: place.url}) as here:
+        here.register("loans")
+        here.serve("loans@1")
+
+        async def story() -> Tally:
+            async with Load(here.data_url, PATH, lambda _: BODY) as load:
+                await load.wait_answers(200)
+                return await load.stop()
+
+        tally = asyncio.run(story())
+        told = next(iter(tally.answered))
+        here.client.record_outcomes("loans", [OutcomeGiven(prediction=told, label="good")])
+        for what in ("control", "node", "compactor", "front", "front"):
+            here.kill(what)
+        shutil.rmtree(home / "journal")
+        here.restart()
+        command = [sys.executable, "-m", "doorstep.cli.main", "journal", "restore", "--json"]
+        said = subprocess.run(
+            [*command, "--from", place.url, "--home", str(home)], capture_output=True, check=True
+        )
+        brought = {one["node"]: one for one in json.loads(said.stdout)}
+        assert brought["local"]["predictions"] >= len(tally.answered)
+        assert brought["control"]["outcomes"] == 1
+        times = Counter(name for name, _ in here.journaled())
+        assert {one: times[one] for one in tally.answered} == dict.fromkeys(tally.answered, 1)
+        assert here.client.prediction(told).outcome == "good"
 
 
 @pytest.mark.parametrize("fault", ["cut", "hang"])

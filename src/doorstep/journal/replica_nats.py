@@ -8,11 +8,13 @@ An acknowledged message is as safe as the stream is: one that is there already i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Coroutine, Sequence
 from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
+import msgspec
 import nats
 import uvloop
 from nats.aio.client import Client
@@ -80,7 +82,9 @@ class NatsReplica:
     async def _drop(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            await client.close()
+            with contextlib.suppress(nats.errors.Error, OSError):
+                async with asyncio.timeout(WAIT_S):
+                    await client.close()
 
     async def _connected(self) -> Client:
         if self._client is not None and self._client.is_connected:
@@ -122,16 +126,28 @@ class NatsReplica:
         )
 
     async def _blocks(self) -> list[tuple[str, str]]:
-        stream = (await self._connected()).jetstream(timeout=READ_WAIT_S)
-        info = await stream.stream_info(self._stream, subjects_filter=">")
-        names = sorted(one.split(".") for one in info.state.subjects or {})
+        names = sorted(one.split(".") for one in await self._messages(">"))
         return [(node, block) for *_, node, block in names]
 
+    async def _messages(self, subject: str) -> dict[str, int]:
+        """How many there are of each subject. The server tells a hundred thousand at a time, which
+        the client's own question does not know."""
+        client, found, total = await self._connected(), dict[str, int](), 1
+        while len(found) < total:
+            asked = msgspec.json.encode({"subjects_filter": subject, "offset": len(found)})
+            told = await client.request(
+                f"$JS.API.STREAM.INFO.{self._stream}", asked, timeout=READ_WAIT_S
+            )
+            said = msgspec.json.decode(told.data)
+            part = said["state"].get("subjects") or {}
+            total = said.get("total", 0) if part else 0
+            found |= part
+        return found
+
     async def _read(self, node: str, block: str) -> list[Segment]:
-        stream = (await self._connected()).jetstream(timeout=READ_WAIT_S)
         subject = self._subject(node, block)
-        info = await stream.stream_info(self._stream, subjects_filter=subject)
-        left = (info.state.subjects or {}).get(subject, 0)
+        left = (await self._messages(subject)).get(subject, 0)
+        stream = (await self._connected()).jetstream(timeout=READ_WAIT_S)
         config = ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL)
         asked = await stream.pull_subscribe(subject, stream=self._stream, config=config)
         found = []

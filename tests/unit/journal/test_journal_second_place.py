@@ -16,6 +16,7 @@ from doorstep.core.errors import UnreachableError, UsageError
 from doorstep.core.instant import SECOND_US, SystemClock
 from doorstep.journal import replica
 from doorstep.journal.compactor import Compactor
+from doorstep.journal.operations import CONTROL_NODE, OutcomeWriter
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.reader import list_blocks
 from doorstep.journal.replica import Segment, rebuild, replica_of, require_replica
@@ -111,6 +112,23 @@ def test_what_was_given_up_is_not_there_after_the_next_that_is_kept(
     shutil.rmtree(tmp_path / "journal" / "n1")
     place.bring_back(tmp_path)
     assert rows_of(tmp_path) == [1, 3]
+
+
+def test_an_outcome_that_is_told_to_the_control_plane_is_at_the_second_place_or_refused(
+    tmp_path: Path, place: Place
+) -> None:
+    told = OutcomeWriter(tmp_path / "journal", replica_of(place.url))
+    assert told.write([OUTCOME]) == 1
+    assert [node for node, _ in place.blocks()] == [CONTROL_NODE]
+    place.way.cut()
+    with pytest.raises(UnreachableError):
+        told.write([OUTCOME])
+    place.way.mend()
+    told.close()
+    shutil.rmtree(tmp_path / "journal")
+    with closing(replica_of(place.url)) as found:
+        (back,) = restore(tmp_path, found)
+    assert (back.node, back.outcomes) == (CONTROL_NODE, 1)
 
 
 def test_a_place_keeps_each_segment_once_and_forgets_old_blocks(

@@ -13,6 +13,7 @@ from doorstep.cli.output import done, emit, fail, note, progress, table, warn
 if TYPE_CHECKING:
     from doorstep.cli.drafting import Asked, Drafted
     from doorstep.compose.up import Ready
+    from doorstep.journal.options import JournalOptions
 
 Number = Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes any free port.")]
 GrpcPort = Annotated[
@@ -230,8 +231,6 @@ def up(
     """Run Doorstep over a home. Stop it with Ctrl-C or `doorstep down`."""
     import os
 
-    from doorstep.journal.options import journal_options
-    from doorstep.journal.replica import VARIABLE
     from doorstep.kernel.settings import Flags, read_settings
     from doorstep.serve.observe_options import observe_options
     from doorstep.serve.tls import tls_files
@@ -247,9 +246,7 @@ def up(
     )
     settings = read_settings(flags, os.environ, Path.cwd())
     tls = tls_files(tls_cert, tls_key, tls_client_ca)
-    url = replica or os.environ.get(VARIABLE, "")
-    keep = journal_options(journal, journal_max, disk_reserve, disk_low, url, replica_days)
-    os.environ[VARIABLE] = keep.replica  # to whom we start, which `words` would show to everybody
+    keep = _keep(journal, journal_max, disk_reserve, disk_low, replica, replica_days)
     words = observe_options(access_log, access_sample).words + keep.words
     words += ["--memory", str(memory)] if memory else []
     if detach:
@@ -263,16 +260,26 @@ def up(
     from doorstep.compose.up import UpOptions
     from doorstep.compose.up import up as run
 
-    run(
-        UpOptions(
-            settings=settings,
-            workers=workers,
-            tls=tls,
-            node_words=tuple(words),
-            replica=keep.replica,
-        ),
-        lambda ready: say_ready(ready, as_json=json),
+    options = UpOptions(
+        settings=settings, workers=workers, tls=tls, node_words=tuple(words), replica=keep.replica
     )
+    run(options, lambda ready: say_ready(ready, as_json=json))
+
+
+def _keep(
+    mode: str, gb_max: float, reserve_mb: float, disk_low: str, replica: str, replica_days: float
+) -> JournalOptions:
+    """How the journal is kept. Whom we start is told the replica's URL by the environment: a
+    command line can be read by everybody."""
+    import os
+
+    from doorstep.journal.options import journal_options
+    from doorstep.journal.replica import VARIABLE
+
+    url = replica or os.environ.get(VARIABLE, "")
+    found = journal_options(mode, gb_max, reserve_mb, disk_low, url, replica_days)
+    os.environ[VARIABLE] = found.replica
+    return found
 
 
 def say_ready(ready: Ready, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from doorstep.core.errors import UsageError
 from doorstep.core.report import JournalMode
-from doorstep.journal.replica import require_replica
+from doorstep.journal.replica import VARIABLE, require_replica
 
 MB, GB = 10**6, 10**9
 JOURNAL_GB_MAX = 100
@@ -53,6 +53,12 @@ class JournalOptions(msgspec.Struct, frozen=True, kw_only=True):
             ("--replica-days", self.replica_days, usual.replica_days),
         )
         return [word for name, one, other in pairs if one != other for word in (name, str(one))]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """For the environment of who writes the journal: what `words` leaves out. Engines, which run
+        code of others, do not get it."""
+        return {VARIABLE: self.replica} if self.replica else {}
 
 
 def journal_options(

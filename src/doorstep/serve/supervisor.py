@@ -25,7 +25,6 @@ from doorstep.core.plan import ApiKey, PlanRoot, ServicePlan
 from doorstep.core.report import FORMAT as REPORT_FORMAT
 from doorstep.core.report import NodeReport, WorkerReport
 from doorstep.journal.options import JournalOptions
-from doorstep.journal.replica import VARIABLE
 from doorstep.kernel.files import write_atomic
 from doorstep.serve import nodeplan
 from doorstep.serve.children import Child
@@ -131,9 +130,8 @@ class Supervisor:
             workers=options.workers, guarded=options.is_reachable, tls=options.tls,
             observe=options.observe, keep=msgspec.structs.replace(options.keep, replica=""),
         )  # fmt: skip
-        # Not an argument, which everybody can read; and engines, with code of others, have it not.
-        self._secrets = {VARIABLE: options.keep.replica} if options.keep.replica else {}
-        self.fronts = FrontSlots(options.workers, fronts, logs, self._hear, self._secrets)
+        secrets = options.keep.variables
+        self.fronts = FrontSlots(options.workers, fronts, logs, self._hear, secrets)
         self._extras = {one.slot: one for one in self._make_extras(logs)}
         self.current: NodePlan | None = None
         self._good = -1
@@ -444,10 +442,9 @@ class Supervisor:
         shadow = ["-m", "doorstep.serve.shadow", *common, "--state", str(options.state)]
         extras = [Child("shadow", "shadow", shadow, logs)]
         if options.compactor:
-            argv = ["-m", "doorstep.journal.compactor", *common]
-            argv += ["--journal-max", str(options.keep.gb_max)]
-            argv += ["--replica-days", str(options.keep.replica_days)]
-            extras.append(Child("compactor", "compactor", argv, logs, variables=self._secrets))
+            keep, argv = options.keep, ["-m", "doorstep.journal.compactor", *common]
+            argv += ["--journal-max", str(keep.gb_max), "--replica-days", str(keep.replica_days)]
+            extras.append(Child("compactor", "compactor", argv, logs, variables=keep.variables))
         return extras
 
     def _keep_children(self) -> None:

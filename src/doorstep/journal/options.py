@@ -56,8 +56,8 @@ class JournalOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def variables(self) -> dict[str, str]:
-        """For the environment of who writes the journal: what `words` leaves out. Engines, which run
-        code of others, do not get it."""
+        """For the environment of those who write the journal: what `words` leaves out. Engines do
+        not get it: they run the code of others."""
         return {VARIABLE: self.replica} if self.replica else {}
 
 

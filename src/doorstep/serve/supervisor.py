@@ -130,8 +130,7 @@ class Supervisor:
             workers=options.workers, guarded=options.is_reachable, tls=options.tls,
             observe=options.observe, keep=msgspec.structs.replace(options.keep, replica=""),
         )  # fmt: skip
-        secrets = options.keep.variables
-        self.fronts = FrontSlots(options.workers, fronts, logs, self._hear, secrets)
+        self.fronts = FrontSlots(options.workers, fronts, logs, self._hear, options.keep.variables)
         self._extras = {one.slot: one for one in self._make_extras(logs)}
         self.current: NodePlan | None = None
         self._good = -1

@@ -186,6 +186,9 @@ DiskReserve = Annotated[float, typer.Option(metavar="MB", help="To be left free;
 DiskLow = Annotated[
     str, typer.Option(metavar="WHAT", help="Then: refuse, or no-inputs: record without them.")
 ]
+StoreUrl = Annotated[
+    str, typer.Option("--store", metavar="URL", help="s3://BUCKET/PREFIX for the journal, or none.")
+]
 Memory = Annotated[
     int, typer.Option(min=0, metavar="MB", help="For all models; 0: half of the machine's.")
 ]
@@ -217,11 +220,13 @@ def up(
     journal_max: JournalMax = 100,
     disk_reserve: DiskReserve = 256,
     disk_low: DiskLow = "refuse",
+    store: StoreUrl = "",
     json: Json = False,
 ) -> None:
     """Run Doorstep over a home. Stop it with Ctrl-C or `doorstep down`."""
     import os
 
+    from doorstep.journal.away import require_store
     from doorstep.journal.options import journal_options
     from doorstep.kernel.settings import Flags, read_settings
     from doorstep.serve.observe_options import observe_options
@@ -238,6 +243,8 @@ def up(
     )
     settings = read_settings(flags, os.environ, Path.cwd())
     tls = tls_files(tls_cert, tls_key, tls_client_ca)
+    if store:
+        require_store(store)
     keep = journal_options(journal, journal_max, disk_reserve, disk_low)
     words = observe_options(access_log, access_sample).words + keep.words
     words += ["--memory", str(memory)] if memory else []
@@ -246,6 +253,7 @@ def up(
 
         with progress() as shown:
             shown.stage("starting")
+            words += ["--store", store] if store else []
             ready = start_detached(settings, workers, tls, words)
         say_ready(ready, as_json=json)
         return
@@ -253,7 +261,9 @@ def up(
     from doorstep.compose.up import up as run
 
     run(
-        UpOptions(settings=settings, workers=workers, tls=tls, node_words=tuple(words)),
+        UpOptions(
+            settings=settings, workers=workers, tls=tls, node_words=tuple(words), store=store
+        ),
         lambda ready: say_ready(ready, as_json=json),
     )
 

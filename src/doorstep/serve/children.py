@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -32,15 +32,23 @@ def child_environment() -> dict[str, str]:
 
 class Child:
     """A slot and the process that runs in it. Standard input stays open while we live, so that a
-    child can notice our death; standard error goes to a log file of a bounded size."""
+    child can notice our death; standard error goes to a log file of a bounded size. variables: what
+    it is told beside the usual short list."""
 
     def __init__(
-        self, slot: str, kind: ChildKind, argv: Sequence[str], logs: Path, serves: str = ""
+        self,
+        slot: str,
+        kind: ChildKind,
+        argv: Sequence[str],
+        logs: Path,
+        serves: str = "",
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self.slot = slot
         self.serves = serves
         self.kind: ChildKind = kind
         self.argv = tuple(argv)
+        self._variables = dict(variables or {})
         self.starts = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._log = logs / f"{slot}.log"
@@ -79,7 +87,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 pass_fds=tuple(fds),
-                env=child_environment(),
+                env=child_environment() | self._variables,
                 start_new_session=True,
             )
         return True

@@ -25,7 +25,9 @@ from doorstep.core.plan import ApiKey, PlanRoot, ServicePlan
 from doorstep.core.report import FORMAT as REPORT_FORMAT
 from doorstep.core.report import NodeReport, WorkerReport
 from doorstep.journal.options import JournalOptions
+from doorstep.journal.stored import store_problems
 from doorstep.kernel.files import write_atomic
+from doorstep.kernel.store import store_environment
 from doorstep.serve import nodeplan
 from doorstep.serve.children import Child
 from doorstep.serve.engines import Engines
@@ -442,7 +444,8 @@ class Supervisor:
         if options.compactor:
             argv = ["-m", "doorstep.journal.compactor", *common]
             argv += ["--journal-max", str(options.keep.gb_max)]
-            extras.append(Child("compactor", "compactor", argv, logs))
+            secrets = store_environment(os.environ)
+            extras.append(Child("compactor", "compactor", argv, logs, variables=secrets))
         return extras
 
     def _keep_children(self) -> None:
@@ -554,6 +557,10 @@ class Supervisor:
             journal=self.options.keep.mode,
         )
 
+    @property
+    def journal(self) -> Path:
+        return self.options.home / "journal" / self.options.node
+
     def _unloaded(self) -> dict[str, str]:
         """Why a version for which its fallback chain answers in some worker could not be loaded."""
         found: dict[str, str] = {}
@@ -571,6 +578,7 @@ class Supervisor:
         ]
         found += self.readiness.said(self._wanted.services) if self._wanted else []
         found += self.engines.problems
+        found += store_problems(self.journal, time.time_ns() // 1000)
         for worker in self.fronts.live:
             found += [f"{worker.child.slot}: {what}" for what in worker.troubles.values() if what]
         return list(dict.fromkeys(found))

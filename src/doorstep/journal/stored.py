@@ -13,6 +13,8 @@ from doorstep.core.manifest import decode_part
 from doorstep.journal.index import ListedFile
 
 FORMAT = 1
+STORE_INDEX = "index.json"
+"""Of a place in the store."""
 STORED = "stored.json"
 STATUS = "store-status.json"
 BEHIND_S_MAX = 900

@@ -14,7 +14,9 @@ list that took it out.
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,14 +29,22 @@ from doorstep.core.manifest import decode_part
 from doorstep.journal.away import IN_USE_S, Place, cache_of, shrink
 from doorstep.journal.compact import Reached, keep_going
 from doorstep.journal.index import COMPACTED, ListedFile, Listing, fold, read_entries
+from doorstep.journal.mirror import Mirror
 from doorstep.journal.proof import LAYOUTS
 from doorstep.journal.retain import SETTLED_S
-from doorstep.journal.stored import STATUS, STORED, StoredIndex, StoreStatus, read_stored
+from doorstep.journal.stored import (
+    STATUS,
+    STORE_INDEX,
+    STORED,
+    StoredIndex,
+    StoreStatus,
+    read_stored,
+)
 from doorstep.journal.summary import floor
 from doorstep.kernel.files import write_atomic
 from doorstep.kernel.store import Store, shared
 
-INDEX = "index.json"
+MIRROR_EVERY_S = 30
 FILES_AT_ONCE = 64
 """Uploaded between two writes of the store's list."""
 DAY_S = 86400
@@ -56,6 +66,8 @@ class Uploader:
         self._clock = clock or SystemClock()
         self._reached = reached
         self._store: Store | None = None
+        self._mirror = Mirror(folder.parent.parent, place)
+        self._looked_s = -math.inf
         self._stored = StoredIndex(node=folder.name, at=0)
         self._etag, self._sent = "", b""
         self._behind_since: Instant = 0
@@ -73,7 +85,18 @@ class Uploader:
             return False
         self._behind_since = 0
         self._say(None)
+        self._look_at_others()
         return added == FILES_AT_ONCE
+
+    def _look_at_others(self) -> None:
+        if self._store is None or self._clock.monotonic_s() - self._looked_s < MIRROR_EVERY_S:
+            return
+        self._looked_s = self._clock.monotonic_s()
+        try:
+            self._mirror.run_once(self._store)
+        except (DoorstepError, FileNotFoundError) as error:
+            # What is wrong with another's list must not stop our own files.
+            print(f"uploader: another home's files in {self._url}: {error}", file=sys.stderr)
 
     @property
     def is_behind(self) -> bool:
@@ -155,7 +178,7 @@ class Uploader:
         self._note(names)
         self._reached("store-noted")
         self._sent = msgspec.json.encode(index)
-        self._etag = store.replace(self._name(INDEX), self._sent, self._etag)
+        self._etag = store.replace(self._name(STORE_INDEX), self._sent, self._etag)
         self._reached("store-list")
         self._stored = index
         self._note({one.path for one in index.files})
@@ -167,9 +190,9 @@ class Uploader:
         """A store whose list we have read. What an earlier run put there and never listed, and
         nobody wants any more, is deleted."""
         store = Store(self._url)
-        found = store.get(self._name(INDEX))
+        found = store.get(self._name(STORE_INDEX))
         if self._sent and found and found.etag != self._etag and found.data != self._sent:
-            raise shared(store.url, self._name(INDEX))
+            raise shared(store.url, self._name(STORE_INDEX))
         self._stored = StoredIndex(node=self._folder.name, at=0)
         if found:
             self._stored = decode_part(found.data, StoredIndex, "store-index")

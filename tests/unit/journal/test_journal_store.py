@@ -29,6 +29,7 @@ from doorstep.journal.stored import read_status
 from doorstep.journal.tables import Span
 from doorstep.journal.tally import no_profiles
 from doorstep.journal.upload import StoredIndex, Uploader
+from doorstep.journal.windows import counts
 from doorstep.journal.writer import BlockWriter
 
 pytest.importorskip("obstore")
@@ -348,3 +349,49 @@ def test_a_store_stays_while_files_are_in_it_alone(world: World) -> None:
         with pytest.raises(RefusedError, match="store-needed"):
             declare(world.home, url)
     assert read_place(world.home).url == f"file://{world.store}"
+
+
+def test_another_home_with_the_same_store_finds_what_is_there(tmp_path: Path, world: World) -> None:
+    other = World(tmp_path, "other")
+    other.write(0)
+    for minute in range(3):
+        world.write(-minute / 1440)
+    for one in (world, other):
+        one.compact()
+        one.upload()
+    home = str(other.home)
+    assert ask(Question(what="prediction", home=home, id=world.ids[0]))["id"] == world.ids[0]
+    assert counts(other.home, "loans", NOW, NOW + DAY, 3600)[0].rows == 4
+
+    world.clock.at += 2 * 3600 * SECOND_US
+    world.compact()
+    world.upload()
+    world.clock.at += 1000 * SECOND_US
+    world.upload()
+    other.clock.at = world.clock.at
+    other.upload()
+    rows = ask(Question(what="predictions", home=home, service="loans"))
+    assert sorted(row["id"] for row in rows) == sorted(world.ids + other.ids)
+    assert counts(other.home, "loans", NOW, NOW + DAY, 3600)[0].rows == 4
+    shutil.rmtree(world.place)
+    other.clock.at += 60 * SECOND_US
+    other.upload()
+    assert len(ask(Question(what="predictions", home=home, service="loans"))) == 1
+
+
+def test_another_home_s_list_writes_nowhere_but_in_its_folder(
+    tmp_path: Path, world: World, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world.write(0)
+    world.compact()
+    world.upload()
+    other = World(tmp_path, "other")
+    stored = world.check()
+    bad = [msgspec.structs.replace(one, summary="../../../stolen") for one in stored.files]
+    text = msgspec.json.encode(msgspec.structs.replace(stored, files=tuple(bad)))
+    (world.place / "index.json").write_bytes(text)
+    (world.place.parent / "stolen").write_bytes(b"{}")
+    other.folder.mkdir(parents=True)
+    other.upload()
+    assert "unsafe-path" in capfd.readouterr().err
+    assert not list(other.home.rglob("stolen"))

@@ -34,7 +34,6 @@ CACHE_BYTES_MAX = 10 * GB
 IN_USE_S = 900
 """A question that was told where a file is has this long to read it."""
 ROUNDS_MAX = 100
-_AWAY = "files-away"
 T = TypeVar("T")
 
 
@@ -121,7 +120,8 @@ def locate(files: Iterable[tuple[Path, ListedFile]]) -> list[Path]:
         else:
             missing.append(f"{folder.parent.name}/{folder.name}/{one.path}")
     if missing:
-        raise RefusedError(_AWAY, "\n".join(missing), "ask the control plane, which fetches them")
+        said = "ask the control plane, which fetches them"
+        raise RefusedError("files-away", "\n".join(missing), said)
     return found
 
 
@@ -152,7 +152,7 @@ def with_files(home: Path, work: Callable[[], T]) -> T:
         try:
             return work()
         except RefusedError as error:
-            if error.code != _AWAY:
+            if error.code != "files-away":
                 raise
             fetch(home, error.message.split("\n"))
     raise _too_much(f"{ROUNDS_MAX} times files had to be fetched for it")

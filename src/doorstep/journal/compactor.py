@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
 EVERY_S = 5.0
 UPLOAD_PAUSE_S_MAX = 60.0
+UPLOAD_END_S = 3.0
+"""What is being sent when we are asked to end may still arrive."""
 NICENESS = 10
 _STEM = re.compile(r"[a-z0-9-]{1,200}\Z")
 
@@ -241,15 +243,17 @@ def main(arguments: list[str]) -> int:
 
     with Compactor(options.home, options.node, plan, bounds=bounds) as compactor:
         uploader = _uploader(options)
-        if uploader and not options.once:
-            run = partial(_keep_uploading, uploader, options.every_s, stop)
-            threading.Thread(target=run, name="uploader", daemon=True).start()
-        while True:
+        if options.once:
             failed = _run_guarded(compactor.run_once)
-            if options.once:
-                return (_run_guarded(uploader.run_once) if uploader else 0) or failed
-            if stop.wait(options.every_s):
-                return 0
+            return (_run_guarded(uploader.run_once) if uploader else 0) or failed
+        run = partial(_keep_uploading, uploader, options.every_s, stop)
+        uploading = threading.Thread(target=run, name="uploader", daemon=True)
+        uploading.start()
+        while not stop.is_set():
+            _run_guarded(compactor.run_once)
+            stop.wait(options.every_s)
+        uploading.join(UPLOAD_END_S)
+        return 0
 
 
 def _uploader(options: _Options) -> Uploader | None:
@@ -259,9 +263,9 @@ def _uploader(options: _Options) -> Uploader | None:
     return Uploader(options.home / "journal" / options.node, place)
 
 
-def _keep_uploading(uploader: Uploader, every_s: float, stop: threading.Event) -> None:
+def _keep_uploading(uploader: Uploader | None, every_s: float, stop: threading.Event) -> None:
     pause_s = every_s
-    while not stop.is_set():
+    while uploader and not stop.is_set():
         try:
             while uploader.run_once():
                 continue

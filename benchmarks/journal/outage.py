@@ -4,8 +4,8 @@
 
 Half a minute with a real S3 server (SeaweedFS), then it is killed, then it is started again. Counts
 what was answered and what is in the store when everything is uploaded, by request id, from the
-store's list and objects alone. Exits with 1 if these differ, if an object's digest is not the listed
-one, or if a request failed.
+store's list and objects alone. Exits with 1 if these differ, if an object has another digest than
+is listed, or if a request failed.
 """
 
 from __future__ import annotations

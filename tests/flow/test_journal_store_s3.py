@@ -17,15 +17,17 @@ import msgspec
 import pytest
 
 from doorstep.journal.away import declare, read_place
+from doorstep.journal.compactor import Compactor
 from doorstep.journal.index import fold, read_entries
 from doorstep.journal.stored import StoreStatus, read_status
-from doorstep.journal.upload import StoredIndex
+from doorstep.journal.tally import no_profiles
+from doorstep.journal.upload import StoredIndex, Uploader
 from doorstep.kernel.store import Store
 from doorstep.testing.home import TestHome
 from doorstep.testing.node import RunningNode
 from fakes.faults import Missing
 from fakes.s3 import SECRET, S3Server, running_s3
-from flow.test_journal_kill import start_writer
+from flow.test_journal_kill import start_writer, write_all
 
 WAIT_S = 300
 KILLS = 12
@@ -156,6 +158,24 @@ def test_an_uploader_that_is_killed_at_random_leaves_each_file_once(
     found = ids_in_store(home, tmp_path / "fetched")
     assert len(found) == len(set(found))
     assert set(acknowledged) <= set(found)
+
+
+def test_two_copies_of_a_home_do_not_write_over_each_other(home: Path, s3: S3Server) -> None:
+    folder = home / "journal" / "n1"
+    uploaders = [Uploader(folder, read_place(home)) for _ in range(2)]
+    for number, one in enumerate(uploaders):
+        write_all(home, f"b{number}", 3)
+        Compactor(home, "n1", no_profiles).run_once()
+        one.run_once()
+    assert status(home).problem == ""
+    write_all(home, "b2", 3)
+    Compactor(home, "n1", no_profiles).run_once()
+    for _ in range(3):
+        uploaders[0].run_once()
+        assert "store-shared" in status(home).said(0)
+    uploaders[1].run_once()
+    assert status(home).problem == ""
+    assert is_whole(home)
 
 
 def test_a_wrong_key_is_a_problem_of_the_node_and_of_nobody_else(

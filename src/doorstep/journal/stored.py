@@ -64,9 +64,13 @@ def read_status(folder: Path) -> StoreStatus | None:
     return None
 
 
-def store_problems(folder: Path, now: Instant) -> list[str]:
-    """Of a node's folder, as sentences."""
-    status = read_status(folder)
+def store_status(home: Path, node: str) -> StoreStatus | None:
+    return read_status(home / "journal" / node)
+
+
+def store_problems(home: Path, node: str, now: Instant) -> list[str]:
+    """Of a node, as sentences."""
+    status = store_status(home, node)
     return [said] if status and (said := status.said(now)) else []
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from doorstep.core.instant import SECOND_US
-from doorstep.journal.stored import StoreStatus, read_status
+from doorstep.journal.stored import StoreStatus, store_status
 from doorstep.serve.breaker import TOPIC
 from doorstep.serve.counters import BUCKETS, FAMILIES, LATENCY_EDGES_US, Key, Values
 from doorstep.serve.supervisor import Supervisor
@@ -129,7 +129,9 @@ def _counted(counters: Mapping[Key, Values]) -> list[Metric]:
 
 def _gauges(supervisor: Supervisor) -> dict[str, tuple[str, float]]:
     report = supervisor.report
-    store = read_status(supervisor.journal) or StoreStatus(at=0, url="")
+    store = store_status(supervisor.options.home, supervisor.options.node) or StoreStatus(
+        at=0, url=""
+    )
     return {
         "doorstep_plan_number": (
             "The plan that every front worker serves", report.plan_number if report else 0

@@ -27,7 +27,6 @@ from doorstep.core.report import NodeReport, WorkerReport
 from doorstep.journal.options import JournalOptions
 from doorstep.journal.stored import store_problems
 from doorstep.kernel.files import write_atomic
-from doorstep.kernel.store import store_environment
 from doorstep.serve import nodeplan
 from doorstep.serve.children import Child
 from doorstep.serve.engines import Engines
@@ -442,10 +441,8 @@ class Supervisor:
         shadow = ["-m", "doorstep.serve.shadow", *common, "--state", str(options.state)]
         extras = [Child("shadow", "shadow", shadow, logs)]
         if options.compactor:
-            argv = ["-m", "doorstep.journal.compactor", *common]
-            argv += ["--journal-max", str(options.keep.gb_max)]
-            secrets = store_environment(os.environ)
-            extras.append(Child("compactor", "compactor", argv, logs, variables=secrets))
+            argv = ["-m", "doorstep.journal.compactor", *common, "--journal-max"]
+            extras.append(Child("compactor", "compactor", [*argv, str(options.keep.gb_max)], logs))
         return extras
 
     def _keep_children(self) -> None:
@@ -557,10 +554,6 @@ class Supervisor:
             journal=self.options.keep.mode,
         )
 
-    @property
-    def journal(self) -> Path:
-        return self.options.home / "journal" / self.options.node
-
     def _unloaded(self) -> dict[str, str]:
         """Why a version for which its fallback chain answers in some worker could not be loaded."""
         found: dict[str, str] = {}
@@ -578,7 +571,7 @@ class Supervisor:
         ]
         found += self.readiness.said(self._wanted.services) if self._wanted else []
         found += self.engines.problems
-        found += store_problems(self.journal, time.time_ns() // 1000)
+        found += store_problems(self.options.home, self.options.node, time.time_ns() // 1000)
         for worker in self.fronts.live:
             found += [f"{worker.child.slot}: {what}" for what in worker.troubles.values() if what]
         return list(dict.fromkeys(found))

@@ -25,7 +25,7 @@ from doorstep.journal.query import Question, ask
 from doorstep.journal.retain import Bounds
 from doorstep.journal.snapshot import take_snapshots
 from doorstep.journal.sql import ask_sql
-from doorstep.journal.stored import read_status
+from doorstep.journal.stored import read_status, read_stored
 from doorstep.journal.tables import Span
 from doorstep.journal.tally import no_profiles
 from doorstep.journal.upload import StoredIndex, Uploader
@@ -172,6 +172,9 @@ def test_a_crash_at_any_step_is_repaired_by_the_next_run(
         try:
             uploader.run_once()
         except Crash:
+            if (world.place / "index.json").exists():
+                there = msgspec.json.decode((world.place / "index.json").read_bytes())
+                assert {one["path"] for one in there["files"]} <= read_stored(world.folder)
             break
         world.clock.at += 1000 * SECOND_US
     world.compact()
@@ -210,6 +213,8 @@ def test_what_a_merge_replaced_goes_once_the_new_list_is_up_and_nobody_reads_it(
     assert (len(stored.files), len(stored.gone)) == (1, 3)
     world.compact()
     assert len(list(world.folder.glob("compacted/*.parquet"))) == 1
+    world.upload()
+    assert len(world.check().gone) == 3
     world.clock.at += 1000 * SECOND_US
     world.upload()
     assert not world.check().gone
@@ -276,7 +281,11 @@ def test_an_object_that_changed_or_went_is_no_answer(world: World) -> None:
     assert not list(world.home.glob("store/*/compacted/*"))
 
 
-def test_what_is_too_old_goes_from_the_store_too(world: World) -> None:
+def test_what_is_too_old_goes_from_the_store_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The list is shortened at each run.
+    monkeypatch.setattr("doorstep.journal.merge.ENTRIES_SPARE_MAX", -100)
     keep_s = {"loans": 10 * 86400.0}
     for days in (20, 1):
         world.write(days)
@@ -285,7 +294,9 @@ def test_what_is_too_old_goes_from_the_store_too(world: World) -> None:
     world.leave()
     world.compact(keep_s=keep_s)
     world.clock.at += DAY
-    world.compact(keep_s=keep_s)
+    for _ in range(3):
+        world.compact(keep_s=keep_s)
+        world.clock.at += 1000 * SECOND_US
     world.upload()
     world.clock.at += 1000 * SECOND_US
     world.upload()

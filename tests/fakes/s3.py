@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -17,8 +18,10 @@ from fakes.faults import Missing
 
 KEY, SECRET = "doorstep", "not-a-secret"
 START_S = 60.0
-PORT_MAX = 50_000
-"""SeaweedFS speaks gRPC at each port plus 10,000."""
+PORTS = range(11_000, 22_000)
+GRPC_BEYOND = 10_000
+"""SeaweedFS speaks gRPC at each port plus this. Neither is where a system takes free ports from, so
+that they are still free when the server comes back."""
 
 
 class S3Server:
@@ -39,7 +42,9 @@ class S3Server:
             *(str(weed), "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1"),
             *("-ip.bind=127.0.0.1", f"-master.port={master}", f"-volume.port={volume}", "-filer"),
             *(f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.config={folder}/keys.json"),
+            *("-s3.port.iceberg=0", "-s3.port.lance=0"),
             *("-master.volumeSizeLimitMB=64", "-volume.max=20"),
+            *(f"-filer.localSocket={folder}/filer", f"-s3.localSocket={folder}/s3"),
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -83,14 +88,14 @@ class S3Server:
 
 
 def _ports(count: int) -> list[int]:
-    found: set[int] = set()
-    with contextlib.ExitStack() as stack:
-        while len(found) < count:
-            held = stack.enter_context(socket.socket())
-            held.bind(("127.0.0.1", 0))
-            port = held.getsockname()[1]
-            found |= {port} if port < PORT_MAX else {20_000 + port % 20_000}
-    return sorted(found)
+    found: list[int] = []
+    while len(found) < count:
+        port = random.choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + GRPC_BEYOND))
+            found.append(port)
+    return found
 
 
 @contextlib.contextmanager

@@ -160,16 +160,21 @@ def test_an_uploader_that_is_killed_at_random_leaves_each_file_once(
     assert set(acknowledged) <= set(found)
 
 
+def compact(home: Path, boot: str) -> None:
+    """Some more records, compacted."""
+    write_all(home, boot, 3)
+    with Compactor(home, "n1", no_profiles) as compactor:
+        compactor.run_once()
+
+
 def test_two_copies_of_a_home_do_not_write_over_each_other(home: Path, s3: S3Server) -> None:
     folder = home / "journal" / "n1"
     uploaders = [Uploader(folder, read_place(home)) for _ in range(2)]
     for number, one in enumerate(uploaders):
-        write_all(home, f"b{number}", 3)
-        Compactor(home, "n1", no_profiles).run_once()
+        compact(home, f"b{number}")
         one.run_once()
     assert status(home).problem == ""
-    write_all(home, "b2", 3)
-    Compactor(home, "n1", no_profiles).run_once()
+    compact(home, "b2")
     for _ in range(3):
         uploaders[0].run_once()
         assert "store-shared" in status(home).said(0)

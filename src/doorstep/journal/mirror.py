@@ -13,7 +13,7 @@ from pathlib import Path
 from doorstep.core.manifest import decode_part
 from doorstep.journal.away import FOLDER, Place
 from doorstep.journal.index import COMPACTED, INDEX, Entry, fold, read_entries, rewrite
-from doorstep.journal.proof import LAYOUTS
+from doorstep.journal.layouts import LAYOUTS
 from doorstep.journal.stored import STORE_INDEX, StoredIndex
 from doorstep.kernel.files import confine
 from doorstep.kernel.store import Store

@@ -29,8 +29,8 @@ from doorstep.core.manifest import decode_part
 from doorstep.journal.away import IN_USE_S, Place, cache_of, shrink
 from doorstep.journal.compact import Reached, keep_going
 from doorstep.journal.index import COMPACTED, ListedFile, Listing, fold, read_entries
+from doorstep.journal.layouts import LAYOUTS
 from doorstep.journal.mirror import Mirror
-from doorstep.journal.proof import LAYOUTS
 from doorstep.journal.retain import SETTLED_S
 from doorstep.journal.stored import (
     STATUS,

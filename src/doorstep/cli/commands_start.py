@@ -193,6 +193,9 @@ DiskReserve = Annotated[float, typer.Option(metavar="MB", help="To be left free;
 DiskLow = Annotated[
     str, typer.Option(metavar="WHAT", help="Then: refuse, or no-inputs: record without them.")
 ]
+StoreUrl = Annotated[
+    str, typer.Option("--store", metavar="URL", help="s3://BUCKET/PREFIX for the journal, or none.")
+]
 Memory = Annotated[
     int, typer.Option(min=0, metavar="MB", help="For all models; 0: half of the machine's.")
 ]
@@ -226,11 +229,13 @@ def up(
     disk_low: DiskLow = "refuse",
     replica: Replica = "",
     replica_days: ReplicaDays = 30,
+    store: StoreUrl = "",
     json: Json = False,
 ) -> None:
     """Run Doorstep over a home. Stop it with Ctrl-C or `doorstep down`."""
     import os
 
+    from doorstep.journal.away import require_store
     from doorstep.kernel.settings import Flags, read_settings
     from doorstep.serve.observe_options import observe_options
     from doorstep.serve.tls import tls_files
@@ -246,6 +251,8 @@ def up(
     )
     settings = read_settings(flags, os.environ, Path.cwd())
     tls = tls_files(tls_cert, tls_key, tls_client_ca)
+    if store:
+        require_store(store)
     keep = _keep(journal, journal_max, disk_reserve, disk_low, replica, replica_days)
     words = observe_options(access_log, access_sample).words + keep.words
     words += ["--memory", str(memory)] if memory else []
@@ -254,6 +261,7 @@ def up(
 
         with progress() as shown:
             shown.stage("starting")
+            words += ["--store", store] if store else []
             ready = start_detached(settings, workers, tls, words)
         say_ready(ready, as_json=json)
         return
@@ -261,8 +269,9 @@ def up(
     from doorstep.compose.up import up as run
 
     options = UpOptions(
-        settings=settings, workers=workers, tls=tls, node_words=tuple(words), replica=keep.replica
-    )
+        settings=settings, workers=workers, tls=tls, node_words=tuple(words),
+        replica=keep.replica, store=store,
+    )  # fmt: skip
     run(options, lambda ready: say_ready(ready, as_json=json))
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from doorstep.core.instant import Instant
 from doorstep.core.record import TRAFFIC, Kind, OutcomeRecord
 from doorstep.journal import duck
+from doorstep.journal.away import locate
 from doorstep.journal.columns import Array
 from doorstep.journal.rows import tail_parts
 from doorstep.journal.snapshot import NodeSnapshot, TailPart
@@ -110,10 +111,11 @@ def join_outcomes(
     prediction that has its id. What an outcome by key is about is decided among the wanted kinds
     that are not shadow (live ones if there is none). about: None is all of them.
     """
+    paths = _paths(snapshots, service, since)
     parts = list(tail_parts(snapshots, service))
     predicted = _load_predictions(con, snapshots, parts, service, since)
     told = _load_outcomes(con, snapshots, parts, service, since)
-    duck.confine(con, _paths(snapshots, service, since))
+    duck.confine(con, paths)
     if not predicted or not told:
         return _arrays({}, 0)
     if about is not None:
@@ -131,12 +133,12 @@ def join_outcomes(
 
 
 def _paths(snapshots: Iterable[NodeSnapshot], service: str, since: Instant) -> list[Path]:
-    return [
-        path
+    return locate(
+        file
         for snapshot in snapshots
         for holds in ("predictions", "outcomes")
-        for path in snapshot.paths(service, holds, since)
-    ]
+        for file in snapshot.listed(service, holds, since)
+    )
 
 
 def _load_predictions(
@@ -159,7 +161,7 @@ def _load_predictions(
 def _parquet_sources(
     snapshots: Iterable[NodeSnapshot], service: str, holds: str, since: Instant
 ) -> list[str]:
-    paths = [path for one in snapshots for path in one.paths(service, holds, since)]
+    paths = locate(file for one in snapshots for file in one.listed(service, holds, since))
     return [duck.parquet_of(paths)] if paths else []
 
 

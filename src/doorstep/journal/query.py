@@ -24,7 +24,7 @@ from doorstep.core.ids import parse_name, parse_prediction_id
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import SEALED, Kind
 from doorstep.journal import duck
-from doorstep.journal.index import ListedFile
+from doorstep.journal.away import ask_child, locate, places_of
 from doorstep.journal.joined import ANSWERED, About, OutcomeArrays, join_outcomes
 from doorstep.journal.layouts import read_layout
 from doorstep.journal.reader import Group
@@ -38,8 +38,7 @@ from doorstep.journal.rows import (
     tail_rows,
     types_of,
 )
-from doorstep.journal.snapshot import NodeSnapshot, take_snapshots
-from doorstep.kernel.child import run_child
+from doorstep.journal.snapshot import Listed, NodeSnapshot, take_snapshots
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -79,10 +78,7 @@ def prediction(home: Path, id: str) -> Row | None:
     return _with_shadows(rows)
 
 
-_File = tuple[Path, ListedFile]
-
-
-def _listed(snapshots: Sequence[NodeSnapshot], service: str | None = None) -> list[_File]:
+def _listed(snapshots: Sequence[NodeSnapshot], service: str | None = None) -> list[Listed]:
     return [
         (snapshot.folder, file)
         for snapshot in snapshots
@@ -91,22 +87,23 @@ def _listed(snapshots: Sequence[NodeSnapshot], service: str | None = None) -> li
     ]
 
 
-def _split_by_time(files: list[_File], at: Instant) -> tuple[list[_File], list[_File]]:
-    near: list[_File] = []
-    far: list[_File] = []
+def _split_by_time(files: list[Listed], at: Instant) -> tuple[list[Listed], list[Listed]]:
+    near: list[Listed] = []
+    far: list[Listed] = []
     for one in files:
         is_near = one[1].first - NEAR_US <= at <= one[1].last + NEAR_US
         (near if is_near else far).append(one)
     return near, far
 
 
-def _find(files: list[_File], wanted: str) -> list[Row]:
+def _find(files: list[Listed], wanted: str) -> list[Row]:
     if not files:
         return []
     by_service: dict[str, list[Path]] = {}
-    for folder, file in files:
-        by_service.setdefault(file.service, []).append(folder / file.path)
-    with _connected([path for paths in by_service.values() for path in paths]) as con:
+    paths = locate(files)
+    for (_, file), path in zip(files, paths, strict=True):
+        by_service.setdefault(file.service, []).append(path)
+    with _connected(paths) as con:
         return [
             row
             for service, paths in by_service.items()
@@ -149,7 +146,7 @@ def predictions(
     files = sorted(_listed(snapshots, service), key=lambda one: -one[1].last)
     files = [one for one in files if before is None or one[1].first <= before[0]]
     files = [one for one in files if one[1].last >= (filters.since or 0)]
-    with _connected([folder / file.path for folder, file in files]) as con:
+    with _connected(places_of(files)) as con:
         for start in range(0, len(files), FILES_AT_ONCE):
             some = files[start : start + FILES_AT_ONCE]
             if len(rows) >= limit and some[0][1].last < rows[limit - 1]["at"]:
@@ -166,12 +163,12 @@ def _place(row: Row) -> tuple[Instant, str]:
 def _newest(
     con: DuckDBPyConnection,
     service: str,
-    files: list[_File],
+    files: list[Listed],
     limit: int,
     before: tuple[Instant, str] | None,
     filters: Filters,
 ) -> list[Row]:
-    paths = [folder / file.path for folder, file in files]
+    paths = locate(files)
     condition, values = filters.where(types_of(con, paths) if filters.wanted else {})
     if before is not None:
         condition += ' AND ("at" < ? OR ("at" = ? AND id < ?))'
@@ -251,7 +248,8 @@ def ask(question: Question, *, timeout_s: float = TIMEOUT_S) -> Any:
     Raises: what the function raises; RefusedError `child-died`, `child-timed-out`.
     """
     request = msgspec.msgpack.encode(question)
-    answer = run_child(__name__, request, timeout_s=timeout_s, memory_mb=MEMORY_MB)
+    home = Path(question.home)
+    answer = ask_child(home, __name__, request, timeout_s=timeout_s, memory_mb=MEMORY_MB)
     if question.what == "outcomes_joined":
         return unpack_arrays(answer)
     return msgspec.msgpack.decode(answer)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from doorstep.core.report import WorkerReport
 from doorstep.kernel.child import ENVIRONMENT_KEPT
+from doorstep.kernel.store import store_environment
 from doorstep.serve.limits import BACKOFF_S, STEADY_S
 
 LOG_BYTES_MAX = 4 * 1024 * 1024
@@ -24,9 +25,12 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ChildKind = Literal["front", "engine", "shadow", "compactor"]
 
 
-def child_environment() -> dict[str, str]:
-    """A short list of our variables: no secret of ours reaches model code."""
+def child_environment(kind: ChildKind) -> dict[str, str]:
+    """A short list of our variables: no secret of ours reaches model code. The compactor, which
+    runs none, has those of the journal's store."""
     kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT_KEPT}
+    if kind == "compactor":
+        kept |= store_environment(os.environ)
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -81,7 +85,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 pass_fds=tuple(fds),
-                env={**child_environment(), **self._variables},
+                env={**child_environment(self.kind), **self._variables},
                 start_new_session=True,
             )
         return True

@@ -25,6 +25,7 @@ from doorstep.core.plan import ApiKey, PlanRoot, ServicePlan
 from doorstep.core.report import FORMAT as REPORT_FORMAT
 from doorstep.core.report import NodeReport, WorkerReport
 from doorstep.journal.options import JournalOptions
+from doorstep.journal.stored import store_problems
 from doorstep.kernel.files import write_atomic
 from doorstep.serve import nodeplan
 from doorstep.serve.children import Child
@@ -572,6 +573,7 @@ class Supervisor:
         ]
         found += self.readiness.said(self._wanted.services) if self._wanted else []
         found += self.engines.problems
+        found += store_problems(self.options.home, self.options.node, time.time_ns() // 1000)
         for worker in self.fronts.live:
             found += [f"{worker.child.slot}: {what}" for what in worker.troubles.values() if what]
         return list(dict.fromkeys(found))

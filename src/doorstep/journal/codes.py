@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doorstep.core.manifest import ColumnProfile
-from doorstep.journal.columns import Array
+from doorstep.journal.duck import Array
 from doorstep.stats.codes import CODES, EDGES, MISSING, code_numbers, code_texts
 
 

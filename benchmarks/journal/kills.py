@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
@@ -50,28 +51,34 @@ class Later(SystemClock):
 
 
 def kill_at_random(here: RunningInstallation, times: int) -> Counter[str]:
-    """How often each kind was killed."""
+    """How often each kind was killed. The control process is started again while others die."""
     chance = random.Random(SEED)
     killed: Counter[str] = Counter()
     steady = dict.fromkeys(STEADY, time.monotonic())
-    while killed.total() < times:
-        time.sleep(BETWEEN_S)
-        now_s = time.monotonic()
-        some = [
-            kind
-            for kind in installation.KINDS
-            if now_s - steady.get(kind, 0.0) >= installation.STEADY_S
-            and (kind == "control" or here.pids(kind))
-        ]
-        kind = chance.choice(some)
-        here.kill(kind)
-        killed[kind] += 1
-        if kind in steady:
-            steady[kind] = now_s
-        if kind == "control":
-            here.restart()
-        if killed.total() % 50 == 0:
-            print(f"  {killed.total()} killed", file=sys.stderr, flush=True)
+    with ThreadPoolExecutor(1) as starter:
+        control: Future[object] = starter.submit(int)
+        while killed.total() < times:
+            time.sleep(BETWEEN_S)
+            now_s = time.monotonic()
+            some = [
+                kind
+                for kind in installation.KINDS
+                if now_s - steady.get(kind, 0.0) >= installation.STEADY_S
+                and (control.done() if kind == "control" else here.pids(kind))
+            ]
+            if not some:
+                continue
+            kind = chance.choice(some)
+            here.kill(kind)
+            killed[kind] += 1
+            if kind in steady:
+                steady[kind] = now_s
+            if kind == "control":
+                control.result()
+                control = starter.submit(here.restart)
+            if killed.total() % 50 == 0:
+                print(f"  {killed.total()} killed", file=sys.stderr, flush=True)
+        control.result()
     return killed
 
 

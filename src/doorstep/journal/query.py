@@ -1,7 +1,7 @@
-"""Questions to the journal. Those that need DuckDB run in a short-lived child: `ask`.
+"""Questions to the journal. Those that need DuckDB run in a child: `ask`.
 
 `prediction`, `predictions` and `outcomes_joined` read rows and load DuckDB; in the control plane
-call them by `ask(...)`, which starts `doorstep.kernel.child`. `counts` and `column_codes` (in
+call them by `ask(...)`, which asks `doorstep.kernel.child`. `counts` and `column_codes` (in
 `journal.windows`) read summaries only and may run anywhere; give them a `SummaryCache` in a process
 that lives.
 """
@@ -47,6 +47,9 @@ FILES_AT_ONCE = 16
 TIMEOUT_S = 60.0
 MEMORY_MB = 4096
 """Address space of the child; DuckDB itself is held to `duck.MEMORY_MB_MAX`."""
+CHILD_KEPT_S = 60.0
+"""Somebody who looks at predictions asks again soon, and starting a child takes most of the time
+of a question. It answers our own questions only: SQL that people write gets a child of its own."""
 NEAR_US = 3600 * SECOND_US
 """A request id says when the request came; its record is looked for around that time first."""
 
@@ -226,7 +229,9 @@ def ask(question: Question, *, timeout_s: float = TIMEOUT_S) -> Any:
     Raises: what the function raises; RefusedError `child-died`, `child-timed-out`.
     """
     request = msgspec.msgpack.encode(question)
-    answer = run_child(__name__, request, timeout_s=timeout_s, memory_mb=MEMORY_MB)
+    answer = run_child(
+        __name__, request, timeout_s=timeout_s, memory_mb=MEMORY_MB, kept_s=CHILD_KEPT_S
+    )
     if question.what == "outcomes_joined":
         return unpack_arrays(answer)
     return msgspec.msgpack.decode(answer)

@@ -38,27 +38,31 @@ Columns = Mapping[str, Array | Computed]
 """Arrays of equal length, by name."""
 
 
-def connect(temp: Path, memory_mb: int = MEMORY_MB_MAX) -> DuckDBPyConnection:
-    """A database in memory that spills to `temp`."""
+def connect(temp: Path | None, memory_mb: int = MEMORY_MB_MAX) -> DuckDBPyConnection:
+    """A database in memory that spills to `temp`; None: it fails instead."""
     import duckdb
 
-    temp.mkdir(parents=True, exist_ok=True)
+    if temp is not None:
+        temp.mkdir(parents=True, exist_ok=True)
     settings = {
         "memory_limit": f"{memory_mb}MB",
         "threads": 1,
         # Its checkpoint of a database in memory compresses 16 MB of what is about to be dropped.
         "checkpoint_threshold": "1TB",
-        "temp_directory": str(temp),
+        "temp_directory": str(temp or ""),
         "max_temp_directory_size": f"{SPILL_MB_MAX}MB",
     }
     return duckdb.connect(":memory:", config=settings)
 
 
-def confine(con: DuckDBPyConnection, files: Iterable[Path]) -> None:
-    """From now on it reads these files and nothing else (no variable of ours either), and its
-    settings are fixed."""
-    listed = ", ".join(quote_text(str(path)) for path in files)
-    con.execute(f"SET allowed_paths = [{listed}]")
+def confine(
+    con: DuckDBPyConnection, files: Iterable[Path] = (), folders: Iterable[Path] = ()
+) -> None:
+    """From now on it reads these files, and what is in these folders, and nothing else (no variable
+    of ours either), and its settings are fixed."""
+    for name, paths in (("paths", files), ("directories", folders)):
+        listed = ", ".join(quote_text(str(path)) for path in paths)
+        con.execute(f"SET allowed_{name} = [{listed}]")
     con.execute("SET enable_external_access = false")
     con.execute("SET python_enable_replacements = false")
     con.execute("SET lock_configuration = true")

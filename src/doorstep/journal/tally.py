@@ -132,10 +132,13 @@ def _count_columns(
     counted: list[dict[str, ColumnCount]] = [{} for _ in keys]
     profiled = [key[1] if key[1] > 0 else key[2] for key in keys]
     for version in sorted(set(profiled)):
+        chosen, of = batch.values, groups
         members = np.array([v == version for v in profiled])[groups]
-        chosen = {name: array[members] for name, array in batch.values.items()}
+        if not members.all():
+            chosen = {name: array[members] for name, array in chosen.items()}
+            of = groups[members]
         profile = profiles(batch.layout.service, version)
-        for name, column in _count_version(chosen, groups[members], len(keys), profile).items():
+        for name, column in _count_version(chosen, of, len(keys), profile).items():
             for i, one in enumerate(column):
                 if profiled[i] == version:
                     counted[i][name] = one

@@ -236,8 +236,8 @@ def main() -> int:
         is_met = cpu <= GOAL_COMPACTION_US
         print(
             f"{'PASS' if is_met else 'FAIL'}: compaction, apart and at low priority: {cpu:.1f} us "
-            f"of CPU (goal {GOAL_COMPACTION_US:g}), {size:.0f} bytes of Parquet; each merge, by the hour "
-            f"and by the day, {merge:.1f} us"
+            f"of CPU (goal {GOAL_COMPACTION_US:g}), {size:.0f} bytes of Parquet; each merge, "
+            f"by the hour and by the day, {merge:.1f} us"
         )
         met &= is_met
         met &= nodes.measure(Path(folder))

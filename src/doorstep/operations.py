@@ -6,7 +6,7 @@ from doorstep.core.operation import Operation, tabulate
 from doorstep.explain import operations as explain
 from doorstep.govern import operations as govern
 from doorstep.govern import proving, tokens
-from doorstep.journal import importing
+from doorstep.journal import importing, personal
 from doorstep.journal import operations as journal
 from doorstep.monitor import operations as monitor
 from doorstep.register import actions as register
@@ -42,6 +42,8 @@ def table() -> dict[str, Operation]:
             journal.list_predictions,
             journal.query_journal,
             journal.record_outcomes,
+            personal.open_prediction,
+            personal.erase_subject,
             importing.import_rows,
             journal.count_traffic,
             explain.explain_prediction,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import to_builtins
 
 from doorstep.cli.asking import Row, records
 from doorstep.cli.output import progress
@@ -18,11 +19,12 @@ from doorstep.core.record import outcome_fault
 from doorstep.core.servicefile import parse_service_file
 from doorstep.formats.columns import value_text
 from doorstep.formats.table import read_table
-from doorstep.journal.surface import OutcomeGiven
+from doorstep.journal.surface import OutcomeGiven, OutcomesRecorded, RecordOutcomes
 from doorstep.register.surface import Service
 
 AT = "at"
 OUTCOMES_A_CALL = 1000
+ERASED = "whose prediction this is was erased"
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,10 +45,11 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """given: each once. repeated: rows that said the same again. unknown: rows without an
-    outcome."""
+    """given: each once. rows: of each, its number in the file. repeated: rows that said the same
+    again. unknown: rows without an outcome."""
 
     given: tuple[OutcomeGiven, ...]
+    rows: tuple[int, ...]
     refused: tuple[Refused, ...]
     repeated: int
     unknown: int
@@ -105,6 +108,7 @@ def _sorted_out(
             refused.append(Refused(row=number, reason=fault, values=row))
     return Told(
         given=tuple(one for _, one in found.values()),
+        rows=tuple(number for number, _ in found.values()),
         refused=tuple(refused),
         repeated=len(told) - len(refused) - len(found),
         unknown=len(rows) - len(told),
@@ -166,28 +170,40 @@ def tell(
     """
     known = {one.manifest.labels for one in client.versions(service)}
     told = outcomes_of(path, client.service(service), known, asked)
-    kept, reason = Path(f"{path}.refused.jsonl"), ""
-    if told.refused:
-        reason = f"row {told.refused[0].row}: {told.refused[0].reason}"
-        if strict:
-            hint = f"correct it and send {path} again; none was recorded"
-            raise InputError("bad-outcome", f"{path}, {reason}", hint)
-        kept.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in told.refused))
+    refused = list(told.refused)
+    if refused and strict:
+        hint = f"correct it and send {path} again; none was recorded"
+        raise InputError("bad-outcome", f"{path}, {_reason(refused)}", hint)
     recorded = 0
     with progress(len(told.given), "outcomes") as shown:
         for start in range(0, len(told.given), OUTCOMES_A_CALL):
             some = told.given[start : start + OUTCOMES_A_CALL]
             batch = "" if again else batch_of(service, some)
-            recorded += client.record_outcomes(service, some, batch)
+            asked_for = RecordOutcomes(
+                service=service, outcomes=some, batch=batch, skip_erased=not strict
+            )
+            found = client.call("outcome.record", asked_for, OutcomesRecorded)
+            recorded += found.recorded
+            refused += [
+                Refused(row=told.rows[start + at], reason=ERASED, values=to_builtins(some[at]))
+                for at in found.erased
+            ]
             shown.count(start + len(some))
+    kept = Path(f"{path}.refused.jsonl")
+    if refused:
+        kept.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in refused))
     return Sent(
         recorded=recorded,
-        repeated=len(told.given) - recorded + told.repeated,
-        refused=len(told.refused),
+        repeated=len(told.given) + len(told.refused) - len(refused) - recorded + told.repeated,
+        refused=len(refused),
         unknown=told.unknown,
-        kept=str(kept) if told.refused else "",
-        reason=reason,
+        kept=str(kept) if refused else "",
+        reason=_reason(refused) if refused else "",
     )
+
+
+def _reason(refused: Sequence[Refused]) -> str:
+    return f"row {refused[0].row}: {refused[0].reason}"
 
 
 def batch_of(service: str, given: Sequence[OutcomeGiven]) -> str:

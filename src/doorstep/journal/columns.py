@@ -62,6 +62,9 @@ _INTEGERS = ("row", "at", "version", "assigned", "status", "kind", "epoch", "lat
 _TEXTS = ("release", "segment", "key", "unit", "error")
 _HEX = "request in hex"
 _REQUEST = f'CAST(CAST("{_HEX}" AS UUID) AS VARCHAR)'
+SEALED_KEY = "sealed_key"
+"""What opens the text in the column `sealed`: of a block its seal, else a key wrapped by another.
+It is for us alone: no query and no export has it."""
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -73,13 +76,15 @@ class Origin(msgspec.Struct, frozen=True):
 
 class Batch(msgspec.Struct, frozen=True, dict=True):
     """Predictions of one layout. matrix: (rows, numbers). ordinals: position among the block's
-    records, from 0. leaves: their Merkle leaf hashes."""
+    records, from 0. leaves: their Merkle leaf hashes. keys: what opens the sealed fields of each,
+    of a layout that has some."""
 
     layout: Layout
     rows: list[PredictionMeta]
     matrix: NDArray[np.float64]
     ordinals: list[int]
     leaves: list[bytes]
+    keys: Sequence[bytes | None] = ()
 
     @cached_property
     def fields(self) -> dict[str, tuple[Any, ...]]:
@@ -111,7 +116,8 @@ def batch_of(groups: Sequence[Group], ordinals: Sequence[int], *, hashed: bool =
     positions: list[int] = []
     for group, first in zip(groups, ordinals, strict=True):
         positions += range(first, first + len(group.rows))
-    return Batch(layout, rows, matrix, positions, leaves)
+    keys = [group.seal or None for group in groups if layout.seals for _ in group.rows]
+    return Batch(layout, rows, matrix, positions, leaves, keys)
 
 
 def objects(values: Sequence[object]) -> Array:
@@ -143,6 +149,8 @@ def prediction_columns(batch: Batch, origin: Origin) -> Columns:
     has_warnings = any(fields["warnings"])
     joined = objects([LISTS_JOINED_BY.join(one) for one in fields["warnings"]])
     ours["warnings"] = joined if has_warnings else Computed("[]")
+    if batch.layout.seals:
+        ours[SEALED_KEY] = objects(batch.keys)
     return ours | _origin_columns(batch.ordinals, batch.leaves, origin) | batch.values
 
 
@@ -177,4 +185,5 @@ def _origin_columns(
 def prediction_types(layout: Layout) -> dict[str, str]:
     """name -> SQL type of every column of this layout."""
     types = PREDICTION_TYPES | {one.name: "DOUBLE" for one in layout.numbers}
+    types |= {SEALED_KEY: "BLOB"} if layout.seals else {}
     return types | {one.name: "VARCHAR" for one in layout.texts}

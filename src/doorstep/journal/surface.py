@@ -26,10 +26,14 @@ class ShowPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     prediction: str
 
 
+Personal = Literal["none", "sealed", "open", "erased"]
+
+
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """One record of the journal in words. answered_by: the version whose answer the caller got;
     None if it was a constant or an error. status: how the assigned version did. cached: the answer
-    was computed for an earlier request."""
+    was computed for an earlier request. personal: whether it has sealed fields, and whether they
+    are in `inputs`, `context` and `key` here (open)."""
 
     id: str
     service: str
@@ -51,6 +55,30 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str | float | None
     outcome_at: Instant | None
     cached: bool = False
+    personal: Personal = "none"
+
+
+class OpenPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """why: goes into the ledger."""
+
+    prediction: str
+    why: str
+
+
+class EraseSubject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """subject: as callers send it. why: goes into the ledger, which keeps it for ever."""
+
+    subject: str
+    why: str
+
+
+class Erased(msgspec.Struct, frozen=True, kw_only=True):
+    """subject: its pseudonym, by which the ledger names it. at: what was answered until then cannot
+    be read any more. predictions: how many of them were found with sealed fields."""
+
+    subject: str
+    at: Instant
+    predictions: int
 
 
 class ListPredictions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,15 +183,20 @@ class OutcomeGiven(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class RecordOutcomes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """batch: 64 hex digits that name this set, or ""; one that was recorded before is not again."""
+    """batch: 64 hex digits that name this set, or ""; one that was recorded before is not again.
+    skip_erased: leave out those of predictions whose subject was erased, instead of refusing."""
 
     service: str
     outcomes: tuple[OutcomeGiven, ...]
     batch: str = ""
+    skip_erased: bool = False
 
 
 class OutcomesRecorded(msgspec.Struct, frozen=True, kw_only=True):
+    """erased: places of the outcomes that were left out."""
+
     recorded: int
+    erased: tuple[int, ...] = ()
 
 
 class ImportedRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -37,12 +37,13 @@ class Told:
     def service(self, service):
         return SERVICE
 
-    def record_outcomes(self, service, outcomes, batch=""):
+    def call(self, name, asked, kind):
         def keep() -> int:
-            self.outcomes += outcomes
-            return len(outcomes)
+            self.outcomes += asked.outcomes
+            return len(asked.outcomes)
 
-        return self.received.once(batch, keep) if batch else keep()
+        assert name == "outcome.record"
+        return kind(recorded=self.received.once(asked.batch, keep) if asked.batch else keep())
 
     def tell(self, path: Path, *, strict: bool = False, again: bool = False) -> Sent:
         return tell(self, "loans", path, Columns(), strict=strict, again=again)

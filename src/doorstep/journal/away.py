@@ -135,14 +135,21 @@ def _touched(path: Path) -> Path | None:
 
 
 def ask_child(
-    home: Path, module: str, request: bytes, *, timeout_s: float, memory_mb: int
+    home: Path,
+    module: str,
+    request: bytes,
+    *,
+    timeout_s: float,
+    memory_mb: int,
+    kept_s: float = 0.0,
 ) -> bytes:
     """`run_child`; files that turn out to be in the store alone are fetched, and it is asked again:
     the child has neither credentials nor a network to talk to.
 
     Raises: as `run_child` and `fetch`."""
     return with_files(
-        home, lambda: run_child(module, request, timeout_s=timeout_s, memory_mb=memory_mb)
+        home,
+        lambda: run_child(module, request, timeout_s=timeout_s, memory_mb=memory_mb, kept_s=kept_s),
     )
 
 

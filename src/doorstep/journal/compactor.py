@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import gc
 import math
 import os
 import re
@@ -152,7 +153,8 @@ class Compactor:
 
         job = BlockCompaction(con, self._folder, self._profiles, self._clock.now(), self._reached)
         try:
-            return job.run(path)
+            with _without_gc():
+                return job.run(path)
         except duckdb.OperationalError:
             # The disk or the memory, not the block: the next run tries again.
             raise
@@ -178,6 +180,18 @@ class Compactor:
         remove_replaced(self._folder, fold(read_entries(self._folder)), now, stored)
         shorten_index(self._folder, now, stored)
         remove_old_locks(self._folder, now / SECOND_US)
+
+
+@contextlib.contextmanager
+def _without_gc() -> Iterator[None]:
+    """Rows make no cycles; looking for some takes a tenth of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _lock(path: Path, node: str) -> int:

@@ -19,7 +19,7 @@ from doorstep.core.instant import Instant
 from doorstep.core.record import TRAFFIC, Kind, OutcomeRecord
 from doorstep.journal import duck
 from doorstep.journal.away import locate
-from doorstep.journal.columns import Array
+from doorstep.journal.duck import Array
 from doorstep.journal.rows import tail_parts
 from doorstep.journal.snapshot import NodeSnapshot, TailPart
 from doorstep.journal.tables import load_outcomes, load_predictions

@@ -164,10 +164,17 @@ def prove_in_block(home: Path, place: Place) -> InBlock:
             f"block {place.block} has {len(leaves):,} of its {place.records:,} leaves: records "
             "were removed, or are past their days"
         )
-        return InBlock(closed=closed, problems=tuple(problems))
-    levels = _levels(leaves)
-    path = inclusion_proof(place.ordinal, len(leaves), lambda level, index: levels[level][index])
-    return InBlock(path=tuple(one.hex() for one in path), closed=closed, problems=tuple(problems))
+    elif not 0 <= place.ordinal < place.records:
+        problems.append(
+            f"its row says that it is record {place.ordinal} of block {place.block}, which has "
+            f"{place.records:,}: the row was changed"
+        )
+    else:
+        levels = _levels(leaves)
+        path = inclusion_proof(place.ordinal, len(leaves), lambda level, at: levels[level][at])
+        found = tuple(one.hex() for one in path)
+        return InBlock(path=found, closed=closed, problems=tuple(problems))
+    return InBlock(closed=closed, problems=tuple(problems))
 
 
 def _changed_files(files: Sequence[ListedFile], paths: Sequence[Path]) -> Iterator[str]:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from doorstep.core.errors import InputError
+from doorstep.core.outcome import OutcomeGiven
 from doorstep.core.record import OutcomeRecord
-from doorstep.journal.operations import CONTROL_NODE
 from doorstep.journal.rows import tail_parts
 from doorstep.journal.snapshot import take_snapshots
-from doorstep.journal.surface import OutcomeGiven
+from doorstep.journal.telling import CONTROL_NODE
 from doorstep.testing.installation import RunningInstallation
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from doorstep.compose.control import ControlPlane
-from doorstep.journal.operations import CONTROL_NODE, OutcomeWriter
+from doorstep.journal.telling import CONTROL_NODE, OutcomeWriter
 from doorstep.kernel.app import UPLOADS
 
 COMPACT_EVERY_S = 60.0

@@ -10,12 +10,13 @@ import msgspec
 
 from doorstep.core.errors import InputError
 from doorstep.core.operation import operation
+from doorstep.core.outcome import Refused
 from doorstep.core.servicefile import parse_service_file
 from doorstep.journal import query
 from doorstep.journal.imports import Prepared, Shape, matrix_of, prepared, shape_of
 from doorstep.journal.known import KnownIds, known_ids
-from doorstep.journal.operations import OutcomeWriter
-from doorstep.journal.surface import IMPORTED_MAX, Imported, ImportRows, RowRefused
+from doorstep.journal.surface import IMPORTED_MAX, Imported, ImportRows
+from doorstep.journal.telling import OutcomeWriter
 from doorstep.journal.watched import (
     Watched,
     WatchedVersion,
@@ -43,13 +44,13 @@ def import_rows(app: App, asked: ImportRows) -> Imported:
     names = {one.version for one in asked.rows}
     shapes = _shapes(app, row, file.ids.key, names, makes_new=not asked.check)
     found: list[Prepared] = []
-    refused: list[RowRefused] = []
+    refused: list[Refused] = []
     now = app.clock.now()
     for index, one in enumerate(asked.rows):
         try:
             found.append(prepared(one, shapes[one.version], asked.service, now))
         except ValueError as error:
-            refused.append(RowRefused(index=index, reason=str(error)[:300]))
+            refused.append(Refused(index=index, reason=str(error)[:300]))
     if asked.check:
         return Imported(imported=0, known=0, outcomes=0, refused=tuple(refused))
     return _record(app, asked.service, found, list(shapes.values()), refused)
@@ -117,7 +118,7 @@ def _record(
     service: str,
     found: list[Prepared],
     shapes: list[Shape],
-    refused: list[RowRefused],
+    refused: list[Refused],
 ) -> Imported:
     with known_ids(watched_folder(app.home.path), service) as known:
         known.settle(lambda request: _is_recorded(app, request))

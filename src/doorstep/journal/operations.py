@@ -9,33 +9,25 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from doorstep.core.errors import InputError, NotFoundError
-from doorstep.core.ids import new_id, parse_prediction_id
+from doorstep.core.ids import parse_prediction_id
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
+from doorstep.core.outcome import AT_MAX
 from doorstep.core.record import (
     TRAFFIC,
     Kind,
-    Layout,
-    OutcomeRecord,
-    PredictionMeta,
     Status,
-    require_possible,
 )
 from doorstep.core.servicefile import parse_service_file
 from doorstep.journal import query
 from doorstep.journal.export import export_file
 from doorstep.journal.joined import About
 from doorstep.journal.profiles import PlanProfiles
-from doorstep.journal.received import Received
 from doorstep.journal.rows import VISIBLE, Filters, Wanted
 from doorstep.journal.snapshot import NO_END
 from doorstep.journal.sql import ask_sql
 from doorstep.journal.summary import Cell, latency_ms
 from doorstep.journal.surface import (
-    AT_MAX,
-    KEY_CHARS_MAX,
-    LABEL_CHARS_MAX,
-    OUTCOMES_MAX,
     PREDICTIONS_MAX,
     QUERY_ROWS_MAX,
     QUERY_S_MAX,
@@ -43,31 +35,21 @@ from doorstep.journal.surface import (
     ExportJournal,
     JournalTable,
     ListPredictions,
-    OutcomeGiven,
-    OutcomesRecorded,
     Prediction,
     Predictions,
     QueryJournal,
-    RecordOutcomes,
     ShowPrediction,
     Traffic,
     TrafficBucket,
 )
 from doorstep.journal.tables import Span
 from doorstep.journal.windows import SummaryCache, counts
-from doorstep.journal.writer import BlockWriter
 from doorstep.kernel.app import App
-from doorstep.register.store import get_service, list_services, list_versions
-from doorstep.register.views import manifest_of
+from doorstep.register.store import get_service, list_services
 
-CONTROL_NODE = "control"
 TRAFFIC_MINUTES_MAX = 60 * 24 * 31
 Known = Mapping[str, tuple[str | float, Instant]]
 """Prediction id -> (outcome, when it became true)."""
-
-
-Rows = tuple[Layout, Sequence[PredictionMeta], bytes]
-"""Rows of one layout and their numbers, row by row."""
 
 
 class Windows:
@@ -76,41 +58,6 @@ class Windows:
     def __init__(self, home: Path) -> None:
         self.lock = threading.Lock()
         self.cache = SummaryCache(PlanProfiles(home))
-
-
-class OutcomeWriter:
-    """The control plane's own block: outcomes that were told to it, and rows that it imported. They
-    come many at a time, and nobody can tell them again: each lot is on the disk before it is
-    answered."""
-
-    def __init__(self, journal: Path) -> None:
-        self._lock = threading.Lock()
-        self.boot = new_id().hex[:12]
-        self._writer = BlockWriter(
-            journal, node=CONTROL_NODE, boot=self.boot, slot="api", durable=True
-        )
-
-    def write(self, records: Iterable[OutcomeRecord], groups: Iterable[Rows] = ()) -> int:
-        """Write outcomes, then rows, at once; how many outcomes. Raises: OSError; then none was."""
-        with self._lock:
-            written = 0
-            for record in records:
-                self._writer.outcome(record)
-                written += 1
-            for layout, rows, matrix in groups:
-                self._writer.predictions(self._writer.declare(layout), rows, matrix)
-            self._writer.flush()
-        return written
-
-    def idle(self) -> None:
-        """Close a block that is old; call it every second or so. Raises: OSError."""
-        with self._lock:
-            self._writer.flush()
-
-    def close(self) -> None:
-        """Close the block. Raises: OSError."""
-        with self._lock:
-            self._writer.close()
 
 
 def windows_of(app: App) -> Windows:
@@ -312,61 +259,6 @@ def _outcomes(app: App, service: str, rows: Sequence[dict[str, Any]]) -> Known:
             arrays.id, arrays.label, arrays.value, arrays.outcome_at, strict=True
         )
     }
-
-
-@operation("outcome.record", permission="outcome:write", effect="read")
-def record_outcomes(app: App, asked: RecordOutcomes) -> OutcomesRecorded:
-    """Record what became true, by prediction id or by key."""
-    if len(asked.outcomes) > OUTCOMES_MAX:
-        raise InputError(
-            "too-many", f"{len(asked.outcomes)} outcomes; at most {OUTCOMES_MAX} at a time"
-        )
-    with app.database.reading() as connection:
-        get_service(connection, asked.service)
-        versions = list_versions(connection, asked.service)
-    now = app.clock.now()
-    records = [_record(asked.service, one, now, index) for index, one in enumerate(asked.outcomes)]
-    known = {manifest_of(app.home.bundles, one.digest).labels for one in versions}
-    require_possible(records, known)
-    writer = app.kept.get(OutcomeWriter, lambda: OutcomeWriter(app.home.journal))
-    if not asked.batch:
-        return OutcomesRecorded(recorded=writer.write(records))
-    received = app.kept.get(
-        Received, lambda: Received(app.home.journal / CONTROL_NODE / "received.txt")
-    )
-    return OutcomesRecorded(recorded=received.once(asked.batch, lambda: writer.write(records)))
-
-
-def _record(service: str, given: OutcomeGiven, now: Instant, index: int) -> OutcomeRecord:
-    try:
-        _check(given)
-        return OutcomeRecord(
-            service=service,
-            at=given.at or now,
-            received_at=now,
-            prediction=given.prediction,
-            key=given.key,
-            label=given.label,
-            value=given.value,
-        )
-    except ValueError as error:
-        raise InputError("bad-outcome", f"outcome {index}: {error}") from None
-    except InputError as error:
-        raise InputError("bad-outcome", f"outcome {index}: {error.message}") from None
-
-
-def _check(given: OutcomeGiven) -> None:
-    """Raises: ValueError, InputError. One outcome that nobody can store would spoil its block."""
-    if given.prediction:
-        parse_prediction_id(given.prediction)
-    if len(given.key) > KEY_CHARS_MAX:
-        raise ValueError(f"a key of {len(given.key)} characters; at most {KEY_CHARS_MAX}")
-    if len(given.label or "") > LABEL_CHARS_MAX:
-        raise ValueError(
-            f"a label of {len(given.label or '')} characters; at most {LABEL_CHARS_MAX}"
-        )
-    if not 0 <= given.at <= AT_MAX:
-        raise ValueError(f"'at' is {given.at}; expected microseconds since 1970")
 
 
 @operation("traffic.count", permission="prediction:read", effect="read")

@@ -217,12 +217,13 @@ def test_a_follower_outlives_the_broker_and_the_control_plane(
     tmp_path: Path, nats: RunningNats
 ) -> None:
     with RunningInstallation(tmp_path / "home", workers=1) as here:
+        here._ports["control"] = int(here.console_url.rpartition(":")[2])  # for the next start
         here.register("outlived")
         publish(nats.url, [b'{"key": "a", "label": "bad"}'])
         command = [sys.executable, "-m", "doorstep.cli.main", "outcomes", "follow", "outlived"]
         command += [nats.url, "--stream", "OUTCOMES", "--home", str(here.home), "--json"]
         follower = subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=(tmp_path / "said").open("wb")
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         try:
             wait_for(lambda: kept(here, "outlived") == 1, "the first is recorded")

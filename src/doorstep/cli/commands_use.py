@@ -229,6 +229,7 @@ def monitor(service: Service, json: Json = False, url: Url = None, home: Home = 
 
 def monitor_text(found: MonitorView) -> str:
     """What `doorstep monitor` prints: every number beside the window that it is of."""
+    from doorstep.monitor.wording import say_ended
     from doorstep.release.wording import say_time
 
     if found.version is None:
@@ -250,7 +251,7 @@ def monitor_text(found: MonitorView) -> str:
         for name, (value, low, high) in found.quality.items()
     ]
     lines = [
-        f"quality, last {say_time(found.quality_s)}: "
+        f"quality, {say_ended(found.quality_s, found.quality_delay_s)}: "
         f"{', '.join(quality) or 'not yet known: no outcomes'} "
         f"(outcomes of {percent(found.labelled, 0)}, {found.labelled_rows:,} rows)",
         f"traffic, last {say_time(found.traffic_s)}: errors {percent(found.errors, 2)} · "
@@ -261,9 +262,33 @@ def monitor_text(found: MonitorView) -> str:
         "",
         table(("", "column", "shift sd", "psi", "missing", "p"), rows, right=(2, 3, 4, 5)),
     ]
+    if found.values:
+        lines += ["", _values(found), ""]
     lines += [f"{one.state:14}  {one.text}  ({one.measured})" for one in found.promises]
     lines += [f"! {one.sentence}" for one in found.findings]
     return "\n".join(lines)
+
+
+def _values(found: MonitorView) -> str:
+    """What cases were worth, by version and day of their predictions."""
+    rows = [
+        (
+            f"{found.service}@{one.version}",
+            one.day or "all days",
+            f"{one.rows:,}",
+            _with_ends(one.mean),
+            _with_ends(one.total),
+        )
+        for one in found.values
+    ]
+    head = ("version", "day", "known", f"mean, {found.unit}", f"sum, {found.unit}")
+    return table(head, rows, right=(2, 3, 4))
+
+
+def _with_ends(found: tuple[float, float | None, float | None]) -> str:
+    value, low, high = found
+    ends = "" if low is None or high is None else f" [{low:,.2f}, {high:,.2f}]"
+    return f"{value:,.2f}{ends}"
 
 
 def alerts(

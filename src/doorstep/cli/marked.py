@@ -14,6 +14,7 @@ import msgspec
 
 from doorstep.cli.sources import After, Read, rows_of_query
 from doorstep.client import Client
+from doorstep.core.errors import NotFoundError
 from doorstep.core.ids import digest_of
 from doorstep.journal.surface import Mark
 
@@ -34,7 +35,7 @@ class MarkedQuery:
         if not self._column:
             yield from rows_of_query(self._url, self._sql)
             return
-        self._mark = start = self._client.mark(self._service, self._source)
+        self._mark = start = self._start()
         seen = set(start.seen)
         for row, fault in rows_of_query(self._url, self._sql, After(self._column, start.value)):
             value, name = (
@@ -49,6 +50,12 @@ class MarkedQuery:
             same = self._mark.seen if value == self._mark.value else ()
             self._mark = Mark(value=value, seen=(*same, name))
             yield row, fault
+
+    def _start(self) -> Mark:
+        try:
+            return self._client.mark(self._service, self._source)
+        except NotFoundError:  # a service that the import makes
+            return Mark()
 
     def keep(self) -> None:
         if self._column and self._mark.value is not None:

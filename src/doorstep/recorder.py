@@ -183,16 +183,18 @@ class Record:
 
         async def received() -> Any:
             message = await receive()
-            if message.get("type") == "http.request":
-                exchange.asked(message.get("body", b""))
+            with contextlib.suppress(Exception):  # whatever a server or a middleware sends
+                if message.get("type") == "http.request":
+                    exchange.asked(message.get("body", b""))
             return message
 
         async def sent(message: Any) -> None:
             await send(message)
-            if message.get("type") == "http.response.start":
-                exchange.began(message.get("status", 0), _texts(message.get("headers", ())))
-            elif message.get("type") == "http.response.body":
-                exchange.answered(message.get("body", b""))
+            with contextlib.suppress(Exception):
+                if message.get("type") == "http.response.start":
+                    exchange.began(message.get("status", 0), _texts(message.get("headers", ())))
+                elif message.get("type") == "http.response.body":
+                    exchange.answered(message.get("body", b""))
 
         error = ""
         try:
@@ -249,7 +251,8 @@ class _Input:
         self._stream, self._exchange = stream, exchange
 
     def _seen(self, data: bytes) -> bytes:
-        self._exchange.asked(data)
+        with contextlib.suppress(Exception):
+            self._exchange.asked(data)
         return data
 
     def read(self, *size: int) -> bytes:
@@ -265,7 +268,17 @@ class _Input:
         return (self._seen(line) for line in self._stream)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        found = getattr(self._stream, name)  # not every stream has these
+        if name == "read1":
+            return lambda *size: self._seen(found(*size))
+        if name in ("readinto", "readinto1"):
+            return lambda buffer: self._into(found(buffer), buffer)
+        return found
+
+    def _into(self, count: int | None, buffer: Any) -> int | None:
+        """What Werkzeug, and so Flask, reads with."""
+        self._seen(bytes(memoryview(buffer)[: count or 0]))
+        return count
 
 
 class _Answer:
@@ -288,7 +301,8 @@ class _Answer:
         except Exception as failure:
             self._end(type(failure).__name__)
             raise
-        self._exchange.answered(part)
+        with contextlib.suppress(Exception):
+            self._exchange.answered(part)
         return part
 
     def _end(self, error: str = "") -> None:

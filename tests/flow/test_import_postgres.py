@@ -104,7 +104,7 @@ def test_a_column_that_is_missing_is_a_reason_of_every_row(
         ("select answered, answer, p_default from answers", "no key in column application"),
         (
             "select application, answered, model from answers",
-            "neither an answer (answer) nor an outcome",
+            "neither an answer (answer)",
         ),
         ("select n from answers where n < 0", "there are none"),
     ):

@@ -48,8 +48,8 @@ from doorstep.kernel.app import App
 from doorstep.register.store import get_service, list_services
 
 TRAFFIC_MINUTES_MAX = 60 * 24 * 31
-Known = Mapping[str, tuple[str | float, Instant]]
-"""Prediction id -> (outcome, when it became true)."""
+Known = Mapping[str, tuple[str | None, float | None, Instant]]
+"""Prediction id -> (label, value, when it became true)."""
 
 
 class Windows:
@@ -199,7 +199,7 @@ def _kinds(name: str) -> tuple[int, ...]:
 
 def prediction_view(row: dict[str, Any], known: Known) -> Prediction:
     """One record in words."""
-    outcome, outcome_at = known.get(row["id"], (None, None))
+    label, value, outcome_at = known.get(row["id"], (None, None, None))
     answer = row.get("out.answer")
     scores = {
         name.removeprefix("out."): value
@@ -225,8 +225,9 @@ def prediction_view(row: dict[str, Any], known: Known) -> Prediction:
         context=_prefixed(row, "ctx."),
         answer=answer if answer is not None else next(iter(scores.values()), None),
         scores=scores,
-        outcome=outcome,
+        outcome=label if label is not None else value,
         outcome_at=outcome_at,
+        value=value,
     )
 
 
@@ -254,7 +255,7 @@ def _outcomes(app: App, service: str, rows: Sequence[dict[str, Any]]) -> Known:
         )
     )
     return {
-        name: (label if label is not None else float(value), int(at))
+        name: (label, float(value) if math.isfinite(value) else None, int(at))
         for name, label, value, at in zip(
             arrays.id, arrays.label, arrays.value, arrays.outcome_at, strict=True
         )

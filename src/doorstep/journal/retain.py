@@ -2,13 +2,15 @@
 
 By age, a file goes when its newest record is older than the service keeps its records
 (`privacy.keep`). By size, the oldest files of settled days go until the rest fits. What will go
-soon is said in `retention.json` first, and nothing goes before that has stood for a day. What went
+soon is said in `retention.json` first, and nothing goes before that has stood for a day. What is
+due without having been said as due soon (a clock jumped, a node was off for weeks) starts that day
+again: a wrong clock alone deletes nothing that people cannot save. What went
 is in the index (the line that unlists it) and in the ledger (`journal.dropped`, each file once).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -103,20 +105,25 @@ def plan_drops(files: Iterable[ListedFile], bounds: Bounds, now: Instant) -> lis
 
 
 def plan_notice(
-    files: Iterable[ListedFile], bounds: Bounds, now: Instant, before: Notice
+    files: Sequence[ListedFile], bounds: Bounds, now: Instant, before: Notice
 ) -> Notice:
     """What is to be said at `now`. before: what is said until now."""
     ahead = Bounds(bounds.keep_s, bounds.bytes_max * AHEAD_SHARE)
     soon: dict[str, list[Drop]] = {}
     for drop in plan_drops(files, ahead, now + AHEAD_S * SECOND_US):
         soon.setdefault(drop.file.service, []).append(drop)
-    said = before.services
+    due_last: dict[str, Instant] = {}
+    for drop in plan_drops(files, bounds, now):
+        due_last[drop.file.service] = max(drop.file.last, due_last.get(drop.file.service, 0))
+
+    def since(service: str) -> Instant:
+        said = before.services.get(service)
+        is_known = said is not None and due_last.get(service, 0) <= said.last
+        return said.since if said is not None and is_known else now
+
     return Notice(
         format=FORMAT,
-        services={
-            service: _due(drops, said[service].since if service in said else now)
-            for service, drops in sorted(soon.items())
-        },
+        services={service: _due(drops, since(service)) for service, drops in sorted(soon.items())},
     )
 
 
@@ -156,7 +163,7 @@ def apply_bounds(
     due = [
         one
         for one in plan_drops(files, bounds, now)
-        if one.file.service in before.services and before.services[one.file.service].since <= stood
+        if one.file.service in notice.services and notice.services[one.file.service].since <= stood
     ]
     if not due:
         return None

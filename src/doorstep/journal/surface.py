@@ -28,7 +28,8 @@ class ShowPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """One record of the journal in words. answered_by: the version whose answer the caller got;
     None if it was a constant or an error. status: how the assigned version did. cached: the answer
-    was computed for an earlier request."""
+    was computed for an earlier request. outcome: the label, else the value; value: what the case
+    was worth, or the true number."""
 
     id: str
     service: str
@@ -50,6 +51,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str | float | None
     outcome_at: Instant | None
     cached: bool = False
+    value: float | None = None
 
 
 class ListPredictions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

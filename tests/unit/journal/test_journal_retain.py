@@ -120,3 +120,24 @@ def test_a_notice_that_cannot_be_read_is_said_again_and_stands_again(tmp_path):
     assert apply_bounds(folder, [day(900)], bounds, later) is None
     assert read_notice(folder).services["loans"].since == later
     assert msgspec.json.decode((folder / "retention.json").read_bytes())["format"] == 1
+
+
+def test_a_clock_that_jumps_takes_nothing_that_was_not_said_for_a_day(tmp_path):
+    folder = tmp_path / "n1"
+    folder.mkdir()
+    bounds = Bounds({"loans": 50 * 86400.0}, NO_LIMIT)
+    files = [day(at) for at in range(945, 1000)]
+    # For long: every day something is due soon, and the oldest goes.
+    apply_bounds(folder, files, bounds, NOW)
+    assert apply_bounds(folder, files, bounds, NOW + 2 * DAY).replaces
+    files = files[5:]
+    years_on = NOW + 3_650 * DAY
+    assert apply_bounds(folder, files, bounds, years_on) is None
+    assert apply_bounds(folder, files, bounds, years_on + DAY - 1) is None
+    # Set right again: only what is due goes.
+    back = apply_bounds(folder, files, bounds, NOW + 3 * DAY)
+    assert back is None or set(back.replaces) <= {files[0].path, files[1].path, files[2].path}
+    # It was right: a day after it was said, all that is too old goes.
+    apply_bounds(folder, files, bounds, years_on)
+    gone = apply_bounds(folder, files, bounds, years_on + 2 * DAY)
+    assert len(gone.replaces) == len(files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ PEEKED_ROWS = 100
 REMEMBERED_MAX = 100_000
 """Of so many outcomes in a row, two that contradict each other are found."""
 Opened = Callable[[], Iterator[Read]]
+Said = tuple[str, str | int, str | int | None]
+"""Of which case, and when."""
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,7 +136,7 @@ class _Sending:
         self.sent = Sent()
         self._client, self._service, self._asked = client, service, asked
         self._refusals, self._name, self._again = refusals, name, again
-        self._said: dict[tuple[str, str | int, str | int | None], tuple[int, OutcomeGiven]] = {}
+        self._said: OrderedDict[Said, tuple[int, OutcomeGiven]] = OrderedDict()
 
     def send(
         self, rows: Iterator[Read], *, check: bool, passed: Callable[[], None] = lambda: None
@@ -191,7 +194,7 @@ class _Sending:
                 return None
             before, same = self._said.setdefault((one.prediction, one.key, one.at), (number, one))
             if len(self._said) > REMEMBERED_MAX:
-                del self._said[next(iter(self._said))]
+                self._said.popitem(last=False)
             if same != one:
                 raise ValueError(f"row {before} says another outcome of this at this time")
             if before != number:

@@ -47,6 +47,8 @@ from doorstep.govern.surface import (
 from doorstep.journal import exported
 from doorstep.journal.surface import (
     CountTraffic,
+    Erased,
+    EraseSubject,
     ExportJournal,
     Imported,
     ImportedRow,
@@ -55,6 +57,7 @@ from doorstep.journal.surface import (
     KeepMark,
     ListPredictions,
     Mark,
+    OpenPrediction,
     OutcomesRecorded,
     OutcomesTold,
     Prediction,
@@ -280,6 +283,15 @@ class Client:
     # predictions
     def prediction(self, prediction: str) -> Prediction:
         return self.call("prediction.show", ShowPrediction(prediction=prediction), Prediction)
+
+    def open_prediction(self, prediction: str, why: str) -> Prediction:
+        """With its sealed fields; the ledger says who read them, and why."""
+        asked = OpenPrediction(prediction=prediction, why=why)
+        return self.call("prediction.open", asked, Prediction)
+
+    def erase(self, subject: str, why: str) -> Erased:
+        """Destroy the key of a person. There is no way back."""
+        return self.call("subject.erase", EraseSubject(subject=subject, why=why), Erased)
 
     def predictions(
         self,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from doorstep.cli.options import Home, Json, Url, Why, connect
-from doorstep.cli.output import done, emit, fail, table, when
+from doorstep.cli.output import done, emit, fail, table, warn, when
 from doorstep.core.errors import NotFoundError, RefusedError, UnreachableError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ Service = Annotated[str, typer.Argument(help="The service.")]
 
 def add_to(app: typer.Typer) -> None:
     app.command("history")(history)
+    app.command("erase")(erase)
     ledger = typer.Typer(no_args_is_help=True, help="The tamper-evident record of every change.")
     ledger.command("show")(show)
     ledger.command("verify")(verify)
@@ -68,6 +69,23 @@ def history(
         )
 
     emit(found, text, as_json=json)
+
+
+def erase(
+    subject: Annotated[str, typer.Argument(help="The person, as callers send it (ids.subject).")],
+    why: Why,
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Destroy the key of a person: their sealed fields cannot be read any more, by anybody."""
+    with connect(url, home) as client:
+        found = client.erase(subject, why)
+    if found.predictions:
+        done(f"{found.predictions:,} predictions cannot be opened any more")
+    else:
+        warn("no prediction with sealed fields was found; is it written as callers send it?")
+    emit(found, found.subject, as_json=json)
 
 
 def show(

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from doorstep.client import Client
     from doorstep.gate.surface import GateRun
     from doorstep.register.surface import Service
-    from doorstep.release.surface import GuardrailView, Kill, Release
+    from doorstep.release.wording import say_difference
+from doorstep.release.surface import GuardrailView, Kill, Release
 
 POLL_S = 0.3
 RUNNING = ("shadow", "step", "bake", "paused")
@@ -160,7 +161,7 @@ def guardrail_table(guardrails: tuple[GuardrailView, ...], *, is_over: bool) -> 
         "guardrail",
         "champion",
         "challenger",
-        "ratio 95 %",
+        "95 % interval",
         "rolled back at",
         "advances at",
         "",
@@ -170,7 +171,7 @@ def guardrail_table(guardrails: tuple[GuardrailView, ...], *, is_over: bool) -> 
             one.name,
             percent(one.champion),
             percent(one.challenger),
-            _interval(one.ratio_low, one.ratio_high),
+            _interval(one),
             _evidence(one.log_e_rollback, one.log_e_rollback_threshold),
             _evidence(one.log_e_advance, one.log_e_advance_threshold),
             "" if is_over else one.missing,
@@ -188,10 +189,14 @@ def _evidence(log_e: float, threshold: float) -> str:
     return f"{threshold:.1f} reached" if log_e >= threshold else f"{log_e:.1f} of {threshold:.1f}"
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
+def _interval(one: GuardrailView) -> str:
+    """`0.40 to 8.10` times, or `-0.4 to +2.1 points`."""
+    if one.low is None or one.high is None:
         return "–"
-    return f"{low:.2f} to {high:.2f}" if high < 1e6 else f"{low:.2f} or more"
+    if one.compared == "difference":
+        return say_difference(one.low, one.high)
+    high = f"to {one.high:.2f}" if one.high < 1e6 else "or more"
+    return f"{one.low:.2f} {high} ×"
 
 
 def show(release: ReleaseName, json: Json = False, url: Url = None, home: Home = None) -> None:

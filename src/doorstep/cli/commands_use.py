@@ -162,12 +162,28 @@ def _who(one: Prediction) -> str:
     return who if one.answered_by == one.assigned else f"{who} for @{one.assigned}"
 
 
+PERSONAL = {
+    "sealed": "personal fields: sealed; --open WHY shows them, and the ledger says so",
+    "erased": "personal fields: erased; nothing opens them any more",
+}
+
+
 def show_prediction(
-    prediction: PredictionId, json: Json = False, url: Url = None, home: Home = None
+    prediction: PredictionId,
+    open_for: Annotated[
+        str, typer.Option("--open", help="Open sealed fields: the reason, kept in the ledger.")
+    ] = "",
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
 ) -> None:
     """Show one prediction: input, answer, version, outcome."""
     with connect(url, home) as client:
-        found = client.prediction(prediction)
+        found = (
+            client.open_prediction(prediction, open_for)
+            if open_for
+            else client.prediction(prediction)
+        )
 
     def text() -> str:
         values = [*found.inputs.items(), *((f"{k} (context)", v) for k, v in found.context.items())]
@@ -176,6 +192,7 @@ def show_prediction(
             f"({found.status}, {found.latency_ms:.2f} ms)",
             f"outcome: {'not yet known' if found.outcome is None else _shown(found.outcome)}",
             *(f"warning: {one}" for one in found.warnings),
+            *([PERSONAL[found.personal]] if found.personal in PERSONAL else []),
             "",
             table(("field", "value"), [(name, str(value)) for name, value in values]),
         ]

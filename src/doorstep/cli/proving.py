@@ -82,7 +82,8 @@ def _say(found: PredictionProof) -> None:
             done(f"prediction {found.prediction} is as it was when the ledger sealed it")
         case "erased":
             done(
-                f"prediction {found.prediction} was sealed; its contents are gone, its leaf is kept"
+                f"prediction {found.prediction} is as it was when the ledger sealed it; nothing "
+                "opens its personal fields any more"
             )
         case "not-sealed":
             fail(f"prediction {found.prediction} is not yet sealed")

@@ -23,6 +23,7 @@ from doorstep.console.routes import console_refusals, console_routes
 from doorstep.core.ids import new_id
 from doorstep.core.instant import SystemClock
 from doorstep.journal.ledgering import record_closed, record_dropped
+from doorstep.journal.personal import finish_erasures
 from doorstep.journal.spool import take_spools
 from doorstep.kernel.child import allow_children, end_children
 from doorstep.kernel.db import Database
@@ -33,6 +34,8 @@ from doorstep.kernel.settings import LOOPBACK
 from doorstep.migrations.upgrade import upgrade
 from doorstep.monitor.loop import Monitors
 from doorstep.operations import table
+from doorstep.release.actions import running_releases
+from doorstep.release.outcomes import Losses
 
 STOP_S = 5
 HOSTS = frozenset({LOOPBACK, "localhost", "[::1]"})
@@ -85,9 +88,11 @@ class Serving:
             self.control,
             [
                 self._journal.tick,
+                self._look_at_outcomes,
                 lambda: take_spools(self.control.leading()),
                 lambda: record_closed(self.control.leading()),
                 lambda: record_dropped(self.control.leading()),
+                lambda: finish_erasures(self.control.leading()),
                 Uploads(self.control).tick,
             ],
         )
@@ -111,6 +116,11 @@ class Serving:
             target=self._server.run, kwargs={"sockets": [bound]}, name="http", daemon=True
         )
         self._thread.start()
+
+    def _look_at_outcomes(self) -> None:
+        app = self.control.leading()
+        releases = [row.release for row in running_releases(app)]
+        app.kept.get(Losses, Losses).look(app, releases)
 
     def app(self) -> Litestar:
         """REST and console as one ASGI application."""

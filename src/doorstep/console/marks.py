@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from doorstep.console.words import is_known, ratio
+from doorstep.console.words import is_known, points, ratio
 
 RATIO_FLOOR = 0.05
 RATIO_CEILING = 20.0
@@ -40,7 +40,7 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ruler(msgspec.Struct, frozen=True, kw_only=True):
-    """A ratio with its interval on a logarithmic axis. low, high: None without an interval;
+    """A number with its interval on an axis. low, high: None without an interval;
     *_beyond: it goes on past the axis. tolerance, margin: where the two thresholds stand."""
 
     width: int
@@ -149,42 +149,62 @@ def ratio_domain(numbers: Sequence[float | None]) -> tuple[float, float]:
     return max(RATIO_FLOOR, low), min(RATIO_CEILING, high)
 
 
-def ratio_ruler(
+class Scale(msgspec.Struct, frozen=True, kw_only=True):
+    """The axis of a ruler. ends: outermost values; is_log: a ratio's axis, else a straight one."""
+
+    ends: tuple[float, float]
+    ticks: tuple[float, ...]
+    is_log: bool
+
+    def place(self, value: float, width: int) -> float:
+        """In pixels, held inside the axis."""
+        low, high = self.ends
+        inside = min(high, max(low, value))
+        share = (inside - low) / (high - low)
+        if self.is_log:
+            share = math.log(inside / low) / math.log(high / low)
+        return round(6 + share * (width - 12), 1)
+
+    def say(self, value: float) -> str:
+        return ratio(value) if self.is_log else points(value)
+
+
+def ratio_scale(domain: tuple[float, float]) -> Scale:
+    ticks = tuple(one for one in _RATIO_TICKS if domain[0] < one < domain[1])
+    return Scale(ends=domain, ticks=ticks, is_log=True)
+
+
+def difference_scale(numbers: Sequence[float | None]) -> Scale:
+    """Around 0, holding all the numbers that are not open ends of -1 or 1."""
+    known = [abs(one) for one in numbers if one is not None and abs(one) < 1.0]
+    most = max([0.01, *known]) * 1.25
+    return Scale(ends=(-most, most), ticks=(0.0,), is_log=False)
+
+
+def ruler(
     interval: tuple[float | None, float | None],
     estimate: float | None,
     thresholds: tuple[float, float],
-    domain: tuple[float, float],
+    scale: Scale,
     width: int = 300,
 ) -> Ruler:
-    """interval: an end that is None is open. thresholds: (tolerance, margin), as factors of the
-    champion. domain: of `ratio_domain`."""
+    """interval: an end that is None is open. thresholds: (tolerance, margin)."""
     known = is_known(interval[0]) or is_known(interval[1])
-    ends = ((interval[0], 0.0), (interval[1], math.inf))
+    ends = ((interval[0], -math.inf), (interval[1], math.inf))
     low, high = (end if end is not None and is_known(end) else open_end for end, open_end in ends)
-    tolerance, margin = thresholds
+    tolerance, margin = (Tick(x=scale.place(one, width), text=scale.say(one)) for one in thresholds)
+    shown = estimate is not None and (estimate > 0 or not scale.is_log)
     return Ruler(
         width=width,
-        ticks=tuple(
-            Tick(x=_place(one, domain, width), text=ratio(one))
-            for one in _RATIO_TICKS
-            if domain[0] < one < domain[1]
-        ),
-        low=_place(low, domain, width) if known else None,
-        high=_place(high, domain, width) if known else None,
-        low_beyond=known and low < domain[0],
-        high_beyond=known and high > domain[1],
-        estimate=_place(estimate, domain, width) if estimate and estimate > 0 else None,
-        tolerance=Tick(x=_place(tolerance, domain, width), text=ratio(tolerance)),
-        margin=Tick(x=_place(margin, domain, width), text=ratio(margin)),
+        ticks=tuple(Tick(x=scale.place(one, width), text=scale.say(one)) for one in scale.ticks),
+        low=scale.place(low, width) if known else None,
+        high=scale.place(high, width) if known else None,
+        low_beyond=known and low < scale.ends[0],
+        high_beyond=known and high > scale.ends[1],
+        estimate=scale.place(estimate, width) if estimate is not None and shown else None,
+        tolerance=tolerance,
+        margin=margin,
     )
-
-
-def _place(value: float | None, domain: tuple[float, float], width: int) -> float:
-    low, high = math.log(domain[0]), math.log(domain[1])
-    if value is None or math.isnan(value) or value <= 0:
-        return 6.0
-    share = (min(high, max(low, math.log(value))) - low) / (high - low)
-    return round(6 + share * (width - 12), 1)
 
 
 def metric_ruler(

@@ -39,15 +39,25 @@ def totals_of(traffic: Traffic) -> tuple[dict[str, Any], ...]:
 
 
 def ruler_of(guardrail: GuardrailView, domain: tuple[float, float]) -> marks.Ruler:
-    estimate = None
-    if guardrail.champion and guardrail.challenger is not None:
-        estimate = guardrail.challenger / guardrail.champion
-    return marks.ratio_ruler(
-        (guardrail.ratio_low, guardrail.ratio_high),
-        estimate,
+    """domain: of the ratios of the page; a difference has an axis of its own."""
+    interval, thresholds = (
+        (guardrail.low, guardrail.high),
         (guardrail.tolerance, guardrail.margin),
-        domain,
     )
+    scale = marks.ratio_scale(domain)
+    if guardrail.compared == "difference":
+        scale = marks.difference_scale([*interval, *thresholds])
+    return marks.ruler(interval, estimate_of(guardrail), thresholds, scale)
+
+
+def estimate_of(guardrail: GuardrailView) -> float | None:
+    """challenger / champion, or the difference; None before there is any evidence."""
+    champion, challenger = guardrail.champion, guardrail.challenger
+    if champion is None or challenger is None:
+        return None
+    if guardrail.compared == "difference":
+        return challenger - champion
+    return challenger / champion if champion else None
 
 
 def stays_of(shown: Release, now: Instant) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ import msgspec
 
 from doorstep.console import marks, story, timeline, words
 from doorstep.console.asking import Ask, Query, answer, attempt
-from doorstep.console.measures import metrics_of, ruler_of, stays_of, totals_of
+from doorstep.console.measures import estimate_of, metrics_of, ruler_of, stays_of, totals_of
 from doorstep.console.servicefile import annotate_file
 from doorstep.core.errors import InputError, NotFoundError, UsageError
 from doorstep.core.ids import parse_name, parse_prediction_id, parse_version
@@ -192,11 +192,9 @@ def _gates(ask: Ask, versions: tuple[Version, ...]) -> dict[int, GateRuns]:
 
 def release(ask: Ask, query: Query) -> Page:
     shown = answer(ask, "release.show", ShowRelease(release=query.path["release"]), Release)
-    thresholds = [one.tolerance for one in shown.guardrails] + [
-        one.margin for one in shown.guardrails
-    ]
-    ends = [end for one in shown.guardrails for end in (one.ratio_low, one.ratio_high)]
-    domain = marks.ratio_domain([*thresholds, *ends])
+    ratios = [one for one in shown.guardrails if one.compared == "ratio"]
+    found = [end for one in ratios for end in (one.low, one.high, one.tolerance, one.margin)]
+    domain = marks.ratio_domain(found)
     return Page(
         template="release.html",
         title=f"{shown.service}@{shown.challenger} release",
@@ -206,6 +204,7 @@ def release(ask: Ask, query: Query) -> Page:
             "release": shown,
             "name": f"{shown.service}@{shown.challenger}",
             "rulers": {one.name: ruler_of(one, domain) for one in shown.guardrails},
+            "estimates": {one.name: estimate_of(one) for one in shown.guardrails},
             "over": shown.ended_at is not None,
             "stays": stays_of(shown, query.now),
         },

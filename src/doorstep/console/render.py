@@ -36,6 +36,7 @@ class Renderer:
         self._env.filters |= {name: getattr(words, name) for name in _FILTERS}
         self._env.filters |= {
             "factor": words.ratio,
+            "points": words.points,
             "shown": words.value,
             "evidence": words.as_json,
             "script_json": script_json,

@@ -139,6 +139,13 @@ def ratio(value: float | None) -> str:
     return f"{text}×"
 
 
+def points(value: float | None) -> str:
+    """A difference of shares: `+0.4 pt`, `0`."""
+    if value is None or not math.isfinite(value):
+        return NO_DATA
+    return f"{value * 100:+.2g} pt" if value else "0"
+
+
 def short(text: str) -> str:
     """An id by its two ends. The end of a uuid7 tells two of one moment apart; its start does not.
 

@@ -14,6 +14,7 @@ import msgspec
 FieldType = Literal["int", "float", "bool", "category", "text", "time"]
 NUMBER_TYPES: frozenset[FieldType] = frozenset({"int", "float", "bool", "time"})
 FIELDS_MAX = 4096
+Personal = Literal["no", "pseudonymise", "drop", "seal"]
 
 
 ALIKE = "names that differ in nothing but case are one column of the journal"
@@ -35,7 +36,9 @@ class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     required: False lets it be absent or null. range_*: inclusive, None is open. values: the known
     categories, in profile order. unseen: what an unknown category does: it passes with a warning
-    (allow), counts as missing (missing), or refuses the row (reject).
+    (allow), counts as missing (missing), or refuses the row (reject). personal: what the journal
+    keeps of it: all (no), a keyed hash (pseudonymise), nothing (drop), or what only the key of the
+    person opens (seal).
     """
 
     name: str
@@ -46,7 +49,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     values: tuple[str, ...] = ()
     unseen: Literal["allow", "missing", "reject"] = "allow"
     unit: str = ""
-    personal: Literal["no", "pseudonymise", "drop"] = "no"
+    personal: Personal = "no"
     protected: bool = False
 
     @property
@@ -76,3 +79,18 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def texts(self) -> tuple[Field, ...]:
         """The string inputs, in contract order: the text columns of a batch."""
         return tuple(field for field in self.inputs if not field.is_number)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return self.inputs + self.context
+
+    @property
+    def seals(self) -> bool:
+        """Whether records of it have sealed fields."""
+        return any(field.personal == "seal" for field in self.fields)
+
+    def hidden(self, subject: str) -> frozenset[str]:
+        """Names whose values are recorded nowhere as they came: personal fields, and whose data it
+        is, where any of it is sealed."""
+        found = {field.name for field in self.fields if field.personal != "no"}
+        return frozenset(found | ({subject} - {""} if self.seals else set()))

@@ -52,7 +52,8 @@ class ReleasePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     shares: part of the units of each segment that is assigned to the challenger, 0..1; a segment
     that is not named has share 0. sample: part of the requests that the shadow scorer scores.
     epoch: the evidence epoch that new requests belong to; the first seconds of a step have one of
-    their own.
+    their own. slow_us, slow_challenger_us: latencies above which a request of that arm counts as
+    slow, at most SLOW_MAX each; empty where latency is not guarded.
     """
 
     id: str
@@ -62,6 +63,8 @@ class ReleasePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     shares: dict[str, float] = {}
     sample: float = 0.0
     rehearsal: bool = False
+    slow_us: tuple[int, ...] = ()
+    slow_challenger_us: tuple[int, ...] = ()
 
 
 class FallbackStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,11 +12,14 @@ from typing import Literal
 
 import msgspec
 
-from doorstep.core.contract import Contract, FieldType
+from doorstep.core.contract import Contract, Field, FieldType
+from doorstep.core.errors import InputError
 from doorstep.core.ids import digest_of
 from doorstep.core.instant import Instant
 
 FORMAT = 1
+SEALED = "sealed"
+"""The text column with a row's sealed fields, see `journal/sealing.py`."""
 
 
 class Status(IntEnum):
@@ -59,6 +62,10 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def digest(self) -> str:
         return digest_of(msgspec.json.encode(self))
+
+    @property
+    def seals(self) -> bool:
+        return any(one.name == SEALED for one in self.texts)
 
 
 class PredictionMeta(msgspec.Struct, array_like=True, gc=False):
@@ -112,13 +119,34 @@ class OutcomeRecord(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("an outcome has a label, a value or both")
 
 
+def _prefixed(contract: Contract) -> list[tuple[str, Field]]:
+    inputs = [(f"in.{one.name}", one) for one in contract.inputs]
+    return inputs + [(f"ctx.{one.name}", one) for one in contract.context]
+
+
+def column_names(contract: Contract) -> tuple[list[str], list[str]]:
+    """What the columns of its numbers are called, and of its texts, in order."""
+    prefixed = _prefixed(contract)
+    numbers = [name for name, one in prefixed if one.is_number]
+    return numbers, [name for name, one in prefixed if not one.is_number]
+
+
+def outcome_refused(index: int) -> InputError:
+    """Of a prediction whose subject was erased."""
+    return InputError(
+        "subject-erased",
+        f"outcome {index}: whose prediction this is was erased",
+        "leave it out and send the others again; none was recorded",
+    )
+
+
 def layout_of(service: str, contract: Contract, outputs: tuple[str, ...]) -> Layout:
     """The layout of a service's records. outputs: the score columns, `out.` is put before each;
     the answer itself is the text column `out.answer`."""
-    prefixed = [(f"in.{one.name}", one) for one in contract.inputs]
-    prefixed += [(f"ctx.{one.name}", one) for one in contract.context]
+    prefixed = _prefixed(contract)
     numbers = [Column(name, one.type) for name, one in prefixed if one.is_number]
     texts = [Column(name, one.type) for name, one in prefixed if not one.is_number]
     numbers += [Column(f"out.{name}", "float") for name in outputs]
+    texts += [Column(SEALED, "text")] if contract.seals else []
     texts += [Column("out.answer", "text")]
     return Layout(format=FORMAT, service=service, numbers=tuple(numbers), texts=tuple(texts))

@@ -14,6 +14,7 @@ from doorstep.core.instant import Instant
 
 FORMAT = 1
 UNITS_MAX = 2048
+SLOW_MAX = 4
 """Distinct units kept per cell: enough to decide (1,000 are needed at a ceiling of 0.5 %)."""
 
 Arm = Literal["champion", "challenger"]
@@ -27,7 +28,9 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     not (a champion's answer after the challenger failed counts here, against the challenger).
     seen, bad_units: distinct 64-bit unit hashes as little-endian bytes, at most UNITS_MAX each, the
     first to come. plus, zero, minus: shadow pairs where only the challenger erred, both did
-    the same, only the champion erred.
+    the same, only the champion erred. alike, differ: shadow pairs with the same and with another
+    answer. timed: requests whose latency was taken, of each unit one; slow: of these, those above
+    each of the release's thresholds.
     """
 
     release: str
@@ -43,6 +46,10 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     plus: int = 0
     zero: int = 0
     minus: int = 0
+    alike: int = 0
+    differ: int = 0
+    timed: int = 0
+    slow: tuple[int, ...] = (0,) * SLOW_MAX
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

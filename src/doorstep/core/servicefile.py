@@ -176,6 +176,11 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
             where = f"contract.inputs.{self.model.label}"
             yield where, "is the label; a model that is given it is told the answer"
         yield from self._fallback_faults()
+        for part, fields in (("inputs", self.contract.inputs), ("context", self.contract.context)):
+            for written, spec in fields.items():
+                if spec.personal == "seal" and not (self.ids.subject or self.ids.key):
+                    said = "a sealed field is somebody's; expected ids.subject or ids.key"
+                    yield f"contract.{part}.{written}.personal", said
         if not self.contract.context:
             return
         for index, wave in enumerate(self.release.waves):

@@ -66,14 +66,17 @@ class DeadlineSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
     """tolerance and margins are ratios to the champion for errors and latency, and differences for
-    quality (points as a fraction) and fairness (gap). ceiling is read for errors only."""
+    quality (points as a fraction), disagreement (share of answers; it has no margins) and fairness
+    (gap). ceiling is read for errors only."""
 
-    name: Annotated[Literal["errors", "latency", "quality", "fairness"], "what is compared"]
+    name: Annotated[
+        Literal["errors", "latency", "quality", "disagreement", "fairness"], "what is compared"
+    ]
     tolerance: Annotated[
         float,
         number(0, 100),
         "worse than the champion by more than this rolls back",
-        "1.1 times for errors and latency, 0 for quality, 0.05 for fairness",
+        "1.1 times for errors and latency, 0 for quality, 0.02 for disagreement, 0.05 for fairness",
     ] = 1.1
     margins: Annotated[
         tuple[float, ...],
@@ -93,6 +96,8 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
         match written.get("name"):
             case "quality":
                 return {"tolerance": 0.0, "margins": (0.005,)}
+            case "disagreement":
+                return {"tolerance": 0.02, "margins": (0.02,)}
             case "fairness":
                 return {"tolerance": 0.05, "margins": (0.05,)}
             case _:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from doorstep.core.condition import Condition
-from doorstep.core.contract import FIELDS_MAX, FieldType
+from doorstep.core.contract import FIELDS_MAX, FieldType, Personal
 from doorstep.core.filereaders import Group, ListOf, MapOf
 from doorstep.core.filewords import (
     FAIRNESS_METRICS,
@@ -167,9 +167,7 @@ class FieldSpec(msgspec.Struct, frozen=True, kw_only=True):
         bool | None, "whether it must be there", "true if no training row lacked it"
     ] = None
     unit: Annotated[str, text("a unit such as months", length_max=40), "of the value", "none"] = ""
-    personal: Annotated[
-        Literal["no", "pseudonymise", "drop"], "what the journal keeps of it", "no: not personal"
-    ] = "no"
+    personal: Annotated[Personal, "what the journal keeps of it", "no: not personal"] = "no"
     protected: Annotated[
         bool, "whether it is a protected attribute, for fairness", "false: not protected"
     ] = False

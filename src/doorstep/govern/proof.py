@@ -31,7 +31,7 @@ class _Wrong(Exception):
 def check_proof(proof: Proof, key: PublicKey) -> PredictionProof:
     """Whether every step holds, up to a checkpoint that `key` signed."""
     said: list[str] = []
-    state: ProofState = "proven" if proof.record else "erased"
+    state: ProofState = "proven" if proof.record and not proof.erased else "erased"
     problems = []
     for step in (_check_record, _check_block, _check_ledger):
         try:
@@ -63,7 +63,8 @@ def _check_record(proof: Proof, _key: PublicKey) -> str:
         )
     if (found := _id_in(record, proof.layout)) != proof.prediction:
         raise _Wrong(f"the record is that of {found}, not of {proof.prediction}")
-    return f"the stored record hashes to its leaf {proof.leaf[:16]}"
+    closed = "; nothing opens its sealed fields any more" if proof.erased else ""
+    return f"the stored record hashes to its leaf {proof.leaf[:16]}{closed}"
 
 
 def _id_in(record: bytes, layout: Layout | None) -> str:

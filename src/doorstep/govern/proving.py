@@ -104,6 +104,7 @@ def _proof(
         event_path=tuple(one.hex() for one in event_path),
         checkpoint=signed.note,
         key=key.to_text(),
+        erased=stored.is_erased,
     )
 
 

@@ -86,6 +86,17 @@ def _dropped(_: Event, data: Data) -> str:
     )
 
 
+def _erased(event: Event, data: Data) -> str:
+    return (
+        f"the person {_short(event.object.id)} was erased by {data['by']}: {data['predictions']:,} "
+        f"predictions with sealed fields ({data['why']})"
+    )
+
+
+def _opened(event: Event, data: Data) -> str:
+    return f"personal fields of {event.object.id} were read: {data['why']}"
+
+
 def _token_created(event: Event, data: Data) -> str:
     return f"{_token(event, data)} made for {data.get('service') or 'all services'}"
 
@@ -122,6 +133,8 @@ _SENTENCES: Mapping[str, Callable[[Event, Data], str]] = {
     "finding.resolved": _found,
     "journal.closed": _closed,
     "journal.dropped": _dropped,
+    "subject.erased": _erased,
+    "prediction.opened": _opened,
     "token.created": _token_created,
     "token.revoked": _token_revoked,
 }

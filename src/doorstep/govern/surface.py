@@ -66,6 +66,7 @@ class ProvePrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """record: base64 of what the leaf hashes, with inputs and answer; "" if its contents are gone.
+    erased: nothing opens its sealed fields any more, says the home that made the proof.
     leaf, path, event_path: hex. ordinal: the record's place among `records` of its block. event:
     the ledger's line as it is stored. checkpoint: the signed note. key: who signed it."""
 
@@ -81,11 +82,13 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     event_path: tuple[str, ...]
     checkpoint: str
     key: str
+    erased: bool = False
 
 
 class PredictionProof(msgspec.Struct, frozen=True, kw_only=True):
     """said: what was found, step by step. problems: why it is no proof. proof: None if there is
-    none to give. state: `erased` is proven as far as its leaf goes."""
+    none to give. state: `erased` is proven as stored: sealed, and its key is
+    destroyed."""
 
     prediction: str
     state: ProofState

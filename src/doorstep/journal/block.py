@@ -47,6 +47,8 @@ class FrameKind(IntEnum):
     PREDICTIONS = 3
     OUTCOME = 4
     END = 5
+    SEAL = 6
+    """What the sealed fields of the frames behind it are sealed with."""
 
 
 class Stop(StrEnum):

@@ -61,6 +61,9 @@ OUTCOME_TYPES = {
 }
 _INTEGERS = ("row", "at", "version", "assigned", "status", "kind", "epoch", "latency_us")
 _TEXTS = ("release", "segment", "key", "unit", "error")
+SEALED_KEY = "sealed_key"
+"""What opens the text in the column `sealed`: of a block its seal, else a key wrapped by another.
+It is for us alone: no query and no export has it."""
 WARNINGS_JOINED_BY = "\x1f"
 
 
@@ -73,13 +76,15 @@ class Origin(msgspec.Struct, frozen=True):
 
 class Batch(msgspec.Struct, frozen=True):
     """Predictions of one layout. matrix: (rows, numbers). ordinals: position among the block's
-    records, from 0. leaves: their Merkle leaf hashes."""
+    records, from 0. leaves: their Merkle leaf hashes. keys: what opens the sealed fields of each,
+    of a layout that has some."""
 
     layout: Layout
     rows: list[PredictionMeta]
     matrix: NDArray[np.float64]
     ordinals: list[int]
     leaves: list[bytes]
+    keys: Sequence[bytes | None] = ()
 
     @property
     def ats(self) -> NDArray[np.int64]:
@@ -99,7 +104,8 @@ def batch_of(groups: Sequence[Group], ordinals: Sequence[int], *, hashed: bool =
         for group, first in zip(groups, ordinals, strict=True)
         for position in range(first, first + len(group.rows))
     ]
-    return Batch(layout, rows, matrix, positions, leaves)
+    keys = [group.seal or None for group in groups if layout.seals for _ in group.rows]
+    return Batch(layout, rows, matrix, positions, leaves, keys)
 
 
 def integers(rows: Sequence[PredictionMeta], name: str) -> NDArray[np.int64]:
@@ -124,6 +130,8 @@ def prediction_columns(batch: Batch, origin: Origin) -> Columns:
     ours["share"] = np.fromiter((row.share for row in rows), dtype=np.float64, count=count)
     ours["cached"] = np.fromiter((row.cached for row in rows), dtype=np.bool_, count=count)
     ours["warnings"] = objects((WARNINGS_JOINED_BY.join(row.warnings) for row in rows), count)
+    if batch.layout.seals:
+        ours[SEALED_KEY] = objects(batch.keys, count)
     return ours | _origin_columns(batch.ordinals, batch.leaves, origin) | value_columns(batch)
 
 
@@ -166,4 +174,5 @@ def _origin_columns(ordinals: Sequence[int], leaves: Sequence[bytes], origin: Or
 def prediction_types(layout: Layout) -> dict[str, str]:
     """name -> SQL type of every column of this layout."""
     types = PREDICTION_TYPES | {one.name: "DOUBLE" for one in layout.numbers}
+    types |= {SEALED_KEY: "BLOB"} if layout.seals else {}
     return types | {one.name: "VARCHAR" for one in layout.texts}

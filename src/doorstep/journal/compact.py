@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from doorstep.core.ids import parse_name
 from doorstep.core.instant import Instant
@@ -38,8 +39,9 @@ from doorstep.journal.index import (
     append_entry,
     sync_file,
 )
-from doorstep.journal.proof import keep_layout
+from doorstep.journal.layouts import keep_layout
 from doorstep.journal.reader import read_block
+from doorstep.journal.subjects import Subjects, subjects_of
 from doorstep.journal.summary import Summary, encode_summary, merge
 from doorstep.journal.tally import Profiles, tally, tally_outcomes
 from doorstep.kernel.files import sha256_of, sync_folder, write_atomic
@@ -89,6 +91,7 @@ class BlockCompaction:
         self._con, self._folder, self._profiles = con, folder, profiles
         self._now, self._reached = now, reached
         self._targets: dict[tuple[str, str], _Target] = {}
+        self._subjects: Subjects | None = None
 
     def run(self, path: Path) -> Entry:
         """Do all the steps for one closed block.
@@ -122,6 +125,9 @@ class BlockCompaction:
         if isinstance(batch, Batch):
             service, layout = batch.layout.service, batch.layout.digest
             keep_layout(self._folder, batch.layout)
+            if batch.layout.seals:
+                self._subjects = self._subjects or subjects_of(self._folder.parent.parent)
+                batch = replace(batch, keys=self._subjects.wrap(batch))
             types, columns = prediction_types(batch.layout), prediction_columns(batch, origin)
             summary = tally(batch, self._profiles)
         else:

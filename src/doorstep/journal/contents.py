@@ -10,11 +10,11 @@ import msgspec
 from doorstep.core.errors import InputError
 from doorstep.core.instant import Instant
 from doorstep.core.merkle import EMPTY_ROOT, hash_node
-from doorstep.core.record import Layout, OutcomeRecord
+from doorstep.core.record import OutcomeRecord
 from doorstep.journal.block import Frame, outcome_leaf
 from doorstep.journal.columns import Batch, batch_of
 from doorstep.journal.index import ClosedBlock
-from doorstep.journal.reader import Block, Group, part_of
+from doorstep.journal.reader import Block, Declared, Group, part_of
 
 CHUNK_ROWS = 20_000
 """Rows that are turned into columns at once: some 20 MB."""
@@ -64,15 +64,15 @@ class Contents:
         yield from outcomes.values()
 
     def _parts(self) -> Iterator[Group | OutcomeRecord]:
-        layouts: dict[int, Layout] = {}
+        declared = Declared()
         for frame in self._block.frames:
-            part = self._read(frame, layouts)
+            part = self._read(frame, declared)
             if part is not None and not (isinstance(part, Group) and not part.rows):
                 yield part
 
-    def _read(self, frame: Frame, layouts: dict[int, Layout]) -> Group | OutcomeRecord | None:
+    def _read(self, frame: Frame, declared: Declared) -> Group | OutcomeRecord | None:
         try:
-            return part_of(frame, layouts)
+            return part_of(frame, declared)
         except InputError:
             self._damaged_bytes += frame.end - frame.start
             return None

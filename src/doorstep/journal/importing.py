@@ -7,14 +7,19 @@ from pathlib import Path
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
 from doorstep.core.errors import InputError
 from doorstep.core.operation import operation
 from doorstep.core.outcome import Refused
 from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile_types import IdsSpec
 from doorstep.journal import query
+from doorstep.journal.erased import kept_subjects
 from doorstep.journal.imports import Prepared, Shape, matrix_of, prepared, shape_of
 from doorstep.journal.known import KnownIds, known_ids
+from doorstep.journal.sealing import subject_in
+from doorstep.journal.subjects import sealer_of
 from doorstep.journal.surface import IMPORTED_MAX, Imported, ImportRows
 from doorstep.journal.telling import OutcomeWriter
 from doorstep.journal.watched import (
@@ -42,22 +47,40 @@ def import_rows(app: App, asked: ImportRows) -> Imported:
         row = store.get_service(connection, asked.service)
     file = parse_service_file(row.file, environment=app.home.environment)
     names = {one.version for one in asked.rows}
-    shapes = _shapes(app, row, file.ids.key, names, makes_new=not asked.check)
+    shapes = _shapes(app, row, file.ids, names, makes_new=not asked.check)
     found: list[Prepared] = []
     refused: list[Refused] = []
     now = app.clock.now()
     for index, one in enumerate(asked.rows):
         try:
-            found.append(prepared(one, shapes[one.version], asked.service, now))
+            ready = prepared(one, shapes[one.version], asked.service, now)
+            found.append(replace(ready, index=index))
         except ValueError as error:
             refused.append(Refused(index=index, reason=str(error)[:300]))
+    found = _still_welcome(app, found, refused)
     if asked.check:
         return Imported(imported=0, known=0, outcomes=0, refused=tuple(refused))
     return _record(app, asked.service, found, list(shapes.values()), refused)
 
 
+def _still_welcome(app: App, found: Sequence[Prepared], refused: list[Refused]) -> list[Prepared]:
+    """Without rows of before their subject was erased."""
+    subjects = kept_subjects(app) if any(one.seal for one in found) else None
+    if subjects is None:
+        return list(found)
+    names = [subject_in(one.meta.texts[-2] or "") if one.seal else "" for one in found]
+    gone = subjects.erased(names)
+    is_gone = [one.meta.at <= gone.get(name, -1) for one, name in zip(found, names, strict=True)]
+    refused += [
+        Refused(index=one.index, reason="whose row this is was erased since")
+        for one, left_out in zip(found, is_gone, strict=True)
+        if left_out
+    ]
+    return [one for one, left_out in zip(found, is_gone, strict=True) if not left_out]
+
+
 def _shapes(
-    app: App, row: store.ServiceRow, key: str, names: set[str], *, makes_new: bool
+    app: App, row: store.ServiceRow, ids: IdsSpec, names: set[str], *, makes_new: bool
 ) -> dict[str, Shape]:
     """By what the other service calls its version; a name that is new becomes a version, or, where
     nothing is made, counts as the newest one. Raises: InputError (`too-many-versions`,
@@ -81,9 +104,10 @@ def _shapes(
     if makes_new:
         note_versions(app.home.path, row.name, known)
     shapes = {}
+    sealer = sealer_of(app.home.path)
     for name in names:
         manifest = manifest_of(app.home.bundles, known[name].digest)
-        shapes[name] = shape_of(row.name, known[name].number, manifest, key)
+        shapes[name] = shape_of(row.name, known[name].number, manifest, ids, sealer)
     return shapes
 
 
@@ -161,7 +185,9 @@ def _write(app: App, fresh: list[Prepared], outcomes: list[Prepared], shapes: li
     for shape, numbers in by_layout.values():
         rows = [one for one in fresh if one.meta.assigned in numbers]
         if rows:
-            groups.append((shape.layout, [one.meta for one in rows], matrix_of(rows)))
+            for seal in sorted({one.seal for one in rows}):
+                some = [one for one in rows if one.seal == seal]
+                groups.append((shape.layout, [one.meta for one in some], matrix_of(some), seal))
     app.kept.get(OutcomeWriter, lambda: OutcomeWriter(app.home.journal)).write(told, groups)
 
 

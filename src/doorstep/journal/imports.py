@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,6 @@ import msgspec
 
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import InputError
-from doorstep.core.ids import hash_unit
 from doorstep.core.instant import SECOND_US, Instant, parse_instant
 from doorstep.core.manifest import Manifest
 from doorstep.core.outcome import AT_MAX, KEY_CHARS_MAX
@@ -25,9 +25,12 @@ from doorstep.core.record import (
     layout_of,
 )
 from doorstep.core.servicefile import ServiceFile
+from doorstep.core.servicefile_types import IdsSpec
 from doorstep.core.servicefile_watch import WatchSpec
 from doorstep.formats.columns import value_text
 from doorstep.formats.fromrows import is_missing
+from doorstep.journal.masking import Mask, Row, Texts
+from doorstep.journal.sealing import Sealer
 from doorstep.journal.surface import ImportedRow
 
 TEXT_CHARS_MAX = 10_000
@@ -41,7 +44,8 @@ _EPOCH_UNITS = ((1e11, 1e6), (1e14, 1e3), (math.inf, 1.0))
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """What a record of one watched version looks like. key: the field that is the key, or ""."""
+    """What a record of one watched version looks like. key: the field that is the key, or "";
+    subject: that says whose data it is."""
 
     number: int
     contract: Contract
@@ -49,21 +53,38 @@ class Shape(msgspec.Struct, frozen=True):
     positive: str
     layout: Layout
     key: str
+    subject: str
+    mask: Mask
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """One record. numbers: in the order of the layout. outcome_id: names this outcome of it."""
+    """One record. numbers: in the order of the layout. outcome_id: names this outcome of it. seal:
+    of its sealed fields. index: of the row among those that were sent."""
 
     meta: PredictionMeta
     numbers: tuple[float, ...]
     outcome: OutcomeRecord | None = None
     outcome_id: bytes = b""
+    seal: bytes = b""
+    index: int = 0
 
 
-def shape_of(service: str, number: int, manifest: Manifest, key: str) -> Shape:
+def shape_of(
+    service: str, number: int, manifest: Manifest, ids: IdsSpec, sealer: Sealer | None
+) -> Shape:
+    """sealer: None where the home has no key of personal fields."""
     outputs = manifest.labels or ("value",)
-    layout = layout_of(service, manifest.contract, outputs)
-    return Shape(number, manifest.contract, manifest.labels, manifest.positive, layout, key)
+    contract = manifest.contract
+    return Shape(
+        number,
+        contract,
+        manifest.labels,
+        manifest.positive,
+        layout_of(service, contract, outputs),
+        ids.key,
+        ids.subject,
+        Mask(service, contract, (ids.key, "", ids.subject), sealer),
+    )
 
 
 def mapped(row: Mapping[str, Any], file: ServiceFile, given_id: str = "") -> ImportedRow:
@@ -135,7 +156,7 @@ def prepared(row: ImportedRow, shape: Shape, service: str, now: Instant) -> Prep
     if not 0.0 <= row.latency_ms <= LATENCY_MS_MAX:
         raise ValueError(f"latency of {row.latency_ms:g} ms")
     answer, scores = _answered(row, shape)
-    numbers, texts = _values(row, shape, service)
+    numbers, texts, seal = _recorded(row, shape, request, key)
     is_failed = bool(row.error)
     meta = PredictionMeta(
         request=request,
@@ -149,7 +170,7 @@ def prepared(row: ImportedRow, shape: Shape, service: str, now: Instant) -> Prep
         epoch=0,
         share=1.0,
         segment="",
-        key=key,
+        key=shape.mask.key(key),
         unit="",
         latency_us=round(row.latency_ms * 1000),
         warnings=(),
@@ -161,7 +182,11 @@ def prepared(row: ImportedRow, shape: Shape, service: str, now: Instant) -> Prep
     outcome = _outcome(row, shape, service, request, now)
     said = f"{outcome.label} {outcome.value}" if outcome else ""
     return Prepared(
-        meta, (*numbers, *scores), outcome, _hash(b"outcome", request, said) if outcome else b""
+        meta,
+        (*numbers, *scores),
+        outcome,
+        _hash(b"outcome", request, said) if outcome else b"",
+        seal,
     )
 
 
@@ -239,9 +264,23 @@ def _some(labels: Sequence[str]) -> str:
     return ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
 
 
-def _values(
-    row: ImportedRow, shape: Shape, service: str
-) -> tuple[tuple[float, ...], tuple[str | None, ...]]:
+def _recorded(
+    row: ImportedRow, shape: Shape, request: bytes, key: str
+) -> tuple[tuple[float, ...], Texts, bytes]:
+    """Numbers, texts and the seal of the record: personal fields as if Doorstep served it."""
+    numbers, texts = _values(row, shape)
+    packed = struct.pack(f"<{len(numbers)}d", *numbers)
+    subject = _text_of(row.fields.get(shape.subject)) if shape.subject else ""
+    data, kept = shape.mask.inputs(packed, texts)
+    seal = b""
+    if shape.mask.seals and shape.mask.sealer is not None:
+        session = shape.mask.sealer.session()
+        came = Row(0, packed, texts, subject, key, "")
+        kept, seal = (*kept, shape.mask.sealed(session, request, came)), session.seal
+    return struct.unpack(f"<{len(numbers)}d", data), kept, seal
+
+
+def _values(row: ImportedRow, shape: Shape) -> tuple[tuple[float, ...], tuple[str | None, ...]]:
     fields = (*shape.contract.inputs, *shape.contract.context)
     numbers, texts = [], []
     for field in fields:
@@ -253,12 +292,12 @@ def _values(
         if field.is_number:
             numbers.append(_field_number(value, field))
         else:
-            texts.append(_field_text(value, field, service))
+            texts.append(_field_text(value, field))
     return tuple(numbers), tuple(texts)
 
 
 def _field_number(value: Any, field: Field) -> float:
-    if value is None or field.personal != "no":
+    if value is None:
         return math.nan
     if field.type == "time":
         return float(instant_of(value, field.name))
@@ -273,16 +312,15 @@ def _field_number(value: Any, field: Field) -> float:
     return number
 
 
-def _field_text(value: Any, field: Field, service: str) -> str | None:
-    """A personal text is kept as a hash or not at all, as it would be if Doorstep served it."""
-    if value is None or field.personal == "drop":
+def _field_text(value: Any, field: Field) -> str | None:
+    if value is None:
         return None
     if not isinstance(value, str | int | float | bool):
         raise ValueError(f"{field.name} is a {type(value).__name__}, expected text")
     text = value if isinstance(value, str) else value_text(value)
     if len(text) > TEXT_CHARS_MAX:
         raise ValueError(f"{field.name} has {len(text)} characters; at most {TEXT_CHARS_MAX}")
-    return f"{hash_unit(service, text):016x}" if field.personal == "pseudonymise" else text
+    return text
 
 
 def number_of(value: Any, what: str) -> float:

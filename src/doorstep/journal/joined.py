@@ -44,6 +44,9 @@ class OutcomeArrays(msgspec.Struct, frozen=True, kw_only=True):
     assigned: NDArray[np.int64]
     kind: NDArray[np.int64]
     segment: Array
+    release: Array
+    epoch: NDArray[np.int64]
+    unit: Array
     answer: Array
     label: Array
     value: NDArray[np.float64]
@@ -96,8 +99,8 @@ SELECT p.*, last.label, last.value, last."at" AS outcome_at, last.received_at
   WHERE list_contains($kinds, p.kind) AND p."at" >= $since AND p."at" < $until
   ORDER BY p."at" DESC, p.id DESC, p.version DESC LIMIT $rows
 """
-_NEEDED = ("id", "at", "version", "assigned", "kind", "segment", "key")
-_CHOSEN = "id, \"at\", version, assigned, kind, segment, key, COLUMNS('^out\\..*')"
+_NEEDED = ("id", "at", "version", "assigned", "kind", "segment", "release", "epoch", "unit", "key")
+_CHOSEN = ", ".join(f'"{name}"' for name in _NEEDED) + ", COLUMNS('^out\\..*')"
 
 
 def join_outcomes(
@@ -192,6 +195,9 @@ def _arrays(found: dict[str, Any], count: int) -> OutcomeArrays:
         assigned=_integers(found, "assigned", kept),
         kind=_integers(found, "kind", kept),
         segment=_texts(found, "segment", kept),
+        release=_texts(found, "release", kept),
+        epoch=_integers(found, "epoch", kept),
+        unit=_texts(found, "unit", kept),
         answer=_texts(found, "out.answer", kept),
         label=_texts(found, "label", kept),
         value=_floats(found.get("value"), kept),

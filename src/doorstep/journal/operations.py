@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from doorstep.core.contract import Contract
 from doorstep.core.errors import InputError, NotFoundError
 from doorstep.core.ids import parse_prediction_id
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
 from doorstep.core.outcome import AT_MAX
 from doorstep.core.record import (
+    SEALED,
     TRAFFIC,
     Kind,
     Status,
 )
 from doorstep.core.servicefile import parse_service_file
 from doorstep.journal import query
+from doorstep.journal.erased import kept_subjects, personal_of
 from doorstep.journal.export import export_file
 from doorstep.journal.joined import About
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.rows import VISIBLE, Filters, Wanted
+from doorstep.journal.sealing import pseudonym
 from doorstep.journal.snapshot import NO_END
 from doorstep.journal.sql import ask_sql
 from doorstep.journal.summary import Cell, latency_ms
@@ -35,6 +39,7 @@ from doorstep.journal.surface import (
     ExportJournal,
     JournalTable,
     ListPredictions,
+    Personal,
     Prediction,
     Predictions,
     QueryJournal,
@@ -45,7 +50,8 @@ from doorstep.journal.surface import (
 from doorstep.journal.tables import Span
 from doorstep.journal.windows import SummaryCache, counts
 from doorstep.kernel.app import App
-from doorstep.register.store import get_service, list_services
+from doorstep.register.store import get_service, list_services, list_versions
+from doorstep.register.views import manifest_of
 
 TRAFFIC_MINUTES_MAX = 60 * 24 * 31
 Known = Mapping[str, tuple[str | None, float | None, Instant]]
@@ -68,7 +74,25 @@ def windows_of(app: App) -> Windows:
 def show_prediction(app: App, asked: ShowPrediction) -> Prediction:
     """Show one prediction: input, answer, version, outcome."""
     row = find_row(app, asked.prediction)
-    return prediction_view(row, _outcomes(app, row["service"], [row]))
+    return views_of(app, row["service"], [row])[0]
+
+
+def views_of(
+    app: App,
+    service: str,
+    rows: Sequence[dict[str, Any]],
+    opened: Sequence[Mapping[str, Any]] = (),
+) -> tuple[Prediction, ...]:
+    """Records in words, with what became of them. opened: the sealed values of each, if they are
+    to be shown."""
+    known = _outcomes(app, service, rows)
+    if opened:
+        both = zip(rows, opened, strict=True)
+        return tuple(
+            prediction_view(row | dict(values), known, "open" if values else "none")
+            for row, values in both
+        )
+    return tuple(prediction_view(row, known, personal_of(app, row)) for row in rows)
 
 
 def find_row(app: App, prediction: str) -> dict[str, Any]:
@@ -93,6 +117,8 @@ def list_predictions(app: App, asked: ListPredictions) -> Predictions:
     before = _span(asked.since, asked.before).until
     with app.database.reading() as connection:
         service = get_service(connection, asked.service)
+        versions = list_versions(connection, asked.service)
+    contracts = [manifest_of(app.home.bundles, one.digest).contract for one in versions]
     rows = query.ask(
         query.Question(
             what="predictions",
@@ -100,30 +126,36 @@ def list_predictions(app: App, asked: ListPredictions) -> Predictions:
             service=asked.service,
             limit=asked.limit,
             before=(before, asked.before_id) if asked.before else None,
-            filters=_filters(asked, service.file),
+            filters=_filters(app, asked, service.file, contracts),
         )
     )
-    known = _outcomes(app, asked.service, rows)
-    return Predictions(predictions=tuple(prediction_view(row, known) for row in rows))
+    return Predictions(predictions=views_of(app, asked.service, rows))
 
 
-def _filters(asked: ListPredictions, file: str) -> Filters:
+def _filters(app: App, asked: ListPredictions, file: str, contracts: Sequence[Contract]) -> Filters:
     """Raises: InputError (`bad-kind`, `bad-status`, `no-subject`)."""
     wanted = [Wanted(("out.answer",), asked.answer)] if asked.answer else []
     if asked.subject:
-        name = parse_service_file(file).ids.subject
+        ids, seals = parse_service_file(file).ids, any(one.seals for one in contracts)
+        name = ids.subject or (ids.key if seals else "")
         if not name:
             raise InputError(
                 "no-subject",
                 f"{asked.service} does not say whose data a prediction is of",
                 "declare the field in doorstep.yaml:  ids: {subject: NAME}",
             )
-        wanted.append(Wanted((f"in.{name}", f"ctx.{name}"), asked.subject))
+        subjects = kept_subjects(app)
+        if subjects is not None and seals:
+            wanted.append(
+                Wanted((SEALED,), f"{pseudonym(subjects.secret, asked.subject)}.", is_start=True)
+            )
+        else:
+            wanted.append(Wanted((f"in.{name}", f"ctx.{name}"), asked.subject))
     return Filters(
         kinds=_kinds(asked.kind),
         version=asked.version or None,
         segment=asked.segment or None,
-        key=asked.key or None,
+        key=recorded_key(app, file, contracts)(asked.key) if asked.key else None,
         status=_status(asked.status),
         since=asked.since or None,
         wanted=tuple(wanted),
@@ -197,7 +229,7 @@ def _kinds(name: str) -> tuple[int, ...]:
     return (names[name],)
 
 
-def prediction_view(row: dict[str, Any], known: Known) -> Prediction:
+def prediction_view(row: dict[str, Any], known: Known, personal: Personal) -> Prediction:
     """One record in words."""
     label, value, outcome_at = known.get(row["id"], (None, None, None))
     answer = row.get("out.answer")
@@ -228,6 +260,7 @@ def prediction_view(row: dict[str, Any], known: Known) -> Prediction:
         outcome=label if label is not None else value,
         outcome_at=outcome_at,
         value=value,
+        personal=personal,
     )
 
 
@@ -260,6 +293,18 @@ def _outcomes(app: App, service: str, rows: Sequence[dict[str, Any]]) -> Known:
             arrays.id, arrays.label, arrays.value, arrays.outcome_at, strict=True
         )
     }
+
+
+def recorded_key(app: App, file: str, contracts: Iterable[Contract]) -> Callable[[str], str]:
+    """What the journal has for a key: a pseudonym, where it is personal in any version."""
+    ids = parse_service_file(file, environment=app.home.environment).ids
+    subjects = kept_subjects(app)
+    if subjects is None or not any(
+        ids.key in one.hidden(ids.subject or ids.key) for one in contracts
+    ):
+        return str
+    secret = subjects.secret
+    return lambda key: pseudonym(secret, key)
 
 
 @operation("traffic.count", permission="prediction:read", effect="read")

@@ -21,19 +21,20 @@ from doorstep.core.errors import InputError
 from doorstep.core.ids import parse_prediction_id
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.merkle import hash_leaf, hash_node, inclusion_proof
-from doorstep.core.record import Kind, Layout, PredictionMeta
+from doorstep.core.record import SEALED, Kind, Layout, PredictionMeta
 from doorstep.journal import duck
 from doorstep.journal.index import ListedFile, read_entries
+from doorstep.journal.layouts import read_layout
 from doorstep.journal.reader import Group
 from doorstep.journal.rows import Row, find_in_tail, listed_rows, row_of
 from doorstep.journal.snapshot import NodeSnapshot, take_snapshots
+from doorstep.journal.subjects import subjects_of
 from doorstep.kernel.child import run_child
-from doorstep.kernel.files import sha256_of, write_atomic
+from doorstep.kernel.files import sha256_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-LAYOUTS = "layouts"
 NEAR_US = 3600 * SECOND_US
 """A request id says when the request came; its record is looked for around that time first."""
 TIMEOUT_S = 120.0
@@ -48,7 +49,7 @@ _META = tuple(
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
     """A record as it is stored now. record: the bytes that its leaf hashes, b"" if they cannot be
     made again. leaf: hex, as stored; of an unlisted block, as computed. is_listed: compacted.
-    is_erased: its contents are gone."""
+    is_erased: nothing opens its sealed fields any more."""
 
     node: str
     block: str
@@ -80,22 +81,6 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     last: Instant
 
 
-def keep_layout(folder: Path, layout: Layout) -> None:
-    """Beside the Parquet files of a node: without it a record's bytes cannot be made again."""
-    path = folder / LAYOUTS / f"{layout.digest}.json"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, msgspec.json.encode(layout))
-
-
-def read_layout(folder: Path, digest: str) -> Layout | None:
-    """None if it is not there, or is not what its name says."""
-    with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-        found = msgspec.json.decode((folder / LAYOUTS / f"{digest}.json").read_bytes(), type=Layout)
-        return found if found.digest == digest else None
-    return None
-
-
 def record_bytes(layout: Layout, row: Row) -> bytes:
     """What the leaf of this row hashes: see `block.prediction_leaves`."""
     texts = tuple(row[one.name] for one in layout.texts)
@@ -121,9 +106,10 @@ def find_stored(home: Path, prediction: str) -> Stored | None:
                 assert isinstance(one.part, Group)
                 for index, row in enumerate(one.part.rows):
                     if (row.request, row.row) == (request.bytes, number) and _is_shown(row.kind):
-                        return _stored(one.part.layout, row_of(one, one.part, index), one.node)
+                        found = row_of(one, one.part, index)
+                        return _stored(home, one.part.layout, found, one.node)
     files = [(one.folder, file) for one in snapshots for file in one.files]
-    return _find_listed(files, f"{request}.{number}", (request.int >> 80) * 1000)
+    return _find_listed(home, files, f"{request}.{number}", (request.int >> 80) * 1000)
 
 
 def _is_shown(kind: int) -> bool:
@@ -133,7 +119,7 @@ def _is_shown(kind: int) -> bool:
 _File = tuple[Path, ListedFile]
 
 
-def _find_listed(files: Iterable[_File], wanted: str, at: Instant) -> Stored | None:
+def _find_listed(home: Path, files: Iterable[_File], wanted: str, at: Instant) -> Stored | None:
     groups: dict[tuple[bool, Path, str, str], list[Path]] = {}
     for folder, one in files:
         if one.holds == "predictions":
@@ -146,13 +132,14 @@ def _find_listed(files: Iterable[_File], wanted: str, at: Instant) -> Stored | N
             paths = groups[_, folder, service, layout]
             where = f'WHERE id = ? AND kind <> {int(Kind.SHADOW)} ORDER BY "at", ordinal LIMIT 1'
             if rows := listed_rows(con, service, paths, where, [wanted]):
-                return _stored(read_layout(folder, layout), rows[0], folder.name)
+                return _stored(home, read_layout(folder, layout), rows[0], folder.name)
     return None
 
 
-def _stored(layout: Layout | None, row: Row, node: str) -> Stored:
-    is_erased = row["key"] is None
-    record = b"" if is_erased or layout is None else record_bytes(layout, row)
+def _stored(home: Path, layout: Layout | None, row: Row, node: str) -> Stored:
+    is_gone = row["key"] is None
+    is_erased = is_gone or (bool(row.get(SEALED)) and subjects_of(home).open([row]) == [None])
+    record = b"" if is_gone or layout is None else record_bytes(layout, row)
     return Stored(
         node=node,
         block=row["block"],

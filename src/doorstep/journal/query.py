@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import msgspec
 import numpy as np
@@ -21,10 +22,11 @@ import numpy as np
 from doorstep.core.errors import InputError
 from doorstep.core.ids import parse_name, parse_prediction_id
 from doorstep.core.instant import SECOND_US, Instant
-from doorstep.core.record import Kind
+from doorstep.core.record import SEALED, Kind
 from doorstep.journal import duck
 from doorstep.journal.index import ListedFile
 from doorstep.journal.joined import ANSWERED, About, OutcomeArrays, join_outcomes
+from doorstep.journal.layouts import read_layout
 from doorstep.journal.reader import Group
 from doorstep.journal.rows import (
     Filters,
@@ -192,6 +194,29 @@ def outcomes_joined(
         return join_outcomes(con, take_snapshots(home), service, since, until, kinds, about)
 
 
+def sealed_of(home: Path, subject: str, until: Instant) -> list[tuple[str, str]]:
+    """(id, recorded key) of records that were sealed for this pseudonym, answered until then."""
+    snapshots = take_snapshots(home)
+    found = [
+        (f"{UUID(bytes=row.request)}.{row.row}", row.key)
+        for one in tail_parts(snapshots)
+        if isinstance(one.part, Group) and one.part.seal
+        for row in one.part.rows
+        if row.at <= until and any((text or "").startswith(f"{subject}.") for text in row.texts)
+    ]
+    paths = [
+        folder / file.path
+        for folder, file in _listed(snapshots)
+        if (layout := read_layout(folder, file.layout)) is None or layout.seals
+    ]
+    with _connected(paths) as con:
+        if paths and SEALED in types_of(con, paths):
+            query = f"SELECT id, key FROM {duck.parquet_of(paths)} "  # noqa: S608
+            where = f'WHERE starts_with({SEALED}, ?) AND "at" <= ?'
+            found += con.execute(query + where, [f"{subject}.", until]).fetchall()
+    return found
+
+
 @contextlib.contextmanager
 def _connected(files: Sequence[Path] | None = None) -> Iterator[DuckDBPyConnection]:
     """files: all that it may read; None leaves that to the caller."""
@@ -250,6 +275,8 @@ def main(request: bytes) -> bytes:
             return pack_arrays(
                 outcomes_joined(home, one.service, one.since, one.until, one.kinds, one.about)
             )
+        case "sealed_of":
+            return msgspec.msgpack.encode(sealed_of(home, question.id, question.until))
         case other:
             raise InputError("bad-question", f"{other!r} is not a question to the journal")
 
@@ -266,8 +293,8 @@ def _pack(array: Any) -> Any:
     return [array.dtype.str, array.tobytes()]
 
 
-_NUMBERS = ("at", "version", "assigned", "kind", "value", "outcome_at", "received_at")
-_TEXTS = ("id", "segment", "answer", "label")
+_NUMBERS = ("at", "version", "assigned", "kind", "epoch", "value", "outcome_at", "received_at")
+_TEXTS = ("id", "segment", "release", "unit", "answer", "label")
 
 
 def unpack_arrays(data: bytes) -> OutcomeArrays:

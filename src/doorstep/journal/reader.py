@@ -24,11 +24,20 @@ OPEN, CLOSED = ".open", ".block"
 
 
 class Group(msgspec.Struct, frozen=True, gc=False):
-    """One prediction frame. matrix: float64, rows x numbers of the layout, row by row."""
+    """One prediction frame. matrix: float64, rows x numbers of the layout, row by row. seal: of
+    the session that sealed fields of it, b"" if none did."""
 
     layout: Layout
     rows: list[PredictionMeta]
     matrix: memoryview
+    seal: bytes = b""
+
+
+class Declared(msgspec.Struct):
+    """What the frames so far say about those behind them."""
+
+    layouts: dict[int, Layout] = {}
+    seal: bytes = b""
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -53,25 +62,28 @@ class Block(msgspec.Struct, frozen=True):
 
     def parts(self) -> Iterator[Group | OutcomeRecord]:
         """Groups of predictions and outcomes, in the order in which they were written."""
-        layouts: dict[int, Layout] = {}
+        declared = Declared()
         for frame in self.frames:
-            if (part := part_of(frame, layouts)) is not None:
+            if (part := part_of(frame, declared)) is not None:
                 yield part
 
 
-def part_of(frame: Frame, layouts: dict[int, Layout]) -> Group | OutcomeRecord | None:
-    """What one frame holds; None for frames about the block itself. Learns layouts on the way.
+def part_of(frame: Frame, declared: Declared) -> Group | OutcomeRecord | None:
+    """What one frame holds; None for frames about the block itself. Learns from them on the way.
 
     Raises: InputError (`bad-block`) for a layout that was not declared.
     """
     if frame.kind == FrameKind.PREDICTIONS:
-        if (layout := layouts.get(frame.layout)) is None:
+        if (layout := declared.layouts.get(frame.layout)) is None:
             raise InputError("bad-block", f"layout {frame.layout} was not declared")
-        return Group(layout, block.decode_predictions(frame, layout), frame.matrix)
+        seal = declared.seal if layout.seals else b""
+        return Group(layout, block.decode_predictions(frame, layout), frame.matrix, seal)
     if frame.kind == FrameKind.OUTCOME:
         return block.decode_outcome(frame)
     if frame.kind == FrameKind.LAYOUT:
-        layouts[frame.layout] = block.decode_layout(frame)
+        declared.layouts[frame.layout] = block.decode_layout(frame)
+    elif frame.kind == FrameKind.SEAL:
+        declared.seal = bytes(frame.head)
     return None
 
 
@@ -118,7 +130,7 @@ def list_blocks(folder: Path) -> dict[str, Path]:
 class _Followed(msgspec.Struct):
     fd: int
     offset: int
-    layouts: dict[int, Layout]
+    declared: Declared
     is_skipped: bool = False
 
 
@@ -192,7 +204,7 @@ class Tail:
         if self._from_end and path.suffix == CLOSED:
             self._done.add(stem)
         elif (fd := open_either(path)) is not None:
-            one = self._followed[stem] = _Followed(fd, 0, {})
+            one = self._followed[stem] = _Followed(fd, 0, Declared())
             if self._from_end:
                 self._pass_over(one, os.fstat(fd).st_size)
 
@@ -202,8 +214,8 @@ class Tail:
         frames, one.offset, _ = block.scan(data)
         self._read_header(one, frames)
         for frame in frames:
-            if frame.kind == FrameKind.LAYOUT:
-                part_of(frame, one.layouts)
+            if frame.kind in (FrameKind.LAYOUT, FrameKind.SEAL):
+                part_of(frame, one.declared)
 
     def _read_header(self, one: _Followed, frames: list[Frame]) -> None:
         if frames and frames[0].kind == FrameKind.HEADER:
@@ -215,7 +227,7 @@ class Tail:
         self._read_header(one, frames)
         for frame in frames:
             one.offset += frame.end - frame.start
-            part = None if one.is_skipped else part_of(frame, one.layouts)
+            part = None if one.is_skipped else part_of(frame, one.declared)
             if isinstance(part, Group):
                 yield part
         is_closed = bool(frames) and frames[-1].kind == FrameKind.END

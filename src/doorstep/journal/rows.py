@@ -13,6 +13,7 @@ import msgspec
 from doorstep.core.instant import Instant
 from doorstep.core.record import Kind, Layout, PredictionMeta
 from doorstep.journal import duck
+from doorstep.journal.columns import SEALED_KEY
 from doorstep.journal.reader import Group
 from doorstep.journal.snapshot import NodeSnapshot, TailBlock, TailPart
 
@@ -24,15 +25,19 @@ VISIBLE = (int(Kind.LIVE), int(Kind.REHEARSAL), int(Kind.WATCHED))
 
 
 class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Any of these columns (`in.age`) has this value; a number may be written in any way."""
+    """Any of these columns (`in.age`) has this value; a number may be written in any way.
+    is_start: or begins with it."""
 
     columns: tuple[str, ...]
     text: str
+    is_start: bool = False
 
     def is_in(self, row: Row) -> bool:
         return any(self._is(row.get(name)) for name in self.columns)
 
     def _is(self, value: object) -> bool:
+        if self.is_start:
+            return isinstance(value, str) and value.startswith(self.text)
         return value is not None and value == (
             self.number if value.__class__ is float else self.text
         )
@@ -51,7 +56,8 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for name in self.columns
             if name in types
         ]
-        condition = " OR ".join(f"{name} = ?" for name, _ in known) or "false"
+        form = "starts_with({}, ?)" if self.is_start else "{} = ?"
+        condition = " OR ".join(form.format(name) for name, _ in known) or "false"
         return f"({condition})", [value for _, value in known]
 
 
@@ -140,6 +146,7 @@ def row_of(origin: TailPart, group: Group, index: int) -> Row:
     ours |= {name: getattr(row, name) for name in _PLAIN}
     ours |= {"warnings": list(row.warnings), "leaf_hash": None, "node": origin.node}
     ours |= {"block": origin.block, "ordinal": origin.ordinal + index}
+    ours |= {SEALED_KEY: group.seal or None} if group.layout.seals else {}
     return ours | _values(group.layout, row, group.matrix, index)
 
 

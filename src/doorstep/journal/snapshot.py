@@ -16,10 +16,10 @@ import msgspec
 
 from doorstep.core.errors import InputError
 from doorstep.core.instant import Instant
-from doorstep.core.record import Layout, OutcomeRecord
+from doorstep.core.record import OutcomeRecord
 from doorstep.journal import block
 from doorstep.journal.index import ListedFile, fold, read_entries
-from doorstep.journal.reader import Group, list_blocks, open_either, part_of
+from doorstep.journal.reader import Declared, Group, list_blocks, open_either, part_of
 
 NO_END: Instant = 2**62
 
@@ -44,11 +44,11 @@ class TailBlock(msgspec.Struct, frozen=True):
     def parts(self) -> Iterator[TailPart]:
         """Its whole records; needs the block from its start. Frames that make no sense are
         passed over."""
-        layouts: dict[int, Layout] = {}
+        declared = Declared()
         ordinal = 0
         for frame in block.scan(memoryview(self.data))[0]:
             with contextlib.suppress(InputError):
-                part = part_of(frame, layouts)
+                part = part_of(frame, declared)
                 if part is not None:
                     yield TailPart(self.node, self.block, ordinal, part)
                     ordinal += len(part.rows) if isinstance(part, Group) else 1

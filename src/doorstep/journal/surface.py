@@ -25,11 +25,15 @@ class ShowPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     prediction: str
 
 
+Personal = Literal["none", "sealed", "open", "erased"]
+
+
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """One record of the journal in words. answered_by: the version whose answer the caller got;
     None if it was a constant or an error. status: how the assigned version did. cached: the answer
     was computed for an earlier request. outcome: the label, else the value; value: what the case
-    was worth, or the true number."""
+    was worth, or the true number. personal: whether it has sealed fields, and whether they are in
+    `inputs`, `context` and `key` here (open)."""
 
     id: str
     service: str
@@ -52,6 +56,30 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     outcome_at: Instant | None
     cached: bool = False
     value: float | None = None
+    personal: Personal = "none"
+
+
+class OpenPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """why: goes into the ledger."""
+
+    prediction: str
+    why: str
+
+
+class EraseSubject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """subject: as callers send it. why: goes into the ledger, which keeps it for ever."""
+
+    subject: str
+    why: str
+
+
+class Erased(msgspec.Struct, frozen=True, kw_only=True):
+    """subject: its pseudonym, by which the ledger names it. at: what was answered until then cannot
+    be read any more. predictions: how many of them were found with sealed fields."""
+
+    subject: str
+    at: Instant
+    predictions: int
 
 
 class ListPredictions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -158,6 +186,8 @@ class RecordOutcomes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class OutcomesRecorded(msgspec.Struct, frozen=True, kw_only=True):
+    """erased: places of the outcomes that were left out."""
+
     recorded: int
     refused: tuple[Refused, ...] = ()
 

@@ -14,6 +14,7 @@ from doorstep.journal import duck
 from doorstep.journal.columns import (
     OUTCOME_TYPES,
     PREDICTION_TYPES,
+    SEALED_KEY,
     Origin,
     batch_of,
     outcome_columns,
@@ -123,14 +124,15 @@ def load_outcomes(con: DuckDBPyConnection, parts: Iterable[TailPart], service: s
 def create_predictions(con: DuckDBPyConnection, source: Source, span: Span) -> str:
     """The view of a service's predictions, named after it: our columns first, then those that any
     of its versions had, and `time` beside `at`."""
-    duck.create_table(con, "no predictions", PREDICTION_TYPES)
+    duck.create_table(con, "no predictions", {**PREDICTION_TYPES, SEALED_KEY: "BLOB"})
     items = [duck.quote_name("no predictions"), *_parquet(source.predictions)]
     items += load_predictions(con, source.tail)
     service = duck.quote_text(source.service)
     return _create(
         con,
         source.service,
-        f'SELECT {service} AS service, make_timestamp("at") AS "time", * FROM ({_union(items)}) '  # noqa: S608
+        f'SELECT {service} AS service, make_timestamp("at") AS "time", * EXCLUDE '  # noqa: S608
+        f"({SEALED_KEY}) FROM ({_union(items)}) "
         f'WHERE "at" >= {span.since:d} AND "at" < {span.until:d}',
     )
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from doorstep.core.instant import SECOND_US
 from doorstep.core.manifest import ColumnProfile, Profile
-from doorstep.core.record import OutcomeRecord, PredictionMeta
+from doorstep.core.record import SEALED, OutcomeRecord, PredictionMeta
 from doorstep.journal.codes import code_column, count_by_group
 from doorstep.journal.columns import Array, Batch, Columns, integers, value_columns
 from doorstep.journal.summary import (
@@ -156,7 +156,7 @@ def _count_version(
     return {
         name: _count_column(array, groups, count, known.get(name))
         for name, array in values.items()
-        if not (name == "out.answer" and name not in known)
+        if name in known or name not in ("out.answer", SEALED)
     }
 
 

@@ -8,13 +8,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from doorstep.core.errors import InputError
 from doorstep.core.ids import new_id
 from doorstep.core.operation import operation
-from doorstep.core.outcome import Known, require_all, sort_out
+from doorstep.core.outcome import Refused, require_all, sort_out
 from doorstep.core.record import Layout, OutcomeRecord, PredictionMeta
 from doorstep.core.servicefile import parse_service_file
+from doorstep.journal.erased import without_erased
+from doorstep.journal.operations import recorded_key
 from doorstep.journal.received import Received
 from doorstep.journal.surface import (
     MARK_SEEN_MAX,
@@ -32,8 +35,9 @@ from doorstep.register.store import get_service, list_versions
 from doorstep.register.views import manifest_of
 
 CONTROL_NODE = "control"
-Rows = tuple[Layout, Sequence[PredictionMeta], bytes]
-"""Rows of one layout and their numbers, row by row."""
+ERASED = "whose prediction this is was erased"
+Rows = tuple[Layout, Sequence[PredictionMeta], bytes, bytes]
+"""Rows of one layout, their numbers, row by row, and the seal of what is sealed in them."""
 _SOURCE = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -56,8 +60,8 @@ class OutcomeWriter:
             for record in records:
                 self._writer.outcome(record)
                 written += 1
-            for layout, rows, matrix in groups:
-                self._writer.predictions(self._writer.declare(layout), rows, matrix)
+            for layout, rows, matrix, seal in groups:
+                self._writer.predictions(self._writer.declare(layout), rows, matrix, seal)
             self._writer.flush()
         return written
 
@@ -79,8 +83,7 @@ def record_outcomes(app: App, asked: RecordOutcomes) -> OutcomesRecorded:
         raise InputError(
             "too-many", f"{len(asked.outcomes)} outcomes; at most {OUTCOMES_MAX} at a time"
         )
-    known = _known(app, asked.service)
-    records, refused = sort_out(asked.service, asked.outcomes, known, app.clock.now())
+    records, refused = _sorted_out(app, asked)
     if not (asked.partial or asked.check):
         require_all(refused)
     if asked.check:
@@ -96,12 +99,25 @@ def record_outcomes(app: App, asked: RecordOutcomes) -> OutcomesRecorded:
     return OutcomesRecorded(recorded=recorded, refused=tuple(refused))
 
 
-def _known(app: App, service: str) -> Known:
+def _sorted_out(app: App, asked: RecordOutcomes) -> tuple[list[OutcomeRecord], list[Refused]]:
+    """As `sort_out`, by key as the journal has it, and without those of subjects who were erased.
+
+    Raises: InputError (`subject-erased`) if all or none are taken."""
     with app.database.reading() as connection:
-        file = parse_service_file(get_service(connection, service).file)
-        versions = list_versions(connection, service)
-    known = {manifest_of(app.home.bundles, one.digest).labels for one in versions}
-    return known | {()} if known and file.monitor.outcomes.unit else known
+        text = get_service(connection, asked.service).file
+        versions = list_versions(connection, asked.service)
+    manifests = [manifest_of(app.home.bundles, one.digest) for one in versions]
+    known = {one.labels for one in manifests}
+    if known and parse_service_file(text).monitor.outcomes.unit:
+        known.add(())
+    possible, refused = sort_out(asked.service, asked.outcomes, known, app.clock.now())
+    gone = {one.index for one in refused}
+    places = [place for place in range(len(asked.outcomes)) if place not in gone]
+    in_journal = recorded_key(app, text, [one.contract for one in manifests])
+    named = [replace(one, key=in_journal(one.key)) if one.key else one for one in possible]
+    records, erased = without_erased(app, named, skips=asked.partial or asked.check)
+    refused += [Refused(index=places[at], reason=ERASED) for at in erased]
+    return records, refused
 
 
 @operation("journal.mark", permission="outcome:write", effect="read")

@@ -14,12 +14,12 @@ import msgspec
 
 from doorstep.core.errors import InputError
 from doorstep.core.instant import Instant
-from doorstep.core.record import Layout, OutcomeRecord
+from doorstep.core.record import OutcomeRecord
 from doorstep.journal import block
 from doorstep.journal.block import Frame, Stop
 from doorstep.journal.columns import batch_of
 from doorstep.journal.index import ListedFile
-from doorstep.journal.reader import Group, part_of
+from doorstep.journal.reader import Declared, Group, part_of
 from doorstep.journal.snapshot import NodeSnapshot, TailBlock, list_nodes, take_snapshot
 from doorstep.journal.summary import (
     BUCKET_S,
@@ -44,7 +44,7 @@ class _TailTally(msgspec.Struct):
     """An open block as far as it was counted."""
 
     offset: int = 0
-    layouts: dict[int, Layout] = {}
+    declared: Declared = msgspec.field(default_factory=Declared)
     summaries: dict[str, Summary] = {}
 
 
@@ -97,16 +97,16 @@ class SummaryCache:
         frames, end, stop = block.scan(memoryview(tail.data))
         # A writer whose disk was full took back what we had counted: count it again next time.
         one.offset = 0 if stop is Stop.DAMAGED and not frames else tail.offset + end
-        for summary in _tally_parts(_parts_of(frames, one.layouts), self._profiles):
+        for summary in _tally_parts(_parts_of(frames, one.declared), self._profiles):
             was = one.summaries.get(summary.service)
             one.summaries[summary.service] = summary if was is None else merge(was, summary)
 
 
-def _parts_of(frames: list[Frame], layouts: dict[int, Layout]) -> Iterator[Group | OutcomeRecord]:
+def _parts_of(frames: list[Frame], declared: Declared) -> Iterator[Group | OutcomeRecord]:
     for frame in frames:
         # A frame that makes no sense is set aside by the compactor, which says so.
         with contextlib.suppress(InputError):
-            if (part := part_of(frame, layouts)) is not None:
+            if (part := part_of(frame, declared)) is not None:
                 yield part
 
 

@@ -38,6 +38,7 @@ BUFFER_BYTES_MAX = 256 * 1024 * 1024
 """Twice the largest frame. A flusher that is stuck must not eat the memory of the process."""
 LOCK_TRIES_MAX = 10
 _PREDICTIONS = int(FrameKind.PREDICTIONS)
+_SEAL = int(FrameKind.SEAL)
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
@@ -101,6 +102,7 @@ class BlockWriter:
     def _clear(self) -> None:
         self._buffer = bytearray()
         self._used: set[int] = set()
+        self._seal = b""
         self._frames = self._rows = self._outcomes = 0
 
     @property
@@ -120,11 +122,17 @@ class BlockWriter:
         return len(self._layouts)
 
     def predictions(
-        self, layout_no: int, rows: Sequence[PredictionMeta], matrix: bytes | memoryview
+        self,
+        layout_no: int,
+        rows: Sequence[PredictionMeta],
+        matrix: bytes | memoryview,
+        seal: bytes = b"",
     ) -> None:
         """Buffer one frame. matrix: float64 little-endian, rows x numbers of the layout, row by
-        row. Raises: ValueError if it does not fit; OverloadedError `journal-buffer-full` if nothing
-        flushes, `journal-frame-too-big`. After an error the buffer is as it was."""
+        row. seal: of the session that sealed fields of these rows.
+
+        Raises: ValueError if it does not fit; OverloadedError `journal-buffer-full` if nothing
+        flushes, `journal-frame-too-big`. After an error nothing of these rows is in the buffer."""
         buffer, count = self._buffer, len(rows)
         size = matrix.nbytes if type(matrix) is memoryview else len(matrix)
         if size != count * self._widths[layout_no - 1] or layout_no < 1:
@@ -133,6 +141,10 @@ class BlockWriter:
             raise OverloadedError(
                 "journal-buffer-full", f"{len(buffer)} bytes wait to be written to the journal"
             )
+        if seal and seal != self._seal:
+            append_frame(buffer, _SEAL, 0, 0, seal)
+            self._seal = seal
+            self._frames += 1
         append_frame(buffer, _PREDICTIONS, layout_no, count, self._encode(rows), matrix)
         self._used.add(layout_no)
         self._frames += 1

@@ -1,5 +1,7 @@
 """Keys of a home: Ed25519 for the ledger and the plan, and the local API token.
 
+A third kind, `personal`, seals personal fields: see `journal/sealing.py`.
+
 Files in `keys/`, 0600, one line each, made on the first `up`. A private key is written as Go's
 `sumdb/note` writes it (`PRIVATE+KEY+<name>+<hash>+<base64>`), the public one as a *verifier key*
 (`<name>+<hash>+<base64>`) in a file beside it that anybody may have.
@@ -18,7 +20,10 @@ from typing import TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from doorstep.core.errors import InputError, NotFoundError, RefusedError
 from doorstep.kernel.files import write_atomic
@@ -28,6 +33,8 @@ SEED_BYTES = 32
 PRIVATE_MODE = 0o600
 KEY_NAMES = ("ledger", "plan")
 TOKEN_FILE = "token"  # noqa: S105
+PERSONAL_FILE = "personal.key"
+_PERSONAL = "PERSONAL+KEY+"
 _PREFIX = "PRIVATE+KEY+"
 _KEY_NAME = re.compile(r"[^\s+]{1,200}\Z")
 KeyT = TypeVar("KeyT")
@@ -104,6 +111,37 @@ def new_signing_key(name: str) -> SigningKey:
     return SigningKey(name, secrets.token_bytes(SEED_BYTES))
 
 
+class PersonalKey:
+    """What opens sealed fields; nodes get only `sealing`. Never printed.
+
+    sealing: the public half that records are sealed to (32 bytes), then the secret of pseudonyms
+    (32 bytes). private: its other half. wrapping: wraps the keys of subjects."""
+
+    def __init__(self, seed: bytes) -> None:
+        self.private = X25519PrivateKey.from_private_bytes(_derive(seed, b"seal"))
+        self.sealing = self.private.public_key().public_bytes_raw() + _derive(seed, b"pseudonym")
+        self.wrapping = _derive(seed, b"wrap")
+
+    def __repr__(self) -> str:
+        return "PersonalKey(...)"
+
+
+def _derive(seed: bytes, what: bytes) -> bytes:
+    return HKDF(hashes.SHA256(), SEED_BYTES, None, b"doorstep-personal-v1/" + what).derive(seed)
+
+
+def load_personal_key(folder: Path) -> PersonalKey:
+    """The key in `folder`. Raises: as `load_signing_key`."""
+    line = _read_private(folder / PERSONAL_FILE).strip()
+    try:
+        seed = base64.b64decode(line.removeprefix(_PERSONAL), validate=True)
+    except (ValueError, binascii.Error):
+        seed = b""
+    if not line.startswith(_PERSONAL) or len(seed) != SEED_BYTES:
+        raise _bad_key("key of personal fields", f"it is not {_PERSONAL}BASE64")
+    return PersonalKey(seed)
+
+
 def create_keys(folder: Path, name: str) -> None:
     """Make the keys and the token that `folder` does not have yet. name: of the home.
 
@@ -114,6 +152,9 @@ def create_keys(folder: Path, name: str) -> None:
             ensure_signing_key(folder / f"{purpose}.key", f"{name}/{purpose}")
     if not (folder / TOKEN_FILE).exists():
         write_atomic(folder / TOKEN_FILE, f"{secrets.token_urlsafe(32)}\n".encode(), PRIVATE_MODE)
+    if not (folder / PERSONAL_FILE).exists():
+        body = base64.b64encode(secrets.token_bytes(SEED_BYTES)).decode()
+        write_atomic(folder / PERSONAL_FILE, f"{_PERSONAL}{body}\n".encode(), PRIVATE_MODE)
 
 
 def ensure_signing_key(path: Path, name: str) -> SigningKey:

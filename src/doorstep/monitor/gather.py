@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import msgspec
 import numpy as np
@@ -105,14 +106,23 @@ def watched(app: App, service: str) -> Watched | None:
         version = versions.get_version(connection, service, number)
     path = app.home.bundles / version.digest / "reference" / "profile.json"
     profile = decode_part(path.read_bytes(), Profile, "profile") if path.is_file() else None
+    manifest = manifest_of(app.home.bundles, version.digest)
+    file = parsed_file(row.file, app.home.environment)
+    hidden = manifest.contract.hidden(file.ids.subject or file.ids.key)
     return Watched(
-        file=parsed_file(row.file, app.home.environment),
+        file=file,
         version=version,
-        manifest=manifest_of(app.home.bundles, version.digest),
-        profile=profile,
+        manifest=manifest,
+        profile=comparable(profile, hidden) if profile else None,
         served_since=since,
         elsewhere=elsewhere,
     )
+
+
+def comparable(profile: Profile, hidden: Collection[str]) -> Profile:
+    """Without personal fields: the training data had their values, and live records have not."""
+    columns = tuple(one for one in profile.columns if one.name not in hidden)
+    return msgspec.structs.replace(profile, columns=columns)
 
 
 def gather(

@@ -24,10 +24,11 @@ from doorstep.register import store as versions
 from doorstep.register.views import manifest_of
 from doorstep.register.watched import require_model
 from doorstep.release import store
+from doorstep.release.before import measure
 from doorstep.release.collect import collect
 from doorstep.release.decide import decide, decide_person
 from doorstep.release.planning import parsed_file, write_plan
-from doorstep.release.spec import spec_of
+from doorstep.release.spec import Before, guarded, spec_of
 from doorstep.release.surface import StartRelease
 from doorstep.release.transition import METHOD_NAME, Beginning, apply, begin, unwatched
 from doorstep.release.types import (
@@ -48,7 +49,7 @@ def start_release(app: App, asked: StartRelease, requests_per_s: float) -> store
     """Begin to carry a version onto its service.
 
     Raises: NotFoundError, RefusedError (`gate-not-passed`, `gate-outdated`, `release-running`,
-    `same-version`, `rehearsal-in-production`).
+    `same-version`, `rehearsal-in-production`, `no-outcomes`, `no-traffic`).
     """
     service, number = parse_version(asked.version)
     if asked.rehearsal and app.home.environment == "production":
@@ -57,13 +58,34 @@ def start_release(app: App, asked: StartRelease, requests_per_s: float) -> store
             "a rehearsal sends its own rows; this environment is production",
             f"doorstep release start {asked.version}",
         )
+    before = _measured(app, service, number)
     return app.database.run(
-        lambda unit: _start(unit, app, service, number, asked, requests_per_s), app.actor
+        lambda unit: _start(unit, app, service, number, asked, requests_per_s, before), app.actor
     )
 
 
+def _measured(app: App, service: str, number: int) -> Before:
+    """What is frozen into a release with somebody to compare with. Raises: NotFoundError,
+    RefusedError (`no-outcomes`, `no-traffic`)."""
+    with app.database.reading() as connection:
+        row = versions.get_service(connection, service)
+        running = store.find_running(connection, service)
+        champion = store.champions(connection).get(service)
+    if champion is None and running is not None:
+        champion = running.release.challenger
+    if champion in (None, number):
+        return Before()
+    return measure(app, service, champion, guarded(parsed_file(row.file, app.home.environment)))
+
+
 def _start(
-    unit: Unit, app: App, service: str, number: int, asked: StartRelease, requests_per_s: float
+    unit: Unit,
+    app: App,
+    service: str,
+    number: int,
+    asked: StartRelease,
+    requests_per_s: float,
+    before: Before,
 ) -> store.ReleaseRow:
     version = versions.get_version(unit.connection, service, number)
     require_alive(unit, service, number)
@@ -72,7 +94,8 @@ def _start(
     champion = _settle_first(unit, app, service, version)
     row = versions.get_service(unit.connection, service)
     file = parsed_file(row.file, app.home.environment)
-    spec = spec_of(file, requests_per_s, _contracts(unit, app, version, champion))
+    contracts = _contracts(unit, app, version, champion)
+    spec = spec_of(file, requests_per_s, contracts, before)
     if asked.rehearsal:
         # Nobody waits for the answers of a rehearsal, so its first minute is evidence as well.
         spec = msgspec.structs.replace(spec, warmup_s=0.0)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from doorstep.core.report import Cell, NodeReport
 from doorstep.kernel.app import App
 from doorstep.kernel.nodes import past_reports
 from doorstep.release import store
 from doorstep.release.evidence import Gathered, cells_of, evidence_of, gather, merge
+from doorstep.release.outcomes import Losses
 from doorstep.release.types import Evidence, Release
 
 Source = tuple[str, str, str]
@@ -27,7 +30,8 @@ def collect(app: App, release: Release) -> Evidence:
         gathered = merge(gathered, cells_of(node, boot, cells))
     reports = app.nodes.reports()
     gathered = merge(gathered, gather(release.id, reports))
-    return evidence_of(release, gathered, crash_loops(release, reports))
+    found = evidence_of(release, gathered, crash_loops(release, reports))
+    return msgspec.structs.replace(found, losses=app.kept.get(Losses, Losses).get(release.id))
 
 
 def crash_loops(release: Release, reports: Iterable[NodeReport]) -> list[str]:

@@ -28,7 +28,7 @@ Place = tuple[int, str, str]
 """(epoch, segment, arm)"""
 
 ARMS = ("champion", "challenger")
-COUNTERS = ("requests", "ok", "bad", "plus", "zero", "minus")
+COUNTERS = ("requests", "ok", "bad", "plus", "zero", "minus", "alike", "differ", "timed")
 UNIT_BYTES = 8
 _LITTLE_U64 = np.dtype("<u8")
 _NONE: Units = np.empty(0, dtype=np.uint64)
@@ -67,6 +67,7 @@ def _join(a: NodeCell, b: NodeCell) -> NodeCell:
     return msgspec.structs.replace(
         a,
         **{name: max(getattr(a, name), getattr(b, name)) for name in COUNTERS},
+        slow=tuple(map(max, a.slow, b.slow)),
         in_flight=later.in_flight,
         seen=_unite(a.seen, b.seen),
         bad_units=_unite(a.bad_units, b.bad_units),
@@ -133,6 +134,10 @@ def _cell(place: Place, cells: list[NodeCell], units: Mapping[str, int]) -> Cell
         plus=total["plus"],
         zero=total["zero"],
         minus=total["minus"],
+        alike=total["alike"],
+        differ=total["differ"],
+        timed=total["timed"],
+        slow=tuple(map(sum, zip(*(cell.slow for cell in cells), strict=True))),
         **units,
     )
 

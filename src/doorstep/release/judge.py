@@ -3,7 +3,8 @@
 Errors in canary: M1 on units whose first bad event of the release fell in each arm; R with restarts
 against the tolerance, P at the step's margin averaged with M4 against the ceiling, because without
 errors M1 has nothing to count. Errors in shadow: M3 on pairs. First release: M4 on the challenger
-alone. See `doorstep.stats.eprocess` for the methods and docs/concepts/release.md for the reasons.
+alone. The others: `latency.py`, `quality.py`. See `doorstep.stats.eprocess` for the methods and
+docs/concepts/release.md for the reasons.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from doorstep.release.latency import disagreement_numbers, latency_numbers
+from doorstep.release.quality import quality_numbers
 from doorstep.release.types import Cell, Epoch, Evidence, Guardrail, Numbers, Release, State
 from doorstep.stats import eprocess
 from doorstep.stats.planner import clean_units_needed
@@ -42,14 +45,14 @@ class _Tally(msgspec.Struct, frozen=True):
 
 def judge(release: Release, evidence: Evidence) -> tuple[Numbers, ...]:
     """Numbers of each guardrail: pooled, then per segment where there are several."""
-    found = []
-    for guardrail in release.spec.guardrails:
-        found.append(_numbers(release, evidence, guardrail, None))
-        if len(release.spec.segments) > 1:
-            found += [
-                _numbers(release, evidence, guardrail, name) for name in release.spec.segments
-            ]
-    return tuple(found)
+    segments: list[str | None] = [None]
+    if len(release.spec.segments) > 1:
+        segments += release.spec.segments
+    return tuple(
+        _numbers(release, evidence, guardrail, segment)
+        for guardrail in release.spec.guardrails
+        for segment in segments
+    )
 
 
 def split_log_e(release: Release, evidence: Evidence) -> float:
@@ -68,8 +71,9 @@ def split_log_e(release: Release, evidence: Evidence) -> float:
 
 
 def is_advancing(numbers: Sequence[Numbers]) -> bool:
-    """Every pooled guardrail excluded its margin. Of no guardrail: false."""
-    pooled = [one for one in numbers if one.segment is None]
+    """Every pooled guardrail excluded its margin, of those that can here (latency cannot in
+    shadow). Of none: false."""
+    pooled = [one for one in numbers if one.segment is None and one.log_e_advance is not None]
     return bool(pooled) and all(one.is_good for one in pooled)
 
 
@@ -96,25 +100,64 @@ def _canary_epochs(release: Release) -> list[Epoch]:
 def _numbers(
     release: Release, evidence: Evidence, guardrail: Guardrail, segment: str | None
 ) -> Numbers:
-    tally = _tally(release, evidence, segment)
-    limit = math.log(1.0 / (release.spec.alpha * guardrail.weight * _part(release, segment)))
-    log_advance = None if segment is not None else _log_advance(release, guardrail, tally)
+    """Weighed, and beside it how much evidence is enough. A segment alone never advances."""
+    found = _weigh(release, evidence, guardrail, segment)
+    spent = release.spec.alpha * guardrail.weight * _part(release, segment)
+    better = None if segment is not None else found.log_e_advance
+    need = math.log(1.0 / release.spec.alpha_p)
+    missing = found.units_missing
+    if better is None or better >= need:
+        missing = None if better is None else 0
+    return msgspec.structs.replace(
+        found,
+        segment=segment,
+        log_rollback_at=math.log(1.0 / spent),
+        log_e_advance=better,
+        log_advance_at=None if better is None else need,
+        units_missing=missing,
+    )
+
+
+def _weigh(
+    release: Release, evidence: Evidence, guardrail: Guardrail, segment: str | None
+) -> Numbers:
+    cells = [one for one in evidence.cells if segment is None or one.segment == segment]
+    epochs = _canary_epochs(release)
+    match guardrail.name:
+        case "errors":
+            return _error_numbers(release, cells, guardrail)
+        case "latency":
+            return latency_numbers(release, cells, epochs, _starts(epochs), guardrail)
+        case "disagreement":
+            return disagreement_numbers(release, cells, guardrail)
+        case "quality":
+            losses = [one for one in evidence.losses if segment is None or one.segment == segment]
+            return quality_numbers(release, losses, guardrail)
+
+
+def _error_numbers(release: Release, cells: Sequence[Cell], guardrail: Guardrail) -> Numbers:
+    tally = _tally(release, cells)
+    log_advance = _log_advance(release, guardrail, tally)
     low, high = eprocess.share_interval(tally.share_cells, CS_ALPHA)
     rates = _rates(release, tally)
     return Numbers(
         guardrail=guardrail.name,
-        segment=segment,
+        segment=None,
         method=_method(release),
         champion_rate=rates[0],
         challenger_rate=rates[1],
-        ratio_low=low,
-        ratio_high=high if math.isfinite(high) else None,
+        low=low,
+        high=high if math.isfinite(high) else None,
         log_e_rollback=_log_rollback(release, guardrail, tally),
-        log_rollback_at=limit,
+        log_rollback_at=math.inf,
         log_e_advance=log_advance,
-        log_advance_at=None if log_advance is None else math.log(1.0 / release.spec.alpha_p),
+        log_advance_at=None,
         units_missing=_units_missing(release, guardrail, tally, log_advance),
     )
+
+
+def _starts(epochs: Sequence[Epoch]) -> list[int]:
+    return [at for at, epoch in enumerate(epochs) if at > 0 and epoch.opened in RESTART_AT]
 
 
 def _part(release: Release, segment: str | None) -> float:
@@ -131,8 +174,7 @@ def _method(release: Release) -> str:
     return "M3 pairs" if release.epoch.state is State.SHADOW else "M1 share, M4 ceiling"
 
 
-def _tally(release: Release, evidence: Evidence, segment: str | None) -> _Tally:
-    cells = [c for c in evidence.cells if segment is None or c.segment == segment]
+def _tally(release: Release, cells: Sequence[Cell]) -> _Tally:
     epochs = _canary_epochs(release)
     bad = {(e.number, arm): 0 for e in epochs for arm in _ARMS}
     for cell in cells:
@@ -145,7 +187,7 @@ def _tally(release: Release, evidence: Evidence, segment: str | None) -> _Tally:
         share_cells=[
             (e.share, bad[e.number, "challenger"], bad[e.number, "champion"]) for e in epochs
         ],
-        starts=[at for at, e in enumerate(epochs) if at > 0 and e.opened in RESTART_AT],
+        starts=_starts(epochs),
         pairs=pairs_of(c for c in cells if c.epoch in shadow),
         requests=sum(c.requests for c in live if c.arm == "challenger"),
         failed=sum(c.bad_units for c in live if c.arm == "challenger"),
@@ -207,8 +249,6 @@ def _units_missing(
     if log_advance is None:
         return None
     need = math.log(1.0 / release.spec.alpha_p)
-    if log_advance >= need:
-        return 0
     in_shadow = release.epoch.state is State.SHADOW
     counted = sum(tally.pairs) if in_shadow else sum(tally.units.values())
     if not in_shadow and tally.bad["challenger"] == 0 and release.share > 0.0:

@@ -126,6 +126,7 @@ def _release_plan(release: Release | None, *, is_recorded: bool) -> ReleasePlan 
     no evidence against the challenger."""
     if release is None or release.is_over:
         return None
+    latency = next((one for one in release.spec.guardrails if one.name == "latency"), None)
     return ReleasePlan(
         id=release.id,
         challenger=release.challenger,
@@ -134,6 +135,8 @@ def _release_plan(release: Release | None, *, is_recorded: bool) -> ReleasePlan 
         shares=release.plan_shares(),
         sample=release.spec.shadow_sample if is_recorded and release.state is State.SHADOW else 0.0,
         rehearsal=release.rehearsal,
+        slow_us=latency.slow_us if latency else (),
+        slow_challenger_us=latency.slow_challenger_us if latency else (),
     )
 
 

@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import msgspec
 
 from doorstep.core.contract import Contract
 from doorstep.core.errors import RefusedError
 from doorstep.core.plan import REST, Segment
 from doorstep.core.servicefile import ServiceFile
 from doorstep.core.servicefile_running import STEP_SHARES
-from doorstep.release.types import Guardrail, ReleaseSpec
+from doorstep.core.servicefile_running import Guardrail as Asked
+from doorstep.release.losses import Baseline
+from doorstep.release.types import Guardrail, GuardrailName, ReleaseSpec
 
 WARMUP_S = 60.0
 WARMUP_OF_DWELL = 0.2
 
 
+class Before(msgspec.Struct, frozen=True):
+    """quality: None where it is not guarded. slow_us: the champion's latency at SLOW_QUANTILES,
+    () where it is not guarded."""
+
+    quality: Baseline | None = None
+    slow_us: tuple[int, ...] = ()
+
+
+NOTHING_BEFORE = Before()
+
+
 def spec_of(
-    file: ServiceFile, requests_per_s: float, contracts: Sequence[Contract] = ()
+    file: ServiceFile,
+    requests_per_s: float,
+    contracts: Sequence[Contract] = (),
+    before: Before = NOTHING_BEFORE,
 ) -> ReleaseSpec:
     """What a release of this service will do. requests_per_s: measured, for `steps: auto`.
     contracts: of the champion, whose rows are recorded, and of the challenger, which would score
-    them; () for a first release, which has no shadow.
+    them; () for a first release, which has no shadow. before: what was measured of
+    the champion; what was not is not guarded, as in a first release.
 
-    Method 1 decides on errors; other guardrails of the file are measured and shown, not decided
-    on, which `doorstep check` says. Raises: InputError (`bad-release`), RefusedError
-    (`shadow-needs-inputs`).
+    Fairness is not decided on yet, which `doorstep check` says. Raises: InputError (`bad-release`),
+    RefusedError (`shadow-needs-inputs`, `cannot-compare-answers`).
     """
     asked = file.release
     steps = asked.steps or auto_steps(requests_per_s, asked.deadline.after_s)
@@ -32,6 +51,8 @@ def spec_of(
     shadow_requests = asked.shadow.requests
     if shadow_requests and contracts:
         shadow_requests = _shadow_requests(file, contracts)
+    if contracts and "disagreement" in guarded(file):
+        _require_answers(file, shadow_requests)
     dwell_s = tuple(asked.dwell_s_at(step, len(steps)) for step in range(len(steps)))
     margins = (
         tuple(errors.margin_at(step, len(steps)) for step in range(len(steps)))
@@ -44,11 +65,7 @@ def spec_of(
         dwell_s=dwell_s,
         margins=margins,
         alpha=asked.alpha,
-        guardrails=(
-            Guardrail(tolerance=errors.tolerance, ceiling=errors.ceiling)
-            if errors
-            else Guardrail(),
-        ),
+        guardrails=_guardrails(file, len(steps), before, shadow_requests if contracts else 0),
         # A minute, but never more than a fifth of a step: shortened releases stay decidable.
         warmup_s=min(WARMUP_S, WARMUP_OF_DWELL * min(dwell_s)),
         bake_s=asked.bake_s,
@@ -60,6 +77,45 @@ def spec_of(
         key=file.ids.key,
         unit=file.ids.unit,
     )
+
+
+def guarded(file: ServiceFile) -> frozenset[str]:
+    """Names of the guardrails that a release of it is decided on."""
+    return frozenset(one.name for one in file.release.guardrails) | {"errors"}
+
+
+def _guardrails(file: ServiceFile, steps: int, before: Before, pairs: int) -> tuple[Guardrail, ...]:
+    """Each may spend an equal part of alpha. pairs: how many the shadow scores."""
+    asked = {one.name: one for one in file.release.guardrails}
+    errors = asked.get("errors", Asked(name="errors"))
+    found = [Guardrail(tolerance=errors.tolerance, ceiling=errors.ceiling)]
+    if before.slow_us and (latency := asked.get("latency")):
+        found.append(_stepped("latency", latency, steps, slow_us=before.slow_us))
+    if before.quality is not None and (quality := asked.get("quality")):
+        frozen = {"reference": before.quality.reference, "loss_max": before.quality.loss_max}
+        found.append(_stepped("quality", quality, steps, **frozen))
+    if pairs and (differ := asked.get("disagreement")):
+        found.append(Guardrail(name="disagreement", tolerance=differ.tolerance))
+    return tuple(msgspec.structs.replace(one, weight=1.0 / len(found)) for one in found)
+
+
+def _require_answers(file: ServiceFile, shadow_requests: int) -> None:
+    why = ""
+    if file.model.task == "regression":
+        why = "a regression answers with numbers, which nearly always differ"
+    elif shadow_requests == 0:
+        why = "this release has no shadow, in which both versions answer the same"
+    if why:
+        raise RefusedError(
+            "cannot-compare-answers",
+            f"release.guardrails names disagreement, but {why}",
+            "take disagreement out of the guardrails",
+        )
+
+
+def _stepped(name: GuardrailName, asked: Asked, steps: int, **frozen: Any) -> Guardrail:
+    margins = tuple(asked.margin_at(step, steps) for step in range(steps))
+    return Guardrail(name=name, tolerance=asked.tolerance, margins=margins, **frozen)
 
 
 def waves_of(file: ServiceFile) -> tuple[Segment, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -75,14 +75,16 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True):
 
 class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
     """One guardrail now. champion, challenger: rates 0..1, None before there is any evidence.
-    ratio_low, ratio_high: 95 % confidence interval of challenger / champion. log_e_*: natural
+    compared: low, high are the 95 % confidence interval of challenger / champion, or of the
+    difference of their mean losses. tolerance, margin: in the same terms. log_e_*: natural
     logs, to be compared with their thresholds (rolled back beyond, may advance beyond)."""
 
     name: str
     champion: float | None
     challenger: float | None
-    ratio_low: float | None
-    ratio_high: float | None
+    compared: Literal["ratio", "difference"]
+    low: float | None
+    high: float | None
     log_e_rollback: float
     log_e_rollback_threshold: float
     log_e_advance: float

@@ -21,12 +21,17 @@ from doorstep.core.errors import InputError
 from doorstep.core.instant import Instant
 from doorstep.core.plan import REST, Segment
 
-METHOD = 1
+METHOD = 2
+"""1 decided on errors alone; what it started is finished by the same rules here."""
 STEPS_MAX = 20
 HISTORY_MAX = 200
 HOLDBACK_MIN = 0.01
 """At 100 % there is no control beside the challenger and evidence stops: something stays back."""
 
+SLOW_QUANTILES = (0.5, 0.9, 0.99, 0.999)
+GuardrailName = Literal["errors", "latency", "quality", "disagreement"]
+STEPPED = ("latency", "quality")
+"""They have margins of their own."""
 OnDeadline = Literal["rollback", "hold", "ask"]
 Opened = Literal["start", "step", "warm", "hour", "full", "stop"]
 """Why an epoch began: the release started, a step, the end of its warm-up, an hour was over, a set
@@ -49,20 +54,47 @@ def _check(is_fine: bool, field: str, value: object, expected: str) -> None:
 
 
 class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
-    """What may not get worse. Method 1 judges `errors` only.
+    """What may not get worse.
 
-    weight: its part of alpha, all weights sum to 1. tolerance: ratio of rates that is still no
-    reason to go back. ceiling: rate that is good enough whatever the champion's is.
+    weight: its part of alpha, all weights sum to 1. tolerance: what is still no reason to go back:
+    of errors a ratio of rates, of latency a factor, of quality a difference of mean losses, of
+    disagreement the share of answers that may differ. margins: per step, what must be excluded
+    before the next; those of errors are the release's, disagreement has none. ceiling: error rate
+    that is good enough whatever the champion's is. reference: the champion's mean loss before the
+    release, about: any value is valid, a good one is fast. loss_max: of a regression, the absolute
+    error that counts as a loss of 1. slow_us: the champion's latency at SLOW_QUANTILES.
     """
 
-    name: Literal["errors"] = "errors"
+    name: GuardrailName = "errors"
     weight: float = 1.0
     tolerance: float = 1.1
+    margins: tuple[float, ...] = ()
     ceiling: float = 0.01
+    reference: float = 0.1
+    loss_max: float = 1.0
+    slow_us: tuple[int, ...] = ()
+
+    @property
+    def is_ratio(self) -> bool:
+        return self.name in ("errors", "latency")
+
+    @property
+    def slow_challenger_us(self) -> tuple[int, ...]:
+        return tuple(round(one * self.tolerance) for one in self.slow_us)
 
     def __post_init__(self) -> None:
         _check(0.0 < self.weight <= 1.0, "guardrails.weight", self.weight, "above 0, at most 1")
-        _check(1.0 <= self.tolerance <= 10.0, "guardrails.tolerance", self.tolerance, "1 to 10")
+        least, most = (1.0, 100.0) if self.is_ratio else (0.0, 0.9)
+        is_fine = least <= self.tolerance <= most
+        _check(is_fine, "guardrails.tolerance", self.tolerance, f"{least:g} to {most:g}")
+        lowest, highest = (1.0, 100.0) if self.is_ratio else (self.tolerance, 1.0)
+        fits = all(lowest < one <= highest for one in self.margins)
+        said = f"above {lowest:g}, at most {highest:g}"
+        _check(fits, "guardrails.margins", self.margins, said)
+        places = len(SLOW_QUANTILES) if self.name == "latency" else 0
+        _check(len(self.slow_us) == places, "guardrails.slow_us", self.slow_us, f"{places} of them")
+        _check(0.0 < self.reference < 1.0, "guardrails.reference", self.reference, "0 to 1")
+        _check(0.0 < self.loss_max < math.inf, "guardrails.loss_max", self.loss_max, "above 0")
         _check(0.0 < self.ceiling < 1.0, "guardrails.ceiling", self.ceiling, "between 0 and 1")
 
 
@@ -99,13 +131,16 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     unit: str = ""
 
     def __post_init__(self) -> None:
-        _check(self.method == METHOD, "method", self.method, f"{METHOD}")
+        _check(1 <= self.method <= METHOD, "method", self.method, f"1 to {METHOD}")
         _check_steps(self)
         _check_numbers(self)
         weights = sum(guardrail.weight for guardrail in self.guardrails)
         _check(math.isclose(weights, 1.0), "guardrails", weights, "weights that sum to 1")
         names = [guardrail.name for guardrail in self.guardrails]
         _check(len(set(names)) == len(names), "guardrails", names, "each name once")
+        for one in self.guardrails:
+            is_fine = one.name not in STEPPED or len(one.margins) == len(self.steps)
+            _check(is_fine, "guardrails.margins", one.margins, f"{len(self.steps)}, one a step")
         unique = 0 < len(set(self.segments)) == len(self.segments)
         _check(unique, "segments", self.segments, "at least one, each once")
 
@@ -232,7 +267,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     units: distinct units first seen in this arm in this epoch (of those that nodes keep).
     first_units: of these, never seen before in the release in either arm, for the split check;
     left out where a node's set was full. bad_units: units whose first bad event of the release is
-    here. bad_units_seen: units of `units` that had a bad event in this arm, here or later.
+    here. bad_units_seen: units of `units` that had a bad event in this arm, here or later. plus,
+    zero, minus, alike, differ, timed, slow: as nodes report them.
     """
 
     epoch: int
@@ -248,26 +284,54 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     plus: int = 0
     zero: int = 0
     minus: int = 0
+    alike: int = 0
+    differ: int = 0
+    timed: int = 0
+    slow: tuple[int, ...] = ()
+
+
+class LossCell(msgspec.Struct, frozen=True, kw_only=True):
+    """What outcomes say in one (epoch, segment): losses in 0..1, one outcome a unit.
+
+    paired: both versions on the same requests (shadow), else each on its own. champion, challenger:
+    (n, sum of losses). sums: (n, sum Z, sum Z^2) of the difference's estimate, for display. worse,
+    better: log-wealth of each bet against "worse by at most the tolerance" and against "worse by
+    at least the margin" (`margin`, of the step at which it was computed).
+    """
+
+    epoch: int
+    segment: str
+    paired: bool
+    champion: tuple[int, float]
+    challenger: tuple[int, float]
+    sums: tuple[int, float, float]
+    margin: float
+    worse: tuple[float, ...]
+    better: tuple[float, ...]
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """The cells of one release, in order of epoch, segment, arm. fullest: the largest part of a
-    set of bad units that is used in the current epoch, 0..1. crash_loops: nodes where the
-    challenger cannot stay up."""
+    """The cells of one release, in order of epoch, segment, arm. losses: what became true of its
+    predictions. fullest: the largest part of a set of bad units that is used in the current epoch,
+    0..1. crash_loops: nodes where the challenger cannot stay up."""
 
     cells: tuple[Cell, ...] = ()
+    losses: tuple[LossCell, ...] = ()
     fullest: float = 0.0
     crash_loops: tuple[str, ...] = ()
 
 
 class Numbers(msgspec.Struct, frozen=True, kw_only=True):
-    """One guardrail at one moment. Rates in 0..1, None where nothing was counted.
+    """One guardrail at one moment. Rates in 0..1, None where nothing was counted: of units that had
+    an error, of requests slower than the champion's p90 was, of answers that differ; of quality
+    they are mean losses.
 
     log_e_rollback >= log_rollback_at: worse than tolerated. log_e_advance >= log_advance_at: not
     worse than the step's margin (None: nothing to advance to). segment: "" pooled, else the one
-    that is judged alone. ratio_low, ratio_high: 95 % confidence sequence of the ratio of rates,
-    None for an open end. units_missing: rough number of further units (of both arms, in shadow:
-    requests) until it can advance, None when it cannot be said.
+    that is judged alone. low, high: 95 % confidence sequence of the ratio of rates; of quality of
+    the difference of mean losses, for display. None for an open end. units_missing: rough number
+    of further units (of both arms, in shadow: requests; of quality: outcomes) until it can advance,
+    None when it cannot be said.
     """
 
     guardrail: str
@@ -275,13 +339,17 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     champion_rate: float | None
     challenger_rate: float | None
-    ratio_low: float | None
-    ratio_high: float | None
+    low: float | None = msgspec.field(name="ratio_low")
+    high: float | None = msgspec.field(name="ratio_high")
     log_e_rollback: float
     log_rollback_at: float
     log_e_advance: float | None
     log_advance_at: float | None
     units_missing: int | None
+
+    @property
+    def is_ratio(self) -> bool:
+        return self.guardrail in ("errors", "latency")
 
     @property
     def is_bad(self) -> bool:

@@ -105,14 +105,15 @@ def _guardrail(release: Inner, numbers: Numbers) -> GuardrailView:
         name=name,
         champion=numbers.champion_rate,
         challenger=numbers.challenger_rate,
-        ratio_low=numbers.ratio_low,
-        ratio_high=numbers.ratio_high,
+        compared="ratio" if numbers.is_ratio else "difference",
+        low=numbers.low,
+        high=numbers.high,
         log_e_rollback=_finite(numbers.log_e_rollback),
         log_e_rollback_threshold=numbers.log_rollback_at,
         log_e_advance=_finite(numbers.log_e_advance or 0.0),
         log_e_advance_threshold=numbers.log_advance_at or 0.0,
         tolerance=rule.tolerance if rule else 1.0,
-        margin=release.spec.margins[step],
+        margin=(rule.margins if rule and rule.margins else release.spec.margins)[step],
         missing="" if numbers.is_good or release.is_over else say_missing(numbers),
     )
 

@@ -44,18 +44,40 @@ def say_verdict(numbers: Numbers) -> str:
         "" if numbers.method.startswith("M4") else f" against {percent(numbers.champion_rate)}"
     )
     rate = percent(numbers.challenger_rate)
-    return f"{numbers.guardrail}{where} {rate}{against} ({say_evidence(log_e)})"
+    return f"{_name(numbers)}{where} {rate}{against} ({say_evidence(log_e)})"
 
 
 def say_ratio(numbers: Numbers) -> str:
-    """`errors 0.2 % against 0.1 %, ratio 0.4 to 8.1`; an end that is open is said as such."""
+    """`errors 0.2 % against 0.1 %, ratio 0.4 to 8.1`; an end that is open is said as such. Of
+    quality: `quality loss 11 % against 10 %, difference -0.4 to +2.1 points`."""
     rates = f"{percent(numbers.challenger_rate)} against {percent(numbers.champion_rate)}"
-    low, high = numbers.ratio_low or 0.0, numbers.ratio_high
+    if not numbers.is_ratio:
+        return f"{_name(numbers)} {rates}, difference {say_difference(numbers.low, numbers.high)}"
+    low, high = numbers.low or 0.0, numbers.high
     if high is None:
         ratio = f"at least {low:.2g}" if low > 0.0 else "unknown"
     else:
         ratio = f"{low:.2g} to {high:.2g}" if low > 0.0 else f"at most {high:.2g}"
     return f"{numbers.guardrail} {rates}, ratio {ratio}"
+
+
+def say_difference(low: float | None, high: float | None) -> str:
+    """`-0.4 to +2.1 points`; `unknown`."""
+    if low is None or high is None:
+        return "unknown"
+    return f"{low * 100:+.2g} to {high * 100:+.2g} points"
+
+
+_NAMES = {
+    "latency": "slow requests",
+    "quality": "quality loss",
+    "disagreement": "answers that differ",
+}
+_COUNTED = {"latency": "requests", "quality": "outcomes", "disagreement": "requests"}
+
+
+def _name(numbers: Numbers) -> str:
+    return _NAMES.get(numbers.guardrail, numbers.guardrail)
 
 
 def say_missing(numbers: Numbers) -> str:
@@ -67,4 +89,5 @@ def say_missing(numbers: Numbers) -> str:
     need = f"{say_evidence(numbers.log_e_advance)} of {math.exp(numbers.log_advance_at):,.0f}"
     if numbers.units_missing is None:
         return f"{need}, more evidence needed"
-    return f"{need}, about {numbers.units_missing:,} more units needed"
+    what = _COUNTED.get(numbers.guardrail, "units")
+    return f"{need}, about {numbers.units_missing:,} more {what} needed"

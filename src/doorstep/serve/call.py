@@ -44,13 +44,15 @@ class Codec(Protocol):
 
 class Mark(msgspec.Struct):
     """What a request's rows of one version and segment are to an evidence cell. units, bad: hashes
-    of all its units, and of those that went bad. ok: its version answered at least one row."""
+    of all its units, and of those that went bad. ok: its version answered at least one row.
+    slow_us: latencies above which its request counts as slow."""
 
     cell: int
     units: list[int]
     flights: list[int]
     bad: list[int] = []
     ok: bool = False
+    slow_us: tuple[int, ...] = ()
 
 
 class Part(msgspec.Struct):

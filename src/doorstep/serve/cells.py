@@ -14,13 +14,14 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from doorstep.core.report import UNITS_MAX, Arm
+from doorstep.core.report import SLOW_MAX, UNITS_MAX, Arm
 from doorstep.serve.counters import (
     ROOM_BYTES,
     CounterWriter,
@@ -33,7 +34,7 @@ from doorstep.serve.counters import (
 )
 
 MAGIC = 0x31534C4C45435344
-FORMAT = 2
+FORMAT = 3
 SLOTS_MAX = 128
 FLIGHTS_MAX = 4096
 _HEADER = 64
@@ -48,6 +49,7 @@ _BYTES = -(-_WORDS * 8 // ROOM_BYTES) * ROOM_BYTES
 """Of all but the counters; a whole number of pages anywhere, since they are mapped apart."""
 _PID, _SLOTS_USED = 2, 3
 _REQUESTS, _OK, _BAD_COUNT, _IN_FLIGHT, _PLUS, _ZERO, _MINUS, _SEEN_COUNT, _BAD_UNITS = range(9)
+_ALIKE, _DIFFER, _TIMED, _SLOW = 9, 10, 11, 12
 
 
 class CellKey(NamedTuple):
@@ -67,6 +69,10 @@ class CellCounts(msgspec.Struct):
     plus: int = 0
     zero: int = 0
     minus: int = 0
+    alike: int = 0
+    differ: int = 0
+    timed: int = 0
+    slow: tuple[int, ...] = (0,) * SLOW_MAX
     seen: dict[int, None] = {}
     bad_units: dict[int, None] = {}
 
@@ -168,6 +174,24 @@ class CellWriter:
             self._free.append(flight)
         words[_HEADER + slot * _SLOT + _KEY + _IN_FLIGHT] -= 1
 
+    def time(
+        self, slot: int, unit: int, latency_us: int, slow_us: Sequence[int], *, once: bool
+    ) -> None:
+        """Take the latency of a request, before `end`. slow_us: at most SLOW_MAX thresholds. once:
+        units come again, and what one of them meets says little new: only its first is taken."""
+        seen = self._seen[slot]
+        if once and (unit in seen or len(seen) >= UNITS_MAX):
+            return
+        words, at = self._words, _HEADER + slot * _SLOT + _KEY
+        words[at + _TIMED] += 1
+        for place, limit_us in enumerate(slow_us):
+            if latency_us > limit_us:
+                words[at + _SLOW + place] += 1
+
+    def compare(self, slot: int, *, differs: bool) -> None:
+        """One shadow pair of answers."""
+        self._words[_HEADER + slot * _SLOT + _KEY + (_DIFFER if differs else _ALIKE)] += 1
+
     def pair(self, slot: int, plus: int, zero: int, minus: int) -> None:
         """Shadow pairs: only the challenger erred, both did the same, only the champion erred."""
         at = _HEADER + slot * _SLOT + _KEY
@@ -265,12 +289,14 @@ def _read_slots(data: mmap.mmap, words: memoryview) -> dict[CellKey, CellCounts]
 
 
 def _read_cell(words: memoryview, at: int) -> CellCounts:
-    numbers = words[at + _KEY : at + _KEY + 9].tolist()
+    numbers = words[at + _KEY : at + _KEY + _COUNTERS].tolist()
     seen = words[at + _SEEN : at + _SEEN + min(numbers[_SEEN_COUNT], UNITS_MAX)]
     bad = words[at + _BAD : at + _BAD + min(numbers[_BAD_UNITS], UNITS_MAX)]
     requests, ok, wrong, in_flight, plus, zero, minus = numbers[:7]
     return CellCounts(
         requests, ok, wrong, in_flight, plus, zero, minus,
+        numbers[_ALIKE], numbers[_DIFFER], numbers[_TIMED],
+        tuple(numbers[_SLOW : _SLOW + SLOW_MAX]),
         dict.fromkeys(seen.tolist()), dict.fromkeys(bad.tolist()),
     )  # fmt: skip
 
@@ -296,6 +322,10 @@ def _add_cell(into: CellCounts, other: CellCounts) -> None:
     into.plus += other.plus
     into.zero += other.zero
     into.minus += other.minus
+    into.alike += other.alike
+    into.differ += other.differ
+    into.timed += other.timed
+    into.slow = tuple(map(add, into.slow, other.slow))
     _keep(into.seen, other.seen)
     _keep(into.bad_units, other.bad_units)
 

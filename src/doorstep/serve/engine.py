@@ -77,11 +77,11 @@ class Engine:
         late, self._late = self._late, []
         fresh = [] if late else self._collect(None)
         waited = False
-        while left_ns := self._gathering.wait_ns(len(late), len(fresh), time.monotonic_ns()):
+        while left_ns := self._gathering.wait_ns(_calls(late), _calls(fresh), time.monotonic_ns()):
             waited = True
             fresh += self._collect(left_ns / 1e9)
         if waited:
-            self._gathering.note_wait(len(fresh))
+            self._gathering.note_wait(_calls(fresh))
         return late + fresh
 
     def _collect(self, wait_s: float | None) -> list[tuple[Peer, Ask]]:
@@ -136,7 +136,8 @@ class Engine:
         for peer in {peer for peer, _ in due}:
             self._send(peer)
         if due:
-            self._gathering.note_batch(len(due), rows.total(), took_ns, time.monotonic_ns())
+            now_ns = time.monotonic_ns()
+            self._gathering.note_batch(_calls(due), rows.total(), took_ns, now_ns)
 
     def _send(self, peer: Peer) -> None:
         try:
@@ -169,6 +170,10 @@ class Engine:
         if len(ask.texts) != self._text_columns:
             raise ValueError(f"{len(ask.texts)} text columns; expected {self._text_columns}")
         return Batch(numbers, ask.texts)
+
+
+def _calls(asked: Sequence[tuple[Peer, Ask]]) -> int:
+    return sum([ask.calls for _, ask in asked])
 
 
 def _chunks(asked: list[tuple[Peer, Ask]]) -> list[list[tuple[Peer, Ask]]]:

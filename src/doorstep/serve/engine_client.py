@@ -60,7 +60,8 @@ class EngineClient(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._frames = Frames()
         self._decode = msgspec.msgpack.Decoder(Reply).decode
-        self._pending: dict[int, tuple[int, int, Answered]] = {}
+        # By id: the deadline, rows, calls, and who is told.
+        self._pending: dict[int, tuple[int, int, int, Answered]] = {}
         self._row_ns = self._rows_pending = 0
         self._last_id = 0
         # What was asked and not sent, by id; and what was sent first to an engine that was woken.
@@ -92,10 +93,13 @@ class EngineClient(asyncio.Protocol):
         return self.asleep or time.monotonic() < self._waking_until_s
 
     @property
-    def wait_ns(self) -> int:
-        """About how long until the rows that this worker has asked for are answered; 0 before it
-        is known what a row takes."""
-        return self._rows_pending * self._row_ns
+    def is_there(self) -> bool:
+        return self._transport is not None and not self.starting
+
+    def wait_ns(self, more: int = 0) -> int:
+        """About how long until the rows that this worker has asked for are answered, and so many
+        more; 0 before it is known what a row takes."""
+        return (self._rows_pending + more) * self._row_ns
 
     def start(self) -> None:
         """Connect, and again whenever the connection ends; not while the engine sleeps."""
@@ -129,8 +133,9 @@ class EngineClient(asyncio.Protocol):
             self._transport.close()
         self._fail_all(Status.UNAVAILABLE)
 
-    def ask(self, batch: Batch, deadline_ns: int, answered: Answered) -> None:
-        """Have `batch` scored; `answered` is called later, or at once if that is impossible."""
+    def ask(self, batch: Batch, deadline_ns: int, answered: Answered, calls: int = 1) -> None:
+        """Have `batch` scored, of so many calls; `answered` is called later, or at once if that is
+        impossible."""
         if not self.available:
             return answered(Status.UNAVAILABLE, [], "the engine is not there")
         if len(self._pending) >= ENGINE_PENDING_MAX or self._out_bytes > ENGINE_OUT_BYTES_MAX:
@@ -138,12 +143,13 @@ class EngineClient(asyncio.Protocol):
         self._last_id += 1
         if not self._pending and not self._late:
             self._silent_s = time.monotonic()
-        ask = Ask(self._last_id, deadline_ns, batch.rows, batch.numbers.tobytes(), batch.texts)
+        numbers = batch.numbers.tobytes()
+        ask = Ask(self._last_id, deadline_ns, batch.rows, numbers, batch.texts, calls)
         try:
             frame = encode_frame(ask)
         except ValueError as error:
             return answered(Status.FAILED, [], str(error))
-        self._pending[ask.id] = (deadline_ns, batch.rows, answered)
+        self._pending[ask.id] = (deadline_ns, batch.rows, calls, answered)
         self._rows_pending += batch.rows
         if self.asleep and not self._wake_said:
             self._wake_said = True
@@ -211,11 +217,12 @@ class EngineClient(asyncio.Protocol):
         entry = self._pending.pop(reply.id, None)
         if entry is None:
             return None
-        _, rows, answered = entry
+        _, rows, calls, answered = entry
         self._replied = True
         self._rows_pending -= rows
         if reply.row_ns:
-            self._row_ns += (reply.row_ns - self._row_ns) // 8
+            # As often as there are calls: a batch moves it as far, however they were asked.
+            self._row_ns += int((reply.row_ns - self._row_ns) * (1 - 0.875**calls))
         if reply.error:
             return answered(Status.FAILED, [], reply.error)
         if len(reply.scores) != rows * reply.columns * 8:
@@ -231,10 +238,12 @@ class EngineClient(asyncio.Protocol):
     def _sweep(self) -> None:
         self._sweeping = False
         now = time.monotonic_ns()
-        late = [number for number, (deadline, _, _) in self._pending.items() if deadline <= now]
+        late = [number for number, (deadline, *_) in self._pending.items() if deadline <= now]
+        late_calls = 0
         for number in late:
-            _, rows, answered = self._pending.pop(number)
+            _, rows, calls, answered = self._pending.pop(number)
             self._rows_pending -= rows
+            late_calls += calls
             self._out_bytes -= len(self._out.pop(number, b""))
             if self._first:
                 self._first.pop(number, None)
@@ -243,10 +252,10 @@ class EngineClient(asyncio.Protocol):
             else:
                 answered(Status.TIMED_OUT, [], "no answer in time")
         if self._transport is None:
-            late.clear()
-        self._late += len(late)
+            late_calls = 0
+        self._late += late_calls
         silent_s = time.monotonic() - self._silent_s
-        if late and self._late >= HUNG_ASKS and silent_s >= HUNG_S:
+        if late_calls and self._late >= HUNG_ASKS and silent_s >= HUNG_S:
             self._late = 0
             self._say(Hung(self.socket))
         if self._pending:
@@ -255,5 +264,5 @@ class EngineClient(asyncio.Protocol):
     def _fail_all(self, status: Status) -> None:
         pending, self._pending = self._pending, {}
         self._rows_pending = 0
-        for _, _, answered in pending.values():
+        for *_, answered in pending.values():
             answered(status, [], "the engine died" if status is Status.DIED else "shutting down")

@@ -247,6 +247,10 @@ def _cell(key: CellKey, counts: CellCounts) -> Cell:
         plus=counts.plus,
         zero=counts.zero,
         minus=counts.minus,
+        alike=counts.alike,
+        differ=counts.differ,
+        timed=counts.timed,
+        slow=counts.slow,
     )
 
 

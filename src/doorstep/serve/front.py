@@ -25,6 +25,7 @@ import uvloop
 
 from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.journal.commit import commits_of
+from doorstep.journal.erasedlist import ErasedList
 from doorstep.journal.options import shortage
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter
@@ -149,6 +150,7 @@ class Front:
         self._site = Site(self._path, self._recorder, self._cells, guarded=options.guarded)
         self._residents = Residents(loop, writer.declare, self._slot, models, self.link.say)
         self._site.listen_at(options.predict_route, options.health_route)
+        self._site.erased = ErasedList(Path(options.journal))
         self._site.keys = IdempotencyKeys(self._state, Path(start.cells), self.link)
         self._workers = options.workers
         self._contexts = (

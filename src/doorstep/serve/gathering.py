@@ -42,19 +42,19 @@ class Gathering:
         each_ns = max((self._rows_ns - self._rows * self._ns) / spread, 0.0)
         return max(self._ns - each_ns * self._rows, 0.0)
 
-    def note_batch(self, asks: int, rows: int, took_ns: int, now_ns: int) -> None:
-        """A batch of so many asks was answered."""
+    def note_batch(self, calls: int, rows: int, took_ns: int, now_ns: int) -> None:
+        """A batch of so many callers was answered."""
         weight = max(FORGET, 1 / (self._batches + 1))
         self._batches += 1
         self._rows += weight * (rows - self._rows)
         self._ns += weight * (took_ns - self._ns)
         self._rows_squared += weight * (rows * rows - self._rows_squared)
         self._rows_ns += weight * (rows * took_ns - self._rows_ns)
-        self._answered = asks
+        self._answered = calls
         self._until_ns = now_ns + int(min(WAIT_SHARE * self.call_ns, WAIT_NS_MAX))
 
     def wait_ns(self, late: int, fresh: int, now_ns: int) -> int:
-        """How much longer to wait. late: asks that came while the last batch was scored; fresh:
+        """How much longer to wait. late: calls that came while the last batch was scored; fresh:
         since then, from those whom it answered or from others."""
         if fresh >= self._answered or not late + fresh:
             return 0

@@ -7,15 +7,16 @@ POST /v1/services/{service}/predict  /rehearse  /outcomes
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from doorstep.core.errors import InputError, OverloadedError, RefusedError
 from doorstep.core.instant import Instant
 from doorstep.core.outcome import OutcomeGiven, require_all, sort_out
-from doorstep.core.record import Kind, OutcomeRecord
+from doorstep.core.record import Kind, OutcomeRecord, outcome_refused
 from doorstep.serve.call import Call, Part
 from doorstep.serve.http import RETRY
 from doorstep.serve.limits import OUTCOMES_MAX
@@ -136,11 +137,16 @@ def describe_service(service: Service) -> dict[str, Any]:
 
 
 def read_outcomes(
-    body: bytes, service: str, known: Collection[tuple[str, ...]], now: Instant
+    body: bytes,
+    service: str,
+    known: Collection[tuple[str, ...]],
+    now: Instant,
+    recorded: Callable[[str], str] = str,
 ) -> list[OutcomeRecord]:
     """The outcomes of a body: `{"outcomes": [{"prediction" or "key", "label" or "value", "at"}]}`.
 
-    known: as `outcome_fault` wants it, of the versions that are resident here.
+    known: as `outcome_fault` wants it, of the versions that are resident here. recorded: what
+    the journal has for a key.
 
     Raises: InputError (`bad-outcomes`, `bad-outcome`), naming the first that is wrong; then none
     is taken.
@@ -155,7 +161,7 @@ def read_outcomes(
         )
     found, refused = sort_out(service, given, known, now)
     require_all(refused)
-    return found
+    return [replace(one, key=recorded(one.key)) if one.key else one for one in found]
 
 
 # -- routes
@@ -179,7 +185,11 @@ def rehearse(site: Site, visit: Visit) -> None:
 
 def take_outcomes(site: Site, visit: Visit) -> None:
     service = site.service(visit.service)
-    records = read_outcomes(visit.body, service.name, service.labels, time.time_ns() // 1000)
+    now, recorded = time.time_ns() // 1000, service.mask.key if service.mask else str
+    records = read_outcomes(visit.body, service.name, service.labels, now, recorded)
+    gone = next((at for at, one in enumerate(records) if one.prediction in site.erased), None)
+    if gone is not None:
+        raise outcome_refused(gone)
     name = site.new_id()
     headers = f"doorstep-request-id: {name}\r\n".encode()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from doorstep.core.errors import NotFoundError
 from doorstep.core.plan import ApiKey, ServicePlan, VersionPlan
 from doorstep.journal.options import JournalOptions
 from doorstep.serve.observe_options import ObserveOptions
@@ -32,7 +33,7 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `number` has them, because that could not be loaded: they are as before, or left out. unloaded:
     `service@N` that must not be loaded, because its bundle is broken or its engine does not start:
     its fallback chain answers. keys: always those of the newest plan. node_share: this node's part
-    of every limit."""
+    of every limit. sealing: hex, see `kernel/keys.py`; "" where the home has no such key."""
 
     format: int
     generation: int
@@ -47,6 +48,19 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     unloaded: tuple[str, ...] = ()
     keys: tuple[ApiKey, ...] = ()
     node_share: float = 1.0
+    sealing: str = ""
+
+
+def sealing_of(home: Path) -> str:
+    """What the workers of a node seal personal fields with; "" if the home has no key for it.
+
+    Raises: RefusedError (`key-not-private`), InputError (`bad-key`)."""
+    from doorstep.kernel.keys import load_personal_key  # workers have no need of its library
+
+    try:
+        return load_personal_key(home / "keys").sealing.hex()
+    except NotFoundError:
+        return ""
 
 
 class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):

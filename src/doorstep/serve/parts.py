@@ -143,10 +143,14 @@ def deadline_ns(part: Part) -> int:
     half of what is left of the request's time, so that the other has the rest."""
     if part.deadline_ns:
         return part.deadline_ns
-    service = part.call.service
-    last = part.call.began_ns + service.timeout_ns
     tried = {*(part.tried or ()), part.version.number if part.version else 0}
-    if not service.has_version(part.step, tried):
+    return attempt_until_ns(part.call, part.step, tried)
+
+
+def attempt_until_ns(call: Call, step: int, tried: set[int]) -> int:
+    """As `deadline_ns`, of the attempt of which it is known what is tried and what can follow."""
+    last = call.began_ns + call.service.timeout_ns
+    if not call.service.has_version(step, tried):
         return last
     now = time.monotonic_ns()
     return now + max(last - now, 0) // 2

@@ -12,14 +12,15 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 from doorstep.core.record import Status
 from doorstep.formats.batch import Scorer
 from doorstep.serve import reply
 from doorstep.serve.breaker import WHOLE, Breakers
 from doorstep.serve.cache import AnswerCache, row_keys
-from doorstep.serve.call import CONSTANT, Call, Codec, Mark, Part, protocol_of
+from doorstep.serve.call import CONSTANT, Call, Mark, Part, protocol_of
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.counters import REFUSED
 from doorstep.serve.limits import IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX, PATIENCE, TURN_NS
@@ -36,12 +37,14 @@ from doorstep.serve.parts import (
     split,
     units_of,
 )
-from doorstep.serve.plain import PlainBatch, score_plain, sort_plain
+from doorstep.serve.plain import PlainBatch, Rows, plain_batch, rows_of, score_plain, sort_plain
 from doorstep.serve.record import Recorder
 from doorstep.serve.rule import Rule
 from doorstep.serve.version import Version, Waker
 
 ERROR_CHARS_MAX = 200
+Batches: TypeAlias = dict[Version | None, list[Part]]
+"""Parts that are still to be scored, by whose turn it is."""
 
 
 class Troubles(Protocol):
@@ -89,7 +92,7 @@ class Path:
             self.in_flight >= IN_FLIGHT_MAX
             or (self.in_flight and self.rows_in_flight + rows > IN_FLIGHT_ROWS_MAX)
             or self._rows_waiting * self._row_ns > service.patience_ns
-            or (service.only_engine and service.only_engine.wait_ns > service.patience_ns)
+            or (service.only_engine and service.only_engine.wait_ns() > service.patience_ns)
         ):
             return False
         self.in_flight += 1
@@ -112,7 +115,7 @@ class Path:
         between_ns = began_ns - self._left_ns if self._left_ns else 0
         arrived = self._take(max(TURN_NS, between_ns))
         at = time.time_ns() // 1000
-        batches: dict[Version | None, list[Part]] = {}
+        batches: Batches = {}
         try:
             for call in arrived:
                 call.at = at
@@ -122,8 +125,7 @@ class Path:
                     parts = self._recall(call)
                 if between_ns and began_ns - call.began_ns > call.service.timeout_ns:
                     call.is_shed = True
-                    for part in parts:
-                        self._pass_by(part, "it waited too long", batches)
+                    self._pass_by(parts, "it waited too long", batches)
                     continue
                 for part in parts:
                     batches.setdefault(part.version, []).append(part)
@@ -156,16 +158,18 @@ class Path:
             self._schedule()
         return arrived
 
-    def _score_plain(
-        self, arrived: list[Call], now: int, again: dict[Version | None, list[Part]]
-    ) -> list[Call]:
+    def _score_plain(self, arrived: list[Call], now: int, again: Batches) -> list[Call]:
         """Score what is plain; the calls that are not."""
         if self.breakers.known or self.observers:
             return arrived
         if self._left_ns and any(now - one.began_ns > one.service.timeout_ns for one in arrived):
             return arrived
         groups, rest = sort_plain(arrived)
-        for version, scorer, calls in groups:
+        for version, calls in groups:
+            scorer = version.model.scorer if version.model is not None else None
+            if scorer is None:
+                self._ask_engine(rows_of(version, calls), again)
+                continue
             try:
                 batch = score_plain(version, scorer, calls)
             except Exception as error:  # noqa: BLE001  whatever a model raises
@@ -184,8 +188,8 @@ class Path:
         the journal is not written."""
         self._recorder.drop()
         done, self._done = self._done, []
-        self._plain = []
-        for call in [*calls, *done]:
+        plain, self._plain = self._plain, []
+        for call in [*calls, *done, *(call for batch in plain for call in batch.calls)]:
             if call.is_over:
                 continue
             self._close(call)
@@ -225,7 +229,9 @@ class Path:
             cell = service.cell(part.segment, part.challenger)
             if cell is not None:
                 units = units_of(part)
-                part.mark = Mark(cell, units, self._cells.begin(cell, units))
+                slow_us = release.slow_challenger_us if part.challenger else release.slow_us
+                flights = self._cells.begin(cell, units)
+                part.mark = Mark(cell, units, flights, slow_us=slow_us)
 
     def _recall(self, call: Call) -> list[Part]:
         """Answer what the cache has the answers of; the parts that must be computed.
@@ -253,9 +259,9 @@ class Path:
                 open_parts.append(part)
         return open_parts
 
-    def _score(self, batches: dict[Version | None, list[Part]]) -> dict[Version | None, list[Part]]:
+    def _score(self, batches: Batches) -> Batches:
         """Have every batch scored. Answers the batches of those who fall back at once."""
-        again: dict[Version | None, list[Part]] = {}
+        again: Batches = {}
         for version, parts in batches.items():
             if version is None or version.killed:
                 why = "it is not loaded here" if version is None else "the version was killed"
@@ -284,7 +290,8 @@ class Path:
         waiting = dict(enumerate(parts))
 
         def give_up(at: int) -> None:
-            self._leave([waiting.pop(at)], "its model is still being loaded")
+            late, why = [waiting.pop(at)], "its model is still being loaded"
+            self._outside(lambda again: self._pass_by(late, why, again), late)
 
         now = time.monotonic_ns()
         timers = [
@@ -295,49 +302,46 @@ class Path:
         def woken(error: str) -> None:
             for timer in timers:
                 timer.cancel()
-            if error:
-                for part in waiting.values():
-                    self._go_on(part, Status.UNAVAILABLE, [], error)
-            elif waiting:
-                self._score_woken(version, list(waiting.values()))
+            left = [part for part in waiting.values() if not part.call.is_over]
+            self._outside(lambda again: self._go_on(version, left, error, again), left)
 
         self._waker.wake(version.model, woken)
 
-    def _score_woken(self, version: Version, parts: list[Part]) -> None:
-        assert version.model is not None
-        assert version.model.scorer is not None
-        again: dict[Version | None, list[Part]] = {}
+    def _go_on(self, version: Version, parts: list[Part], error: str, again: Batches) -> None:
+        """A model that slept is loaded, or cannot be."""
+        scorer = version.model.scorer if version.model is not None else None
+        if error or scorer is None:
+            for part in parts:
+                self._settle(part, Status.UNAVAILABLE, [], error, again)
+        elif parts:
+            for chunk in chunks_of(parts):
+                self._score_inline(version, scorer, chunk, again)
+
+    def _outside(self, act: Callable[[Batches], None], about: Sequence[Part | Call]) -> None:
+        """Do something outside a turn; what is done by it is written in the next one."""
+        batches: Batches = {}
         try:
-            for chunk in chunks_of([part for part in parts if not part.call.is_over]):
-                self._score_inline(version, version.model.scorer, chunk, again)
-            self._score_later(again)
+            act(batches)
+            while batches:
+                batches = self._score(batches)
+            if self._done or self._plain:
+                self._schedule()
         except Exception:  # noqa: BLE001  a mistake of ours must not leave callers waiting
             traceback.print_exc()
-            self._abandon([part.call for part in parts])
+            self._abandon([one.call if isinstance(one, Part) else one for one in about])
 
-    def _leave(self, parts: list[Part], why: str) -> None:
-        """Have others answer these parts, whose version is not there yet. Outside a turn."""
-        again: dict[Version | None, list[Part]] = {}
-        try:
-            for part in parts:
-                if not part.call.is_over:
-                    self._pass_by(part, why, again)
-            self._score_later(again)
-        except Exception:  # noqa: BLE001  as above
-            traceback.print_exc()
-            self._abandon([part.call for part in parts])
-
-    def _pass_by(self, part: Part, why: str, again: dict[Version | None, list[Part]]) -> None:
+    def _pass_by(self, parts: list[Part], why: str, again: Batches) -> None:
         """A version was not asked, for a reason that says nothing of it: no evidence against it,
         and no failure of its breaker."""
-        if part.mark is not None:
-            self._cells.forget(part.mark.cell, part.mark.flights)
-            part.mark = None
-        self._fall_back(part, Status.UNAVAILABLE, why, again)
+        for part in parts:
+            if part.call.is_over:
+                continue
+            if part.mark is not None:
+                self._cells.forget(part.mark.cell, part.mark.flights)
+                part.mark = None
+            self._fall_back(part, Status.UNAVAILABLE, why, again)
 
-    def _let_through(
-        self, version: Version, parts: list[Part], again: dict[Version | None, list[Part]]
-    ) -> list[Part]:
+    def _let_through(self, version: Version, parts: list[Part], again: Batches) -> list[Part]:
         """Those of the parts that a version may be asked for: one now and then while its breaker
         is open."""
         key = (parts[0].call.service.name, version.number)
@@ -348,9 +352,8 @@ class Path:
         return parts[:count]
 
     def _score_inline(
-        self, version: Version, scorer: Scorer, parts: list[Part],
-        again: dict[Version | None, list[Part]],
-    ) -> None:  # fmt: skip
+        self, version: Version, scorer: Scorer, parts: list[Part], again: Batches
+    ) -> None:
         rows = sum([part.count for part in parts])
         try:
             found = scorer.score(batch_of(version, parts))
@@ -372,9 +375,8 @@ class Path:
         return None
 
     def _find_out(
-        self, version: Version, scorer: Scorer, parts: list[Part], error: Exception,
-        again: dict[Version | None, list[Part]],
-    ) -> None:  # fmt: skip
+        self, version: Version, scorer: Scorer, parts: list[Part], error: Exception, again: Batches
+    ) -> None:
         """A model has raised: whose fault it is shows when each part is scored alone."""
         if len(parts) == 1:
             said = f"{type(error).__name__}: {error}"
@@ -383,49 +385,62 @@ class Path:
             self._score_inline(version, scorer, [part], again)
         return None
 
-    def _ask(self, version: Version, part: Part, again: dict[Version | None, list[Part]]) -> None:
-        engine = version.engine
-        assert engine is not None
-        deadline, wait_ns = deadline_ns(part), engine.wait_ns
+    def _ask(self, version: Version, part: Part, again: Batches) -> None:
+        assert version.engine is not None
+        deadline, wait_ns = deadline_ns(part), version.engine.wait_ns()
         if wait_ns and time.monotonic_ns() + wait_ns / PATIENCE > deadline:
             part.call.is_shed = True
             why = f"{wait_ns // 1_000_000} ms of others wait for it"
             return self._fall_back(part, Status.UNAVAILABLE, why, again)
-        sent = False
+        rows = Rows(version, [part.call], batch_of(version, [part]), deadline, part)
+        return self._ask_engine(rows, again)
+
+    def _ask_engine(self, rows: Rows, again: Batches) -> None:
+        engine, sent = rows.version.engine, False
+        assert engine is not None
+        if not rows.until_ns:
+            again.setdefault(rows.version, []).extend(self._parts(rows))
+            return
 
         def answered(status: Status, scores: list[list[float]], error: str) -> None:
-            if not sent:
-                return self._settle(part, status, scores, error, again)
-            try:
-                if status is Status.UNAVAILABLE and engine.starting:
-                    return self._leave([part], error)
-                self._go_on(part, status, scores, error)
-            except Exception:  # noqa: BLE001  a mistake of ours must not leave callers waiting
-                traceback.print_exc()
-                self._abandon([part.call])
-            return None
+            def hear(again: Batches) -> None:
+                if sent and status is Status.UNAVAILABLE and engine.starting:
+                    self._pass_by(self._parts(rows), error, again)
+                else:
+                    self._hear(rows, status, scores, error, again)
 
-        engine.ask(batch_of(version, [part]), deadline, answered)
+            if sent:
+                self._outside(hear, rows.calls)
+            else:
+                hear(again)
+
+        engine.ask(rows.batch, rows.until_ns, answered, len(rows.calls))
         sent = True
+
+    def _parts(self, rows: Rows) -> list[Part]:
+        return [rows.part] if rows.part else [self._assign(call)[0] for call in rows.calls]
+
+    def _hear(
+        self, rows: Rows, status: Status, scores: list[list[float]], error: str, again: Batches
+    ) -> None:
+        """What an engine has answered."""
+        if rows.part is not None:
+            return self._settle(rows.part, status, scores, error, again)
+        is_whole = status is Status.OK and not any(call.is_over for call in rows.calls)
+        batch = plain_batch(rows, scores) if is_whole and not self.breakers.known else None
+        if batch is not None:
+            self._plain.append(batch)
+        elif status is Status.FAILED and len(rows.calls) > 1:
+            # Whose fault it is shows when each is asked alone.
+            again.setdefault(rows.version, []).extend(self._parts(rows))
+        else:
+            for at, part in enumerate(self._parts(rows)):
+                self._settle(part, status, scores[at : at + 1], error, again)
         return None
 
-    def _go_on(self, part: Part, status: Status, scores: list[list[float]], error: str) -> None:
-        """An engine has answered, in a turn of its own."""
-        later: dict[Version | None, list[Part]] = {}
-        self._settle(part, status, scores, error, later)
-        self._score_later(later)
-
-    def _score_later(self, batches: dict[Version | None, list[Part]]) -> None:
-        """Score outside a turn; what is done by it is written in the next one."""
-        while batches:
-            batches = self._score(batches)
-        if self._done:
-            self._schedule()
-
     def _settle(
-        self, part: Part, status: Status, scores: list[list[float]], error: str,
-        again: dict[Version | None, list[Part]],
-    ) -> None:  # fmt: skip
+        self, part: Part, status: Status, scores: list[list[float]], error: str, again: Batches
+    ) -> None:
         """One version has answered this part, or failed; then the next of the chain is asked."""
         version = part.version
         if part.call.is_over:
@@ -441,9 +456,7 @@ class Path:
             self.breakers.note((part.call.service.name, version.number), status)
         return self._fall_back(part, status, error, again)
 
-    def _fall_back(
-        self, part: Part, status: Status, error: str, again: dict[Version | None, list[Part]]
-    ) -> None:
+    def _fall_back(self, part: Part, status: Status, error: str, again: Batches) -> None:
         """A version did not answer this part; the next link of the chain does."""
         if part.tried is None:
             part.status, part.error, part.tried = status, error[:ERROR_CHARS_MAX], set()
@@ -496,10 +509,7 @@ class Path:
         if part.keys is not None and not part.cached:
             for key, row in zip(part.keys, scores, strict=True):
                 self._cache.put(key, row, part.call.began_ns)
-        call = part.call
-        call.open -= 1
-        if not call.open and call.parts:
-            self._done.append(call)
+        self._finish(part)
 
     def _finish(self, part: Part) -> None:
         call = part.call
@@ -547,22 +557,14 @@ class Path:
 
     def _answer_plain(self, batch: PlainBatch, now: int) -> None:
         """Answer and count what is recorded."""
-        version, latencies_us = batch.version, dict[Codec, list[int]]()
-        for call, scores, answer in batch.each():
-            codec = call.codec
-            try:
-                reply.answer_plain(call, version, scores, answer)
-            except Exception:  # noqa: BLE001  as above
-                traceback.print_exc()
-                self._abandon([call])
-                continue
-            call.is_over = True
-            latencies_us.setdefault(codec, []).append((now - call.began_ns) // 1000)
+        latencies_us, left = reply.answer_batch(batch, now)
         for codec, found in latencies_us.items():
             self.in_flight -= len(found)
             self.rows_in_flight -= len(found)
-            name, protocol = batch.service.name, protocol_of(type(codec))
-            self._cells.counters.answered(name, version.name, protocol, 200, *found)
+            name, protocol = batch.service.name, protocol_of(codec)
+            self._cells.counters.answered(name, batch.version.name, protocol, 200, *found)
+        if left:
+            self._abandon(left)
 
     def _refuse(self, done: list[Call], error: Exception) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -579,9 +581,16 @@ class Path:
                 part.mark.ok = True
         if call.service.release is not None:
             for mark in marks_of(call):
+                if mark.slow_us and len(call.parts) == 1:
+                    self._time(call, mark, now)
                 self._cells.end(mark.cell, mark.units, mark.flights, mark.ok, mark.bad)
         self._tell(call, (now - call.began_ns) // 1000)
         call.parts = []
+
+    def _time(self, call: Call, mark: Mark, now: int) -> None:
+        sticks = bool(call.service.plan.unit or call.service.plan.key)
+        latency_us = (now - call.began_ns) // 1000
+        self._cells.time(mark.cell, mark.units[0], latency_us, mark.slow_us, once=sticks)
 
     def _tell(self, call: Call, latency_us: int) -> None:
         """Count how a call was answered, and tell those who look on."""

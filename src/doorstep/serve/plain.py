@@ -1,13 +1,15 @@
-"""Plain calls: one row, for a service of which only the champion is asked, in this process.
+"""Plain calls: one row, for a service of which only the champion is asked.
 
 Most traffic is of this kind, and nothing has to be decided for any of it: no groups, no cache, no
-other version. So all plain calls of a turn are scored, recorded and counted together, by the same
-records and answers as on the general way (`path.py`), which takes them over, all of them, when the
-model raises or a score is no finite number.
+other version. So all plain calls of a turn are scored here, or by one question to an engine, and
+recorded and counted together, by the same records and answers as on the general way (`path.py`),
+which takes them over, all of them, when the model raises or a score is no finite number.
 """
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,13 +17,29 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from doorstep.formats.batch import Scorer
+from doorstep.formats.batch import Batch, Scorer
 from doorstep.serve.call import Call, Codec, Part
-from doorstep.serve.limits import ENGINE_BATCH_ROWS_MAX
+from doorstep.serve.limits import ENGINE_BATCH_ROWS_MAX, PATIENCE
+from doorstep.serve.parts import attempt_until_ns, is_finite
+from doorstep.serve.rows import Values
 from doorstep.serve.service import Service
 from doorstep.serve.version import Version
 
 AnswerOne = Callable[[Any, Call, Version, list[float], str | float], bytes]
+SPREAD_NS = 5_000_000
+"""Between the first and the last of the calls that an engine is asked for at once: they are given
+up together, at the deadline of the last."""
+
+
+class Rows(NamedTuple):
+    """What an engine is asked at once: a part of a call, or the rows of plain calls. until_ns: when
+    it must have answered; 0 if too many wait for it to ask it for all of these."""
+
+    version: Version
+    calls: list[Call]
+    batch: Batch
+    until_ns: int
+    part: Part | None = None
 
 
 class PlainBatch(NamedTuple):
@@ -56,7 +74,7 @@ class PlainBatch(NamedTuple):
 
 def sort_plain(
     calls: list[Call],
-) -> tuple[list[tuple[Version, Scorer, list[Call]]], list[Call]]:
+) -> tuple[list[tuple[Version, list[Call]]], list[Call]]:
     """The plain ones of these calls, in batches of a bounded size, with who scores them; and those
     that must go the general way, also because others of their service must: all are scored
     together."""
@@ -68,33 +86,76 @@ def sort_plain(
             found.setdefault(service, []).append(call)
         else:
             rest.append(call)
-    groups: list[tuple[Version, Scorer, list[Call]]] = []
+    groups: list[tuple[Version, list[Call]]] = []
     mixed = {call.service for call in rest}
     for service, mine in found.items():
         version = None if service in mixed else service.plain
-        model = version.model if version and not version.killed else None
-        if version is None or model is None or model.scorer is None:
+        if version is None or version.killed or not _is_awake(version):
             rest += mine
             continue
-        model.used_ns = mine[0].began_ns
-        groups += [
-            (version, model.scorer, mine[at : at + ENGINE_BATCH_ROWS_MAX])
-            for at in range(0, len(mine), ENGINE_BATCH_ROWS_MAX)
-        ]
+        if version.model is not None:
+            version.model.used_ns = mine[0].began_ns
+        spread_ns = service.timeout_ns if version.model is not None else SPREAD_NS
+        groups += [(version, chunk) for chunk in _chunks(mine, spread_ns)]
     return groups, rest
+
+
+def _is_awake(version: Version) -> bool:
+    if version.model is not None:
+        return version.model.scorer is not None
+    return version.engine is not None and version.engine.is_there
+
+
+def _chunks(calls: list[Call], spread_ns: int) -> Iterator[list[Call]]:
+    """calls: in the order in which they came."""
+    start = 0
+    while start < len(calls):
+        until_ns, end = calls[start].began_ns + spread_ns, start + ENGINE_BATCH_ROWS_MAX
+        stop = bisect_right(calls, until_ns, start, min(end, len(calls)), key=_began_ns)
+        yield calls[start:stop]
+        start = stop
+
+
+def _began_ns(call: Call) -> int:
+    return call.began_ns
 
 
 def score_plain(version: Version, scorer: Scorer, calls: list[Call]) -> PlainBatch:
     """All of one service. Raises: what the model raises; ValueError if its scores do not fit."""
-    service, count = calls[0].service, len(calls)
-    numbers = np.frombuffer(b"".join([call.parsed.numbers for call in calls]))
-    numbers = numbers.reshape(count, service.reader.width)
-    texts = [call.parsed.texts[0] for call in calls] if calls[0].parsed.texts else []
-    found = scorer.score(version.columns.batch(numbers, texts))
-    if found.shape != (count, version.width):
-        raise ValueError(f"scores have shape {found.shape} for {count} rows")
-    scores = found.tolist()
+    numbers = _numbers(calls)
+    found = scorer.score(version.columns.batch(numbers, _texts(calls)))
+    if found.shape != (len(calls), version.width):
+        raise ValueError(f"scores have shape {found.shape} for {len(calls)} rows")
+    scores, service = found.tolist(), calls[0].service
     return PlainBatch(service, version, calls, numbers, found, scores, version.answers(scores))
+
+
+def rows_of(version: Version, calls: list[Call]) -> Rows:
+    """What its engine is asked for calls of one service, which came in this order."""
+    assert version.engine is not None
+    tried, wait_ns = {version.number}, version.engine.wait_ns(len(calls) - 1)
+    first_ns, last_ns = (attempt_until_ns(call, 0, tried) for call in (calls[0], calls[-1]))
+    is_late = wait_ns and time.monotonic_ns() + wait_ns / PATIENCE > first_ns
+    batch = version.columns.batch(_numbers(calls), _texts(calls))
+    return Rows(version, calls, batch, 0 if is_late else last_ns)
+
+
+def plain_batch(rows: Rows, scores: list[list[float]]) -> PlainBatch | None:
+    """Plain calls with what their engine answered; None if that does not fit."""
+    version, calls, found = rows.version, rows.calls, np.array(scores)
+    if found.shape != (len(calls), version.width) or not is_finite(found, scores):
+        return None
+    service, said = calls[0].service, version.answers(scores)
+    return PlainBatch(service, version, calls, _numbers(calls), found, scores, said)
+
+
+def _numbers(calls: list[Call]) -> NDArray[np.float64]:
+    numbers = np.frombuffer(b"".join([call.parsed.numbers for call in calls]))
+    return numbers.reshape(len(calls), calls[0].service.reader.width)
+
+
+def _texts(calls: list[Call]) -> list[Values]:
+    return [call.parsed.texts[0] for call in calls] if calls[0].parsed.texts else []
 
 
 @cache

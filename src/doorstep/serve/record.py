@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,13 +11,17 @@ from doorstep.core.errors import OverloadedError
 from doorstep.core.plan import REST
 from doorstep.core.record import PredictionMeta
 from doorstep.journal.commit import Commits, Direct, Then
+from doorstep.journal.masking import NAN_BYTES, Row, Texts
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.call import CONSTANT, NOBODY, Call, Part
-from doorstep.serve.mask import NAN_BYTES, Texts, keep_nothing
+from doorstep.serve.mask import keep_nothing
 from doorstep.serve.plain import PlainBatch
 from doorstep.serve.rows import Parsed
 from doorstep.serve.service import Service
 from doorstep.serve.version import Version
+
+if TYPE_CHECKING:
+    from doorstep.journal.sealing import Session
 
 
 class Recorder:
@@ -30,7 +34,7 @@ class Recorder:
         self._commits = commits or Direct(writer)
         self.is_short = False
         self.refusal = ""
-        self._rows: dict[int, tuple[list[PredictionMeta], list[bytes]]] = {}
+        self._rows: dict[tuple[int, bytes], tuple[list[PredictionMeta], list[bytes]]] = {}
 
     def add(self, call: Call, latency_us: int) -> None:
         """One record per row. When a part of the call has no answer the caller gets none, so none
@@ -54,26 +58,34 @@ class Recorder:
     def _add_plain(self, batch: PlainBatch, now: int, *, bare: bool) -> None:
         service, version, number = batch.service, batch.version, batch.version.number
         has_labels = bool(version.labels)
-        mask = None if bare else service.mask
-        metas, pieces = self._rows.setdefault(service.layout(version, bare=bare), ([], []))
+        mask = service.mask
+        session = _session(service, bare=bare)
+        place = (service.layout(version, bare=bare), session.seal if session else b"")
+        metas, pieces = self._rows.setdefault(place, ([], []))
         # A model may give integers, or half the digits.
         found = batch.found.astype(np.float64, copy=False)
-        if mask is None:
+        if mask is None or bare:
             kept = (found,) if bare else (batch.numbers, found)
             pieces.append(np.hstack(kept).tobytes())
         for at, (call, _, said) in enumerate(batch.each()):
             parsed = call.parsed
             keys, units, warnings = parsed.keys, parsed.units, parsed.warnings
             texts: Texts = parsed.texts[0] if parsed.texts and not bare else ()
+            key, unit = keys[0] if keys else "", units[0] if units else ""
             if mask is not None:
-                inputs, texts = mask(parsed.numbers, texts)
-                pieces += (inputs, found[at].tobytes())
+                came = Row(0, parsed.numbers, texts, _subject(parsed, 0), key, unit)
+                key, unit = mask.ids(key, unit)
+                if not bare:
+                    inputs, texts = mask.inputs(parsed.numbers, texts)
+                    pieces += (inputs, found[at].tobytes())
+                if session is not None:
+                    texts = (*texts, mask.sealed(session, call.request, came))
             answer: Any = said if has_labels else None
             metas.append(
                 PredictionMeta(
                     call.request, 0, call.at, number, number, 0, call.kind, "", 0, 0.0, REST,
-                    keys[0] if keys else "",
-                    (units[0] if units else "") or call.id,
+                    key,
+                    unit or call.id,
                     (now - call.began_ns) // 1000,
                     warnings[0] if warnings else (),
                     (*texts, answer) if texts else (answer,),
@@ -88,8 +100,8 @@ class Recorder:
             self.drop()
             return then(OverloadedError("journal-reserve", self.refusal))
         try:
-            for layout, (metas, pieces) in rows.items():
-                self.writer.predictions(layout, metas, b"".join(pieces))
+            for (layout, seal), (metas, pieces) in rows.items():
+                self.writer.predictions(layout, metas, b"".join(pieces), seal)
         except OverloadedError as error:
             self.writer.take()
             return then(error)
@@ -109,10 +121,11 @@ class Recorder:
         version = service.versions.get(part.answered)
         keeps = keep_nothing if self.is_short else service.keeps
         bare = keeps is not None and not keeps(call.id)
-        layout = service.layout(version, bare=bare)
-        found = self._rows.get(layout)
+        session = _session(service, bare=bare)
+        place = (service.layout(version, bare=bare), session.seal if session else b"")
+        found = self._rows.get(place)
         if found is None:
-            found = self._rows[layout] = ([], [])
+            found = self._rows[place] = ([], [])
         metas, pieces = found
         answers = _answers(part, version)
         scores = _scores(part, version, service)
@@ -122,19 +135,24 @@ class Recorder:
         status, keys, units, warnings = int(part.status), parsed.keys, parsed.units, parsed.warnings
         for at, row in enumerate(part.rows or range(parsed.count)):
             texts: Texts = ()
+            inputs = b""
             if not bare:
                 inputs = parsed.numbers if parsed.count == 1 else _row_of(service, parsed, row)
                 texts = parsed.texts[row] if parsed.texts else ()
-                if mask is not None:
-                    inputs, texts = mask(inputs, texts)
-                pieces.append(inputs)
-            pieces.append(scores[at])
+            key, unit = keys[row] if keys else "", units[row] if units else ""
+            if mask is not None:
+                came = Row(row, inputs, texts, _subject(parsed, row), key, unit)
+                inputs, texts = mask.inputs(inputs, texts) if not bare else (inputs, texts)
+                key, unit = mask.ids(key, unit)
+                if session is not None:
+                    texts = (*texts, mask.sealed(session, call.request, came))
+            pieces += (scores[at],) if bare else (inputs, scores[at])
             metas.append(
                 PredictionMeta(
                     call.request, row, call.at, answered, part.assigned, status, call.kind,
                     release, epoch, part.share, part.segment,
-                    keys[row] if keys else "",
-                    (units[row] if units else "") or call.id,
+                    key,
+                    unit or call.id,
                     latency_us,
                     warnings[row] if warnings else (),
                     (*texts, answers[at]) if texts else (answers[at],),
@@ -142,6 +160,18 @@ class Recorder:
                     part.cached,
                 )
             )  # fmt: skip
+
+
+def _session(service: Service, *, bare: bool) -> Session | None:
+    """What sealed fields of a record are sealed with, if it has some."""
+    mask = service.mask
+    if bare or mask is None or not mask.seals or mask.sealer is None:
+        return None
+    return mask.sealer.session()
+
+
+def _subject(parsed: Parsed, row: int) -> str:
+    return parsed.subjects[row] if parsed.subjects else ""
 
 
 def _scores(part: Part, version: Version | None, service: Service) -> list[bytes]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import traceback
 
 from doorstep.core.record import Status
-from doorstep.serve.call import Call
-from doorstep.serve.plain import answer_one_of
+from doorstep.serve.call import Call, Codec
+from doorstep.serve.plain import PlainBatch, answer_one_of
 from doorstep.serve.version import Version
 
 _STATUS_CODES = {
@@ -38,7 +38,23 @@ def answer(call: Call) -> None:
     )
 
 
-def answer_plain(call: Call, version: Version, scores: list[float], said: str | float) -> None:
+def answer_batch(batch: PlainBatch, now: int) -> tuple[dict[type[Codec], list[int]], list[Call]]:
+    """What it took to answer each, by protocol; and the calls that a mistake of ours has left
+    without an answer."""
+    latencies_us, left = dict[type[Codec], list[int]](), list[Call]()
+    for call, scores, said in batch.each():
+        try:
+            _answer_plain(call, batch.version, scores, said)
+        except Exception:  # noqa: BLE001  the next of them wants an answer too
+            traceback.print_exc()
+            left.append(call)
+            continue
+        call.is_over = True
+        latencies_us.setdefault(type(call.codec), []).append((now - call.began_ns) // 1000)
+    return latencies_us, left
+
+
+def _answer_plain(call: Call, version: Version, scores: list[float], said: str | float) -> None:
     codec = call.codec
     body = answer_one_of(type(codec))(codec, call, version, scores, said)
     headers = f"doorstep-request-id: {call.id}{version.header}".encode()

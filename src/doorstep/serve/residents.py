@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Container, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -24,6 +25,9 @@ from doorstep.serve.nodeplan import Hung, NodePlan, Wake, engine_key
 from doorstep.serve.rows import RowReader
 from doorstep.serve.service import Service
 from doorstep.serve.version import Version, columns_of, read_manifest
+
+if TYPE_CHECKING:
+    from doorstep.journal.sealing import Sealer
 
 ENGINE_CONNECT_S = 5.0
 FAILURES = (DoorstepError, OSError, msgspec.MsgspecError, ValueError)
@@ -53,6 +57,7 @@ class Residents:
         self._engines: dict[str, EngineClient] = {}
         self._readers: dict[bytes, RowReader] = {}
         self._plan: NodePlan | None = None
+        self._sealer: tuple[str, Sealer | None] = ("", None)
         self.unloaded: dict[str, Exception | None] = {}
         """Why versions of what was loaded last are not resident; None: they were not to be."""
 
@@ -86,9 +91,17 @@ class Residents:
                 declare=self._declare,
                 slot=self._slot,
                 reader=self._readers[_reading(one)],
+                sealer=self._sealer_of(plan) if one.contract.hidden("") else None,
             )
             for one in plan.services
         }
+
+    def _sealer_of(self, plan: NodePlan) -> Sealer | None:
+        if self._sealer[0] != plan.sealing:
+            from doorstep.journal.sealing import Sealer  # its library is not needed by all
+
+            self._sealer = (plan.sealing, Sealer(bytes.fromhex(plan.sealing)))
+        return self._sealer[1]
 
     def keep_only(self, plan: NodePlan) -> None:
         """Let go of what `plan` does not name."""
@@ -156,7 +169,13 @@ class Residents:
         return failed
 
     def _prepare(self, plan: NodePlan, service: ServicePlan, unloaded: Container[str]) -> None:
-        """Raises: InputError (`no-champion`, `no-engine`, `contract-mismatch`)."""
+        """Raises: InputError (`no-champion`, `no-engine`, `contract-mismatch`, `no-key`)."""
+        if service.contract.seals and not plan.sealing:
+            raise InputError(
+                "no-key",
+                f"{service.service} has sealed fields, and this node has no key to seal them with",
+                "doorstep up makes keys/personal.key in the home",
+            )
         if service.champion not in (None, *(one.number for one in service.versions)):
             raise InputError(
                 "no-champion",

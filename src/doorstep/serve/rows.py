@@ -44,7 +44,7 @@ _decode_any = msgspec.json.Decoder(float_hook=float).decode
 class Parsed(msgspec.Struct):
     """The rows of one request. numbers: count x width float64, row by row: inputs, then context.
     texts: per row, likewise; [] if the service has none. keys, units, segments, warnings: per row,
-    None if none has any."""
+    None if none has any. subjects: whose data each is, of a contract that seals."""
 
     count: int
     numbers: bytes
@@ -53,6 +53,7 @@ class Parsed(msgspec.Struct):
     units: list[str] | None = None
     segments: list[str] | None = None
     warnings: list[tuple[str, ...]] | None = None
+    subjects: list[str] | None = None
 
 
 class RowReader:
@@ -75,13 +76,14 @@ class RowReader:
         self._times = any(one.type == "time" for one in (*self.row.numbers, *self.context.numbers))
         self._only_numbers = not (
             self.row.texts or self.row.ids or self.context.names or self._times or plan.segments
-            or plan.key or plan.unit
+            or plan.key or plan.unit or plan.contract.seals
         )  # fmt: skip
         self.bounds = Bounds(self.row.numbers) if self._only_numbers else None
         self.row_names = frozenset(self.row.names)
         self.context_names = frozenset(self.context.names)
         self._key = _Getter(plan.key, self.row, self.context)
         self._unit = _Getter(plan.unit or plan.key, self.row, self.context)
+        self._subject = _Getter(plan.subject, self.row, self.context)
         self._segment = _segment_finder(plan, self.context)
 
     def read(self, body: bytes, context: bytes = b"") -> Parsed:
@@ -217,6 +219,8 @@ class RowReader:
             parsed.texts = [row[k:t] + about[ck:ct] for row, about in pairs]
         parsed.keys = keys or self._key.all(pairs)
         parsed.units = self._unit.all(pairs) or (keys if not self._plan.unit else None)
+        if self._plan.contract.seals:
+            parsed.subjects = self._subject.all(pairs)
         if self._segment is not None:
             parsed.segments = [self._segment(about) for _, about in pairs]
         return parsed

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from doorstep.core.contract import Contract
 from doorstep.core.plan import REST, FallbackStep, ReleasePlan, ServicePlan, is_challengers
 from doorstep.core.record import Layout, layout_of
+from doorstep.journal.masking import Mask
 from doorstep.serve.cells import CellKey
 from doorstep.serve.limits import FALLBACKS_MAX, PATIENCE
-from doorstep.serve.mask import keeps_of, mask_of
+from doorstep.serve.mask import keeps_of
 from doorstep.serve.rows import RowReader
 from doorstep.serve.rule import Rule
 from doorstep.serve.version import Version
+
+if TYPE_CHECKING:
+    from doorstep.journal.sealing import Sealer
 
 
 class Service:
@@ -36,6 +41,7 @@ class Service:
         declare: Callable[[Layout], int],
         slot: Callable[[CellKey], int | None],
         reader: RowReader | None = None,
+        sealer: Sealer | None = None,
     ) -> None:
         self.plan = plan
         self.name = plan.service
@@ -48,9 +54,9 @@ class Service:
         self.has_labels = not versions or any(one.labels for one in versions.values())
         self.champion = None if plan.champion is None else versions.get(plan.champion)
         self.reader = reader or RowReader(plan)
-        row, context = self.reader.row, self.reader.context
         self.keeps = keeps_of(plan)
-        self.mask = mask_of(self.name, row.numbers + context.numbers, row.texts + context.texts)
+        mask = Mask(self.name, plan.contract, (plan.key, plan.unit, plan.subject), sealer)
+        self.mask = mask if mask.is_needed else None
         self.timeout_ns = plan.timeout_ms * 1_000_000
         self.patience_ns = int(self.timeout_ns * PATIENCE)
         self.cache_ns = round(plan.cache_s * 1e9)
@@ -68,7 +74,7 @@ class Service:
         alone = not self.has_groups and all(link is self.champion for link in self.chain)
         self.only_engine = self.champion.engine if alone and self.champion else None
         simple = not (self.has_groups or self.is_disrupted or self.cache_ns)
-        self.plain = self.champion if simple and self.champion and self.champion.model else None
+        self.plain = self.champion if simple else None
         self._slot = slot
         self._slots: dict[tuple[str, bool], int | None] = {}
         known = self.champion or next(iter(versions.values()), None)

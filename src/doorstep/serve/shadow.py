@@ -160,24 +160,28 @@ class Shadow:
         took_us = (time.perf_counter_ns() - started) // 1000 // max(1, len(rows))
         metas, matrix = [], []
         for (row, _), (scores, status, error) in zip(rows, found, strict=True):
-            self._count(target, row, status)
-            metas.append(shadow_record(target, row, scores, status, error, took_us))
+            meta = shadow_record(target, row, scores, status, error, took_us)
+            self._count(target, row, meta)
+            metas.append(meta)
             matrix.append(scores if scores is not None else [np.nan] * target.version.width)
         number = self._writer.declare(target.layout)
         self._writer.predictions(number, metas, np.asarray(matrix, dtype=np.float64).tobytes())
 
-    def _count(self, target: Target, row: PredictionMeta, status: Status) -> None:
+    def _count(self, target: Target, row: PredictionMeta, scored: PredictionMeta) -> None:
         release = target.release
         slot = self._cells.slot(CellKey(release.id, release.epoch, row.segment, "challenger"))
         if slot is None:
             return
-        challenger, champion = status is not Status.OK, row.status != Status.OK
+        challenger, champion = scored.status != Status.OK, row.status != Status.OK
         self._cells.pair(
             slot,
             int(challenger and not champion),
             int(challenger == champion),
             int(champion and not challenger),
         )
+        if target.version.labels and not challenger and not champion:
+            # The answer is the last text of a record.
+            self._cells.compare(slot, differs=row.texts[-1] != scored.texts[-1])
         unit = hash_unit("unit", row.unit)
         self._cells.note(slot, (unit,), not challenger)
 

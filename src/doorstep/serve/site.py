@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import msgspec
@@ -103,6 +103,7 @@ class Site:
         self._places: dict[tuple[bytes, bytes], Place] = {}
         self.recorder = recorder
         self.keys: IdempotencyKeys | None = None
+        self.erased: Container[str] = ()
         self.services: dict[str, Service] = {}
         self.draining = False
         self.live = False

@@ -342,6 +342,7 @@ class Supervisor:
             unloaded=tuple(sorted(unloaded)),
             keys=self._keys(),
             node_share=root.node_share,
+            sealing=nodeplan.sealing_of(self.options.home),
         )
         if plan == last:
             return

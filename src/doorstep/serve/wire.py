@@ -16,13 +16,15 @@ _LENGTH = struct.Struct("<I")
 
 class Ask(msgspec.Struct, array_like=True, gc=False):
     """Score these rows. numbers: float64 [rows, columns], row by row. texts: a list per text
-    column. deadline_ns: on the machine's monotonic clock; later it need not be answered."""
+    column. deadline_ns: on the machine's monotonic clock; later it need not be answered. calls:
+    how many callers wait for the reply."""
 
     id: int
     deadline_ns: int
     rows: int
     numbers: bytes
     texts: list[list[str | None]]
+    calls: int = 1
 
 
 class Reply(msgspec.Struct, array_like=True, gc=False):

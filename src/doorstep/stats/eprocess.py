@@ -190,6 +190,26 @@ def residual_increment(
     return gain
 
 
+def residual_wealth(
+    is_b: NDArray[np.bool_], y: Floats, pi: float, m: float, delta: float, direction: int
+) -> Floats:
+    """M2: the K log-wealth sums of many requests of one period. is_b, y: [requests]. A period with
+    pi 0 or 1 says nothing: zeros."""
+    if not 0.0 < pi < 1.0:
+        return np.zeros(len(BETS))
+    bets, _ = _residual_bets(pi, m, delta, direction)
+    xi = direction * ((is_b - pi) * (y - m) - pi * (1.0 - pi) * delta)
+    gain: Floats = np.log1p(np.outer(bets, xi)).sum(axis=1)
+    return gain
+
+
+def paired_wealth(difference: Floats, delta: float, direction: int) -> Floats:
+    """M3: the log-wealth sums of many pairs. difference: [pairs], loss_B - loss_A in [-1, 1]."""
+    xi = direction * (difference - delta)
+    gain: Floats = np.log1p(np.outer(paired_bets(delta), xi)).sum(axis=1)
+    return gain
+
+
 def residual_log_e(cells: Sequence[CountCell], delta: float = 0.0, direction: int = +1) -> float:
     """M2, exact, for a 0/1 loss kept as counts. Periods with pi 0 or 1 say nothing."""
     total = np.zeros(len(BETS))

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
@@ -27,6 +27,7 @@ import numpy as np
 
 from doorstep.client import Client, connect
 from doorstep.compose.up import Ready, UpOptions, up
+from doorstep.core.contract import Field
 from doorstep.core.errors import DoorstepError
 from doorstep.core.ids import digest_of
 from doorstep.core.record import Kind
@@ -245,15 +246,18 @@ class RunningInstallation:
         release: str = QUICK_RELEASE,
         more: str = "",
         speed_ms_p99: float = 0.1,
+        context: Sequence[Field] = (),
     ) -> Version:
         """Register a tiny ONNX model of three numbers (x0, x1, x2) with the labels bad and good.
 
         behaviour: "raises" fails on rows with a negative x0. more: further lines of its service
-        file. speed_ms_p99: 0 is unmeasured, which an engine process serves.
+        file. speed_ms_p99: 0 is unmeasured, which an engine process serves. context: fields that
+        come with a request, beside those.
         """
         with tempfile.TemporaryDirectory() as temp:
             maker = TestHome(Path(temp))
-            digest = maker.bundle(TestHome.contract(3), seed=seed, behaviour=behaviour)
+            contract = TestHome.contract(3, context=tuple(context))
+            digest = maker.bundle(contract, seed=seed, behaviour=behaviour)
             rows = write_holdout(Path(temp) / "holdout.parquet", seed)
             self.client.upload(
                 Path(temp) / "bundles" / digest, {rows: Path(temp) / "holdout.parquet"}
@@ -283,10 +287,11 @@ def write_holdout(path: Path, seed: int, rows: int = 400) -> str:
 
 
 def service_file(service: str, release: str = QUICK_RELEASE, more: str = "") -> str:
-    """The service file of the tiny models."""
+    """The service file of the tiny models. more: may say other ids."""
+    ids = "" if "ids:" in more else "ids: {key: id}"
     return f"""doorstep: 1
 service: {service}
-ids: {{key: id}}
+{ids}
 model: {{label: label, positive: bad}}
 data: {{holdout: holdout.parquet}}
 release: {release}

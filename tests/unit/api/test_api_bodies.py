@@ -33,6 +33,8 @@ VALID: dict[str, dict[str, Any]] = {
     "version.kill": {"version": "x@1", "why": "y"},
     "version.revive": {"version": "x@1", "why": "y"},
     "prediction.show": {"prediction": "x"},
+    "prediction.open": {"prediction": "x", "why": "w"},
+    "subject.erase": {"subject": "s", "why": "w"},
     "prediction.list": {"service": "x"},
     "journal.query": {"sql": "SELECT 1"},
     "prediction.explain": {"prediction": "x"},

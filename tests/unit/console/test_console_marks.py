@@ -65,7 +65,7 @@ def test_all_rulers_of_a_page_share_an_axis_around_one(numbers: list[float | Non
 
 
 def test_a_ruler_carries_both_thresholds_in_their_order() -> None:
-    ruler = marks.ratio_ruler((0.5, 2.0), 1.0, (1.1, 3.0), (0.4, 4.0))
+    ruler = marks.ruler((0.5, 2.0), 1.0, (1.1, 3.0), marks.ratio_scale((0.4, 4.0)))
     assert ruler.low is not None
     assert ruler.high is not None
     assert ruler.estimate is not None
@@ -73,14 +73,14 @@ def test_a_ruler_carries_both_thresholds_in_their_order() -> None:
 
 
 def test_an_interval_that_goes_on_past_the_axis_says_so() -> None:
-    ruler = marks.ratio_ruler((0.001, 900.0), None, (1.1, 3.0), (0.4, 4.0))
+    ruler = marks.ruler((0.001, 900.0), None, (1.1, 3.0), marks.ratio_scale((0.4, 4.0)))
     assert (ruler.low_beyond, ruler.high_beyond) == (True, True)
-    inside = marks.ratio_ruler((0.5, 2.0), None, (1.1, 3.0), (0.4, 4.0))
+    inside = marks.ruler((0.5, 2.0), None, (1.1, 3.0), marks.ratio_scale((0.4, 4.0)))
     assert (inside.low_beyond, inside.high_beyond) == (False, False)
 
 
 def test_no_interval_draws_no_interval() -> None:
-    ruler = marks.ratio_ruler((None, None), None, (1.1, 3.0), (0.4, 4.0))
+    ruler = marks.ruler((None, None), None, (1.1, 3.0), marks.ratio_scale((0.4, 4.0)))
     assert ruler.low is None
     assert ruler.high is None
     assert ruler.estimate is None

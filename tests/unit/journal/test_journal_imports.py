@@ -20,12 +20,15 @@ from doorstep.journal.importing import import_rows
 from doorstep.journal.imports import instant_of, label_of, mapped, prepared, shape_of
 from doorstep.journal.known import known_ids
 from doorstep.journal.rows import Filters, tail_parts, tail_rows
+from doorstep.journal.sealing import Sealer, pseudonym
 from doorstep.journal.snapshot import take_snapshots
+from doorstep.journal.subjects import Erasure, subjects_of
 from doorstep.journal.surface import ImportedRow, ImportRows
 from doorstep.journal.watched import read_watched
 from doorstep.kernel.app import App
 from doorstep.kernel.db import Database
 from doorstep.kernel.home import open_home
+from doorstep.kernel.keys import create_keys
 from doorstep.register.views import manifest_of
 from doorstep.register.watched import reference_of, watch_version
 from watch_case import FILE, made_rows, weeks_ago
@@ -173,10 +176,37 @@ def test_personal_fields_are_kept_as_a_hash_or_not_at_all(app: App) -> None:
         app, text.replace("service: loans", "service: private"), "v3",
         reference_of(ROWS, file, "x"),
     )  # fmt: skip
-    shape = shape_of("private", 1, manifest_of(app.home.bundles, row.digest), "application")
+    shape = shape_of(
+        "private", 1, manifest_of(app.home.bundles, row.digest), file.ids, Sealer(bytes(64))
+    )
     found = prepared(mapped(ROWS[0], file), shape, "private", SystemClock().now())
     assert found.numbers[0] != found.numbers[0], "a personal number is not kept"
-    assert found.meta.texts[0] != ROWS[0]["purpose"] and len(found.meta.texts[0] or "") == 16
+    assert found.meta.texts[0] != ROWS[0]["purpose"] and len(found.meta.texts[0] or "") == 32
+
+
+def test_imported_rows_are_sealed_and_those_of_an_erased_person_are_refused(app: App) -> None:
+    create_keys(app.home.keys, "test")
+    text = TEXT.replace("service: loans", "service: private") + (
+        "contract: {inputs: {amount: {type: float, personal: seal}, "
+        "purpose: {type: text, personal: seal}}}\n"
+    )
+    file = parse_service_file(text)
+    watch_version(app, text, "v3", reference_of(ROWS, file, "x"))
+    rows = tuple(mapped(one, file) for one in ROWS[:2])
+    assert import_rows(app, ImportRows(service="private", rows=rows[:1])).imported == 1
+    (row,) = tail_rows(tail_parts(take_snapshots(app.home.path), "private"), Filters())
+    subjects = subjects_of(app.home.path)
+    name = pseudonym(subjects.secret, ROWS[0]["application"])
+    assert (row["in.amount"], row["in.purpose"], row["key"]) == (None, None, name)
+    opened = {"in.amount": ROWS[0]["amount"], "in.purpose": ROWS[0]["purpose"]}
+    assert subjects.open([row]) == [{**opened, "key": ROWS[0]["application"]}]
+    other = pseudonym(subjects.secret, ROWS[1]["application"])
+    subjects.erase(Erasure(other, app.clock.now(), "u", "w"))
+    found = import_rows(app, ImportRows(service="private", rows=rows))
+    assert (found.imported, found.known) == (0, 1)
+    assert [(one.index, one.reason) for one in found.refused] == [
+        (1, "whose row this is was erased since")
+    ]
 
 
 # --- once, whatever happens -----------------------------------------------------------------------

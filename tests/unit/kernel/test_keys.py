@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from doorstep.core.errors import InputError, NotFoundError, RefusedError
 from doorstep.kernel.keys import (
     create_keys,
+    load_personal_key,
     load_public_key,
     load_signing_key,
     load_token,
@@ -82,14 +83,33 @@ def test_keys_are_private_and_made_once(tmp_path: Path):
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     create_keys(tmp_path, "doorstep/other")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
-    assert set(first) == {"ledger.key", "ledger.pub", "plan.key", "plan.pub", "token"}
-    for name in ("ledger.key", "plan.key", "token"):
+    private = ("ledger.key", "plan.key", "personal.key", "token")
+    assert set(first) == {*private, "ledger.pub", "plan.pub"}
+    for name in private:
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
     ledger = load_signing_key(tmp_path / "ledger.key")
     assert ledger.public.name == "doorstep/local/ledger"
     assert load_public_key(tmp_path / "ledger.pub") == ledger.public
     assert ledger.public != load_public_key(tmp_path / "plan.pub")
     assert len(load_token(tmp_path)) == 43
+
+
+def test_the_key_of_personal_fields_is_private_whole_and_never_shown(tmp_path: Path):
+    create_keys(tmp_path, "doorstep/local")
+    path = tmp_path / "personal.key"
+    key = load_personal_key(tmp_path)
+    assert key.sealing == load_personal_key(tmp_path).sealing and len(key.sealing) == 64
+    assert repr(key) == "PersonalKey(...)"
+    line = path.read_text()
+    for broken in ("", "x", line[:-10], line.replace("PERSONAL", "PRIVATE"), line.strip() + "="):
+        path.write_text(broken)
+        with pytest.raises(InputError) as refused:
+            load_personal_key(tmp_path)
+        assert refused.value.code == "bad-key"
+        assert line.partition("+KEY+")[2].strip() not in refused.value.message
+    path.chmod(0o644)
+    with pytest.raises(RefusedError):
+        load_personal_key(tmp_path)
 
 
 def test_a_key_that_others_may_read_is_refused_with_the_command_that_helps(tmp_path: Path):

@@ -6,11 +6,26 @@ from monitor_cases import DRIFTS, HOUR, T0, facts_of, reference_of, rows_of, win
 
 from doorstep.core.manifest import ColumnProfile, Profile
 from doorstep.monitor.decide import evaluate
-from doorstep.monitor.drift import column_report, compared_columns, observe_drift
+from doorstep.monitor.drift import (
+    column_report,
+    compared_columns,
+    drift_subjects,
+    observe_drift,
+)
+from doorstep.monitor.gather import comparable
 from doorstep.monitor.types import DriftWindow
 from doorstep.stats.distances import ColumnCounts
 
 REFERENCE = reference_of(rows_of(np.random.default_rng(0), 50_000))
+
+
+def test_a_personal_field_is_not_compared_because_no_live_record_has_its_value() -> None:
+    rows = rows_of(np.random.default_rng(5), 2000)
+    window = window_of(REFERENCE, {**rows, "income": np.full(2000, np.nan)})
+    both = (REFERENCE, comparable(REFERENCE, {"income"}))
+    bad = [[one.is_bad for one in observe_drift(facts_of(each, window))] for each in both]
+    assert list(map(any, bad)) == [True, False]
+    assert not any("income" in one for one in drift_subjects(facts_of(both[1], window)))
 
 
 def test_traffic_as_in_training_raises_hardly_any_alarm() -> None:

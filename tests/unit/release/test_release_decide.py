@@ -274,7 +274,7 @@ def test_the_same_version_cannot_be_released_over_itself():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"method": 2},
+        {"method": 3},
         {"steps": ()},
         {"steps": (0.5, 0.1)},
         {"steps": (0.0, 0.1)},

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pytest
 
 from doorstep.core.record import Status
 from doorstep.formats.batch import Batch
 from doorstep.serve.engine_client import EngineClient
+from doorstep.serve.limits import HUNG_ASKS
 from doorstep.serve.nodeplan import Hung, Wake
 from doorstep.serve.orphan import short_folder
 from doorstep.serve.wire import Ask, Frames, Reply, encode_frame
@@ -48,9 +50,9 @@ class Asked:
 
     def ask(self, client: EngineClient, batch: Batch = ONE, limit_ns: int = LONG_NS) -> None:
         deadline_ns = time.monotonic_ns() + limit_ns
-        client.ask(batch, deadline_ns, lambda status, scores, _: self.note(status, scores))
+        client.ask(batch, deadline_ns, self.hear)
 
-    def note(self, status: Status, scores: list[list[float]]) -> None:
+    def hear(self, status: Status, scores: list[list[float]], _error: str) -> None:
         self.answers.append((status, scores))
 
     async def until(self, holds: Callable[[], bool]) -> None:
@@ -107,6 +109,52 @@ def test_an_engine_that_was_about_to_end_when_it_was_woken_is_asked_again(tmp_pa
 
     asyncio.run(story())
     assert [status for status, _ in asked.answers] == [Status.OK, Status.DIED]
+
+
+def test_a_question_of_many_calls_counts_as_many_where_calls_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("doorstep.serve.engine_client.HUNG_S", 0.0)
+    asked = Asked(tmp_path)
+
+    class Measured(Engine):
+        """Each row took 8 us; it does not answer a batch of two rows."""
+
+        def data_received(self, data: bytes) -> None:
+            for frame in self.frames.feed(data):
+                ask = msgspec.msgpack.decode(frame, type=Ask)
+                if ask.rows == 1:
+                    self.transport.write(encode_frame(Reply(ask.id, 1, ask.numbers, "", 8000)))
+
+    two = Batch(np.ones((2, 1)), [])
+
+    async def story() -> list[int]:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(Measured, asked.path)
+        found = []
+        for calls in (1, 2):
+            client = EngineClient(asked.path, loop, asked.said.append)
+            client.start()
+            await asked.until(lambda client=client: client.is_there)  # type: ignore[misc]
+            count = len(asked.answers)
+            for one in range(1, 1 + 2 // calls):
+                client.ask(ONE, time.monotonic_ns() + LONG_NS, asked.hear, calls)
+                await asked.until(lambda due=count + one: len(asked.answers) == due)  # type: ignore[misc]
+            found.append(client.wait_ns(1))
+            assert asked.said == []
+            client.ask(two, time.monotonic_ns() + 1, asked.hear, calls)
+            await asked.until(lambda: asked.answers[-1][0] is Status.TIMED_OUT)
+            assert asked.said == []
+            client.ask(two, time.monotonic_ns() + 1, asked.hear, HUNG_ASKS - calls)
+            await asked.until(lambda: bool(asked.said))
+            assert asked.said == [Hung(asked.path)]
+            asked.said.clear()
+            client.close()
+        server.close()
+        return found
+
+    singly, together = asyncio.run(story())
+    assert singly == together > 0
 
 
 def test_requests_whose_time_is_over_before_the_engine_is_there_are_forgotten(

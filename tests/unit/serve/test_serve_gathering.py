@@ -10,16 +10,16 @@ MS = 1_000_000
 
 
 def after(batches: list[tuple[int, int]], now_ns: int = 0) -> Gathering:
-    """batches: (asks of one row, what it took)."""
+    """batches: (calls of one row, what it took)."""
     found = Gathering()
-    for asks, took_ns in batches:
-        found.note_batch(asks, asks, took_ns, now_ns)
+    for calls, took_ns in batches:
+        found.note_batch(calls, calls, took_ns, now_ns)
     return found
 
 
-def costly_calls(asks: int) -> list[tuple[int, int]]:
+def costly_calls(calls: int) -> list[tuple[int, int]]:
     """A call of 2 ms, a row of 10 us."""
-    return [(count, 2 * MS + count * 10_000) for count in (1, 3, 8, 2, 16, asks)]
+    return [(count, 2 * MS + count * 10_000) for count in (1, 3, 8, 2, 16, calls)]
 
 
 def test_nobody_is_waited_for_before_the_first_batch() -> None:

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import InputError
 from doorstep.core.plan import ServicePlan
+from doorstep.journal.masking import Mask
+from doorstep.journal.sealing import Sealer
 from doorstep.serve.http import HttpConnection, HttpExchange
 from doorstep.serve.limits import BODY_S, HEADER_S, IDLE_S, LINGER_S
-from doorstep.serve.mask import keeps_of, mask_of
+from doorstep.serve.mask import keeps_of
 from doorstep.serve.nodeplan import Apply, Lines, Serves, encode_line
 from doorstep.serve.requestid import RequestIds
 from doorstep.serve.version import columns_of, probabilities_of
@@ -69,6 +71,10 @@ def plan(**changes: Any) -> ServicePlan:
     )
 
 
+def mask_of(*fields: Field) -> Mask:
+    return Mask("s", Contract(inputs=fields), ("", "", ""), Sealer(bytes(range(64))))
+
+
 def test_personal_fields_are_dropped_or_kept_as_a_hash() -> None:
     numbers = [Field(name="a", type="int"), Field(name="b", type="int", personal="pseudonymise")]
     texts = [
@@ -76,14 +82,13 @@ def test_personal_fields_are_dropped_or_kept_as_a_hash() -> None:
         Field(name="d", type="text", personal="drop"),
         Field(name="e", type="text", personal="pseudonymise"),
     ]
-    mask = mask_of("s", numbers, texts)
-    assert mask is not None
-    data, row = mask(struct.pack("2d", 1, 2), ("x", "secret", "secret"))
+    mask = mask_of(*numbers, *texts)
+    data, row = mask.inputs(struct.pack("2d", 1, 2), ("x", "secret", "secret"))
     one, two = struct.unpack("2d", data)
     assert (one, two != two) == (1.0, True)
     assert row[:2] == ("x", None)
-    assert row[2] is not None and "secret" not in row[2] and len(row[2]) == 16
-    assert mask_of("s", numbers[:1], texts[:1]) is None
+    assert row[2] is not None and "secret" not in row[2] and len(row[2]) == 32
+    assert not mask_of(numbers[0], texts[0]).is_needed
 
 
 def test_whose_inputs_are_kept_is_decided_by_the_request_alone() -> None:

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from doorstep.core.contract import Contract, Field
 from doorstep.core.record import PredictionMeta
+from doorstep.formats.batch import Batch
 from doorstep.journal.reader import Group, list_blocks, read_block
 from doorstep.serve.cells import read_cells
 from doorstep.serve.observe import Seen
-from serve_case import CONTRACT, OneSite
+from serve_case import CONTRACT, OneSite, Share
 
 WAYS = {
     "native": "/v1/services/{}/predict",
@@ -38,10 +39,24 @@ class Onlooker:
     def close(self) -> None: ...
 
 
+class Moody(Share):
+    """Raises, or answers no finite number, for an amount that says so."""
+
+    RAISES, NOT_FINITE = -7.0, -8.0
+
+    def score(self, batch: Batch) -> np.ndarray:
+        if (batch.numbers[:, 1] == self.RAISES).any():
+            raise ValueError("moody")
+        found = super().score(batch)
+        found[batch.numbers[:, 1] == self.NOT_FINITE] = np.nan
+        return found
+
+
 class Both:
     """The same site twice; the calls of the second one go the general way."""
 
     def __init__(self, folder: Path, contract: Contract = CONTRACT, **changes: Any) -> None:
+        changes = {"scorer": Moody} | changes
         self.sites = []
         self.folders = [folder / "plain", folder / "general"]
         services = {"loan": (contract, ("bad", "good")), "price": (contract, ())}
@@ -52,8 +67,17 @@ class Both:
 
     def ask(self, path: str, body: Any) -> tuple[Any, Any]:
         """What both answer, without what is never the same."""
-        data = json.dumps(body).encode()
-        return tuple(_same(one.ask("POST", path, data)) for one in self.sites)  # type: ignore[return-value]
+        (plain,), (general,) = self.ask_all(path, [body])
+        return plain, general
+
+    def ask_all(self, path: str, bodies: list[Any]) -> list[list[Any]]:
+        """As `ask`, of calls of one turn."""
+        found = []
+        for one in self.sites:
+            one.site._path.breakers.known.clear()  # while one is known, no call is plain
+            answers = one.ask_all("POST", path, [json.dumps(body).encode() for body in bodies])
+            found.append([_same(answer) for answer in answers])
+        return found
 
     def close(self) -> None:
         for one in self.sites:
@@ -89,9 +113,11 @@ def _records(folder: Path) -> list[tuple[PredictionMeta, bytes]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    made = Both(tmp_path_factory.mktemp("plain"))
+@pytest.fixture(scope="module", params=[False, True], ids=["inline", "engine"])
+def both(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Both]:
+    made = Both(tmp_path_factory.mktemp("plain"), engines=request.param)
     yield made
     made.close()
 
@@ -112,6 +138,31 @@ def test_both_ways_answer_alike(both: Both, service: str, owner: bool | None, **
     plain, general = both.ask(WAYS["native"].format(service), {"rows": [row]})
     assert plain == general
     assert plain[0] == 200
+
+
+@given(
+    amounts=st.lists(
+        st.sampled_from([1.0, 500.0, 2000.0, Moody.RAISES, Moody.NOT_FINITE]), min_size=1,
+        max_size=12,
+    ),
+    service=st.sampled_from(["loan", "price"]),
+)  # fmt: skip
+def test_calls_of_one_turn_are_answered_alike_also_where_some_fail(
+    both: Both, service: str, amounts: list[float]
+) -> None:
+    bodies = [{"rows": [ROW | {"amount": amount}]} for amount in amounts]
+    for one in both.sites:
+        for engine in (one.engines or {}).values():
+            engine.asked.clear()
+    plain, general = both.ask_all(WAYS["native"].format(service), bodies)
+    assert plain == general
+    fine = [amount not in (Moody.RAISES, Moody.NOT_FINITE) for amount in amounts]
+    assert [one[0] for one in plain] == [200 if one else 500 for one in fine]
+    if both.sites[0].engines is not None and both.sites[1].engines is not None:
+        asked = [one.engines[service].asked for one in both.sites]
+        assert asked[1] == [1] * len(amounts)
+        if Moody.RAISES not in amounts:
+            assert sum(asked[0]) == len(amounts)
 
 
 @pytest.mark.parametrize("service", ["loan", "price"])
@@ -165,20 +216,25 @@ def test_in_a_sample_a_record_has_its_inputs_or_no_columns_for_them_by_its_reque
         assert all(kept.values())
 
 
+@pytest.mark.parametrize("engines", [False, True], ids=["inline", "engine"])
 @pytest.mark.parametrize(
     ("contract", "changes"),
     [(CONTRACT, {}), (CONTRACT, {"record": "no-inputs"}), (PERSONAL, {})],
     ids=["full", "no-inputs", "personal"],
 )
 def test_both_ways_record_and_count_alike(
-    tmp_path: Path, contract: Contract, changes: dict[str, Any]
+    tmp_path: Path, contract: Contract, changes: dict[str, Any], engines: bool
 ) -> None:
-    both = Both(tmp_path, contract, **changes)
+    both = Both(tmp_path, contract, engines=engines, **changes)
     amounts = np.random.default_rng(5).uniform(-100, 1100, 30).round(2).tolist()
+    bodies: dict[str, list[Any]] = {"loan": [], "price": []}
     for at, amount in enumerate(amounts):
         row = ROW | {"amount": amount, "purpose": ("car", "boat")[at % 2]}
         body = {"rows": [row], "context": {"store": at}, "keys": [f"k{at}"]}
-        both.ask(WAYS["native"].format(("loan", "price")[at % 3 == 0]), body)
+        bodies[("loan", "price")[at % 3 == 0]].append(body)
+    for service, mine in bodies.items():
+        for at in range(0, len(mine), 4):
+            both.ask_all(WAYS["native"].format(service), mine[at : at + 4])
     both.close()
     plain, general = both.records()
     assert plain == general

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class RunningNats:
 
 
 @contextlib.contextmanager
-def running_nats(folder: Path) -> Iterator[RunningNats]:
+def restartable_nats(folder: Path) -> Iterator[RunningNats]:
     """Raises: Missing."""
     server = RunningNats(folder)
     server.start()
@@ -57,3 +58,11 @@ def running_nats(folder: Path) -> Iterator[RunningNats]:
         yield server
     finally:
         server.end()
+
+
+@contextlib.contextmanager
+def running_nats() -> Iterator[int]:
+    """Its port. Raises: Missing."""
+    folder = tempfile.TemporaryDirectory(prefix="doorstep-nats-", ignore_cleanup_errors=True)
+    with folder as path, restartable_nats(Path(path)) as server:
+        yield server.port

@@ -21,7 +21,7 @@ from doorstep.kernel.server import find_server
 from doorstep.testing.installation import RunningInstallation
 from doorstep.testing.processes import wait_for
 from fakes.faults import Missing
-from fakes.nats import RunningNats, running_nats
+from fakes.nats import RunningNats, restartable_nats
 
 VALUED = "monitor: {outcomes: {unit: EUR}}"
 MADE = """
@@ -173,7 +173,7 @@ def test_a_stream_that_breaks_off_keeps_what_came_and_needs_the_token(
 @pytest.fixture
 def nats(tmp_path: Path) -> Iterator[RunningNats]:
     try:
-        with running_nats(tmp_path / "nats") as server:
+        with restartable_nats(tmp_path / "nats") as server:
             yield server
     except Missing as missing:
         pytest.skip(str(missing))

@@ -269,6 +269,8 @@ def _recorded(
 ) -> tuple[tuple[float, ...], Texts, bytes]:
     """Numbers, texts and the seal of the record: personal fields as if Doorstep served it."""
     numbers, texts = _values(row, shape)
+    if not shape.mask.is_needed:
+        return numbers, texts, b""
     packed = struct.pack(f"<{len(numbers)}d", *numbers)
     subject = _text_of(row.fields.get(shape.subject)) if shape.subject else ""
     data, kept = shape.mask.inputs(packed, texts)

@@ -19,6 +19,7 @@ from doorstep.core.servicefile import parse_service_file
 from doorstep.journal.erased import without_erased
 from doorstep.journal.operations import recorded_key
 from doorstep.journal.received import Received
+from doorstep.journal.replica import Replica
 from doorstep.journal.surface import (
     MARK_SEEN_MAX,
     OUTCOMES_MAX,
@@ -44,17 +45,18 @@ _SOURCE = re.compile(r"[0-9a-f]{64}\Z")
 class OutcomeWriter:
     """The control plane's own block: outcomes that were told to it, and rows that it imported. They
     come many at a time, and nobody can tell them again: each lot is on the disk before it is
-    answered."""
+    answered, and at the replica if there is one."""
 
-    def __init__(self, journal: Path) -> None:
+    def __init__(self, journal: Path, replica: Replica | None = None) -> None:
         self._lock = threading.Lock()
         self.boot = new_id().hex[:12]
         self._writer = BlockWriter(
-            journal, node=CONTROL_NODE, boot=self.boot, slot="api", durable=True
+            journal, node=CONTROL_NODE, boot=self.boot, slot="api", durable=True, replica=replica
         )
 
     def write(self, records: Iterable[OutcomeRecord], groups: Iterable[Rows] = ()) -> int:
-        """Write outcomes, then rows, at once; how many outcomes. Raises: OSError; then none was."""
+        """Write outcomes, then rows, at once; how many outcomes. Raises: OSError,
+        UnreachableError (`replica-unreachable`); then none was."""
         with self._lock:
             written = 0
             for record in records:

@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_serve_path import Engine, EngineWorld, Scorer, plan
 
 from doorstep.core.contract import Contract, Field
-from doorstep.core.record import PredictionMeta
+from doorstep.core.plan import FallbackStep
+from doorstep.core.record import PredictionMeta, Status
 from doorstep.formats.batch import Batch
 from doorstep.journal.reader import Group, list_blocks, read_block
 from doorstep.serve.cells import read_cells
+from doorstep.serve.limits import BREAKER_WHOLE
 from doorstep.serve.observe import Seen
 from serve_case import CONTRACT, OneSite, Share
 
@@ -255,3 +258,91 @@ def test_both_ways_record_and_count_alike(
         == latencies[1]
         == {("latency_seconds", "loan"): 20, ("latency_seconds", "price"): 10}
     )
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of one turn are asked together however slow the machine is."""
+    monkeypatch.setattr("doorstep.serve.plain.SPREAD_NS", 3600 * 10**9)
+
+
+REFERRED = FallbackStep(kind="answer", answer=7.0)
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("status", [Status.DIED, Status.TIMED_OUT, Status.UNAVAILABLE])
+def test_what_befalls_an_engine_befalls_every_call_it_was_asked_for_at_once(
+    tmp_path: Path, status: Status
+) -> None:
+    world = EngineWorld(tmp_path, plan(1, fallback=(REFERRED,)), {1: Scorer(1)})
+    world.engine = Engine(status)
+    found = world.ask(*[{"x": 1}] * BREAKER_WHOLE)
+    assert [one.answer["fallback"] for one in found] == ["answer"] * BREAKER_WHOLE
+    assert world.engine.asked == [BREAKER_WHOLE]
+    assert [(one.version, one.status) for one in world.records()] == [(0, status)] * BREAKER_WHOLE
+    assert "s@1 failed too often" in world.troubles.said["breaker s@1"]
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_an_engine_that_is_still_being_started_is_not_blamed_by_calls_asked_at_once(
+    tmp_path: Path,
+) -> None:
+    world = EngineWorld(tmp_path, plan(1, fallback=(REFERRED,)), {1: Scorer(1)})
+    world.engine = Engine(Status.UNAVAILABLE)
+    world.engine.starting = True
+    found = world.ask(*[{"x": 1}] * BREAKER_WHOLE)
+    assert [one.answer["fallback"] for one in found] == ["answer"] * BREAKER_WHOLE
+    assert (world.engine.asked, world.path.breakers.known) == ([BREAKER_WHOLE], {})
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_after_a_failure_each_call_is_asked_alone(tmp_path: Path) -> None:
+    world = EngineWorld(tmp_path, plan(1), {1: Scorer(1)})
+    world.engine = Engine(Status.FAILED)
+    assert [one.status for one in world.ask({"x": 1}, {"x": 2}, {"x": 3})] == [500] * 3
+    assert world.engine.asked == [3, 1, 1, 1]
+    assert [one.status for one in world.records()] == [Status.FAILED] * 3
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_calls_for_which_an_engine_has_no_time_together_are_each_asked_or_refused(
+    tmp_path: Path,
+) -> None:
+    class Busy(Engine):
+        """Each row takes 150 ms; half of a second may be waited for those before."""
+
+        def wait_ns(self, more: int = 0) -> int:
+            return (sum(self.asked) + more) * 150_000_000
+
+    world = EngineWorld(tmp_path, plan(1), {1: Scorer(1)})
+    world.engine = Busy(Status.OK)
+    found = world.ask(*[{"x": 1}] * 5)
+    assert [one.status for one in found] == [200, 200, 200, 200, 503]
+    assert (world.engine.asked, len(world.records())) == ([1] * 4, 4)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_breaker_hears_of_every_call_that_an_engine_was_asked_for_before_it_was_known(
+    tmp_path: Path,
+) -> None:
+    world = EngineWorld(tmp_path, plan(1), {1: Scorer(1)})
+
+    class FailsOthers(Engine):
+        def ask(self, batch: Batch, deadline: int, answered: Any, calls: int = 1) -> None:
+            super().ask(batch, deadline, answered, calls)
+            world.path.breakers.note(("s", 1), Status.TIMED_OUT)
+
+    world.engine = FailsOthers(Status.OK)
+    assert [one.status for one in world.ask(*[{"x": 1}] * 3)] == [200] * 3
+    heard = [status for _, status in world.path.breakers.known["s", 1]._outcomes]
+    assert heard == [Status.TIMED_OUT] + [Status.OK] * 3
+
+
+def test_calls_that_came_too_far_apart_are_not_asked_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("doorstep.serve.plain.SPREAD_NS", 0)
+    world = EngineWorld(tmp_path, plan(1), {1: Scorer(1)})
+    world.engine = Engine(Status.OK)
+    assert [one.status for one in world.ask(*[{"x": 1}] * 3)] == [200] * 3
+    assert world.engine.asked == [1, 1, 1]

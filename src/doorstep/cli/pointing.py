@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
-GROUPS = ("release", "journal", "ledger", "token")
+GROUPS = ("release", "outcomes", "journal", "ledger", "token")
 WITHOUT = {
     "--home": frozenset(("init", "check", "trust", "demo")),
     "--url": frozenset(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from doorstep.compose.control import ControlPlane
 from doorstep.core.errors import UnreachableError
-from doorstep.journal.operations import CONTROL_NODE, OutcomeWriter
 from doorstep.journal.replica import replica_of
+from doorstep.journal.telling import CONTROL_NODE, OutcomeWriter
 from doorstep.kernel.app import UPLOADS
 
 COMPACT_EVERY_S = 60.0

@@ -2,7 +2,8 @@
 
 An outcome names a prediction, or a key: then it is about the latest prediction of that key at or
 before the outcome's `at`, shadow records left out. Of several outcomes of a prediction the last
-`at` wins (then the last received); all are kept. One that finds no prediction waits.
+`at` wins (then the last received), for its label and for its value; all are kept. One that finds no
+prediction waits.
 """
 
 from __future__ import annotations
@@ -81,11 +82,18 @@ told AS (
     ASOF JOIN live ON o.key = live.key AND o."at" >= live."at"
   UNION ALL SELECT named.* FROM named SEMI JOIN live_ids ON named.about = live_ids.id),
 last AS (
-  SELECT * FROM told QUALIFY row_number() OVER (PARTITION BY about ORDER BY "at" DESC,
-    received_at DESC, coalesce(label, '') DESC, coalesce(value, 0) DESC) = 1)
+  SELECT about, truth.label, worth.value, coalesce(truth, worth)."at" AS "at",
+    coalesce(truth, worth).received_at AS received_at FROM (
+      SELECT about,
+        max({"at": "at", received_at: received_at, label: label, value: CAST(NULL AS DOUBLE)})
+          FILTER (label IS NOT NULL) AS truth,
+        max({"at": "at", received_at: received_at, label: CAST(NULL AS VARCHAR), value: value})
+          FILTER (isfinite(value)) AS worth
+      FROM told GROUP BY about))
 """
 """With `p` predictions, `o` outcomes and $resolve (kinds that an outcome may be about), `last` is
-what became of each: (about: its id, at, received_at, label, value)."""
+what became of each: (about: its id, at, received_at, label, value). Label and value are told apart:
+of each the last counts, and `at` and `received_at` are the label's where there is one."""
 _WANTED = """
 SELECT p.*, last.label, last.value, last."at" AS outcome_at, last.received_at
   FROM p JOIN last ON p.id = last.about

@@ -16,11 +16,11 @@ from doorstep.core.errors import UnreachableError, UsageError
 from doorstep.core.instant import SECOND_US, SystemClock
 from doorstep.journal import replica
 from doorstep.journal.compactor import Compactor
-from doorstep.journal.operations import CONTROL_NODE, OutcomeWriter
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.reader import list_blocks
 from doorstep.journal.replica import Segment, rebuild, replica_of, require_replica
 from doorstep.journal.restore import restore
+from doorstep.journal.telling import CONTROL_NODE, OutcomeWriter
 from doorstep.journal.writer import BlockWriter
 from fakes.places import Place, listed_ids
 

@@ -32,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
     journal.command("show")(show_prediction)
     journal.command("query")(commands_journal.query)
     journal.command("export")(commands_journal.export)
+    journal.command("restore")(commands_journal.restore)
     app.add_typer(journal, name="journal")
     app.command("explain")(explain)
     app.command("monitor")(monitor)

@@ -37,6 +37,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "sklearn": (("pandas", "scikit-learn", "skops"), "scikit-learn models"),
     "convert": (("onnx", "skl2onnx", "onnxmltools"), "conversion to ONNX, which serves faster"),
     "postgres": (("psycopg",), "a PostgreSQL database"),
+    "nats": (("nats-py",), "a journal's second place in NATS"),
 }
 RIVALS = (("xgboost", "xgboost-cpu"), ("onnxruntime", "onnxruntime-gpu"))
 """Two distributions of one module: the one installed last has overwritten the other's files."""

@@ -44,7 +44,8 @@ _log = logging.getLogger("doorstep.up")
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """settings: where and on which ports. workers: front workers of the node. monitor_every_s: how
     often the monitors look. challenger_lease_s: how long a node lets a challenger serve when it
-    hears nothing from us. tls: of the data port. node_words: further options of the node."""
+    hears nothing from us. tls: of the data port. node_words: further options of the node. replica:
+    URL of the journal's second place, "" for none."""
 
     settings: Settings
     workers: int = 2
@@ -52,6 +53,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     challenger_lease_s: float = 60.0
     tls: TlsFiles | None = None
     node_words: tuple[str, ...] = ()
+    replica: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,6 +185,7 @@ def _run(run: Run, database_url: str, say_ready: Callable[[Ready], None]) -> Non
         trust_folder(os.environ, sys.platform),
         options.monitor_every_s,
         options.challenger_lease_s,
+        options.replica,
     )
     try:
         serving.prepare()

@@ -18,7 +18,7 @@ SLOW_MAX = 4
 """Distinct units kept per cell: enough to decide (1,000 are needed at a ceiling of 0.5 %)."""
 
 Arm = Literal["champion", "challenger"]
-JournalMode = Literal["default", "durable"]
+JournalMode = Literal["default", "durable", "replicated"]
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

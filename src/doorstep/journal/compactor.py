@@ -17,6 +17,7 @@ import signal
 import stat
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from doorstep.core.errors import InputError, RefusedError
+from doorstep.core.errors import InputError, RefusedError, UnreachableError
 from doorstep.core.ids import parse_name
 from doorstep.core.instant import SECOND_US, Clock, SystemClock
 from doorstep.core.manifest import decode_part
@@ -38,9 +39,10 @@ from doorstep.journal.compact import (
 )
 from doorstep.journal.index import COMPACTED, ClosedBlock, Entry, fold, read_entries
 from doorstep.journal.merge import carry_out, plan_merges, remove_replaced, shorten_index
-from doorstep.journal.options import GB, JOURNAL_GB_MAX
+from doorstep.journal.options import GB, JOURNAL_GB_MAX, REPLICA_DAYS
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.recover import recover, remove_old_locks
+from doorstep.journal.replica import VARIABLE, replica_of
 from doorstep.journal.retain import Bounds, apply_bounds
 from doorstep.journal.tally import Profiles
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 EVERY_S = 5.0
+TRIM_EVERY_S = 60.0
 NICENESS = 10
 _STEM = re.compile(r"[a-z0-9-]{1,200}\Z")
 
@@ -209,6 +212,7 @@ class _Options(msgspec.Struct):
     once: bool
     every_s: float
     gb_max: float
+    replica_days: float
 
 
 def _options(arguments: list[str]) -> _Options:
@@ -218,8 +222,11 @@ def _options(arguments: list[str]) -> _Options:
     parser.add_argument("--once", action="store_true")
     parser.add_argument("--every", type=float, default=EVERY_S, help="seconds between runs")
     parser.add_argument("--journal-max", type=float, default=JOURNAL_GB_MAX, metavar="GB")
+    parser.add_argument("--replica-days", type=float, default=REPLICA_DAYS, metavar="DAYS")
     found = parser.parse_args(arguments)
-    return _Options(found.home, found.node, found.once, found.every, found.journal_max)
+    return _Options(
+        found.home, found.node, found.once, found.every, found.journal_max, found.replica_days
+    )
 
 
 def main(arguments: list[str]) -> int:
@@ -234,9 +241,13 @@ def main(arguments: list[str]) -> int:
     def bounds() -> Bounds:
         return Bounds(plan.keep_s(), options.gb_max * GB)
 
+    trimmed_s = -TRIM_EVERY_S
     with Compactor(options.home, options.node, plan, bounds=bounds) as compactor:
         while True:
             failed = _run_guarded(compactor)
+            if time.monotonic() >= trimmed_s + TRIM_EVERY_S:
+                trimmed_s = time.monotonic()
+                _trim_replica(options.replica_days)
             if options.once:
                 return failed
             if stop.wait(options.every_s):
@@ -255,6 +266,15 @@ def _stop_with_parent(stop: threading.Event) -> None:
         stop.set()
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def _trim_replica(days: float) -> None:
+    """Best effort: writers say when the replica cannot be reached."""
+    if url := os.environ.get(VARIABLE):
+        replica = replica_of(url)
+        with contextlib.suppress(UnreachableError):
+            replica.trim(days, SystemClock().now())
+        replica.close()
 
 
 def _run_guarded(compactor: Compactor) -> int:

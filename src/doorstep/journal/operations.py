@@ -32,6 +32,7 @@ from doorstep.journal.export import export_file
 from doorstep.journal.joined import About
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.received import Received
+from doorstep.journal.replica import Replica
 from doorstep.journal.rows import VISIBLE, Filters, Wanted
 from doorstep.journal.sealing import pseudonym
 from doorstep.journal.snapshot import NO_END
@@ -88,17 +89,18 @@ class Windows:
 class OutcomeWriter:
     """The control plane's own block: outcomes that were told to it, and rows that it imported. They
     come many at a time, and nobody can tell them again: each lot is on the disk before it is
-    answered."""
+    answered, and at the replica if there is one."""
 
-    def __init__(self, journal: Path) -> None:
+    def __init__(self, journal: Path, replica: Replica | None = None) -> None:
         self._lock = threading.Lock()
         self.boot = new_id().hex[:12]
         self._writer = BlockWriter(
-            journal, node=CONTROL_NODE, boot=self.boot, slot="api", durable=True
+            journal, node=CONTROL_NODE, boot=self.boot, slot="api", durable=True, replica=replica
         )
 
     def write(self, records: Iterable[OutcomeRecord], groups: Iterable[Rows] = ()) -> int:
-        """Write outcomes, then rows, at once; how many outcomes. Raises: OSError; then none was."""
+        """Write outcomes, then rows, at once; how many outcomes. Raises: OSError,
+        UnreachableError (`replica-unreachable`); then none was."""
         with self._lock:
             written = 0
             for record in records:

@@ -174,7 +174,7 @@ def baseline_from(arrays: OutcomeArrays, service: str, champion: int) -> Baselin
             "no-outcomes",
             f"release.guardrails names quality, but no outcome of {service} came in the last 30 "
             "days, so nothing would ever be decided",
-            f"record outcomes (doorstep outcomes {service} FILE), or take quality out of the "
+            f"record outcomes (doorstep outcome {service} FILE), or take quality out of the "
             "guardrails",
         )
     loss_max = _loss_max(arrays)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -35,12 +35,14 @@ class Child:
     child can notice our death; standard error goes to a log file of a bounded size."""
 
     def __init__(
-        self, slot: str, kind: ChildKind, argv: Sequence[str], logs: Path, serves: str = ""
-    ) -> None:
+        self, slot: str, kind: ChildKind, argv: Sequence[str], logs: Path, serves: str = "",
+        variables: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.slot = slot
         self.serves = serves
         self.kind: ChildKind = kind
         self.argv = tuple(argv)
+        self._variables = variables or {}
         self.starts = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._log = logs / f"{slot}.log"
@@ -79,7 +81,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 pass_fds=tuple(fds),
-                env=child_environment(),
+                env={**child_environment(), **self._variables},
                 start_new_session=True,
             )
         return True

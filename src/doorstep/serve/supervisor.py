@@ -128,9 +128,9 @@ class Supervisor:
             predict_route=options.predict_route, health_route=options.health_route,
             rpc=self._rpc_listener.fileno() if self._rpc_listener else None,
             workers=options.workers, guarded=options.is_reachable, tls=options.tls,
-            observe=options.observe, keep=options.keep,
+            observe=options.observe, keep=msgspec.structs.replace(options.keep, replica=""),
         )  # fmt: skip
-        self.fronts = FrontSlots(options.workers, fronts, logs, self._hear)
+        self.fronts = FrontSlots(options.workers, fronts, logs, self._hear, options.keep.variables)
         self._extras = {one.slot: one for one in self._make_extras(logs)}
         self.current: NodePlan | None = None
         self._good = -1
@@ -441,9 +441,9 @@ class Supervisor:
         shadow = ["-m", "doorstep.serve.shadow", *common, "--state", str(options.state)]
         extras = [Child("shadow", "shadow", shadow, logs)]
         if options.compactor:
-            argv = ["-m", "doorstep.journal.compactor", *common]
-            argv += ["--journal-max", str(options.keep.gb_max)]
-            extras.append(Child("compactor", "compactor", argv, logs))
+            keep, argv = options.keep, ["-m", "doorstep.journal.compactor", *common]
+            argv += ["--journal-max", str(keep.gb_max), "--replica-days", str(keep.replica_days)]
+            extras.append(Child("compactor", "compactor", argv, logs, variables=keep.variables))
         return extras
 
     def _keep_children(self) -> None:

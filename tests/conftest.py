@@ -12,6 +12,8 @@ from doorstep.core.instant import SystemClock
 from doorstep.kernel.db import Database
 from doorstep.migrations.upgrade import upgrade
 from fakes.faults import Missing
+from fakes.nats import running_nats
+from fakes.places import Place, place_in_nats, place_in_postgres
 from fakes.postgres import create_database, running_postgres
 
 # How fast an example ran says something of the machine, and nothing of the claim.
@@ -33,6 +35,27 @@ def postgres_server() -> Iterator[str]:
 def postgres_url(postgres_server: str) -> str:
     """The URL of a new, empty PostgreSQL database."""
     return create_database(postgres_server)
+
+
+@pytest.fixture(scope="session")
+def nats_port() -> Iterator[int]:
+    """Of a private NATS server with JetStream."""
+    try:
+        with running_nats() as port:
+            yield port
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(params=["postgresql", "nats"])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A second place of a journal, empty."""
+    if request.param == "nats":
+        made = place_in_nats(request.getfixturevalue("nats_port"))
+    else:
+        made = place_in_postgres(request.getfixturevalue("postgres_url"))
+    with made as found:
+        yield found
 
 
 @pytest.fixture

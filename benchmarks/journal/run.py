@@ -7,12 +7,13 @@ system (default) or to the disk (durable) before it goes on: the same promise. C
 system time of the process; the best of the rounds. Then what compaction costs, what BentoML's
 monitor log does (if its environment can be made), and what a real node costs in both modes; then
 `questions.py` asks questions to a month of predictions. Exits with 1 if a goal is missed: 5 us in
-default mode, also for a prediction that is written alone; and twice the CPU of default for a node
-in durable mode with 64 connections.
+default mode, also for a prediction that is written alone; 12 us for compaction; and twice the CPU
+of default for a node in durable mode with 64 connections.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -25,13 +26,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
 import nodes
+import numpy as np
 import peers
 import questions
 
 from doorstep.core.ids import new_id
+from doorstep.core.instant import SECOND_US
 from doorstep.core.record import Column, Layout, PredictionMeta
+from doorstep.journal import duck
 from doorstep.journal.compactor import Compactor
-from doorstep.journal.tally import no_profiles
 from doorstep.journal.writer import BlockWriter
 
 NUMBERS = 30
@@ -40,6 +43,8 @@ DURABLE_ROWS = 2_000
 ROUNDS = 3
 GROUPS = (1, 8, 32)
 GOAL_US = 5.0
+GOAL_COMPACTION_US = 12.0
+BLOCK_ROWS = 100_000
 LAYOUT = Layout(
     format=1,
     service="loans",
@@ -146,21 +151,41 @@ def measure(way: type, group: int, durable: bool) -> tuple[float, float, float]:
     return best
 
 
-def compaction(folder: Path) -> tuple[float, float]:
-    """CPU us and bytes of Parquet per prediction, of numbers that do not repeat."""
-    log = Journal(folder / "journal", durable=False)
-    rows = predictions(ROWS)
-    for start in range(0, ROWS, GROUPS[1]):
-        group = rows[start : start + GROUPS[1]]
-        log.writer.predictions(log.layout, group, os.urandom(len(MATRIX) * len(group)))
+def compaction(folder: Path) -> tuple[float, float, float]:
+    """CPU us of compaction, of a merge, and bytes of Parquet per prediction: a full minute of a
+    busy service, of numbers that do not repeat, with codes against a reference."""
+    log, start = Journal(folder / "journal", durable=False), time.time_ns() // 1000
+    rows = predictions(BLOCK_ROWS)
+    for at, row in enumerate(rows):
+        row.at, row.key = start + at * 60 * SECOND_US // BLOCK_ROWS, f"k{at % 5000}"
+        row.latency_us = 500 + at % 900
+    chance = np.random.default_rng(1)
+    for first in range(0, BLOCK_ROWS, GROUPS[1]):
+        group = rows[first : first + GROUPS[1]]
+        matrix = chance.random((len(group), NUMBERS)).tobytes()
+        log.writer.predictions(log.layout, group, matrix)
         log.writer.flush()
     log.close()
-    cpu = time.process_time()
-    with Compactor(folder, "n1", no_profiles) as compactor:
+    cpu = []
+    with Compactor(folder, "n1", lambda _service, _version: questions.PROFILE) as compactor:
+        cpu.append(time.process_time())
         compactor.run_once()
-    cpu = time.process_time() - cpu
-    size = sum(one.stat().st_size for one in folder.rglob("*.parquet"))
-    return cpu * 1e6 / ROWS, size / ROWS
+        cpu.append(time.process_time())
+    (path,) = folder.rglob("*.parquet")
+    with contextlib.closing(duck.connect(folder / "spill")) as con:
+        duck.copy_to(con, duck.parquet_of([path]), '"at", node, block, ordinal', folder / "merged")
+    cpu.append(time.process_time())
+    scale = 1e6 / BLOCK_ROWS
+    size = path.stat().st_size / BLOCK_ROWS
+    return (cpu[1] - cpu[0]) * scale, (cpu[2] - cpu[1]) * scale, size
+
+
+def best_compaction() -> tuple[float, float, float]:
+    found = []
+    for _ in range(ROUNDS + 2):
+        with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_DIR")) as folder:
+            found.append(compaction(Path(folder)))
+    return min(found)
 
 
 def bentoml(folder: Path) -> str:
@@ -207,10 +232,14 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_DIR")) as folder:
         print(f"BentoML's monitor log: {bentoml(Path(folder))}")
-        cpu, size = compaction(Path(folder))
+        cpu, merge, size = best_compaction()
+        is_met = cpu <= GOAL_COMPACTION_US
         print(
-            f"compaction, apart and at low priority: {cpu:.1f} us CPU, {size:.0f} bytes of Parquet"
+            f"{'PASS' if is_met else 'FAIL'}: compaction, apart and at low priority: {cpu:.1f} us "
+            f"of CPU (goal {GOAL_COMPACTION_US:g}), {size:.0f} bytes of Parquet; each merge, "
+            f"by the hour and by the day, {merge:.1f} us"
         )
+        met &= is_met
         met &= nodes.measure(Path(folder))
     return 0 if met else 1
 

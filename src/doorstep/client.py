@@ -22,6 +22,7 @@ import msgspec
 from doorstep.core import errors
 from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.core.ids import digest_of
+from doorstep.core.outcome import OutcomeGiven
 from doorstep.core.verdict import Finding
 from doorstep.explain.surface import ExplainPrediction, Explanation
 from doorstep.gate.surface import GateRun, GateRuns, RunGates, ShowGates
@@ -53,14 +54,17 @@ from doorstep.journal.surface import (
     ImportedRow,
     ImportRows,
     JournalTable,
+    KeepMark,
     ListPredictions,
+    Mark,
     OpenPrediction,
-    OutcomeGiven,
     OutcomesRecorded,
+    OutcomesTold,
     Prediction,
     Predictions,
     QueryJournal,
     RecordOutcomes,
+    ShowMark,
     ShowPrediction,
     Traffic,
 )
@@ -386,6 +390,37 @@ class Client:
         """How many were recorded. batch: a SHA-256; a batch that was recorded before is not."""
         asked = RecordOutcomes(service=service, outcomes=tuple(outcomes), batch=batch)
         return self.call("outcome.record", asked, OutcomesRecorded).recorded
+
+    def tell_outcomes(
+        self,
+        service: str,
+        outcomes: Iterable[OutcomeGiven],
+        batch: str = "",
+        *,
+        check: bool = False,
+    ) -> OutcomesRecorded:
+        """Record those that can be; which are refused and why. check: record nothing."""
+        asked = RecordOutcomes(
+            service=service, outcomes=tuple(outcomes), batch=batch, partial=True, check=check
+        )
+        return self.call("outcome.record", asked, OutcomesRecorded)
+
+    def stream_outcomes(self, service: str, lines: Iterable[bytes]) -> OutcomesTold:
+        """Record outcomes as they come, however many. lines: JSON, each with its newline."""
+        kind = "application/x-ndjson"
+        response = self._send(
+            "POST", f"/services/{service}/outcomes", content=iter(lines), type_=kind
+        )
+        return msgspec.json.decode(response.content, type=OutcomesTold)
+
+    def mark(self, service: str, source: str) -> Mark:
+        """How far a source was read. source: 64 hex digits."""
+        return self.call("journal.mark", ShowMark(service=service, source=source), Mark)
+
+    def keep_mark(self, service: str, source: str, mark: Mark) -> Mark:
+        return self.call(
+            "journal.keep-mark", KeepMark(service=service, source=source, mark=mark), Mark
+        )
 
     def import_rows(
         self, service: str, rows: Iterable[ImportedRow], *, check: bool = False

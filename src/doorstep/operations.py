@@ -6,7 +6,7 @@ from doorstep.core.operation import Operation, tabulate
 from doorstep.explain import operations as explain
 from doorstep.govern import operations as govern
 from doorstep.govern import proving, tokens
-from doorstep.journal import importing, personal
+from doorstep.journal import importing, personal, telling
 from doorstep.journal import operations as journal
 from doorstep.monitor import operations as monitor
 from doorstep.register import actions as register
@@ -41,7 +41,9 @@ def table() -> dict[str, Operation]:
             journal.show_prediction,
             journal.list_predictions,
             journal.query_journal,
-            journal.record_outcomes,
+            telling.record_outcomes,
+            telling.show_mark,
+            telling.keep_mark,
             personal.open_prediction,
             personal.erase_subject,
             importing.import_rows,

@@ -203,6 +203,9 @@ def _monitor(fake: FakeDoorstep, given: Any) -> MonitorView:
         traffic_s=3600.0 if busy else 0.0,
         promises=data.PROMISES if busy else (),
         findings=opened if busy else (),
+        quality_delay_s=30 * 86_400.0 if busy else 0.0,
+        unit="EUR" if busy else "",
+        values=data.VALUES if busy else (),
     )
 
 

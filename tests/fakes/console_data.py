@@ -23,7 +23,13 @@ from doorstep.core.manifest import (
 from doorstep.core.verdict import Finding, Verdict
 from doorstep.gate.surface import GateRun
 from doorstep.journal.surface import Prediction, TrafficBucket
-from doorstep.monitor.surface import ColumnDrift, MonitorFindingView, Promise, ServiceStatus
+from doorstep.monitor.surface import (
+    ColumnDrift,
+    MonitorFindingView,
+    Promise,
+    ServiceStatus,
+    ValueView,
+)
 from doorstep.register.surface import Version
 from fakes.console_releases import DAY, HOUR, MINUTE, RELEASE_STEP
 
@@ -61,6 +67,10 @@ monitor: {quality: ["auc >= 0.74"], slo: ["p99 <= 50 ms", "availability >= 99.9%
 explain: {reasons: 4, immutable: [age, sex]}
 """
 
+VALUES = (
+    ValueView(version=2, day="", rows=20_934, mean=(41.2, 39.0, 43.4), total=(862e3, 816e3, 908e3)),
+    ValueView(version=2, day="2026-10-20", rows=1, mean=(7.5, None, None), total=(7.5, None, None)),
+)
 PROMISES = (
     Promise(text="default_rate <= 0.24", state="not-yet-known", measured="412 of 1,000 outcomes"),
     Promise(text="auc >= 0.74", state="kept", measured="0.783, 0.761 – 0.803"),

@@ -3,7 +3,8 @@ DuckDB is held against it.
 
 An outcome names a prediction, or a key: then it is about the latest prediction of that key at or
 before the outcome's `at`, shadow records left out. Of several outcomes of a prediction the last
-`at` wins (then the last received); all are kept. One that finds no prediction waits.
+`at` wins (then the last received), for its label and for its value; all are kept. One that finds no
+prediction waits.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def join(
     for several in found.values():
         several.sort(key=rank)
     return Joined(
-        winning={about: several[-1] for about, several in found.items()},
+        winning={about: _winner(several) for about, several in found.items()},
         all={about: tuple(several) for about, several in found.items()},
         waiting=tuple(waiting),
     )
@@ -77,6 +78,16 @@ def join(
 def rank(outcome: OutcomeRecord) -> tuple[Instant, Instant, str, float]:
     """The largest wins; what is equal in all of this says the same."""
     return (outcome.at, outcome.received_at, outcome.label or "", outcome.value or 0.0)
+
+
+def _winner(several: Sequence[OutcomeRecord]) -> OutcomeRecord:
+    """The last that has a label, with the value of the last that has one; else that one."""
+    labels = [one for one in several if one.label is not None]
+    values = [one for one in several if one.value is not None]
+    if not labels:
+        return values[-1]
+    value = values[-1].value if values else None
+    return msgspec.structs.replace(labels[-1], value=value)
 
 
 def _about(

@@ -21,8 +21,9 @@ OWNER = "postgres"
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[str]:
-    """The URL, with `{}` for the database's name, of a server on a Unix socket. Raises: Missing."""
+def running_postgres(*, durable: bool = False) -> Iterator[str]:
+    """The URL, with `{}` for the database's name, of a server on a Unix socket. durable: what it
+    has committed is on the disk. Raises: Missing."""
     programs = _programs()
     if programs is None:
         raise Missing("PostgreSQL's server programs are not installed")
@@ -35,7 +36,8 @@ def running_postgres() -> Iterator[str]:
     data, start = folder / "data", _unprivileged()
     made = [str(programs / "initdb"), "-D", str(data), "-U", OWNER, "-A", "trust", "-N"]
     subprocess.run([*start, *made], check=True, capture_output=True, cwd="/", timeout=60)
-    run = [str(programs / "postgres"), "-D", str(data), "-k", str(folder), "-c", "fsync=off"]
+    run = [str(programs / "postgres"), "-D", str(data), "-k", str(folder)]
+    run += [] if durable else ["-c", "fsync=off"]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             [*start, *run, "-c", "listen_addresses="], stdout=log, stderr=log, cwd="/"

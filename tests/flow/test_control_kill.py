@@ -16,8 +16,8 @@ import httpx
 import pytest
 from control_cases import assert_exactly_once, assert_no_request_failed, path_of, traffic
 
+from doorstep.core.outcome import OutcomeGiven
 from doorstep.core.report import Cell, NodeReport
-from doorstep.journal.surface import OutcomeGiven
 from doorstep.release.surface import Release
 from doorstep.testing.installation import RunningInstallation
 from fakes.load import Tally

@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from doorstep.core.errors import InputError
+from doorstep.core.outcome import OutcomeGiven
 from doorstep.core.record import OutcomeRecord
-from doorstep.journal.operations import CONTROL_NODE
 from doorstep.journal.rows import tail_parts
 from doorstep.journal.snapshot import take_snapshots
-from doorstep.journal.surface import OutcomeGiven
+from doorstep.journal.telling import CONTROL_NODE
 from doorstep.testing.installation import RunningInstallation
 
 
@@ -82,3 +83,27 @@ def test_a_file_is_told_once_and_its_odd_rows_are_kept_beside(
     assert recorded(installation) == before + 2
     kept = json.loads(Path(said["kept"]).read_text())
     assert (kept["row"], kept["values"]["case"]) == (2, "c2")
+
+
+def test_values_of_cases_reach_the_journal_by_both_planes_where_a_unit_is_declared(
+    installation: RunningInstallation,
+):
+    client, unit = installation.client, "monitor: {outcomes: {unit: EUR}}"
+    for service, more in (("worth", unit), ("worthless", "")):
+        installation.register(service, more=more)
+        installation.serve(f"{service}@1")
+    body = {"rows": [{"id": "w1", "x0": 1.0, "x1": 0.0, "x2": 0.0}]}
+    data_url = client.installation().data_url
+
+    def post(service: str, what: str, sent: Any) -> httpx.Response:
+        return httpx.post(f"{data_url}/v1/services/{service}/{what}", json=sent)
+
+    post("worth", "predict", body).raise_for_status()
+    valued = {"outcomes": [{"key": "w1", "value": 12.5}]}
+    assert post("worth", "outcomes", valued).json() == {"recorded": 1}
+    refused = post("worthless", "outcomes", valued)
+    assert refused.status_code == 422
+    assert "or monitor.outcomes.unit in the service file" in refused.text
+    assert client.record_outcomes("worth", [OutcomeGiven(key="w1", label="good")]) == 1
+    (one,) = client.predictions("worth", key="w1")
+    assert (one.outcome, one.value) == ("good", 12.5)

@@ -14,7 +14,7 @@ import pytest
 from control_cases import path_of
 
 from doorstep.core.errors import RefusedError
-from doorstep.journal.surface import OutcomeGiven
+from doorstep.core.outcome import OutcomeGiven
 from doorstep.release.surface import Release
 from doorstep.testing.home import linear_weights
 from doorstep.testing.installation import RunningInstallation

@@ -83,7 +83,7 @@ def ids_in(home):
 
     found = []
     for snapshot in take_snapshots(home):
-        for path in snapshot.paths("loans", "predictions"):
+        for path in (folder / one.path for folder, one in snapshot.listed("loans", "predictions")):
             found += duckdb.sql(f"SELECT id FROM read_parquet('{path}')").fetchall()
         for tail in snapshot.tails:
             for one in tail.parts():

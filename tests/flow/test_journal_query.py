@@ -329,7 +329,7 @@ def test_no_records_and_no_outcomes_are_empty_arrays(journal):
             st.integers(0, 5),
             st.sampled_from(["a", "b", ""]),
             st.integers(0, 7),
-            st.sampled_from([0.5, 1.0]),
+            st.sampled_from([("no", None), (None, 0.5), (None, 1.0), ("yes", 0.5)]),
         ),
         min_size=1,
         max_size=10,
@@ -345,11 +345,12 @@ def test_duckdb_joins_as_the_pure_decision_does(tmp_path_factory, made, told, ki
             service="loans",
             at=AT + at,
             received_at=AT + received,
-            value=value,
+            label=said[0],
+            value=said[1],
             key=key,
             prediction="" if key else id_of(rows[named % len(rows)]),
         )
-        for at, received, key, named, value in told
+        for at, received, key, named, said in told
     ]
     for one in outcomes:
         journal.writer.outcome(one)
@@ -358,9 +359,11 @@ def test_duckdb_joins_as_the_pure_decision_does(tmp_path_factory, made, told, ki
     journal.close()
     predicted = [Predicted(id_of(row), row.at, row.key, row.kind) for row in rows]
     expected = join(predicted, outcomes, kinds).winning
-    assert {about: one.value for about, one in expected.items()} == dict(
-        zip(found.id.tolist(), found.value.tolist(), strict=True)
-    )
+    values = [None if value != value else value for value in found.value.tolist()]
+    said = zip(found.label.tolist(), values, found.outcome_at, found.received_at, strict=True)
+    assert {
+        about: (one.label, one.value, one.at, one.received_at) for about, one in expected.items()
+    } == dict(zip(found.id.tolist(), said, strict=True))
 
 
 def test_a_child_answers_as_the_functions_do(journal):

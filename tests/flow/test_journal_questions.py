@@ -14,7 +14,7 @@ import pytest
 from control_cases import path_of
 
 from doorstep.core.errors import InputError, MissingExtraError, RefusedError
-from doorstep.journal.surface import OutcomeGiven
+from doorstep.core.outcome import OutcomeGiven
 from doorstep.testing.installation import RunningInstallation, service_file
 
 SERVICE = "asked"

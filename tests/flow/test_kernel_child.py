@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from doorstep.core.errors import InputError
 
 def main(request):
     what, _, name = request.decode().partition(" ")
+    if what == "pid":
+        return str(os.getpid()).encode()
     if what == "echo":
         return request
     if what == "where":
@@ -64,7 +67,7 @@ def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "modules"
     folder.mkdir()
     (folder / "subject.py").write_text(SUBJECT)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
 
 
 def pid_in(path: Path) -> int:
@@ -145,6 +148,54 @@ def test_a_hanging_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> No
     parent.kill()
     parent.wait()
     wait_group_gone(child)
+
+
+def asked_pid(kept_s: float = PATIENCE_S) -> int:
+    return int(run_child("subject", b"pid", timeout_s=60, kept_s=kept_s))
+
+
+@pytest.fixture
+def ended() -> Iterator[None]:
+    yield
+    end_children()
+    allow_children()
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_child_that_is_kept_answers_again_also_after_a_refusal() -> None:
+    first = asked_pid()
+    with pytest.raises(InputError):
+        run_child("subject", b"refuse", timeout_s=60, kept_s=PATIENCE_S)
+    assert asked_pid() == first
+    assert int(run_child("subject", b"pid", timeout_s=60)) != first
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_kept_child_that_died_in_the_meantime_is_replaced() -> None:
+    first = asked_pid()
+    os.kill(first, signal.SIGKILL)
+    assert asked_pid() != first
+
+
+def test_a_kept_child_ends_by_itself_when_nobody_asks() -> None:
+    wait_group_gone(asked_pid(kept_s=0.01))
+
+
+def test_a_kept_child_ends_with_the_children() -> None:
+    first = asked_pid()
+    end_children()
+    allow_children()
+    wait_group_gone(first)
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_kept_child_that_takes_too_long_is_ended_and_replaced(tmp_path: Path) -> None:
+    first, path = asked_pid(), tmp_path / "pid"
+    with pytest.raises(RefusedError) as refused:
+        run_child("subject", b"hang " + os.fsencode(path), timeout_s=3, kept_s=PATIENCE_S)
+    assert refused.value.code == "child-timed-out"
+    wait_group_gone(first)
+    assert asked_pid() != first
 
 
 def test_ending_the_children_frees_who_waits_and_starts_no_more(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ import pytest
 from doorstep.core.contract import Field
 from doorstep.core.errors import DoorstepError, InputError, RefusedError
 from doorstep.core.instant import SystemClock
+from doorstep.core.outcome import OutcomeGiven
 from doorstep.journal.sealing import pseudonym
 from doorstep.journal.subjects import Erasure, subjects_of
-from doorstep.journal.surface import OutcomeGiven
 from doorstep.testing.installation import RunningInstallation
 from doorstep.testing.processes import wait_for
 
@@ -117,6 +117,12 @@ def test_a_person_is_sealed_opened_and_erased(here: RunningInstallation, tmp_pat
 
     with pytest.raises(InputError) as unwanted:
         client.record_outcomes("care", [OutcomeGiven(prediction=anna, label="bad")])
+    some = [OutcomeGiven(prediction=anna, label="bad"), OutcomeGiven(key="other", label="bad")]
+    told = client.tell_outcomes("care", some)
+    assert told.recorded == 1
+    assert [(one.index, one.reason) for one in told.refused] == [
+        (0, "whose prediction this is was erased")
+    ]
     assert unwanted.value.code == "subject-erased"
     told = httpx.post(
         f"{here.data_url}/v1/services/care/outcomes",

@@ -27,10 +27,11 @@ from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Sen
 from doorstep.api.bodies import decode_body
 from doorstep.api.openapi import openapi, path_of
 from doorstep.api.sessions import Sessions
+from doorstep.api.streams import OutcomeStream
 from doorstep.core.errors import DoorstepError, NotFoundError
 from doorstep.core.ids import new_id, parse_digest
 from doorstep.core.operation import Operation
-from doorstep.journal.surface import ExportJournal
+from doorstep.journal.surface import ExportJournal, OutcomesRecorded, RecordOutcomes
 from doorstep.kernel.http_status import headers_of, status_of
 from doorstep.kernel.turns import Turns
 
@@ -83,6 +84,7 @@ def build_app(
         _upload_route(control, sessions),
         _export_route(control, sessions),
         _journal_route(control, sessions),
+        _outcomes_route(control, sessions),
         _invite_route(control, sessions),
         _openapi_route(table, control.version),
         *_open_routes(control, sessions),
@@ -163,6 +165,26 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
     with file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
+
+
+def _outcomes_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
+    """Not an operation: its body is of any length, recorded while it arrives."""
+    turns = Turns("outcome.record")
+
+    async def record(asked: RecordOutcomes) -> OutcomesRecorded:
+        found = await turns.take(lambda: control.ask("outcome.record", asked, by="local"))
+        assert isinstance(found, OutcomesRecorded)
+        return found
+
+    path = "/api/v1/services/{service:str}/outcomes"
+
+    @post(path, status_code=200, request_max_body_size=None)
+    async def stream_outcomes(request: AnyRequest) -> Response[bytes]:
+        sessions.require_token(request.headers.get("authorization"))
+        told = await OutcomeStream(request.path_params["service"], record).take(request.stream())
+        return Response(msgspec.json.encode(told), media_type=MediaType.JSON, status_code=200)
+
+    return stream_outcomes
 
 
 def _invite_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:

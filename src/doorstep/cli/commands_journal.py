@@ -1,4 +1,4 @@
-"""Questions to the journal: query, export."""
+"""Questions to the journal: query, export; and restore, from its replica."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from doorstep.cli.options import Home, Json, Url, connect
 from doorstep.cli.output import done, emit, progress, table, warn
 
 if TYPE_CHECKING:
+    from doorstep.journal.restore import Restored
     from doorstep.journal.surface import JournalTable
 
 Since = Annotated[str, typer.Option("--since", help="Only what was answered since (ISO 8601).")]
@@ -91,6 +92,50 @@ def export(
         )
     done(f"{size_bytes:,} bytes written")
     emit({"file": str(to), "bytes": size_bytes}, str(to), as_json=json)
+
+
+def restore(
+    replica: Annotated[
+        str, typer.Option("--from", help="Its URL; default: DOORSTEP_REPLICA.")
+    ] = "",
+    json: Json = False,
+    home: Home = None,
+) -> None:
+    """Bring back from its replica what this home's journal lacks. It can be run again.
+
+    It reads and writes here, not in the server, which may run or not.
+    """
+    import os
+
+    from doorstep.cli.running import home_folder
+    from doorstep.journal.replica import VARIABLE, replica_of
+    from doorstep.journal.restore import restore as bring_back
+    from doorstep.kernel.home import open_home
+
+    place = replica_of(replica or os.environ.get(VARIABLE, ""))
+    folder = open_home(home_folder(home), create=False).path
+    found = []
+    with progress() as shown:
+        for one in bring_back(folder, place):
+            found.append(one)
+            shown.stage(f"node {one.node}: {one.predictions:,} predictions")
+    place.close()
+    head = ("node", "blocks", "predictions", "outcomes", "unreadable")
+    rows = [(one.node, *map(_number, _counts(one))) for one in found]
+    emit(found, lambda: table(head, rows, right=(1, 2, 3, 4)), as_json=json)
+    for one in found:
+        if one.live:
+            warn(f"{one.node} writes {one.live} of its blocks here; they were left alone")
+    if any(one.unreadable for one in found):
+        warn("of a block that is unreadable the replica has no beginning: it was trimmed")
+
+
+def _counts(one: Restored) -> tuple[int, int, int, int]:
+    return one.blocks, one.predictions, one.outcomes, len(one.unreadable)
+
+
+def _number(value: int) -> str:
+    return f"{value:,}"
 
 
 def instant(text: str) -> int:

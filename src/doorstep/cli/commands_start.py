@@ -13,6 +13,7 @@ from doorstep.cli.output import done, emit, fail, note, progress, table, warn
 if TYPE_CHECKING:
     from doorstep.cli.drafting import Asked, Drafted
     from doorstep.compose.up import Ready
+    from doorstep.journal.options import JournalOptions
 
 Number = Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes any free port.")]
 GrpcPort = Annotated[
@@ -177,7 +178,13 @@ def doctor(json: Json = False, home: Home = None) -> None:
 
 
 JournalWord = Annotated[
-    str, typer.Option(metavar="MODE", help="durable: answer when the disk has the record.")
+    str, typer.Option(metavar="MODE", help="durable: answer when the disk has it; replicated.")
+]
+Replica = Annotated[
+    str, typer.Option(metavar="URL", help="Of the second place; default: DOORSTEP_REPLICA.")
+]
+ReplicaDays = Annotated[
+    float, typer.Option(metavar="DAYS", help="It forgets what is older; default: 30.")
 ]
 JournalMax = Annotated[
     float, typer.Option(metavar="GB", help="With more, the oldest days go; default: 100.")
@@ -185,6 +192,9 @@ JournalMax = Annotated[
 DiskReserve = Annotated[float, typer.Option(metavar="MB", help="To be left free; default: 256.")]
 DiskLow = Annotated[
     str, typer.Option(metavar="WHAT", help="Then: refuse, or no-inputs: record without them.")
+]
+StoreUrl = Annotated[
+    str, typer.Option("--store", metavar="URL", help="s3://BUCKET/PREFIX for the journal, or none.")
 ]
 Memory = Annotated[
     int, typer.Option(min=0, metavar="MB", help="For all models; 0: half of the machine's.")
@@ -217,12 +227,15 @@ def up(
     journal_max: JournalMax = 100,
     disk_reserve: DiskReserve = 256,
     disk_low: DiskLow = "refuse",
+    replica: Replica = "",
+    replica_days: ReplicaDays = 30,
+    store: StoreUrl = "",
     json: Json = False,
 ) -> None:
     """Run Doorstep over a home. Stop it with Ctrl-C or `doorstep down`."""
     import os
 
-    from doorstep.journal.options import journal_options
+    from doorstep.journal.away import require_store
     from doorstep.kernel.settings import Flags, read_settings
     from doorstep.serve.observe_options import observe_options
     from doorstep.serve.tls import tls_files
@@ -238,7 +251,9 @@ def up(
     )
     settings = read_settings(flags, os.environ, Path.cwd())
     tls = tls_files(tls_cert, tls_key, tls_client_ca)
-    keep = journal_options(journal, journal_max, disk_reserve, disk_low)
+    if store:
+        require_store(store)
+    keep = _keep(journal, journal_max, disk_reserve, disk_low, replica, replica_days)
     words = observe_options(access_log, access_sample).words + keep.words
     words += ["--memory", str(memory)] if memory else []
     if detach:
@@ -246,16 +261,34 @@ def up(
 
         with progress() as shown:
             shown.stage("starting")
+            words += ["--store", store] if store else []
             ready = start_detached(settings, workers, tls, words)
         say_ready(ready, as_json=json)
         return
     from doorstep.compose.up import UpOptions
     from doorstep.compose.up import up as run
 
-    run(
-        UpOptions(settings=settings, workers=workers, tls=tls, node_words=tuple(words)),
-        lambda ready: say_ready(ready, as_json=json),
-    )
+    options = UpOptions(
+        settings=settings, workers=workers, tls=tls, node_words=tuple(words),
+        replica=keep.replica, store=store,
+    )  # fmt: skip
+    run(options, lambda ready: say_ready(ready, as_json=json))
+
+
+def _keep(
+    mode: str, gb_max: float, reserve_mb: float, disk_low: str, replica: str, replica_days: float
+) -> JournalOptions:
+    """How the journal is kept. Whom we start is told the replica's URL by the environment: a
+    command line can be read by everybody."""
+    import os
+
+    from doorstep.journal.options import journal_options
+    from doorstep.journal.replica import VARIABLE
+
+    url = replica or os.environ.get(VARIABLE, "")
+    found = journal_options(mode, gb_max, reserve_mb, disk_low, url, replica_days)
+    os.environ[VARIABLE] = found.replica
+    return found
 
 
 def say_ready(ready: Ready, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Use and watch: predict, outcome, prediction, explain, monitor, alerts."""
+"""Use and watch: predict, prediction, explain, monitor, alerts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from doorstep.cli import commands_journal
+from doorstep.cli import commands_journal, commands_outcomes
 from doorstep.cli.options import Home, Json, Url, connect
-from doorstep.cli.output import done, emit, note, percent, progress, table, warn, when
+from doorstep.cli.output import emit, percent, progress, table, when
 
 if TYPE_CHECKING:
     from doorstep.explain.surface import Explanation
@@ -22,16 +22,17 @@ PredictionId = Annotated[str, typer.Argument(help="REQUEST-ID.ROW, as the answer
 
 def add_to(app: typer.Typer) -> None:
     app.command("predict")(predict)
-    app.command("outcome")(outcome)
+    commands_outcomes.add_to(app)
     journal = typer.Typer(
         no_args_is_help=True,
         help="Look into the predictions that were made; import those of others.",
     )
-    journal.command("import")(import_journal)
+    journal.command("import")(commands_outcomes.import_journal)
     journal.command("list")(list_predictions)
     journal.command("show")(show_prediction)
     journal.command("query")(commands_journal.query)
     journal.command("export")(commands_journal.export)
+    journal.command("restore")(commands_journal.restore)
     app.add_typer(journal, name="journal")
     app.command("explain")(explain)
     app.command("monitor")(monitor)
@@ -107,112 +108,6 @@ def _said(one: dict[str, Any]) -> str:
     answer = str(one.get("answer"))
     chance = chances.get(answer)
     return answer if chance is None else f"{answer} ({percent(chance)})"
-
-
-def outcome(
-    service: Service,
-    file: Annotated[
-        Path, typer.Argument(help="CSV, Parquet or JSON lines: prediction or key, outcome.")
-    ],
-    column: Annotated[
-        str, typer.Option("--column", help="What became true; default: the label.")
-    ] = "",
-    key: Annotated[
-        str, typer.Option("--key", help="The key column; default: prediction, else ids.key.")
-    ] = "",
-    at: Annotated[
-        str, typer.Option("--at", help="When it became true; default: the column at, else now.")
-    ] = "",
-    strict: Annotated[bool, typer.Option("--strict", help="All rows or none.")] = False,
-    again: Annotated[
-        bool, typer.Option("--again", help="Record it though the same was recorded before.")
-    ] = False,
-    json: Json = False,
-    url: Url = None,
-    home: Home = None,
-) -> None:
-    """Tell a service what became true, by prediction id or by key.
-
-    What was recorded before is left out; rows that make no sense are kept beside, with the reason.
-    """
-    from doorstep.cli.outcomes import Columns, tell
-
-    asked = Columns(value=column, key=key, at=at)
-    with connect(url, home) as client:
-        sent = tell(client, service, file, asked, strict=strict, again=again)
-    done(
-        f"{sent.recorded:,} outcomes recorded for {service}, {sent.repeated:,} were there already; "
-        "they join their predictions by themselves"
-    )
-    if sent.refused:
-        warn(f"{sent.refused:,} rows refused, see {sent.kept}: {sent.reason}")
-    emit(sent, f"{sent.recorded}", as_json=json)
-
-
-def import_journal(
-    service: Service,
-    source: Annotated[Path | None, typer.Argument(help="CSV, Parquet or JSON lines.")] = None,
-    sql: Annotated[
-        str, typer.Option("--sql", help="Instead: sqlite:///FILE or postgresql://HOST/NAME.")
-    ] = "",
-    query: Annotated[str, typer.Option("--query", help="What to read there: select ...")] = "",
-    reference: Annotated[
-        Path | None, typer.Option("--reference", help="Rows to compare with; default: the first.")
-    ] = None,
-    file: Annotated[
-        Path, typer.Option("--file", help="The service file, of a new service.")
-    ] = Path("doorstep.yaml"),
-    strict: Annotated[bool, typer.Option("--strict", help="All rows or none.")] = False,
-    json: Json = False,
-    url: Url = None,
-    home: Home = None,
-) -> None:
-    """Import what another service answered: drift and quality without serving it.
-
-    Rows that were imported before are left out; rows that make no sense are kept beside, with the
-    reason.
-    """
-    from doorstep.cli.importing import digest_of_file, import_rows, worst_reasons
-    from doorstep.cli.sources import rows_of_file, rows_of_query
-    from doorstep.core.errors import UsageError
-    from doorstep.formats.table import require_table
-
-    if (source is None) == (not sql) or bool(sql) != bool(query):
-        raise UsageError(
-            "which-source",
-            "expected a FILE, or --sql URL with --query",
-            "doorstep journal import -h",
-        )
-    if source is not None:
-        require_table(source)
-    with connect(url, home) as client, progress() as shown:
-        name = source.name if source else "the query"
-
-        def opened() -> Any:
-            if source is None:
-                return rows_of_query(sql, query)
-            return rows_of_file(source, lambda share: shown.stage(f"importing {name}", share))
-
-        shown.stage(f"importing {name}")
-        found = import_rows(
-            client,
-            service,
-            opened,
-            name=name,
-            refusals=Path(f"{source or service}.refused.jsonl"),
-            file=file,
-            digest=digest_of_file(source) if source else "",
-            reference=reference,
-            strict=strict,
-        )
-    done(
-        f"{found.imported:,} of {found.rows:,} rows imported for {service}, "
-        f"{found.known:,} were there already, {found.outcomes:,} outcomes"
-    )
-    if found.refused:
-        warn(f"{found.refused:,} rows refused, see {found.kept}: {worst_reasons(found)}")
-    note(f"compared with: {found.reference}")
-    emit(found, f"{found.imported}\nnext: doorstep monitor {service}", as_json=json)
 
 
 def list_predictions(
@@ -352,6 +247,7 @@ def monitor(service: Service, json: Json = False, url: Url = None, home: Home = 
 
 def monitor_text(found: MonitorView) -> str:
     """What `doorstep monitor` prints: every number beside the window that it is of."""
+    from doorstep.monitor.wording import say_ended
     from doorstep.release.wording import say_time
 
     if found.version is None:
@@ -373,7 +269,7 @@ def monitor_text(found: MonitorView) -> str:
         for name, (value, low, high) in found.quality.items()
     ]
     lines = [
-        f"quality, last {say_time(found.quality_s)}: "
+        f"quality, {say_ended(found.quality_s, found.quality_delay_s)}: "
         f"{', '.join(quality) or 'not yet known: no outcomes'} "
         f"(outcomes of {percent(found.labelled, 0)}, {found.labelled_rows:,} rows)",
         f"traffic, last {say_time(found.traffic_s)}: errors {percent(found.errors, 2)} · "
@@ -384,9 +280,33 @@ def monitor_text(found: MonitorView) -> str:
         "",
         table(("", "column", "shift sd", "psi", "missing", "p"), rows, right=(2, 3, 4, 5)),
     ]
+    if found.values:
+        lines += ["", _values(found), ""]
     lines += [f"{one.state:14}  {one.text}  ({one.measured})" for one in found.promises]
     lines += [f"! {one.sentence}" for one in found.findings]
     return "\n".join(lines)
+
+
+def _values(found: MonitorView) -> str:
+    """What cases were worth, by version and day of their predictions."""
+    rows = [
+        (
+            f"{found.service}@{one.version}",
+            one.day or "all days",
+            f"{one.rows:,}",
+            _with_ends(one.mean),
+            _with_ends(one.total),
+        )
+        for one in found.values
+    ]
+    head = ("version", "day", "known", f"mean, {found.unit}", f"sum, {found.unit}")
+    return table(head, rows, right=(2, 3, 4))
+
+
+def _with_ends(found: tuple[float, float | None, float | None]) -> str:
+    value, low, high = found
+    ends = "" if low is None or high is None else f" [{low:,.2f}, {high:,.2f}]"
+    return f"{value:,.2f}{ends}"
 
 
 def alerts(

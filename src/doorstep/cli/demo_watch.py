@@ -9,7 +9,8 @@ from doorstep.cli.demo_traffic import Tally
 from doorstep.cli.demo_world import SERVICE, SHIFTED, World
 from doorstep.cli.output import note
 from doorstep.core.errors import NotFoundError
-from doorstep.journal.surface import OUTCOMES_MAX, OutcomeGiven
+from doorstep.core.outcome import OutcomeGiven
+from doorstep.journal.surface import OUTCOMES_MAX
 from doorstep.monitor.surface import MonitorFindingView, MonitorView
 from doorstep.release.surface import Release
 

@@ -20,7 +20,10 @@ import msgspec
 
 from doorstep.core.errors import DoorstepError, NotFoundError
 from doorstep.core.extras import install_line
+from doorstep.core.instant import SystemClock
+from doorstep.journal.away import read_place
 from doorstep.journal.options import SURVIVES
+from doorstep.journal.stored import read_status
 from doorstep.kernel.home import open_home, resolve_home
 from doorstep.kernel.mounts import find_type, read_mounts
 from doorstep.kernel.server import Announcement, read_announcement
@@ -37,6 +40,8 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "sklearn": (("pandas", "scikit-learn", "skops"), "scikit-learn models"),
     "convert": (("onnx", "skl2onnx", "onnxmltools"), "conversion to ONNX, which serves faster"),
     "postgres": (("psycopg",), "a PostgreSQL database"),
+    "nats": (("nats-py",), "a journal's second place in NATS"),
+    "s3": (("obstore",), "a journal in an object store"),
 }
 RIVALS = (("xgboost", "xgboost-cpu"), ("onnxruntime", "onnxruntime-gpu"))
 """Two distributions of one module: the one installed last has overwritten the other's files."""
@@ -146,6 +151,27 @@ def _home(folder: Path) -> Iterator[Line]:
         yield Line("fail", "home", f"{error.code}: {error.message}", error.hint)
         return
     yield _disk(folder)
+    yield from _store(folder)
+
+
+def _store(folder: Path) -> Iterator[Line]:
+    place = read_place(folder)
+    if place is None or not place.url:
+        return
+    now = SystemClock().now()
+    for node in sorted((folder / "journal").glob("*/")):
+        status = read_status(node)
+        if status is None:
+            yield Line("inconclusive", f"store of {node.name}", f"{place.url}, not tried yet")
+            continue
+        text = f"{status.url}, {status.files} files, {status.bytes / 1e9:.2f} GB"
+        if status.problem:
+            # A person who asks is told at once; the node says it when it lasts.
+            said = status.said(now) or status.problem
+            yield Line("fail", f"store of {node.name}", f"{text}; {said}")
+        else:
+            waits = f"; {status.waiting_files} files wait" if status.waiting_files else ""
+            yield Line("pass", f"store of {node.name}", text + waits)
 
 
 def _disk(folder: Path) -> Line:

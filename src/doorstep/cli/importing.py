@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from doorstep.cli.refusals import Refusals
 from doorstep.cli.sources import Read, rows_of_file
 from doorstep.client import Client
 from doorstep.core.errors import InputError, NotFoundError, RefusedError
@@ -21,14 +20,12 @@ from doorstep.journal.surface import ImportedRow
 from doorstep.register.watched import reference_of
 
 ROWS_A_CALL = 1_000
-REFUSED_KEPT_MAX = 10_000
-REASONS_SHOWN_MAX = 5
 Opened = Callable[[], Iterator[Read]]
 
 
 @dataclass(slots=True)
 class Result:
-    """refused: how many; reasons: how often each. kept: where refused rows are, "" for nowhere."""
+    """As `Refusals` says: refused, reasons, kept. reference: what the rows are compared with."""
 
     service: str
     rows: int = 0
@@ -41,60 +38,32 @@ class Result:
     kept: str = ""
 
 
-class Refusals:
-    """Rows that were refused, with reasons, in a file beside; only the first ones are kept."""
-
-    def __init__(self, path: Path, result: Result) -> None:
-        self._path, self._result = path, result
-        self._file: Any = None
-
-    def add(self, number: int, row: dict[str, Any], reason: str) -> None:
-        result = self._result
-        result.refused += 1
-        result.reasons[reason] = result.reasons.get(reason, 0) + 1
-        if len(result.reasons) > REFUSED_KEPT_MAX:
-            result.reasons.pop(reason)
-        if result.refused > REFUSED_KEPT_MAX:
-            return
-        if self._file is None:
-            self._file = self._path.open("wb")
-            result.kept = str(self._path)
-        said = {"row": number, "reason": reason, "values": row}
-        self._file.write(msgspec.json.encode(said, enc_hook=str) + b"\n")
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
 def import_rows(
     client: Client,
     service: str,
     opened: Opened,
     *,
     name: str,
-    refusals: Path,
+    refusals: Refusals,
     file: Path,
     digest: str = "",
     reference: Path | None = None,
     strict: bool = False,
+    passed: Callable[[], None] = lambda: None,
 ) -> Result:
     """Import everything that `opened` gives. name: of the source, for people. file: the service
     file, for a service that is new. digest: of the source; "" if its rows have no order that lasts,
-    and then each needs a key. strict: refuse everything if one row is refused.
+    and then each needs a key. strict: refuse everything if one row is refused. passed: as `tell`.
 
     Raises: NotFoundError (`no-service`), InputError, RefusedError (`rows-refused`).
     """
     result = Result(service)
     parsed = _prepare(client, service, opened, name, file, reference, result, digest)
-    kept = Refusals(refusals, result)
-    try:
-        if strict:
-            _send(client, parsed, opened(), digest, kept, result, check=True)
-            _refuse_all(result, name)
-        _send(client, parsed, opened(), digest, kept, result, check=False)
-    finally:
-        kept.close()
+    if strict:
+        _send(client, parsed, opened(), digest, refusals, result, check=True)
+        _refuse_all(refusals, name)
+    _send(client, parsed, opened(), digest, refusals, result, check=False, passed=passed)
+    result.refused, result.kept, result.reasons = refusals.count, refusals.kept, refusals.reasons
     return result
 
 
@@ -190,6 +159,7 @@ def _send(
     result: Result,
     *,
     check: bool,
+    passed: Callable[[], None] = lambda: None,
 ) -> None:
     batch: list[tuple[int, dict[str, Any], ImportedRow]] = []
     for number, (row, fault) in enumerate(rows, 1):
@@ -202,9 +172,11 @@ def _send(
             kept.add(number, row, str(error))
         if len(batch) >= ROWS_A_CALL:
             _send_batch(client, file.service, batch, kept, result, check)
+            passed()
             batch = []
     if batch:
         _send_batch(client, file.service, batch, kept, result, check)
+    passed()
 
 
 def _send_batch(
@@ -224,22 +196,16 @@ def _send_batch(
         kept.add(number, row, refused.reason)
 
 
-def _refuse_all(result: Result, name: str) -> None:
-    if not result.refused:
+def _refuse_all(refusals: Refusals, name: str) -> None:
+    if not refusals.count:
         return
+    refusals.close()
     raise RefusedError(
         "rows-refused",
-        f"{result.refused:,} rows of {name} are refused ({worst_reasons(result)}), so nothing was "
-        f"imported; they are in {result.kept}",
+        f"{refusals.count:,} rows of {name} are refused ({refusals.worst()}), so nothing was "
+        f"imported; they are in {refusals.kept}",
         "correct them, or leave --strict away",
     )
-
-
-def worst_reasons(result: Result) -> str:
-    ordered = sorted(result.reasons.items(), key=lambda one: -one[1])
-    said = [f"{count:,} x {reason}" for reason, count in ordered[:REASONS_SHOWN_MAX]]
-    more = len(ordered) - len(said)
-    return ", ".join([*said, *([f"{more} other reasons"] if more > 0 else [])])
 
 
 def digest_of_file(path: Path) -> str:

@@ -1,209 +1,221 @@
-"""Outcomes of a file: which can be recorded, and which are kept beside with the reason."""
+"""Outcomes of a file or of a query: which can be recorded, and which are kept beside, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from pathlib import Path
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from msgspec import to_builtins
 
-from doorstep.cli.asking import Row, records
-from doorstep.cli.output import progress
+from doorstep.cli.refusals import Refusals
+from doorstep.cli.sources import Read
 from doorstep.client import Client
 from doorstep.core.errors import InputError, NotFoundError
-from doorstep.core.ids import digest_of, parse_prediction_id
-from doorstep.core.instant import Instant, parse_instant
-from doorstep.core.record import outcome_fault
+from doorstep.core.ids import digest_of
+from doorstep.core.outcome import OutcomeGiven
 from doorstep.core.servicefile import parse_service_file
 from doorstep.formats.columns import value_text
-from doorstep.formats.table import read_table
-from doorstep.journal.surface import OutcomeGiven, OutcomesRecorded, RecordOutcomes
+from doorstep.formats.fromrows import is_missing
+from doorstep.journal.imports import instant_of, label_of, number_of
 from doorstep.register.surface import Service
 
-AT = "at"
+AT, VALUE = "at", "value"
 OUTCOMES_A_CALL = 1000
-ERASED = "whose prediction this is was erased"
+PEEKED_ROWS = 100
+"""Rows whose columns are looked at before the first is sent; fewer than a call takes."""
+REMEMBERED_MAX = 100_000
+"""Of so many outcomes in a row, two that contradict each other are found."""
+Opened = Callable[[], Iterator[Read]]
+Said = tuple[str, str | int, str | int | None]
+"""Of which case, and when."""
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
-    """Which columns of the file mean what. at: "" is `at` where there is one, else now. value: ""
-    is the label. key: "" is `prediction`, else `ids.key`."""
+    """Which columns mean what. label: "" is the service's label. key: "" is `prediction`, else
+    `ids.key`. at: "" is `at` where there is one, else now. value: "" is `value` where there is one
+    and cases have a value."""
 
-    value: str = ""
+    label: str = ""
     key: str = ""
     at: str = ""
+    value: str = ""
 
 
-class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """row: its number in the file, from 1."""
+@dataclass(slots=True)
+class Sent:
+    """repeated: were there already. unknown: rows without an outcome. reason: of the first that was
+    refused. kept: the file of the refused rows."""
 
-    row: int
-    reason: str
-    values: Row
-
-
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """given: each once. rows: of each, its number in the file. repeated: rows that said the same
-    again. unknown: rows without an outcome."""
-
-    given: tuple[OutcomeGiven, ...]
-    rows: tuple[int, ...]
-    refused: tuple[Refused, ...]
-    repeated: int
-    unknown: int
-
-
-def outcomes_of(
-    path: Path, service: Service, known: Collection[tuple[str, ...]], asked: Columns
-) -> Told:
-    """What a file (CSV, Parquet, JSON lines) tells. known: as `outcome_fault` wants it.
-
-    Raises: NotFoundError (`no-column`), and what reading the file raises.
-    """
-    file = parse_service_file(service.file)
-    # As `predict` sends it: a key such as 007 stays text.
-    table = read_table(path, texts=[asked.key or file.ids.key])
-    by = asked.key or ("prediction" if "prediction" in table.names else file.ids.key)
-    columns = Columns(value=asked.value or file.model.label, key=by, at=asked.at)
-    for wanted in (columns.value, by, *([asked.at] if asked.at else [])):
-        if wanted not in table.names:
-            raise NotFoundError(
-                "no-column",
-                f"{path} has no column {wanted or 'prediction'!r}; it has "
-                f"{', '.join(table.names[:12])}",
-                "name it with --column, --key or --at",
-            )
-    if not asked.at and AT in table.names and AT not in (columns.value, by):
-        columns = msgspec.structs.replace(columns, at=AT)
-    kinds = {one.name: one.kind for one in table.columns}
-    if columns.at and kinds[columns.at] not in ("time", "text", "category"):
-        raise InputError(
-            "bad-time",
-            f"the column {columns.at} of {path} is {kinds[columns.at]}; expected times such as "
-            "2026-11-22T14:02:00Z",
-            "name another with --at",
-        )
-    return _sorted_out(list(records(table)), columns, service, known)
-
-
-def _sorted_out(
-    rows: Sequence[Row], columns: Columns, service: Service, known: Collection[tuple[str, ...]]
-) -> Told:
-    found: dict[tuple[str, str, Instant], tuple[int, OutcomeGiven]] = {}
-    refused = []
-    is_value = service.task in ("regression", "ranking")
-    told = [(number, row) for number, row in enumerate(rows, 1) if row[columns.value] is not None]
-    for number, row in told:
-        try:
-            one = _outcome(row, columns, is_value)
-            fault = outcome_fault(one.label, one.value, service.service, known)
-        except InputError as error:
-            fault = error.message
-        if not fault:
-            first, same = found.setdefault((one.prediction, one.key, one.at), (number, one))
-            fault = "" if same == one else f"row {first} says another outcome of this at this time"
-        if fault:
-            refused.append(Refused(row=number, reason=fault, values=row))
-    return Told(
-        given=tuple(one for _, one in found.values()),
-        rows=tuple(number for number, _ in found.values()),
-        refused=tuple(refused),
-        repeated=len(told) - len(refused) - len(found),
-        unknown=len(rows) - len(told),
-    )
-
-
-def _outcome(row: Row, columns: Columns, is_value: bool) -> OutcomeGiven:
-    """Raises: InputError: why this row is none."""
-    found, by = row[columns.value], row[columns.key]
-    if by is None or by == "":
-        raise InputError("bad-outcome", f"{columns.key} is empty; expected whose outcome this is")
-    is_id = columns.key == "prediction"
-    if is_id:
-        parse_prediction_id(str(by))
-    at = _instant(row[columns.at], columns.at) if columns.at else 0
-    is_number = is_value and isinstance(found, int | float)
-    return OutcomeGiven(
-        prediction=str(by) if is_id else "",
-        key="" if is_id else str(by),
-        label=None if is_number else value_text(found),
-        value=float(found) if is_number else None,
-        at=at,
-    )
-
-
-def _instant(value: Any, name: str) -> Instant:
-    """Raises: InputError. A column of times arrives as microseconds, a mixed one as text."""
-    if isinstance(value, str):
-        return parse_instant(value)
-    if isinstance(value, int | float) and value > 0:
-        return int(value)
-    raise InputError("bad-time", f"{name} is {value!r}; expected a time such as 2026-11-22")
-
-
-class Sent(msgspec.Struct, frozen=True, kw_only=True):
-    """repeated: were there already. kept: the file of the refused rows. reason: of the first."""
-
-    recorded: int
-    repeated: int
-    refused: int
-    unknown: int
+    recorded: int = 0
+    repeated: int = 0
+    refused: int = 0
+    unknown: int = 0
     kept: str = ""
     reason: str = ""
+
+
+class Reader:
+    """Rows of one source as outcomes. labels: that any version of the service knows."""
+
+    def __init__(self, columns: Columns, labels: Collection[str], *, is_number: bool) -> None:
+        self._columns, self._labels, self._is_number = columns, sorted(labels), is_number
+
+    def read(self, row: dict[str, Any]) -> OutcomeGiven | None:
+        """None if the outcome is not known yet. Raises: ValueError: why this row is none."""
+        columns = self._columns
+        found = row.get(columns.label)
+        worth = row.get(columns.value) if columns.value else None
+        label = None if self._is_number or is_missing(found) else self._label(found)
+        value = found if self._is_number else worth
+        if label is None and is_missing(value):
+            return None
+        by = row.get(columns.key)
+        if is_missing(by):
+            raise ValueError(f"{columns.key} is empty; expected whose outcome this is")
+        named = value_text(by).strip()
+        is_id = columns.key == "prediction"
+        at = row.get(columns.at) if columns.at else None
+        return OutcomeGiven(
+            prediction=named if is_id else "",
+            key="" if is_id else named,
+            label=label,
+            value=None if is_missing(value) else number_of(value, columns.value or columns.label),
+            at=instant_of(at, columns.at) if columns.at else 0,
+        )
+
+    def _label(self, found: Any) -> str:
+        """As a version knows it, else as it is: then the server says what is known."""
+        return label_of(found, self._labels) or value_text(found)
 
 
 def tell(
     client: Client,
     service: str,
-    path: Path,
+    opened: Opened,
     asked: Columns,
+    refusals: Refusals,
     *,
-    strict: bool,
-    again: bool,
+    name: str,
+    strict: bool = False,
+    again: bool = False,
+    passed: Callable[[], None] = lambda: None,
 ) -> Sent:
-    """Send the outcomes of a file; the rows that are none go into `FILE.refused.jsonl`.
+    """Send the outcomes of a source; the rows that are none go into `refusals`. name: of the
+    source, for people. strict: all rows or none. again: also what was sent before. passed: is
+    called when all rows that `opened` gave so far are recorded.
 
-    strict: all rows or none. again: also what was sent before.
-    Raises: InputError (`bad-outcome`) if strict, and what `outcomes_of` raises.
+    Raises: InputError (`bad-outcome`) if strict, NotFoundError (`no-column`), and what reading the
+    source raises.
     """
-    known = {one.manifest.labels for one in client.versions(service)}
-    told = outcomes_of(path, client.service(service), known, asked)
-    refused = list(told.refused)
-    if refused and strict:
-        hint = f"correct it and send {path} again; none was recorded"
-        raise InputError("bad-outcome", f"{path}, {_reason(refused)}", hint)
-    recorded = 0
-    with progress(len(told.given), "outcomes") as shown:
-        for start in range(0, len(told.given), OUTCOMES_A_CALL):
-            some = told.given[start : start + OUTCOMES_A_CALL]
-            batch = "" if again else batch_of(service, some)
-            asked_for = RecordOutcomes(
-                service=service, outcomes=some, batch=batch, skip_erased=not strict
-            )
-            found = client.call("outcome.record", asked_for, OutcomesRecorded)
-            recorded += found.recorded
-            refused += [
-                Refused(row=told.rows[start + at], reason=ERASED, values=to_builtins(some[at]))
-                for at in found.erased
-            ]
-            shown.count(start + len(some))
-    kept = Path(f"{path}.refused.jsonl")
-    if refused:
-        kept.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in refused))
-    return Sent(
-        recorded=recorded,
-        repeated=len(told.given) + len(told.refused) - len(refused) - recorded + told.repeated,
-        refused=len(refused),
-        unknown=told.unknown,
-        kept=str(kept) if refused else "",
-        reason=_reason(refused) if refused else "",
-    )
+    sending = _Sending(client, client.service(service), asked, refusals, name, again)
+    if strict:
+        sending.send(opened(), check=True)
+        if refusals.count:
+            hint = f"correct it and send {name} again; none was recorded"
+            raise InputError("bad-outcome", f"{name}, {refusals.first}", hint)
+        sending.sent = Sent()
+    sending.send(opened(), check=False, passed=passed)
+    sent = sending.sent
+    sent.refused, sent.kept, sent.reason = refusals.count, refusals.kept, refusals.first
+    return sent
 
 
-def _reason(refused: Sequence[Refused]) -> str:
-    return f"row {refused[0].row}: {refused[0].reason}"
+class _Sending:
+    def __init__(
+        self,
+        client: Client,
+        service: Service,
+        asked: Columns,
+        refusals: Refusals,
+        name: str,
+        again: bool,
+    ) -> None:
+        self.sent = Sent()
+        self._client, self._service, self._asked = client, service, asked
+        self._refusals, self._name, self._again = refusals, name, again
+        self._said: OrderedDict[Said, tuple[int, OutcomeGiven]] = OrderedDict()
+
+    def send(
+        self, rows: Iterator[Read], *, check: bool, passed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._said.clear()
+        first = list(itertools.islice(rows, PEEKED_ROWS))
+        reader = self._reader(first)
+        batch: list[tuple[int, dict[str, Any], OutcomeGiven]] = []
+        for number, (row, fault) in enumerate(itertools.chain(first, rows), 1):
+            one = self._read(reader, number, row, fault)
+            if one is not None:
+                batch.append((number, row, one))
+            if len(batch) >= OUTCOMES_A_CALL:
+                self._send_batch(batch, check)
+                passed()
+                batch = []
+        if batch:
+            self._send_batch(batch, check)
+        passed()
+
+    def _reader(self, first: Sequence[Read]) -> Reader:
+        """Raises: NotFoundError (`no-column`)."""
+        service = self._service
+        file = parse_service_file(service.file)
+        names = dict.fromkeys(name for row, _ in first for name in row)
+        labels = {one for v in self._client.versions(service.service) for one in v.manifest.labels}
+        asked, is_number = self._asked, service.task in ("regression", "ranking")
+        by = asked.key or ("prediction" if "prediction" in names else file.ids.key)
+        label = asked.label or file.model.label
+        has_value = bool(file.monitor.outcomes.unit) and VALUE in names and not is_number
+        value = asked.value or (VALUE if has_value else "")
+        has_at = AT in names and AT not in (label, by, value)
+        wanted = [by, asked.at, asked.value, *([] if value else [label])]
+        for one in wanted if first else ():
+            if one not in names and (one or one is by):
+                raise NotFoundError(
+                    "no-column",
+                    f"{self._name} has no column {one or 'prediction'!r}; it has "
+                    f"{', '.join(list(names)[:12])}",
+                    "name it with --column, --key, --at or --value",
+                )
+        columns = Columns(label=label, key=by, at=asked.at or (AT if has_at else ""), value=value)
+        return Reader(columns, labels, is_number=is_number)
+
+    def _read(
+        self, reader: Reader, number: int, row: dict[str, Any], fault: str
+    ) -> OutcomeGiven | None:
+        """None if there is nothing to send."""
+        try:
+            if fault:
+                raise ValueError(fault)
+            one = reader.read(row)
+            if one is None:
+                self.sent.unknown += 1
+                return None
+            before, same = self._said.setdefault((one.prediction, one.key, one.at), (number, one))
+            if len(self._said) > REMEMBERED_MAX:
+                self._said.popitem(last=False)
+            if same != one:
+                raise ValueError(f"row {before} says another outcome of this at this time")
+            if before != number:
+                self.sent.repeated += 1
+                return None
+        except ValueError as error:
+            self._refusals.add(number, row, str(error))
+            return None
+        return one
+
+    def _send_batch(
+        self, batch: Sequence[tuple[int, dict[str, Any], OutcomeGiven]], check: bool
+    ) -> None:
+        service, given = self._service.service, [one for _, _, one in batch]
+        name = "" if self._again or check else batch_of(service, given)
+        found = self._client.tell_outcomes(service, given, name, check=check)
+        self.sent.recorded += found.recorded
+        self.sent.repeated += len(given) - len(found.refused) - found.recorded
+        for one in found.refused:
+            number, row, _ = batch[one.index]
+            self._refusals.add(number, row, one.reason)
 
 
 def batch_of(service: str, given: Sequence[OutcomeGiven]) -> str:

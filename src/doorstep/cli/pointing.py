@@ -11,10 +11,12 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
-GROUPS = ("release", "journal", "ledger", "token")
+GROUPS = ("release", "outcomes", "journal", "ledger", "token")
 WITHOUT = {
     "--home": frozenset(("init", "check", "trust", "demo")),
-    "--url": frozenset(("init", "check", "trust", "demo", "up", "down", "doctor")),
+    "--url": frozenset(
+        ("init", "check", "trust", "demo", "up", "down", "doctor", "journal restore")
+    ),
 }
 """Commands that have no such option."""
 _COMMAND = re.compile(rf"\bdoorstep ((?:(?:{'|'.join(GROUPS)}) )?[a-z]+)\b")
@@ -32,12 +34,12 @@ def reachable(text: str, argv: Sequence[str]) -> str:
     given = {name: value for name in WITHOUT for value in _values(name, argv)}
 
     def told(command: re.Match[str]) -> str:
-        first = command[1].partition(" ")[0]
+        names = {command[1], command[1].partition(" ")[0]}
         rest = _COMMAND.split(text[command.end() :], maxsplit=1)[0]
         words = (
             f" {name} {shlex.quote(value)}"
             for name, value in given.items()
-            if first not in WITHOUT[name] and not re.search(rf"\s{name}\b", rest)
+            if not names & WITHOUT[name] and not re.search(rf"\s{name}\b", rest)
         )
         return command[0] + "".join(words)
 

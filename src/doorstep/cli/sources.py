@@ -119,11 +119,50 @@ def _parquet(path: Path, told: Told) -> Iterator[Read]:
         raise InputError("bad-table", f"{path.name} cannot be read: {error}") from None
 
 
-def rows_of_query(url: str, sql: str) -> Iterator[Read]:
+class After(msgspec.Struct, frozen=True):
+    """Only rows whose `column` is at least `value`, in its order; None is all."""
+
+    column: str
+    value: str | int | float | None = None
+
+
+def rows_of_query(url: str, sql: str, after: After | None = None) -> Iterator[Read]:
     """What a query answers, from SQLite (`sqlite:///file.db`) or PostgreSQL
-    (`postgresql://...`), read as it comes.
+    (`postgresql://...`), read as it comes, in a transaction that can only read.
 
     Raises: InputError (`bad-sql`), UnreachableError (`no-database`)."""
+    import sqlalchemy
+
+    engine = _engine(url)
+    # A colon is the user's own, in a cast or a text; only our watermark is a parameter.
+    escaped = sql.strip().rstrip(";").replace(":", r"\:")
+    asked = sqlalchemy.text(escaped if after is None else _after(escaped, after))
+    if after is not None and after.value is not None:
+        # Without a type the database compares it as what the column is.
+        asked = asked.bindparams(
+            sqlalchemy.bindparam("mark", after.value, type_=sqlalchemy.types.NullType())
+        )
+    try:
+        with _connected(engine) as connection:
+            chosen = connection.execution_options(
+                stream_results=True, yield_per=ROWS_FETCHED, postgresql_readonly=True
+            )
+            for row in chosen.execute(asked):
+                yield dict(row._mapping), ""
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        said = f"the query cannot be answered: {_first_line(error)}"
+        raise InputError("bad-sql", said) from None
+    finally:
+        engine.dispose()
+
+
+def _after(sql: str, after: After) -> str:
+    column = '"' + after.column.replace('"', '""').replace(":", r"\:") + '"'
+    newer = f"WHERE {column} >= :mark " if after.value is not None else ""
+    return f"SELECT * FROM ({sql}) AS asked {newer}ORDER BY {column}"  # noqa: S608
+
+
+def _engine(url: str) -> Any:
     import sqlalchemy
 
     if url.startswith(("postgresql://", "postgres://")):
@@ -138,21 +177,11 @@ def rows_of_query(url: str, sql: str) -> Iterator[Read]:
         # Read only: a mistyped name must not become an empty database.
         url = f"sqlite:///file:{quote(url.removeprefix('sqlite:///'))}?mode=ro&uri=true"
     try:
-        engine = sqlalchemy.create_engine(url)
+        return sqlalchemy.create_engine(url)
     except ModuleNotFoundError:
         raise MissingExtraError.of("psycopg", "postgres", "a query to PostgreSQL") from None
     except sqlalchemy.exc.ArgumentError:
         raise InputError("bad-sql", "the URL of the database cannot be read") from None
-    try:
-        with _connected(engine) as connection:
-            chosen = connection.execution_options(stream_results=True, yield_per=ROWS_FETCHED)
-            for row in chosen.execute(sqlalchemy.text(sql)):
-                yield dict(row._mapping), ""
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        said = f"the query cannot be answered: {_first_line(error)}"
-        raise InputError("bad-sql", said) from None
-    finally:
-        engine.dispose()
 
 
 def _connected(engine: Any) -> Any:

@@ -60,13 +60,14 @@ class Serving:
         trust: Path,
         monitor_every_s: float,
         challenger_lease_s: float,
+        replica: str = "",
     ) -> None:
         clock = SystemClock()
         self.control = ControlPlane(home, database, clock, table(), addresses, trust)
         self.control.challenger_lease_s = challenger_lease_s
         self.sessions = Sessions(load_token(home.keys), clock, home.id)
         self._monitor_every_s = monitor_every_s
-        self._journal = ControlJournal(self.control)
+        self._journal = ControlJournal(self.control, replica)
         self._loops: list[Loop] = []
         owner = f"{socket.gethostname()}-{os.getpid()}-{new_id().hex}"
         # The home's lock is ours: with the database in it, nobody else can be leading.

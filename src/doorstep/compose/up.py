@@ -24,6 +24,7 @@ import msgspec
 from doorstep.compose.node import Node, NodePorts, ports_of_orphans, takes_over
 from doorstep.core.errors import RefusedError, WaitedError
 from doorstep.core.instant import SystemClock
+from doorstep.journal.away import declare
 from doorstep.kernel.db import Database
 from doorstep.kernel.home import Home, is_home, open_home
 from doorstep.kernel.home_lock import HomeLock
@@ -44,7 +45,9 @@ _log = logging.getLogger("doorstep.up")
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """settings: where and on which ports. workers: front workers of the node. monitor_every_s: how
     often the monitors look. challenger_lease_s: how long a node lets a challenger serve when it
-    hears nothing from us. tls: of the data port. node_words: further options of the node."""
+    hears nothing from us. tls: of the data port. node_words: further options of the node. replica:
+    URL of the journal's second place, "" for none. store: a URL to be declared as the store of the
+    journal, "" leaves that as it is."""
 
     settings: Settings
     workers: int = 2
@@ -52,6 +55,8 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     challenger_lease_s: float = 60.0
     tls: TlsFiles | None = None
     node_words: tuple[str, ...] = ()
+    replica: str = ""
+    store: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +92,8 @@ def up(options: UpOptions, say_ready: Callable[[Ready], None]) -> None:
     with contextlib.ExitStack() as stack:
         stopping = _stop_on_signals()
         create_keys(home.keys, home.id)
+        if options.store:
+            declare(home.path, options.store)
         serving = ports_of_orphans(home)
         claimed = {
             name: stack.enter_context(_claim(name, port))
@@ -183,6 +190,7 @@ def _run(run: Run, database_url: str, say_ready: Callable[[Ready], None]) -> Non
         trust_folder(os.environ, sys.platform),
         options.monitor_every_s,
         options.challenger_lease_s,
+        options.replica,
     )
     try:
         serving.prepare()

@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 from doorstep.compose.control import ControlPlane
-from doorstep.journal.operations import CONTROL_NODE, OutcomeWriter
+from doorstep.core.errors import UnreachableError
+from doorstep.journal.replica import replica_of
+from doorstep.journal.telling import CONTROL_NODE, OutcomeWriter
 from doorstep.kernel.app import UPLOADS
 
 COMPACT_EVERY_S = 60.0
@@ -27,8 +29,13 @@ class ControlJournal:
     """The blocks of outcomes that were told to the API: closed when they are old, then compacted by
     a child, one at a time (DuckDB never runs in this process)."""
 
-    def __init__(self, control: ControlPlane) -> None:
+    def __init__(self, control: ControlPlane, replica: str = "") -> None:
         self._control = control
+        if replica:
+            place = replica_of(replica)
+            control.app().kept.get(
+                OutcomeWriter, lambda: OutcomeWriter(control.home.journal, place)
+            )
         self._folder = control.home.journal / CONTROL_NODE
         self._child: subprocess.Popen[bytes] | None = None
         self._started_s = float("-inf")
@@ -38,10 +45,12 @@ class ControlJournal:
         return self._child is not None
 
     def tick(self) -> None:
-        """Never waits."""
+        """Never waits long."""
         writer = self._control.app().kept.find(OutcomeWriter)
         if writer is not None:
-            writer.idle()
+            # What was told meanwhile was refused, which is all that there is to say of it.
+            with contextlib.suppress(UnreachableError):
+                writer.idle()
         now_s = self._control.clock.monotonic_s()
         if self._child is not None:
             self._look(now_s)

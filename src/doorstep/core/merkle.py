@@ -24,9 +24,9 @@ HashAt = Callable[[int, int], bytes]
 """(level, index) -> root of that complete subtree."""
 
 
-def hash_leaf(data: bytes) -> bytes:
-    """The hash of one entry."""
-    return sha256(b"\x00" + data).digest()
+def hash_leaf(*parts: bytes | memoryview) -> bytes:
+    """The hash of one entry, which is its parts one after the other."""
+    return sha256(b"".join((b"\x00", *parts))).digest()
 
 
 def hash_node(left: bytes, right: bytes) -> bytes:

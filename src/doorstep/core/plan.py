@@ -100,7 +100,7 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     same row may be given again; 0: never. killed: numbers of versions that must not be asked.
     keep_s: how long the journal keeps its records; 0: for ever.
     access: whether callers need an API key. limit: requests per second on all nodes together, 0
-    for no limit."""
+    for no limit. has_values: outcomes may say what a case was worth."""
 
     format: int
     service: str
@@ -122,6 +122,7 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     keep_s: float = 0.0
     access: Literal["open", "keys"] = "open"
     limit: float = 0.0
+    has_values: bool = False
 
     def version(self, number: int) -> VersionPlan | None:
         return next((one for one in self.versions if one.number == number), None)

@@ -7,7 +7,6 @@ by a `Layout`: `in.<name>` inputs, `ctx.<name>` context, `out.<name>` outputs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
 from enum import IntEnum
 from typing import Literal
 
@@ -19,8 +18,6 @@ from doorstep.core.ids import digest_of
 from doorstep.core.instant import Instant
 
 FORMAT = 1
-LABELS_SAID_MAX = 12
-LABEL_SAID_CHARS_MAX = 80
 SEALED = "sealed"
 """The text column with a row's sealed fields, see `journal/sealing.py`."""
 
@@ -103,7 +100,8 @@ class PredictionMeta(msgspec.Struct, array_like=True, gc=False):
 
 class OutcomeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What became true. By prediction id or by key (then: the latest live prediction of that key
-    at or before `at`). at: when it became true; received_at: when we were told."""
+    at or before `at`). at: when it became true; received_at: when we were told. label: the truth;
+    value: the truth of a version that predicts a number, else what the case was worth."""
 
     service: str
     at: Instant
@@ -117,35 +115,8 @@ class OutcomeRecord(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if bool(self.prediction) == bool(self.key):
             raise ValueError("an outcome names a prediction or a key, one of the two")
-        if (self.label is None) == (self.value is None):
-            raise ValueError("an outcome has a label or a value, one of the two")
-
-
-def outcome_fault(
-    label: str | None, value: float | None, service: str, known: Collection[tuple[str, ...]]
-) -> str:
-    """Why this can be the outcome of no prediction of the service; "" if it can.
-
-    known: the labels of each of its versions, () for one that predicts a number; nothing is known
-    of a service without versions, so there nothing is wrong.
-    """
-    labels = sorted({one for version in known for one in version})
-    if not known or (label in labels if label is not None else () in known):
-        return ""
-    found = f"value {value:g}" if label is None else f"label {label[:LABEL_SAID_CHARS_MAX]!r}"
-    if not labels:
-        return f'found {found}, but {service} predicts a number; expected "value" with a number'
-    said = ", ".join(repr(one[:LABEL_SAID_CHARS_MAX]) for one in labels[:LABELS_SAID_MAX])
-    more = f" and {len(labels) - LABELS_SAID_MAX} more" if len(labels) > LABELS_SAID_MAX else ""
-    return f'found {found}; expected "label" with one that {service} knows: {said}{more}'
-
-
-def require_possible(outcomes: Iterable[OutcomeRecord], known: Collection[tuple[str, ...]]) -> None:
-    """Raises: InputError (`bad-outcome`), naming the first that no version predicts."""
-    for index, one in enumerate(outcomes):
-        if fault := outcome_fault(one.label, one.value, one.service, known):
-            hint = "correct it and send all of them again; none was recorded"
-            raise InputError("bad-outcome", f"outcome {index}: {fault}", hint)
+        if self.label is None and self.value is None:
+            raise ValueError("an outcome has a label, a value or both")
 
 
 def _prefixed(contract: Contract) -> list[tuple[str, Field]]:

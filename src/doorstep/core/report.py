@@ -19,7 +19,7 @@ SLOW_MAX = 4
 """Thresholds above which a latency may be counted."""
 
 Arm = Literal["champion", "challenger"]
-JournalMode = Literal["default", "durable"]
+JournalMode = Literal["default", "durable", "replicated"]
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -327,8 +327,26 @@ class DriftSpec(msgspec.Struct, frozen=True, kw_only=True):
     ] = 3600.0
 
 
+class OutcomesSpec(msgspec.Struct, frozen=True, kw_only=True):
+    delay_s: Annotated[
+        float,
+        duration(1, YEAR_S, "none"),
+        "how long it takes until what became true is known; only older predictions are judged",
+        "none: predictions are judged by the outcomes that there are",
+    ] = 0.0
+    unit: Annotated[
+        str,
+        text("a unit such as EUR", length_max=20),
+        "what the value of a case is counted in; its mean and sum are shown",
+        "none: outcomes of classes have no value",
+    ] = ""
+
+
 class MonitorSpec(msgspec.Struct, frozen=True, kw_only=True):
     drift: Annotated[DriftSpec, "whether the traffic has changed"] = DriftSpec()
+    outcomes: Annotated[OutcomesSpec, "when what became true is known, and its value"] = (
+        OutcomesSpec()
+    )
     quality: Annotated[
         tuple[Condition, ...],
         ListOf(condition("f1 >= 0.6", QUALITY_METRICS)),

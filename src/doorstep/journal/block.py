@@ -16,7 +16,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum, StrEnum
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -209,11 +210,18 @@ def decode_predictions(frame: Frame, layout: Layout) -> list[PredictionMeta]:
     return rows
 
 
+@cache
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)
+
+
 def _decode(head: memoryview, kind: type[PartT]) -> PartT:
+    key: Any = kind
     try:
-        return msgspec.msgpack.decode(head, type=kind)
+        found: PartT = _decoder(key).decode(head)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise InputError("bad-block", f"a frame cannot be read: {error}") from None
+    return found
 
 
 def prediction_leaves(
@@ -225,7 +233,7 @@ def prediction_leaves(
     width = len(layout.numbers) * NUMBER_BYTES
     encode = msgspec.msgpack.Encoder().encode
     for index, row in enumerate(rows):
-        yield hash_leaf(prefix + encode(row) + matrix[index * width : (index + 1) * width])
+        yield hash_leaf(prefix, encode(row), matrix[index * width : (index + 1) * width])
 
 
 def outcome_leaf(outcome: OutcomeRecord) -> bytes:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doorstep.core.manifest import ColumnProfile
-from doorstep.journal.columns import Array
+from doorstep.journal.duck import Array
 from doorstep.stats.codes import CODES, EDGES, MISSING, code_numbers, code_texts
 
 
@@ -25,7 +25,8 @@ def count_by_group(
     groups: the group of each code, 0..count-1.
     """
     missing = codes == MISSING
-    present, of = codes[~missing], groups[~missing]
-    table = np.bincount(of * CODES + present, minlength=count * CODES).reshape(count, CODES)
     nulls = np.bincount(groups[missing], minlength=count)
+    if nulls.any():
+        codes, groups = codes[~missing], groups[~missing]
+    table = np.bincount(groups * CODES + codes, minlength=count * CODES).reshape(count, CODES)
     return table.astype(np.int64), nulls.astype(np.int64)

@@ -6,10 +6,10 @@ as the model got them (a missing one is NULL); times and `at` are microseconds U
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
-from uuid import UUID
 
 import msgspec
 import numpy as np
@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from doorstep.core.record import Layout, OutcomeRecord, PredictionMeta
 from doorstep.journal.block import outcome_leaf, prediction_leaves
+from doorstep.journal.duck import LISTS_JOINED_BY, Array, Columns, Computed
 from doorstep.journal.reader import Group
 
-Array = NDArray[Any]
-Columns = dict[str, Array]
 PREDICTION_TYPES = {
     "id": "VARCHAR",
     "request": "VARCHAR",
@@ -61,10 +60,11 @@ OUTCOME_TYPES = {
 }
 _INTEGERS = ("row", "at", "version", "assigned", "status", "kind", "epoch", "latency_us")
 _TEXTS = ("release", "segment", "key", "unit", "error")
+_HEX = "request in hex"
+_REQUEST = f'CAST(CAST("{_HEX}" AS UUID) AS VARCHAR)'
 SEALED_KEY = "sealed_key"
 """What opens the text in the column `sealed`: of a block its seal, else a key wrapped by another.
 It is for us alone: no query and no export has it."""
-WARNINGS_JOINED_BY = "\x1f"
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -74,7 +74,7 @@ class Origin(msgspec.Struct, frozen=True):
     block: str
 
 
-class Batch(msgspec.Struct, frozen=True):
+class Batch(msgspec.Struct, frozen=True, dict=True):
     """Predictions of one layout. matrix: (rows, numbers). ordinals: position among the block's
     records, from 0. leaves: their Merkle leaf hashes. keys: what opens the sealed fields of each,
     of a layout that has some."""
@@ -86,9 +86,23 @@ class Batch(msgspec.Struct, frozen=True):
     leaves: list[bytes]
     keys: Sequence[bytes | None] = ()
 
-    @property
-    def ats(self) -> NDArray[np.int64]:
-        return integers(self.rows, "at")
+    @cached_property
+    def fields(self) -> dict[str, tuple[Any, ...]]:
+        """name -> the values of all rows, of each field of `PredictionMeta`."""
+        names = PredictionMeta.__struct_fields__
+        turned = zip(*map(msgspec.structs.astuple, self.rows), strict=True)
+        return dict(zip(names, turned, strict=True)) if self.rows else dict.fromkeys(names, ())
+
+    @cached_property
+    def values(self) -> dict[str, Array]:
+        """Inputs, context and outputs: float64 arrays and object arrays of text or None."""
+        columns = np.ascontiguousarray(self.matrix.T)
+        numbers = {one.name: columns[i] for i, one in enumerate(self.layout.numbers)}
+        texts = zip(*self.fields["texts"], strict=True)
+        return numbers | {one.name: objects(next(texts, ())) for one in self.layout.texts}
+
+    def integers(self, name: str) -> NDArray[np.int64]:
+        return np.array(self.fields[name], dtype=np.int64)
 
 
 def batch_of(groups: Sequence[Group], ordinals: Sequence[int], *, hashed: bool = True) -> Batch:
@@ -99,51 +113,45 @@ def batch_of(groups: Sequence[Group], ordinals: Sequence[int], *, hashed: bool =
     data = b"".join(group.matrix for group in groups)
     matrix = np.frombuffer(data, dtype="<f8").reshape(len(rows), len(layout.numbers))
     leaves = list(prediction_leaves(layout, rows, data)) if hashed else [b""] * len(rows)
-    positions = [
-        position
-        for group, first in zip(groups, ordinals, strict=True)
-        for position in range(first, first + len(group.rows))
-    ]
+    positions: list[int] = []
+    for group, first in zip(groups, ordinals, strict=True):
+        positions += range(first, first + len(group.rows))
     keys = [group.seal or None for group in groups if layout.seals for _ in group.rows]
     return Batch(layout, rows, matrix, positions, leaves, keys)
 
 
-def integers(rows: Sequence[PredictionMeta], name: str) -> NDArray[np.int64]:
-    return np.fromiter(map(attrgetter(name), rows), dtype=np.int64, count=len(rows))
-
-
-def objects(values: Iterable[object], count: int) -> Array:
+def objects(values: Sequence[object]) -> Array:
     """An object array (numpy would try to make an array of arrays of some values)."""
-    made = np.empty(count, dtype=object)
-    made[:] = list(values)
+    made = np.empty(len(values), dtype=object)
+    made[:] = values
     return made
 
 
+def _texts(values: Sequence[str | None]) -> Array | Computed:
+    """Texts, or the one that all of them are."""
+    if values and values.count(values[0]) == len(values):
+        return Computed("?", (values[0],))
+    return objects(values)
+
+
 def prediction_columns(batch: Batch, origin: Origin) -> Columns:
-    """name -> array, of PREDICTION_TYPES and of the layout. `warnings` are joined texts here."""
-    rows, count = batch.rows, len(batch.rows)
-    requests = [str(UUID(bytes=row.request)) for row in rows]
-    ids = [f"{request}.{row.row}" for request, row in zip(requests, rows, strict=True)]
-    ours: Columns = {"id": objects(ids, count), "request": objects(requests, count)}
-    ours |= {name: integers(rows, name) for name in _INTEGERS}
-    ours |= {name: objects(map(attrgetter(name), rows), count) for name in _TEXTS}
-    ours["share"] = np.fromiter((row.share for row in rows), dtype=np.float64, count=count)
-    ours["cached"] = np.fromiter((row.cached for row in rows), dtype=np.bool_, count=count)
-    ours["warnings"] = objects((WARNINGS_JOINED_BY.join(row.warnings) for row in rows), count)
-    if batch.layout.seals:
-        ours[SEALED_KEY] = objects(batch.keys, count)
-    return ours | _origin_columns(batch.ordinals, batch.leaves, origin) | value_columns(batch)
-
-
-def value_columns(batch: Batch) -> Columns:
-    """Inputs, context and outputs: float64 arrays and object arrays of text or None."""
-    numbers = {one.name: batch.matrix[:, i] for i, one in enumerate(batch.layout.numbers)}
-    count = len(batch.rows)
-    texts = {
-        one.name: objects((row.texts[i] for row in batch.rows), count)
-        for i, one in enumerate(batch.layout.texts)
+    """name -> column, of PREDICTION_TYPES and of the layout. `warnings` are joined texts here."""
+    fields, hexed = batch.fields, b"".join(batch.fields["request"]).hex()
+    ours: dict[str, Array | Computed] = {
+        _HEX: objects([hexed[at : at + 32] for at in range(0, len(hexed), 32)]),
+        "id": Computed(f"{_REQUEST} || '.' || \"row\""),
+        "request": Computed(_REQUEST),
     }
-    return numbers | texts
+    ours |= {name: batch.integers(name) for name in _INTEGERS}
+    ours |= {name: _texts(fields[name]) for name in _TEXTS}
+    ours["share"] = np.array(fields["share"], dtype=np.float64)
+    ours["cached"] = np.array(fields["cached"], dtype=np.bool_)
+    has_warnings = any(fields["warnings"])
+    joined = objects([LISTS_JOINED_BY.join(one) for one in fields["warnings"]])
+    ours["warnings"] = joined if has_warnings else Computed("[]")
+    if batch.layout.seals:
+        ours[SEALED_KEY] = objects(batch.keys)
+    return ours | _origin_columns(batch.ordinals, batch.leaves, origin) | batch.values
 
 
 def outcome_columns(
@@ -152,7 +160,9 @@ def outcome_columns(
     """name -> array, of OUTCOME_TYPES."""
     count = len(outcomes)
     names = ("service", "prediction", "key", "label", "source")
-    columns: Columns = {name: objects(map(attrgetter(name), outcomes), count) for name in names}
+    columns: dict[str, Array | Computed] = {
+        name: _texts([*map(attrgetter(name), outcomes)]) for name in names
+    }
     for name in ("at", "received_at"):
         columns[name] = np.fromiter(map(attrgetter(name), outcomes), dtype=np.int64, count=count)
     values = (float("nan") if one.value is None else one.value for one in outcomes)
@@ -161,12 +171,13 @@ def outcome_columns(
     return columns | _origin_columns(ordinals, leaves, origin)
 
 
-def _origin_columns(ordinals: Sequence[int], leaves: Sequence[bytes], origin: Origin) -> Columns:
-    count = len(leaves)
+def _origin_columns(
+    ordinals: Sequence[int], leaves: Sequence[bytes], origin: Origin
+) -> dict[str, Array | Computed]:
     return {
-        "leaf_hash": objects(leaves, count),
-        "node": objects([origin.node] * count, count),
-        "block": objects([origin.block] * count, count),
+        "leaf_hash": objects(leaves),
+        "node": Computed("?", (origin.node,)),
+        "block": Computed("?", (origin.block,)),
         "ordinal": np.array(ordinals, dtype=np.int64),
     }
 

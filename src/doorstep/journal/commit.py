@@ -1,7 +1,8 @@
 """When a record counts as kept, so that its caller may be answered: the modes of a journal.
 
-    default   handed to the operating system         survives the death of any process
-    durable   on the disk (one fdatasync for many)   survives power loss too, where the disk does
+    default      handed to the operating system         survives the death of any process
+    durable      on the disk (one fdatasync for many)   survives power loss too, where the disk does
+    replicated   acknowledged by a second place         survives the loss of this machine too
 
 `commit` takes what was buffered and calls `then` once it is kept, or with the error that kept it
 from being so: then nothing of it is in the journal.
@@ -68,6 +69,9 @@ class Grouped:
         self._thread.start()
 
     def commit(self, taken: Taken, then: Then) -> None:
+        if taken.data and (outage := self._writer.outage):
+            # Nobody waits for a place that is gone: whoever commits nothing (the clock) asks it.
+            return then(outage)
         size = self._waiting_bytes + len(taken.data)
         if size > BUFFER_BYTES_MAX:
             said = f"{self._waiting_bytes} bytes wait to be written to the journal"
@@ -82,7 +86,8 @@ class Grouped:
         self._groups.put(None)
         self._thread.join()
         try:
-            self._writer.write(_joined([taken for taken, _ in self._waiting]))
+            if self._waiting:
+                self._writer.write(_joined([taken for taken, _ in self._waiting]))
         finally:
             self._writer.close()
 
@@ -112,8 +117,8 @@ class Grouped:
 
 
 def commits_of(mode: JournalMode, writer: BlockWriter, loop: Loop) -> Commits:
-    """writer: durable if the mode is."""
-    return Grouped(writer, loop) if mode == "durable" else Direct(writer)
+    """writer: durable if the mode is, with a replica if it is replicated."""
+    return Direct(writer) if mode == "default" else Grouped(writer, loop)
 
 
 def _joined(many: Sequence[Taken]) -> Taken:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import gc
+import math
 import os
 import re
 import shutil
@@ -16,18 +18,21 @@ import signal
 import stat
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from doorstep.core.errors import InputError, RefusedError
+from doorstep.core.errors import InputError, RefusedError, UnreachableError
 from doorstep.core.ids import parse_name
 from doorstep.core.instant import SECOND_US, Clock, SystemClock
 from doorstep.core.manifest import decode_part
 from doorstep.journal import duck
+from doorstep.journal.away import read_place, with_files
 from doorstep.journal.compact import (
     CLOSED_SUFFIX,
     BlockCompaction,
@@ -37,16 +42,23 @@ from doorstep.journal.compact import (
 )
 from doorstep.journal.index import COMPACTED, ClosedBlock, Entry, fold, read_entries
 from doorstep.journal.merge import carry_out, plan_merges, remove_replaced, shorten_index
-from doorstep.journal.options import GB, JOURNAL_GB_MAX
+from doorstep.journal.options import GB, JOURNAL_GB_MAX, REPLICA_DAYS
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.recover import recover, remove_old_locks
+from doorstep.journal.replica import VARIABLE, replica_of
 from doorstep.journal.retain import Bounds, apply_bounds
+from doorstep.journal.stored import read_stored
 from doorstep.journal.tally import Profiles
+from doorstep.journal.upload import Uploader, evict
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 EVERY_S = 5.0
+TRIM_EVERY_S = 60.0
+UPLOAD_PAUSE_S_MAX = 60.0
+UPLOAD_END_S = 3.0
+"""What is being sent when we are asked to end may still arrive."""
 NICENESS = 10
 _STEM = re.compile(r"[a-z0-9-]{1,200}\Z")
 
@@ -66,6 +78,8 @@ class Compactor:
         clock: Clock | None = None,
         reached: Reached = keep_going,
     ) -> None:
+        place = read_place(home)
+        self._home, self._has_store = home, bool(place and place.url)
         self._folder = home / "journal" / parse_name(node, "node")
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock_fd = _lock(self._folder / ".compacting", node)
@@ -110,8 +124,13 @@ class Compactor:
                 entries += self._merge_all(con)
         if self._bounds is not None:
             files = fold(read_entries(self._folder)).files.values()
-            gone = apply_bounds(self._folder, files, self._bounds(), self._clock.now())
+            bounds, now = self._bounds(), self._clock.now()
+            # What the store has is not lost for want of room here: it only leaves this disk.
+            kept = Bounds(bounds.keep_s, math.inf) if self._has_store else bounds
+            gone = apply_bounds(self._folder, files, kept, now)
             entries += [gone] if gone else []
+            if self._has_store:
+                evict(self._folder, bounds.bytes_max, now)
         self._tidy()
         return entries
 
@@ -134,7 +153,8 @@ class Compactor:
 
         job = BlockCompaction(con, self._folder, self._profiles, self._clock.now(), self._reached)
         try:
-            return job.run(path)
+            with _without_gc():
+                return job.run(path)
         except duckdb.OperationalError:
             # The disk or the memory, not the block: the next run tries again.
             raise
@@ -147,13 +167,31 @@ class Compactor:
     def _merge_all(self, con: DuckDBPyConnection) -> Iterator[Entry]:
         files = fold(read_entries(self._folder)).files
         for merge in plan_merges(files.values(), self._clock.now()):
-            yield carry_out(con, self._folder, merge, self._clock.now(), self._reached)
+            work = partial(carry_out, con, self._folder, merge, self._clock.now(), self._reached)
+            try:
+                yield with_files(self._home, work)
+            except (RefusedError, UnreachableError) as error:
+                # A file of it is in the store alone, which does not give it now.
+                print(f"compactor: {merge.files[0].path} is not merged: {error}", file=sys.stderr)
 
     def _tidy(self) -> None:
         now = self._clock.now()
-        remove_replaced(self._folder, fold(read_entries(self._folder)), now)
-        shorten_index(self._folder, now)
+        stored = read_stored(self._folder) if self._has_store else frozenset()
+        remove_replaced(self._folder, fold(read_entries(self._folder)), now, stored)
+        shorten_index(self._folder, now, stored)
         remove_old_locks(self._folder, now / SECOND_US)
+
+
+@contextlib.contextmanager
+def _without_gc() -> Iterator[None]:
+    """Rows make no cycles; looking for some takes a tenth of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _lock(path: Path, node: str) -> int:
@@ -195,6 +233,7 @@ class _Options(msgspec.Struct):
     once: bool
     every_s: float
     gb_max: float
+    replica_days: float
 
 
 def _options(arguments: list[str]) -> _Options:
@@ -204,8 +243,11 @@ def _options(arguments: list[str]) -> _Options:
     parser.add_argument("--once", action="store_true")
     parser.add_argument("--every", type=float, default=EVERY_S, help="seconds between runs")
     parser.add_argument("--journal-max", type=float, default=JOURNAL_GB_MAX, metavar="GB")
+    parser.add_argument("--replica-days", type=float, default=REPLICA_DAYS, metavar="DAYS")
     found = parser.parse_args(arguments)
-    return _Options(found.home, found.node, found.once, found.every, found.journal_max)
+    return _Options(
+        found.home, found.node, found.once, found.every, found.journal_max, found.replica_days
+    )
 
 
 def main(arguments: list[str]) -> int:
@@ -220,13 +262,43 @@ def main(arguments: list[str]) -> int:
     def bounds() -> Bounds:
         return Bounds(plan.keep_s(), options.gb_max * GB)
 
+    trimmed_s = -TRIM_EVERY_S
     with Compactor(options.home, options.node, plan, bounds=bounds) as compactor:
-        while True:
-            failed = _run_guarded(compactor)
-            if options.once:
-                return failed
-            if stop.wait(options.every_s):
-                return 0
+        uploader = _uploader(options)
+        if options.once:
+            failed = _run_guarded(compactor.run_once)
+            _trim_replica(options.replica_days)
+            return (_run_guarded(uploader.run_once) if uploader else 0) or failed
+        run = partial(_keep_uploading, uploader, options.every_s, stop)
+        uploading = threading.Thread(target=run, name="uploader", daemon=True)
+        uploading.start()
+        while not stop.is_set():
+            _run_guarded(compactor.run_once)
+            if time.monotonic() >= trimmed_s + TRIM_EVERY_S:
+                trimmed_s = time.monotonic()
+                _trim_replica(options.replica_days)
+            stop.wait(options.every_s)
+        uploading.join(UPLOAD_END_S)
+        return 0
+
+
+def _uploader(options: _Options) -> Uploader | None:
+    place = read_place(options.home)
+    if place is None or not place.url:
+        return None
+    return Uploader(options.home / "journal" / options.node, place)
+
+
+def _keep_uploading(uploader: Uploader | None, every_s: float, stop: threading.Event) -> None:
+    pause_s = every_s
+    while uploader and not stop.is_set():
+        try:
+            while uploader.run_once():
+                continue
+        except Exception:  # noqa: BLE001  the edge of a thread: the next run tries again
+            traceback.print_exc()
+        pause_s = min(2 * pause_s, UPLOAD_PAUSE_S_MAX) if uploader.is_behind else every_s
+        stop.wait(pause_s)
 
 
 def _stop_with_parent(stop: threading.Event) -> None:
@@ -243,9 +315,18 @@ def _stop_with_parent(stop: threading.Event) -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def _run_guarded(compactor: Compactor) -> int:
+def _trim_replica(days: float) -> None:
+    """Best effort: writers say when the replica cannot be reached."""
+    if url := os.environ.get(VARIABLE):
+        replica = replica_of(url)
+        with contextlib.suppress(UnreachableError):
+            replica.trim(days, SystemClock().now())
+        replica.close()
+
+
+def _run_guarded(run: Callable[[], object]) -> int:
     try:
-        compactor.run_once()
+        run()
     except Exception:  # noqa: BLE001  the edge of the process: the next run tries again
         traceback.print_exc()
         return 1

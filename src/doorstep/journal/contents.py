@@ -92,11 +92,14 @@ class Contents:
 
     def _finish(self, waiting: _Waiting) -> Batch:
         batch = batch_of(waiting.groups, waiting.ordinals)
-        for ordinal, leaf in zip(batch.ordinals, batch.leaves, strict=True):
-            self._leaves[ordinal] = leaf
+        done = 0
+        for group, first in zip(waiting.groups, waiting.ordinals, strict=True):
+            count = len(group.rows)
+            self._leaves[first : first + count] = batch.leaves[done : done + count]
+            done += count
         self._rows += len(batch.rows)
-        ats = batch.ats
-        self._widen(int(ats.min()), int(ats.max()))
+        ats = batch.fields["at"]
+        self._widen(min(ats), max(ats))
         return batch
 
     def _widen(self, first: Instant, last: Instant) -> None:

@@ -14,10 +14,10 @@ import msgspec
 from doorstep.core.errors import RefusedError
 from doorstep.core.record import Kind
 from doorstep.journal import duck
+from doorstep.journal.away import ask_child, locate
 from doorstep.journal.joined import TOLD
 from doorstep.journal.snapshot import take_snapshots
 from doorstep.journal.tables import Source, Span, create_outcomes, create_predictions, sources_of
-from doorstep.kernel.child import run_child
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -62,7 +62,7 @@ def export_file(
             outcomes=outcomes,
         )
         request = msgspec.msgpack.encode(asked)
-        run_child(__name__, request, timeout_s=TIMEOUT_S, memory_mb=MEMORY_MB)
+        ask_child(home, __name__, request, timeout_s=TIMEOUT_S, memory_mb=MEMORY_MB)
         return _made(Path(temp)).open("rb")
 
 
@@ -95,7 +95,7 @@ def write(asked: ExportQuestion) -> None:
     source = sources_of(every, (asked.service,), read)[asked.service]
     con = duck.connect(Path(asked.temp))
     try:
-        duck.confine(con, [*source.paths, _made(Path(asked.temp))])
+        duck.confine(con, [*locate(source.files), _made(Path(asked.temp))])
         query = _query(con, asked, source, read)
         to = duck.quote_text(str(_made(Path(asked.temp))))
         con.execute(f"COPY ({query}) TO {to} ({OPTIONS[asked.format]})")

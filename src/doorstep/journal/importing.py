@@ -11,16 +11,17 @@ from msgspec.structs import replace
 
 from doorstep.core.errors import InputError
 from doorstep.core.operation import operation
+from doorstep.core.outcome import Refused
 from doorstep.core.servicefile import parse_service_file
 from doorstep.core.servicefile_types import IdsSpec
 from doorstep.journal import query
 from doorstep.journal.erased import kept_subjects
 from doorstep.journal.imports import Prepared, Shape, matrix_of, prepared, shape_of
 from doorstep.journal.known import KnownIds, known_ids
-from doorstep.journal.operations import OutcomeWriter
 from doorstep.journal.sealing import subject_in
 from doorstep.journal.subjects import sealer_of
-from doorstep.journal.surface import IMPORTED_MAX, Imported, ImportRows, RowRefused
+from doorstep.journal.surface import IMPORTED_MAX, Imported, ImportRows
+from doorstep.journal.telling import OutcomeWriter
 from doorstep.journal.watched import (
     Watched,
     WatchedVersion,
@@ -48,23 +49,21 @@ def import_rows(app: App, asked: ImportRows) -> Imported:
     names = {one.version for one in asked.rows}
     shapes = _shapes(app, row, file.ids, names, makes_new=not asked.check)
     found: list[Prepared] = []
-    refused: list[RowRefused] = []
+    refused: list[Refused] = []
     now = app.clock.now()
     for index, one in enumerate(asked.rows):
         try:
             ready = prepared(one, shapes[one.version], asked.service, now)
             found.append(replace(ready, index=index))
         except ValueError as error:
-            refused.append(RowRefused(index=index, reason=str(error)[:300]))
+            refused.append(Refused(index=index, reason=str(error)[:300]))
     found = _still_welcome(app, found, refused)
     if asked.check:
         return Imported(imported=0, known=0, outcomes=0, refused=tuple(refused))
     return _record(app, asked.service, found, list(shapes.values()), refused)
 
 
-def _still_welcome(
-    app: App, found: Sequence[Prepared], refused: list[RowRefused]
-) -> list[Prepared]:
+def _still_welcome(app: App, found: Sequence[Prepared], refused: list[Refused]) -> list[Prepared]:
     """Without rows of before their subject was erased."""
     subjects = kept_subjects(app) if any(one.seal for one in found) else None
     if subjects is None:
@@ -73,7 +72,7 @@ def _still_welcome(
     gone = subjects.erased(names)
     is_gone = [one.meta.at <= gone.get(name, -1) for one, name in zip(found, names, strict=True)]
     refused += [
-        RowRefused(index=one.index, reason="whose row this is was erased since")
+        Refused(index=one.index, reason="whose row this is was erased since")
         for one, left_out in zip(found, is_gone, strict=True)
         if left_out
     ]
@@ -143,7 +142,7 @@ def _record(
     service: str,
     found: list[Prepared],
     shapes: list[Shape],
-    refused: list[RowRefused],
+    refused: list[Refused],
 ) -> Imported:
     with known_ids(watched_folder(app.home.path), service) as known:
         known.settle(lambda request: _is_recorded(app, request))

@@ -15,6 +15,7 @@ from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import InputError
 from doorstep.core.instant import SECOND_US, Instant, parse_instant
 from doorstep.core.manifest import Manifest
+from doorstep.core.outcome import AT_MAX, KEY_CHARS_MAX
 from doorstep.core.record import (
     Kind,
     Layout,
@@ -30,7 +31,7 @@ from doorstep.formats.columns import value_text
 from doorstep.formats.fromrows import is_missing
 from doorstep.journal.masking import Mask, Row, Texts
 from doorstep.journal.sealing import Sealer
-from doorstep.journal.surface import AT_MAX, KEY_CHARS_MAX, ImportedRow
+from doorstep.journal.surface import ImportedRow
 
 TEXT_CHARS_MAX = 10_000
 AHEAD_US = 300 * SECOND_US
@@ -106,7 +107,7 @@ def mapped(row: Mapping[str, Any], file: ServiceFile, given_id: str = "") -> Imp
         version=_text_of(row.get(watch.version)) if watch.version else DEFAULT_VERSION,
         key=_text_of(key),
         answer=_scalar(row.get(watch.prediction)),
-        scores={name: _number(one, f"score {name}".strip()) for name, one in scores.items()},
+        scores={name: number_of(one, f"score {name}".strip()) for name, one in scores.items()},
         fields={named.get(name, name): _scalar(value) for name, value in row.items()},
         outcome=_scalar(row.get(watch.outcome or file.model.label)),
         latency_ms=_latency(row.get(watch.latency_ms)) if watch.latency_ms else 0.0,
@@ -125,7 +126,7 @@ def _text_of(value: Any) -> str:
 
 
 def _latency(value: Any) -> float:
-    return 0.0 if is_missing(value) else _number(value, "latency")
+    return 0.0 if is_missing(value) else number_of(value, "latency")
 
 
 def instant_of(value: Any, column: str) -> Instant:
@@ -215,7 +216,7 @@ def _answered(row: ImportedRow, shape: Shape) -> tuple[str | None, tuple[float, 
         return None, (math.nan,) * (len(shape.labels) or 1)
     if not shape.labels:
         value = row.scores.get("", row.answer)
-        return None, (_number(value, "the prediction"),)
+        return None, (number_of(value, "the prediction"),)
     answer = None if is_missing(row.answer) else label_of(row.answer, shape.labels)
     if row.answer is not None and answer is None:
         raise ValueError(f"answer {str(row.answer)[:40]!r} is none of {_some(shape.labels)}")
@@ -307,7 +308,7 @@ def _field_number(value: Any, field: Field) -> float:
         if found is None:
             raise ValueError(f"{field.name}: {str(value)[:40]!r} is neither true nor false")
         return found
-    number = _number(value, field.name)
+    number = number_of(value, field.name)
     if field.type == "int" and not number.is_integer():
         raise ValueError(f"{field.name}: {number:g} is no whole number")
     return number
@@ -324,7 +325,7 @@ def _field_text(value: Any, field: Field) -> str | None:
     return text
 
 
-def _number(value: Any, what: str) -> float:
+def number_of(value: Any, what: str) -> float:
     if isinstance(value, bool):
         return float(value)
     try:
@@ -349,7 +350,7 @@ def _outcome(
             said = f"outcome {str(row.outcome)[:40]!r}"
             raise ValueError(f"{said} is none of {_some(shape.labels)}")
     else:
-        value = _number(row.outcome, "the outcome")
+        value = number_of(row.outcome, "the outcome")
     about = f"{request[:4].hex()}-{request[4:6].hex()}-{request[6:8].hex()}-{request[8:10].hex()}"
     return OutcomeRecord(
         service=service,

@@ -2,7 +2,8 @@
 
 An outcome names a prediction, or a key: then it is about the latest prediction of that key at or
 before the outcome's `at`, shadow records left out. Of several outcomes of a prediction the last
-`at` wins (then the last received); all are kept. One that finds no prediction waits.
+`at` wins (then the last received), for its label and for its value; all are kept. One that finds no
+prediction waits.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from doorstep.core.instant import Instant
 from doorstep.core.record import TRAFFIC, Kind, OutcomeRecord
 from doorstep.journal import duck
-from doorstep.journal.columns import Array
+from doorstep.journal.away import locate
+from doorstep.journal.duck import Array
 from doorstep.journal.rows import tail_parts
 from doorstep.journal.snapshot import NodeSnapshot, TailPart
 from doorstep.journal.tables import load_outcomes, load_predictions
@@ -80,11 +82,18 @@ told AS (
     ASOF JOIN live ON o.key = live.key AND o."at" >= live."at"
   UNION ALL SELECT named.* FROM named SEMI JOIN live_ids ON named.about = live_ids.id),
 last AS (
-  SELECT * FROM told QUALIFY row_number() OVER (PARTITION BY about ORDER BY "at" DESC,
-    received_at DESC, coalesce(label, '') DESC, coalesce(value, 0) DESC) = 1)
+  SELECT about, truth.label, worth.value, coalesce(truth, worth)."at" AS "at",
+    coalesce(truth, worth).received_at AS received_at FROM (
+      SELECT about,
+        max({"at": "at", received_at: received_at, label: label, value: CAST(NULL AS DOUBLE)})
+          FILTER (label IS NOT NULL) AS truth,
+        max({"at": "at", received_at: received_at, label: CAST(NULL AS VARCHAR), value: value})
+          FILTER (isfinite(value)) AS worth
+      FROM told GROUP BY about))
 """
 """With `p` predictions, `o` outcomes and $resolve (kinds that an outcome may be about), `last` is
-what became of each: (about: its id, at, received_at, label, value)."""
+what became of each: (about: its id, at, received_at, label, value). Label and value are told apart:
+of each the last counts, and `at` and `received_at` are the label's where there is one."""
 _WANTED = """
 SELECT p.*, last.label, last.value, last."at" AS outcome_at, last.received_at
   FROM p JOIN last ON p.id = last.about
@@ -110,10 +119,11 @@ def join_outcomes(
     prediction that has its id. What an outcome by key is about is decided among the wanted kinds
     that are not shadow (live ones if there is none). about: None is all of them.
     """
+    paths = _paths(snapshots, service, since)
     parts = list(tail_parts(snapshots, service))
     predicted = _load_predictions(con, snapshots, parts, service, since)
     told = _load_outcomes(con, snapshots, parts, service, since)
-    duck.confine(con, _paths(snapshots, service, since))
+    duck.confine(con, paths)
     if not predicted or not told:
         return _arrays({}, 0)
     if about is not None:
@@ -131,12 +141,12 @@ def join_outcomes(
 
 
 def _paths(snapshots: Iterable[NodeSnapshot], service: str, since: Instant) -> list[Path]:
-    return [
-        path
+    return locate(
+        file
         for snapshot in snapshots
         for holds in ("predictions", "outcomes")
-        for path in snapshot.paths(service, holds, since)
-    ]
+        for file in snapshot.listed(service, holds, since)
+    )
 
 
 def _load_predictions(
@@ -159,7 +169,7 @@ def _load_predictions(
 def _parquet_sources(
     snapshots: Iterable[NodeSnapshot], service: str, holds: str, since: Instant
 ) -> list[str]:
-    paths = [path for one in snapshots for path in one.paths(service, holds, since)]
+    paths = locate(file for one in snapshots for file in one.listed(service, holds, since))
     return [duck.parquet_of(paths)] if paths else []
 
 

@@ -7,8 +7,7 @@ ones are deleted when no reader can still be at them.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +16,7 @@ import msgspec
 
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.journal import duck
+from doorstep.journal.away import cache_of, locate
 from doorstep.journal.compact import FilePlan, Reached, keep_going, publish, write_file
 from doorstep.journal.index import (
     COMPACTED,
@@ -111,7 +111,7 @@ def carry_out(
     summary = merge_all(one.service, summaries)
     bucket_s = HOUR_S if merge.level == "day" else MINUTE_S
     summary = coarsen(summary, max(bucket_s, summary.bucket_s))
-    source = duck.parquet_of(folder / file.path for file in merge.files)
+    source = duck.parquet_of(locate((folder, file) for file in merge.files))
     made = write_file(con, folder, plan, source, summary)
     reached("merge-write")
     publish(folder, [made], reached)
@@ -121,20 +121,25 @@ def carry_out(
     return entry
 
 
-def remove_replaced(folder: Path, listing: Listing, now: Instant) -> None:
-    """Delete files that were replaced long enough ago."""
+def remove_replaced(
+    folder: Path, listing: Listing, now: Instant, stored: Collection[str] = ()
+) -> None:
+    """Delete files that were replaced long enough ago. stored: paths that an object store still
+    lists, and that stay until it does not."""
+    cache = cache_of(folder) or folder
     for name, since in listing.replaced.items():
-        if name not in listing.files and now - since > REPLACED_KEPT_S * SECOND_US:
-            for path in (folder / name, (folder / name).with_suffix(".json")):
-                with contextlib.suppress(FileNotFoundError):
-                    path.unlink()
+        is_over = now - since > REPLACED_KEPT_S * SECOND_US
+        if is_over and name not in listing.files and name not in stored:
+            for path in (folder / name, (folder / name).with_suffix(".json"), cache / name):
+                path.unlink(missing_ok=True)
 
 
-def shorten_index(folder: Path, now: Instant) -> bool:
+def shorten_index(folder: Path, now: Instant, stored: Collection[str] = ()) -> bool:
     """Rewrite the index without lines that no reader needs, once there are many of them.
 
     Kept: every listed file; the stems of blocks listed in the last hour (a reader may hold one
-    open); replaced files that still exist. The ledger has `.closed.json` files, not this list.
+    open); replaced files that still exist, here or in the store. The ledger has `.closed.json`
+    files, not this list.
     """
     entries = read_entries(folder)
     listing = fold(entries)
@@ -145,7 +150,7 @@ def shorten_index(folder: Path, now: Instant) -> bool:
     is_block = {path.stem for path in folder.glob("*.block")}
     kept = [Entry(at=now, files=files)]
     for entry in entries:
-        there = tuple(name for name in entry.replaces if (folder / name).exists())
+        there = tuple(name for name in entry.replaces if name in stored or (folder / name).exists())
         has_stem = bool(entry.block) and (entry.at >= oldest or entry.block in is_block)
         if there or has_stem:
             stem = entry.block if has_stem else ""

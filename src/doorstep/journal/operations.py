@@ -8,40 +8,30 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from msgspec.structs import replace
-
 from doorstep.core.contract import Contract
 from doorstep.core.errors import InputError, NotFoundError
-from doorstep.core.ids import new_id, parse_prediction_id, plain_prediction_id
+from doorstep.core.ids import parse_prediction_id
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
+from doorstep.core.outcome import AT_MAX
 from doorstep.core.record import (
     SEALED,
     TRAFFIC,
     Kind,
-    Layout,
-    OutcomeRecord,
-    PredictionMeta,
     Status,
-    require_possible,
 )
 from doorstep.core.servicefile import parse_service_file
 from doorstep.journal import query
-from doorstep.journal.erased import kept_subjects, personal_of, without_erased
+from doorstep.journal.erased import kept_subjects, personal_of
 from doorstep.journal.export import export_file
 from doorstep.journal.joined import About
 from doorstep.journal.profiles import PlanProfiles
-from doorstep.journal.received import Received
 from doorstep.journal.rows import VISIBLE, Filters, Wanted
 from doorstep.journal.sealing import pseudonym
 from doorstep.journal.snapshot import NO_END
 from doorstep.journal.sql import ask_sql
 from doorstep.journal.summary import Cell, latency_ms
 from doorstep.journal.surface import (
-    AT_MAX,
-    KEY_CHARS_MAX,
-    LABEL_CHARS_MAX,
-    OUTCOMES_MAX,
     PREDICTIONS_MAX,
     QUERY_ROWS_MAX,
     QUERY_S_MAX,
@@ -49,32 +39,23 @@ from doorstep.journal.surface import (
     ExportJournal,
     JournalTable,
     ListPredictions,
-    OutcomeGiven,
-    OutcomesRecorded,
     Personal,
     Prediction,
     Predictions,
     QueryJournal,
-    RecordOutcomes,
     ShowPrediction,
     Traffic,
     TrafficBucket,
 )
 from doorstep.journal.tables import Span
 from doorstep.journal.windows import SummaryCache, counts
-from doorstep.journal.writer import BlockWriter
 from doorstep.kernel.app import App
 from doorstep.register.store import get_service, list_services, list_versions
 from doorstep.register.views import manifest_of
 
-CONTROL_NODE = "control"
 TRAFFIC_MINUTES_MAX = 60 * 24 * 31
-Known = Mapping[str, tuple[str | float, Instant]]
-"""Prediction id -> (outcome, when it became true)."""
-
-
-Rows = tuple[Layout, Sequence[PredictionMeta], bytes, bytes]
-"""Rows of one layout, their numbers, row by row, and the seal of what is sealed in them."""
+Known = Mapping[str, tuple[str | None, float | None, Instant]]
+"""Prediction id -> (label, value, when it became true)."""
 
 
 class Windows:
@@ -83,41 +64,6 @@ class Windows:
     def __init__(self, home: Path) -> None:
         self.lock = threading.Lock()
         self.cache = SummaryCache(PlanProfiles(home))
-
-
-class OutcomeWriter:
-    """The control plane's own block: outcomes that were told to it, and rows that it imported. They
-    come many at a time, and nobody can tell them again: each lot is on the disk before it is
-    answered."""
-
-    def __init__(self, journal: Path) -> None:
-        self._lock = threading.Lock()
-        self.boot = new_id().hex[:12]
-        self._writer = BlockWriter(
-            journal, node=CONTROL_NODE, boot=self.boot, slot="api", durable=True
-        )
-
-    def write(self, records: Iterable[OutcomeRecord], groups: Iterable[Rows] = ()) -> int:
-        """Write outcomes, then rows, at once; how many outcomes. Raises: OSError; then none was."""
-        with self._lock:
-            written = 0
-            for record in records:
-                self._writer.outcome(record)
-                written += 1
-            for layout, rows, matrix, seal in groups:
-                self._writer.predictions(self._writer.declare(layout), rows, matrix, seal)
-            self._writer.flush()
-        return written
-
-    def idle(self) -> None:
-        """Close a block that is old; call it every second or so. Raises: OSError."""
-        with self._lock:
-            self._writer.flush()
-
-    def close(self) -> None:
-        """Close the block. Raises: OSError."""
-        with self._lock:
-            self._writer.close()
 
 
 def windows_of(app: App) -> Windows:
@@ -209,7 +155,7 @@ def _filters(app: App, asked: ListPredictions, file: str, contracts: Sequence[Co
         kinds=_kinds(asked.kind),
         version=asked.version or None,
         segment=asked.segment or None,
-        key=_recorded_key(app, file, contracts)(asked.key) if asked.key else None,
+        key=recorded_key(app, file, contracts)(asked.key) if asked.key else None,
         status=_status(asked.status),
         since=asked.since or None,
         wanted=tuple(wanted),
@@ -285,7 +231,7 @@ def _kinds(name: str) -> tuple[int, ...]:
 
 def prediction_view(row: dict[str, Any], known: Known, personal: Personal) -> Prediction:
     """One record in words."""
-    outcome, outcome_at = known.get(row["id"], (None, None))
+    label, value, outcome_at = known.get(row["id"], (None, None, None))
     answer = row.get("out.answer")
     scores = {
         name.removeprefix("out."): value
@@ -311,8 +257,9 @@ def prediction_view(row: dict[str, Any], known: Known, personal: Personal) -> Pr
         context=_prefixed(row, "ctx."),
         answer=answer if answer is not None else next(iter(scores.values()), None),
         scores=scores,
-        outcome=outcome,
+        outcome=label if label is not None else value,
         outcome_at=outcome_at,
+        value=value,
         personal=personal,
     )
 
@@ -341,41 +288,14 @@ def _outcomes(app: App, service: str, rows: Sequence[dict[str, Any]]) -> Known:
         )
     )
     return {
-        name: (label if label is not None else float(value), int(at))
+        name: (label, float(value) if math.isfinite(value) else None, int(at))
         for name, label, value, at in zip(
             arrays.id, arrays.label, arrays.value, arrays.outcome_at, strict=True
         )
     }
 
 
-@operation("outcome.record", permission="outcome:write", effect="read")
-def record_outcomes(app: App, asked: RecordOutcomes) -> OutcomesRecorded:
-    """Record what became true, by prediction id or by key."""
-    if len(asked.outcomes) > OUTCOMES_MAX:
-        raise InputError(
-            "too-many", f"{len(asked.outcomes)} outcomes; at most {OUTCOMES_MAX} at a time"
-        )
-    with app.database.reading() as connection:
-        service = get_service(connection, asked.service)
-        versions = list_versions(connection, asked.service)
-    now = app.clock.now()
-    manifests = [manifest_of(app.home.bundles, one.digest) for one in versions]
-    recorded = _recorded_key(app, service.file, [one.contract for one in manifests])
-    given = [_record(asked.service, one, now, index) for index, one in enumerate(asked.outcomes)]
-    require_possible(given, {one.labels for one in manifests})
-    named = [replace(one, key=recorded(one.key)) if one.key else one for one in given]
-    records, erased = without_erased(app, named, skips=asked.skip_erased)
-    writer = app.kept.get(OutcomeWriter, lambda: OutcomeWriter(app.home.journal))
-    if not asked.batch:
-        return OutcomesRecorded(recorded=writer.write(records), erased=erased)
-    received = app.kept.get(
-        Received, lambda: Received(app.home.journal / CONTROL_NODE / "received.txt")
-    )
-    written = received.once(asked.batch, lambda: writer.write(records))
-    return OutcomesRecorded(recorded=written, erased=erased)
-
-
-def _recorded_key(app: App, file: str, contracts: Iterable[Contract]) -> Callable[[str], str]:
+def recorded_key(app: App, file: str, contracts: Iterable[Contract]) -> Callable[[str], str]:
     """What the journal has for a key: a pseudonym, where it is personal in any version."""
     ids = parse_service_file(file, environment=app.home.environment).ids
     subjects = kept_subjects(app)
@@ -385,36 +305,6 @@ def _recorded_key(app: App, file: str, contracts: Iterable[Contract]) -> Callabl
         return str
     secret = subjects.secret
     return lambda key: pseudonym(secret, key)
-
-
-def _record(service: str, given: OutcomeGiven, now: Instant, index: int) -> OutcomeRecord:
-    try:
-        _check(given)
-        return OutcomeRecord(
-            service=service,
-            at=given.at or now,
-            received_at=now,
-            prediction=plain_prediction_id(given.prediction) if given.prediction else "",
-            key=given.key,
-            label=given.label,
-            value=given.value,
-        )
-    except ValueError as error:
-        raise InputError("bad-outcome", f"outcome {index}: {error}") from None
-    except InputError as error:
-        raise InputError("bad-outcome", f"outcome {index}: {error.message}") from None
-
-
-def _check(given: OutcomeGiven) -> None:
-    """Raises: ValueError, InputError. One outcome that nobody can store would spoil its block."""
-    if len(given.key) > KEY_CHARS_MAX:
-        raise ValueError(f"a key of {len(given.key)} characters; at most {KEY_CHARS_MAX}")
-    if len(given.label or "") > LABEL_CHARS_MAX:
-        raise ValueError(
-            f"a label of {len(given.label or '')} characters; at most {LABEL_CHARS_MAX}"
-        )
-    if not 0 <= given.at <= AT_MAX:
-        raise ValueError(f"'at' is {given.at}; expected microseconds since 1970")
 
 
 @operation("traffic.count", permission="prediction:read", effect="read")

@@ -7,6 +7,7 @@ from typing import Any
 
 from doorstep.core.errors import InputError, NotFoundError
 from doorstep.core.operation import operation
+from doorstep.core.outcome import KEY_CHARS_MAX
 from doorstep.core.record import SEALED
 from doorstep.journal import query
 from doorstep.journal.erased import erased_error, kept_subjects
@@ -15,7 +16,6 @@ from doorstep.journal.operations import find_row, views_of
 from doorstep.journal.sealing import pseudonym
 from doorstep.journal.subjects import Erasure, Subjects
 from doorstep.journal.surface import (
-    KEY_CHARS_MAX,
     Erased,
     EraseSubject,
     OpenPrediction,

@@ -23,13 +23,13 @@ from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.merkle import hash_leaf, hash_node, inclusion_proof
 from doorstep.core.record import SEALED, Kind, Layout, PredictionMeta
 from doorstep.journal import duck
+from doorstep.journal.away import ask_child, locate, places_of
 from doorstep.journal.index import ListedFile, read_entries
 from doorstep.journal.layouts import read_layout
 from doorstep.journal.reader import Group
 from doorstep.journal.rows import Row, find_in_tail, listed_rows, row_of
-from doorstep.journal.snapshot import NodeSnapshot, take_snapshots
+from doorstep.journal.snapshot import Listed, take_snapshots
 from doorstep.journal.subjects import subjects_of
-from doorstep.kernel.child import run_child
 from doorstep.kernel.files import sha256_of
 
 if TYPE_CHECKING:
@@ -116,20 +116,17 @@ def _is_shown(kind: int) -> bool:
     return kind != Kind.SHADOW
 
 
-_File = tuple[Path, ListedFile]
-
-
-def _find_listed(home: Path, files: Iterable[_File], wanted: str, at: Instant) -> Stored | None:
-    groups: dict[tuple[bool, Path, str, str], list[Path]] = {}
+def _find_listed(home: Path, files: Iterable[Listed], wanted: str, at: Instant) -> Stored | None:
+    groups: dict[tuple[bool, Path, str, str], list[Listed]] = {}
     for folder, one in files:
         if one.holds == "predictions":
             is_far = not one.first - NEAR_US <= at <= one.last + NEAR_US
             key = (is_far, folder, one.service, one.layout)
-            groups.setdefault(key, []).append(folder / one.path)
-    everything = [path for paths in groups.values() for path in paths]
-    with _connected(everything) as con, _readable():
-        for _, folder, service, layout in sorted(groups):
-            paths = groups[_, folder, service, layout]
+            groups.setdefault(key, []).append((folder, one))
+    everything = [one for some in groups.values() for one in some]
+    with _connected(places_of(everything)) as con, _readable():
+        for key in sorted(groups):
+            (_, folder, service, layout), paths = key, locate(groups[key])
             where = f'WHERE id = ? AND kind <> {int(Kind.SHADOW)} ORDER BY "at", ordinal LIMIT 1'
             if rows := listed_rows(con, service, paths, where, [wanted]):
                 return _stored(home, read_layout(folder, layout), rows[0], folder.name)
@@ -156,8 +153,10 @@ def prove_in_block(home: Path, place: Place) -> InBlock:
     """The leaves of the whole block, from every listed file that may hold some of them."""
     folder = home / "journal" / place.node
     snapshot = next(one for one in take_snapshots(home) if one.folder == folder)
-    problems = [*_changed_files(snapshot, place)]
-    leaves = _leaves(snapshot, place, problems)
+    files = [one for one in snapshot.files if one.first <= place.last and one.last >= place.first]
+    paths = locate((folder, one) for one in files)
+    problems = [*_changed_files(files, paths)]
+    leaves = _leaves(paths, place, problems)
     said = [one.closed for one in read_entries(folder) if one.block == place.block]
     closed = msgspec.to_builtins(said[0]) if said and said[0] else None
     if len(leaves) != place.records:
@@ -165,26 +164,28 @@ def prove_in_block(home: Path, place: Place) -> InBlock:
             f"block {place.block} has {len(leaves):,} of its {place.records:,} leaves: records "
             "were removed, or are past their days"
         )
-        return InBlock(closed=closed, problems=tuple(problems))
-    levels = _levels(leaves)
-    path = inclusion_proof(place.ordinal, len(leaves), lambda level, index: levels[level][index])
-    return InBlock(path=tuple(one.hex() for one in path), closed=closed, problems=tuple(problems))
+    elif not 0 <= place.ordinal < place.records:
+        problems.append(
+            f"its row says that it is record {place.ordinal} of block {place.block}, which has "
+            f"{place.records:,}: the row was changed"
+        )
+    else:
+        levels = _levels(leaves)
+        path = inclusion_proof(place.ordinal, len(leaves), lambda level, at: levels[level][at])
+        found = tuple(one.hex() for one in path)
+        return InBlock(path=found, closed=closed, problems=tuple(problems))
+    return InBlock(closed=closed, problems=tuple(problems))
 
 
-def _files_of(snapshot: NodeSnapshot, place: Place) -> list[ListedFile]:
-    return [one for one in snapshot.files if one.first <= place.last and one.last >= place.first]
-
-
-def _changed_files(snapshot: NodeSnapshot, place: Place) -> Iterator[str]:
-    for one in _files_of(snapshot, place):
-        with (snapshot.folder / one.path).open("rb") as file:
+def _changed_files(files: Sequence[ListedFile], paths: Sequence[Path]) -> Iterator[str]:
+    for one, path in zip(files, paths, strict=True):
+        with path.open("rb") as file:
             if sha256_of(file) != one.sha256:
                 yield f"{one.path} is not the file that the index lists: it has another digest"
 
 
-def _leaves(snapshot: NodeSnapshot, place: Place, problems: list[str]) -> list[bytes]:
+def _leaves(paths: Sequence[Path], place: Place, problems: list[str]) -> list[bytes]:
     """In order; a list of another length than was promised if some are missing or there twice."""
-    paths = [snapshot.folder / one.path for one in _files_of(snapshot, place)]
     if not paths:
         return []
     query = f"SELECT ordinal, leaf_hash FROM {duck.parquet_of(paths)} WHERE block = ?"  # noqa: S608
@@ -249,7 +250,8 @@ def ask_path(home: Path, place: Place) -> InBlock:
 
 def _ask(question: _Question, kind: Any) -> Any:
     request = msgspec.msgpack.encode(question)
-    answer = run_child(__name__, request, timeout_s=TIMEOUT_S, memory_mb=MEMORY_MB)
+    home = Path(question.home)
+    answer = ask_child(home, __name__, request, timeout_s=TIMEOUT_S, memory_mb=MEMORY_MB)
     return msgspec.msgpack.decode(answer, type=kind)
 
 

@@ -1,7 +1,7 @@
-"""Questions to the journal. Those that need DuckDB run in a short-lived child: `ask`.
+"""Questions to the journal. Those that need DuckDB run in a child: `ask`.
 
 `prediction`, `predictions` and `outcomes_joined` read rows and load DuckDB; in the control plane
-call them by `ask(...)`, which starts `doorstep.kernel.child`. `counts` and `column_codes` (in
+call them by `ask(...)`, which asks `doorstep.kernel.child`. `counts` and `column_codes` (in
 `journal.windows`) read summaries only and may run anywhere; give them a `SummaryCache` in a process
 that lives.
 """
@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import heapq
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -24,7 +25,7 @@ from doorstep.core.ids import parse_name, parse_prediction_id
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import SEALED, Kind
 from doorstep.journal import duck
-from doorstep.journal.index import ListedFile
+from doorstep.journal.away import FOLDER, ask_child, locate
 from doorstep.journal.joined import ANSWERED, About, OutcomeArrays, join_outcomes
 from doorstep.journal.layouts import read_layout
 from doorstep.journal.reader import Group
@@ -38,8 +39,7 @@ from doorstep.journal.rows import (
     tail_rows,
     types_of,
 )
-from doorstep.journal.snapshot import NodeSnapshot, take_snapshots
-from doorstep.kernel.child import run_child
+from doorstep.journal.snapshot import Listed, NodeSnapshot, take_snapshots
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -49,6 +49,9 @@ FILES_AT_ONCE = 16
 TIMEOUT_S = 60.0
 MEMORY_MB = 4096
 """Address space of the child; DuckDB itself is held to `duck.MEMORY_MB_MAX`."""
+CHILD_KEPT_S = 60.0
+"""Somebody who looks at predictions asks again soon, and starting a child takes most of the time
+of a question. It answers our own questions only: SQL that people write gets a child of its own."""
 NEAR_US = 3600 * SECOND_US
 """A request id says when the request came; its record is looked for around that time first."""
 
@@ -79,10 +82,7 @@ def prediction(home: Path, id: str) -> Row | None:
     return _with_shadows(rows)
 
 
-_File = tuple[Path, ListedFile]
-
-
-def _listed(snapshots: Sequence[NodeSnapshot], service: str | None = None) -> list[_File]:
+def _listed(snapshots: Sequence[NodeSnapshot], service: str | None = None) -> list[Listed]:
     return [
         (snapshot.folder, file)
         for snapshot in snapshots
@@ -91,22 +91,22 @@ def _listed(snapshots: Sequence[NodeSnapshot], service: str | None = None) -> li
     ]
 
 
-def _split_by_time(files: list[_File], at: Instant) -> tuple[list[_File], list[_File]]:
-    near: list[_File] = []
-    far: list[_File] = []
+def _split_by_time(files: list[Listed], at: Instant) -> tuple[list[Listed], list[Listed]]:
+    near: list[Listed] = []
+    far: list[Listed] = []
     for one in files:
         is_near = one[1].first - NEAR_US <= at <= one[1].last + NEAR_US
         (near if is_near else far).append(one)
     return near, far
 
 
-def _find(files: list[_File], wanted: str) -> list[Row]:
+def _find(files: list[Listed], wanted: str) -> list[Row]:
     if not files:
         return []
     by_service: dict[str, list[Path]] = {}
-    for folder, file in files:
-        by_service.setdefault(file.service, []).append(folder / file.path)
-    with _connected([path for paths in by_service.values() for path in paths]) as con:
+    for (_, file), path in zip(files, locate(files), strict=True):
+        by_service.setdefault(file.service, []).append(path)
+    with contextlib.closing(_reader(files[0][0].parent.parent).cursor()) as con:
         return [
             row
             for service, paths in by_service.items()
@@ -149,7 +149,7 @@ def predictions(
     files = sorted(_listed(snapshots, service), key=lambda one: -one[1].last)
     files = [one for one in files if before is None or one[1].first <= before[0]]
     files = [one for one in files if one[1].last >= (filters.since or 0)]
-    with _connected([folder / file.path for folder, file in files]) as con:
+    with contextlib.closing(_reader(home).cursor()) as con:
         for start in range(0, len(files), FILES_AT_ONCE):
             some = files[start : start + FILES_AT_ONCE]
             if len(rows) >= limit and some[0][1].last < rows[limit - 1]["at"]:
@@ -166,12 +166,12 @@ def _place(row: Row) -> tuple[Instant, str]:
 def _newest(
     con: DuckDBPyConnection,
     service: str,
-    files: list[_File],
+    files: list[Listed],
     limit: int,
     before: tuple[Instant, str] | None,
     filters: Filters,
 ) -> list[Row]:
-    paths = [folder / file.path for folder, file in files]
+    paths = locate(files)
     condition, values = filters.where(types_of(con, paths) if filters.wanted else {})
     if before is not None:
         condition += ' AND ("at" < ? OR ("at" = ? AND id < ?))'
@@ -190,7 +190,10 @@ def outcomes_joined(
 ) -> OutcomeArrays:
     """Predictions with `at` in [since, until) and what became of them: see
     `journal.joined.join_outcomes`. Rehearsals and shadow records only if `kinds` says so."""
-    with _connected() as con:
+    with (
+        tempfile.TemporaryDirectory() as temp,
+        contextlib.closing(duck.connect(Path(temp))) as con,
+    ):
         return join_outcomes(con, take_snapshots(home), service, since, until, kinds, about)
 
 
@@ -204,12 +207,12 @@ def sealed_of(home: Path, subject: str, until: Instant) -> list[tuple[str, str]]
         for row in one.part.rows
         if row.at <= until and any((text or "").startswith(f"{subject}.") for text in row.texts)
     ]
-    paths = [
-        folder / file.path
+    paths = locate(
+        (folder, file)
         for folder, file in _listed(snapshots)
         if (layout := read_layout(folder, file.layout)) is None or layout.seals
-    ]
-    with _connected(paths) as con:
+    )
+    with contextlib.closing(_reader(home).cursor()) as con:
         if paths and SEALED in types_of(con, paths):
             query = f"SELECT id, key FROM {duck.parquet_of(paths)} "  # noqa: S608
             where = f'WHERE starts_with({SEALED}, ?) AND "at" <= ?'
@@ -217,16 +220,14 @@ def sealed_of(home: Path, subject: str, until: Instant) -> list[tuple[str, str]]
     return found
 
 
-@contextlib.contextmanager
-def _connected(files: Sequence[Path] | None = None) -> Iterator[DuckDBPyConnection]:
-    """files: all that it may read; None leaves that to the caller."""
-    with (
-        tempfile.TemporaryDirectory() as temp,
-        contextlib.closing(duck.connect(Path(temp))) as con,
-    ):
-        if files is not None:
-            duck.confine(con, files)
-        yield con
+@lru_cache(maxsize=1)
+def _reader(home: Path) -> DuckDBPyConnection:
+    """Reads the journal's files and those fetched from its store, and nothing else. Kept, because
+    making one takes longer than to find a row; each question has a cursor of its own. It never
+    spills: it sorts a page at most."""
+    con = duck.connect(None)
+    duck.confine(con, folders=[home / "journal", home / FOLDER])
+    return con
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -251,7 +252,10 @@ def ask(question: Question, *, timeout_s: float = TIMEOUT_S) -> Any:
     Raises: what the function raises; RefusedError `child-died`, `child-timed-out`.
     """
     request = msgspec.msgpack.encode(question)
-    answer = run_child(__name__, request, timeout_s=timeout_s, memory_mb=MEMORY_MB)
+    answer = ask_child(
+        Path(question.home), __name__, request, timeout_s=timeout_s, memory_mb=MEMORY_MB,
+        kept_s=CHILD_KEPT_S,
+    )  # fmt: skip
     if question.what == "outcomes_joined":
         return unpack_arrays(answer)
     return msgspec.msgpack.decode(answer)

@@ -17,11 +17,12 @@ import msgspec
 from doorstep.core.errors import InputError
 from doorstep.core.instant import Instant
 from doorstep.core.record import OutcomeRecord
-from doorstep.journal import block
-from doorstep.journal.index import ListedFile, fold, read_entries
+from doorstep.journal import away, block
+from doorstep.journal.index import INDEX, ListedFile, fold, read_entries
 from doorstep.journal.reader import Declared, Group, list_blocks, open_either, part_of
 
 NO_END: Instant = 2**62
+Listed = tuple[Path, ListedFile]
 
 
 class TailPart(msgspec.Struct, frozen=True):
@@ -61,24 +62,28 @@ class NodeSnapshot(msgspec.Struct, frozen=True):
     files: tuple[ListedFile, ...]
     tails: tuple[TailBlock, ...]
 
-    def paths(
+    def listed(
         self, service: str, holds: str, since: Instant = 0, until: Instant = NO_END
-    ) -> list[Path]:
-        """Listed files of a service with anything in [since, until)."""
-        chosen = (
-            one
+    ) -> list[Listed]:
+        """Files of a service with anything in [since, until), each with the node's folder."""
+        return [
+            (self.folder, one)
             for one in self.files
-            if one.service == service and one.holds == holds and since <= one.last
-        )
-        return [self.folder / one.path for one in chosen if one.first < until]
+            if one.service == service
+            and one.holds == holds
+            and since <= one.last
+            and one.first < until
+        ]
 
 
 def list_nodes(home: Path) -> list[Path]:
-    """The nodes' folders, by name; dead nodes' too."""
+    """The nodes' folders, by name; dead nodes' too, and those that a store has of other homes."""
+    others = [path.parent for path in (home / away.FOLDER).glob(f"*/{INDEX}")]
     try:
-        return sorted(path for path in (home / "journal").iterdir() if path.is_dir())
+        own = [path for path in (home / "journal").iterdir() if path.is_dir()]
     except FileNotFoundError:
-        return []
+        own = []
+    return sorted(own) + sorted(others)
 
 
 def take_snapshots(home: Path) -> list[NodeSnapshot]:

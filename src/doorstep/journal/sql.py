@@ -9,7 +9,7 @@ have limits; and it all happens in a process that is ended.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +19,7 @@ import msgspec
 
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.journal import duck
+from doorstep.journal.away import ask_child, locate
 from doorstep.journal.snapshot import take_snapshots
 from doorstep.journal.surface import JournalTable
 from doorstep.journal.tables import (
@@ -29,7 +30,6 @@ from doorstep.journal.tables import (
     create_union,
     sources_of,
 )
-from doorstep.kernel.child import run_child
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -70,7 +70,7 @@ def ask_sql(
         )
         request = msgspec.msgpack.encode(asked)
         try:
-            found = run_child(__name__, request, timeout_s=timeout_s, memory_mb=MEMORY_MB)
+            found = ask_child(home, __name__, request, timeout_s=timeout_s, memory_mb=MEMORY_MB)
         except RefusedError as error:
             raise _of_child(error, timeout_s) from None
     return msgspec.msgpack.decode(found, type=JournalTable)
@@ -99,8 +99,10 @@ def query(asked: SqlQuestion) -> JournalTable:
     sources = sources_of(take_snapshots(Path(asked.home)), asked.services, asked.span)
     con = duck.connect(Path(asked.temp))
     try:
-        duck.confine(con, [path for one in sources.values() for path in one.paths])
-        _create_views(con, sources, tables_named(con, asked.sql), asked.span)
+        named = tables_named(con, asked.sql)
+        wanted = _wanted(sources, named)
+        duck.confine(con, locate([file for one in wanted for file in one.files]))
+        _create_views(con, wanted, named, asked.span)
         return _table(con.execute(asked.sql), asked.limit)
     except (duckdb.OutOfMemoryException, MemoryError) as error:
         raise RefusedError("sql-too-large", _said(error), LARGE) from None
@@ -156,7 +158,8 @@ def tables_named(con: DuckDBPyConnection, sql: str) -> set[str]:
             f"{refused[0]}() stands where a table does; expected a table of the journal, or one of "
             f"{', '.join(sorted(FUNCTIONS))}",
         )
-    return {str(node["table_name"]) for node in nodes if node.get("type") == "BASE_TABLE"}
+    # DuckDB's names are the same in capitals.
+    return {str(node["table_name"]).lower() for node in nodes if node.get("type") == "BASE_TABLE"}
 
 
 def _nodes(con: DuckDBPyConnection, sql: str) -> Iterator[dict[str, Any]]:
@@ -179,21 +182,25 @@ def _nodes(con: DuckDBPyConnection, sql: str) -> Iterator[dict[str, Any]]:
 
 
 def _create_views(
-    con: DuckDBPyConnection, sources: dict[str, Source], named: set[str], span: Span
+    con: DuckDBPyConnection, sources: Sequence[Source], named: set[str], span: Span
 ) -> None:
-    """Only those that are named: a view looks into every file that it is of. DuckDB's names are
-    the same in capitals."""
-    wanted = {name.lower() for name in named}
-    if PREDICTIONS in wanted:
-        views = [create_predictions(con, one, span) for one in sources.values()]
-    else:
-        chosen = (one for name, one in sources.items() if name.lower() in wanted)
-        views = [create_predictions(con, one, span) for one in chosen]
-    if PREDICTIONS in wanted and views:
+    """A view looks into every file that it is of, so only those that are asked."""
+    views = [
+        create_predictions(con, one, span)
+        for one in sources
+        if {one.service.lower(), PREDICTIONS} & named
+    ]
+    if PREDICTIONS in named and views:
         create_union(con, PREDICTIONS, views)
-    if OUTCOMES in wanted and sources:
-        told = [create_outcomes(con, one, span) for one in sources.values()]
-        create_union(con, OUTCOMES, told)
+    if OUTCOMES in named and sources:
+        create_union(con, OUTCOMES, [create_outcomes(con, one, span) for one in sources])
+
+
+def _wanted(sources: dict[str, Source], named: set[str]) -> list[Source]:
+    """Those that are named, or all."""
+    if named & {PREDICTIONS, OUTCOMES}:
+        return list(sources.values())
+    return [one for name, one in sources.items() if name.lower() in named]
 
 
 def _table(cursor: DuckDBPyConnection, limit: int) -> JournalTable:

@@ -9,6 +9,7 @@ import msgspec
 
 from doorstep.core.errors import MissingExtraError
 from doorstep.core.instant import Instant
+from doorstep.core.outcome import OutcomeGiven, Refused
 
 OUTCOMES_MAX = 10_000
 PREDICTIONS_MAX = 1_000
@@ -16,10 +17,8 @@ QUERY_ROWS_MAX = 100_000
 QUERY_S_MAX = 600.0
 """Files that a merge replaced are kept 900 s: a query that read the list before finds them."""
 IMPORTED_MAX = 2_000
-KEY_CHARS_MAX = 256
-LABEL_CHARS_MAX = 1_000
-AT_MAX = 2**53
-"""In the year 2255: what is later is no time that anybody meant."""
+MARK_SEEN_MAX = 100_000
+"""Rows of one watermark: of a column that tells so few apart, no run takes only what is new."""
 
 
 class ShowPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,8 +31,9 @@ Personal = Literal["none", "sealed", "open", "erased"]
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """One record of the journal in words. answered_by: the version whose answer the caller got;
     None if it was a constant or an error. status: how the assigned version did. cached: the answer
-    was computed for an earlier request. personal: whether it has sealed fields, and whether they
-    are in `inputs`, `context` and `key` here (open)."""
+    was computed for an earlier request. outcome: the label, else the value; value: what the case
+    was worth, or the true number. personal: whether it has sealed fields, and whether they are in
+    `inputs`, `context` and `key` here (open)."""
 
     id: str
     service: str
@@ -55,6 +55,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str | float | None
     outcome_at: Instant | None
     cached: bool = False
+    value: float | None = None
     personal: Personal = "none"
 
 
@@ -172,31 +173,54 @@ def _package(name: str) -> Any:
         ) from None
 
 
-class OutcomeGiven(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What became true, by prediction id or by key. at: 0 is now."""
-
-    prediction: str = ""
-    key: str = ""
-    label: str | None = None
-    value: float | None = None
-    at: Instant = 0
-
-
 class RecordOutcomes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """batch: 64 hex digits that name this set, or ""; one that was recorded before is not again.
-    skip_erased: leave out those of predictions whose subject was erased, instead of refusing."""
+    partial: record what can be, and say what is refused; else all or none. check: record nothing,
+    only say what would be refused."""
 
     service: str
     outcomes: tuple[OutcomeGiven, ...]
     batch: str = ""
-    skip_erased: bool = False
+    partial: bool = False
+    check: bool = False
 
 
 class OutcomesRecorded(msgspec.Struct, frozen=True, kw_only=True):
     """erased: places of the outcomes that were left out."""
 
     recorded: int
-    erased: tuple[int, ...] = ()
+    refused: tuple[Refused, ...] = ()
+
+
+class OutcomesTold(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a stream of outcomes. known: recorded before. refused: the first of them;
+    their index is the number of the line, from 1. refused_rows: how many in all."""
+
+    recorded: int
+    known: int
+    refused_rows: int
+    refused: tuple[Refused, ...]
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far a source was read. value: of its watermark column, None before the first time.
+    seen: digests of the rows that were read with exactly this value."""
+
+    value: str | int | float | None = None
+    seen: tuple[str, ...] = ()
+
+
+class ShowMark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """source: 64 hex digits that name it."""
+
+    service: str
+    source: str
+
+
+class KeepMark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    service: str
+    source: str
+    mark: Mark
 
 
 class ImportedRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -226,20 +250,13 @@ class ImportRows(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     check: bool = False
 
 
-class RowRefused(msgspec.Struct, frozen=True, kw_only=True):
-    """index: of the row in what was asked."""
-
-    index: int
-    reason: str
-
-
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
     """imported: recorded now. known: were recorded before. outcomes: recorded now."""
 
     imported: int
     known: int
     outcomes: int
-    refused: tuple[RowRefused, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 class CountTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,6 +10,7 @@ import msgspec
 from doorstep.core.instant import Instant
 from doorstep.core.record import OutcomeRecord
 from doorstep.journal import duck
+from doorstep.journal.away import locate
 from doorstep.journal.columns import (
     OUTCOME_TYPES,
     PREDICTION_TYPES,
@@ -23,7 +23,7 @@ from doorstep.journal.columns import (
 )
 from doorstep.journal.reader import Group
 from doorstep.journal.rows import tail_parts
-from doorstep.journal.snapshot import NO_END, NodeSnapshot, TailPart
+from doorstep.journal.snapshot import NO_END, Listed, NodeSnapshot, TailPart
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -42,12 +42,12 @@ class Source(msgspec.Struct, frozen=True):
     """What one snapshot of all nodes has of a service. tail: what is not listed yet."""
 
     service: str
-    predictions: list[Path]
-    outcomes: list[Path]
+    predictions: list[Listed]
+    outcomes: list[Listed]
     tail: list[TailPart]
 
     @property
-    def paths(self) -> list[Path]:
+    def files(self) -> list[Listed]:
         return [*self.predictions, *self.outcomes]
 
 
@@ -65,16 +65,18 @@ def sources_of(
     return {
         name: Source(
             name,
-            _paths(snapshots, name, "predictions", span),
-            _paths(snapshots, name, "outcomes", Span(span.since)),
+            _files(snapshots, name, "predictions", span),
+            _files(snapshots, name, "outcomes", Span(span.since)),
             tails.get(name, []),
         )
         for name in sorted(listed | tails.keys() | set(services))
     }
 
 
-def _paths(snapshots: Iterable[NodeSnapshot], service: str, holds: str, span: Span) -> list[Path]:
-    return [path for one in snapshots for path in one.paths(service, holds, span.since, span.until)]
+def _files(snapshots: Iterable[NodeSnapshot], service: str, holds: str, span: Span) -> list[Listed]:
+    return [
+        file for one in snapshots for file in one.listed(service, holds, span.since, span.until)
+    ]
 
 
 def _every(_name: str) -> bool:
@@ -164,5 +166,5 @@ def _create(con: DuckDBPyConnection, name: str, query: str) -> str:
     return quoted
 
 
-def _parquet(paths: Sequence[Path]) -> list[str]:
-    return [duck.parquet_of(paths)] if paths else []
+def _parquet(files: Sequence[Listed]) -> list[str]:
+    return [duck.parquet_of(locate(files))] if files else []

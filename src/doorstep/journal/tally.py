@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from doorstep.core.instant import SECOND_US
 from doorstep.core.manifest import ColumnProfile, Profile
-from doorstep.core.record import SEALED, OutcomeRecord, PredictionMeta
+from doorstep.core.record import SEALED, OutcomeRecord
 from doorstep.journal.codes import code_column, count_by_group
-from doorstep.journal.columns import Array, Batch, Columns, integers, value_columns
+from doorstep.journal.columns import Batch
+from doorstep.journal.duck import Array
 from doorstep.journal.summary import (
     BUCKET_S,
     HOUR_S,
@@ -47,8 +48,8 @@ def tally(batch: Batch, profiles: Profiles) -> Summary:
     what is imported does. Codes are against the profile of the version that answered, or of the
     assigned one if none did."""
     bucket_s = bucket_of(batch)
-    keys, groups = _group(batch.rows, bucket_s)
-    counts = _count_rows(batch.rows, groups, len(keys))
+    keys, groups = _group(batch, bucket_s)
+    counts = _count_rows(batch, groups, len(keys))
     columns = _count_columns(batch, keys, groups, profiles)
     scores = _sum_scores(batch, groups, len(keys))
     cells = [
@@ -74,8 +75,8 @@ def tally(batch: Batch, profiles: Profiles) -> Summary:
 
 def bucket_of(batch: Batch) -> int:
     """A month in buckets of ten seconds would be a cell for nearly each row."""
-    ats = batch.ats
-    span_s = (int(ats.max()) - int(ats.min())) / SECOND_US if len(ats) else 0.0
+    ats = batch.fields["at"]
+    span_s = (max(ats) - min(ats)) / SECOND_US if ats else 0.0
     return next(bucket_s for longest_s, bucket_s in SPANS if span_s <= longest_s)
 
 
@@ -88,41 +89,34 @@ def tally_outcomes(service: str, outcomes: Sequence[OutcomeRecord]) -> Summary:
     return Summary(service=service, outcomes=dict(sorted(buckets.items())))
 
 
-def _group(rows: Sequence[PredictionMeta], bucket_s: int) -> tuple[list[CellKey], Groups]:
+def _group(batch: Batch, bucket_s: int) -> tuple[list[CellKey], Groups]:
     """(the keys that occur, the key number of each row)."""
-    numbers: dict[CellKey, int] = {}
-    found = (
-        numbers.setdefault(
-            (floor(row.at, bucket_s), row.version, row.assigned, row.kind, row.segment),
-            len(numbers),
-        )
-        for row in rows
-    )
-    groups = np.fromiter(found, dtype=np.intp, count=len(rows))
-    return list(numbers), groups
+    ats, fields = batch.integers("at"), batch.fields
+    starts = (ats - ats % (bucket_s * SECOND_US)).tolist()
+    of = (fields[name] for name in ("version", "assigned", "kind", "segment"))
+    found: list[CellKey] = list(zip(starts, *of, strict=True))
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(found))}
+    return list(numbers), np.array([numbers[key] for key in found], dtype=np.intp)
 
 
-def _count_rows(
-    rows: Sequence[PredictionMeta], groups: Groups, count: int
-) -> dict[str, list[list[int]]]:
-    total = len(rows)
-    computed = np.fromiter((not row.cached for row in rows), dtype=np.bool_, count=total)
+def _count_rows(batch: Batch, groups: Groups, count: int) -> dict[str, list[list[int]]]:
+    computed = ~np.array(batch.fields["cached"], dtype=np.bool_)
     # -1: nobody answered. A version that failed while another answered is in `statuses`.
-    errors = np.fromiter((row.version < 0 for row in rows), dtype=np.intp, count=total)
-    warned = np.fromiter((bool(row.warnings) for row in rows), dtype=np.intp, count=total)
-    statuses = np.clip(integers(rows, "status"), 0, STATUSES - 1)
+    errors = batch.integers("version") < 0
+    warned = np.array([bool(one) for one in batch.fields["warnings"]], dtype=np.bool_)
+    statuses = np.clip(batch.integers("status"), 0, STATUSES - 1)
+    bins = latency_bins(batch.integers("latency_us"))
     return {
         "errors": _crosstab(groups, errors, count, 2),
         "warned": _crosstab(groups, warned, count, 2),
         "statuses": _crosstab(groups, statuses, count, STATUSES),
-        "latency": _crosstab(groups[computed], latency_bins(rows)[computed], count, LATENCY_BINS),
+        "latency": _crosstab(groups[computed], bins[computed], count, LATENCY_BINS),
     }
 
 
-def latency_bins(rows: Sequence[PredictionMeta]) -> NDArray[np.int64]:
+def latency_bins(latencies_us: NDArray[np.int64]) -> NDArray[np.int64]:
     """floor(4 log2 us), 0..LATENCY_BINS - 1."""
-    latencies = np.maximum(integers(rows, "latency_us"), 1)
-    bins: NDArray[np.int64] = np.floor(4 * np.log2(latencies)).astype(np.int64)
+    bins: NDArray[np.int64] = np.floor(4 * np.log2(np.maximum(latencies_us, 1))).astype(np.int64)
     return np.minimum(bins, LATENCY_BINS - 1)
 
 
@@ -136,13 +130,15 @@ def _count_columns(
     batch: Batch, keys: Sequence[CellKey], groups: Groups, profiles: Profiles
 ) -> list[dict[str, ColumnCount]]:
     counted: list[dict[str, ColumnCount]] = [{} for _ in keys]
-    values = value_columns(batch)
     profiled = [key[1] if key[1] > 0 else key[2] for key in keys]
     for version in sorted(set(profiled)):
+        chosen, of = batch.values, groups
         members = np.array([v == version for v in profiled])[groups]
-        chosen = {name: array[members] for name, array in values.items()}
+        if not members.all():
+            chosen = {name: array[members] for name, array in chosen.items()}
+            of = groups[members]
         profile = profiles(batch.layout.service, version)
-        for name, column in _count_version(chosen, groups[members], len(keys), profile).items():
+        for name, column in _count_version(chosen, of, len(keys), profile).items():
             for i, one in enumerate(column):
                 if profiled[i] == version:
                     counted[i][name] = one
@@ -150,7 +146,7 @@ def _count_columns(
 
 
 def _count_version(
-    values: Columns, groups: Groups, count: int, profile: Profile | None
+    values: Mapping[str, Array], groups: Groups, count: int, profile: Profile | None
 ) -> dict[str, list[ColumnCount]]:
     known = _by_column(profile)
     return {
@@ -190,8 +186,9 @@ def _sum_scores(batch: Batch, groups: Groups, count: int) -> list[dict[str, Scor
     for i, column in enumerate(batch.layout.numbers):
         if not column.name.startswith(OUTPUT):
             continue
-        finite = np.isfinite(batch.matrix[:, i])
-        chosen, values = groups[finite], np.clip(batch.matrix[finite, i], -SCORE_MAX, SCORE_MAX)
+        found = batch.matrix[:, i]
+        finite = np.isfinite(found)
+        chosen, values = groups[finite], np.clip(found[finite], -SCORE_MAX, SCORE_MAX)
         rows = np.bincount(chosen, minlength=count)
         totals = np.bincount(chosen, weights=values, minlength=count) / SCORE_UNIT
         squares = np.bincount(chosen, weights=values**2, minlength=count) / SCORE_UNIT

@@ -5,7 +5,8 @@
     <folder>/<node>/<boot>-<slot>.lock               one writer per slot; holds the last sequence
 
 A record is safe from the death of this process once `flush` returned, and from power loss too if
-`durable`. A flush that fails keeps nothing of what was buffered: its callers get an error.
+`durable`, and from the loss of this machine with a `replica`, which has it before the file does. A
+flush that fails keeps nothing of what was buffered: its callers get an error.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from doorstep.core.errors import OverloadedError, RefusedError
+from doorstep.core.errors import OverloadedError, RefusedError, UnreachableError
 from doorstep.core.ids import parse_name
 from doorstep.core.instant import Clock, SystemClock
 from doorstep.core.record import Layout, OutcomeRecord, PredictionMeta
@@ -30,6 +31,7 @@ from doorstep.journal.block import (
     FrameKind,
     append_frame,
 )
+from doorstep.journal.replica import Mirror, Replica
 from doorstep.kernel.files import sync_folder
 
 BLOCK_BYTES_MAX = 64 * 1024 * 1024
@@ -70,6 +72,8 @@ class BlockWriter:
     another, so that an fsync need not stop the loop; `flush` does both.
 
     folder: `<home>/journal`. boot, slot: names, unique together among live writers of the node.
+    replica: closed with the writer. With it `write` raises UnreachableError (`replica-unreachable`)
+    too, also if there is nothing to write.
     Raises: RefusedError (`journal-slot-taken`) if a live writer has this slot; OSError.
     """
 
@@ -81,12 +85,14 @@ class BlockWriter:
         boot: str,
         slot: str,
         durable: bool = False,
+        replica: Replica | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._folder = folder / parse_name(node, "node")
         self._node, self._boot = node, parse_name(boot, "boot")
         self._slot, self._durable = parse_name(slot, "slot"), durable
         self._clock = clock or SystemClock()
+        self._mirror = Mirror(replica, node, self._clock) if replica else None
         self._folder.mkdir(parents=True, exist_ok=True)
         if durable:
             for made in (self._folder, folder, folder.parent):
@@ -108,6 +114,11 @@ class BlockWriter:
     @property
     def buffered_bytes(self) -> int:
         return len(self._buffer)
+
+    @property
+    def outage(self) -> UnreachableError | None:
+        """Why the second place did not acknowledge the last time; None if it did."""
+        return self._mirror.outage if self._mirror else None
 
     def declare(self, layout: Layout) -> int:
         """The number of this layout, 1 or more; equal layouts get the same number."""
@@ -181,14 +192,19 @@ class BlockWriter:
             self._append(self._block or self._open(), taken)
         if self._block and self._is_due(self._block):
             self._end_block(self._block)
+        if self._mirror and not taken.data:
+            self._mirror.keep()
 
     def close(self) -> None:
         """Flush, close the block and give the slot back. Raises: OSError as `flush` does."""
         try:
-            self.flush()
+            if self._buffer:
+                self.flush()
         finally:
             if self._block:
                 self._end_block(self._block)
+            if self._mirror:
+                self._mirror.close()
             if self._lock_fd >= 0:
                 os.close(self._lock_fd)
                 self._lock_fd = -1
@@ -211,9 +227,12 @@ class BlockWriter:
             sequence=self._sequence,
             opened_at=self._clock.now(),
         )
-        fd = _create_locked(path, block.encode_header(header))
+        data = block.encode_header(header)
+        fd = _create_locked(path, data)
         if self._durable:
             sync_folder(self._folder)
+        if self._mirror:
+            self._mirror.begin(path.stem, data)
         size = os.fstat(fd).st_size
         self._block = _OpenBlock(fd, path, self._clock.monotonic_s(), size, set())
         return self._block
@@ -225,6 +244,9 @@ class BlockWriter:
             frames += len(missing)
             said = (block.encode_layout(number, self._layouts[number - 1]) for number in missing)
             data = bytearray().join((*said, data))
+        if self._mirror:
+            # Before the file has it: readers of the file see nothing that is given up again.
+            self._mirror.keep(current.size, data)
         self._write_whole(current, data)
         current.declared |= taken.layouts
         current.frames += frames
@@ -257,9 +279,12 @@ class BlockWriter:
         """End frame and final name. Without room for the end frame the block keeps its open name,
         loses its lock, and recovery ends it later."""
         end = BlockEnd(frames=current.frames, rows=current.rows, outcomes=current.outcomes)
+        data, size = block.encode_end(end), current.size
         self._block = None
         with contextlib.suppress(OSError):
-            self._write_whole(current, block.encode_end(end))
+            self._write_whole(current, data)
+            if self._mirror:
+                self._mirror.add(size, data)
             current.path.rename(current.path.with_suffix(".block"))
             if self._durable:
                 sync_folder(self._folder)

@@ -17,13 +17,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import queue
 import selectors
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import msgspec
 
@@ -34,6 +36,8 @@ ANSWER_BYTES_MAX = 256 * 1024 * 1024
 STDERR_BYTES_KEPT = 16 * 1024
 ENVIRONMENT_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "VIRTUAL_ENV", "PYTHONPATH")
 LENGTH_BYTES = 8
+HEAD = struct.Struct(">Qd")
+"""Of a request: its length, and how long the child may take for it."""
 CHUNK_BYTES = 256 * 1024
 LOOK_S = 0.2
 END_S = 1.0
@@ -54,36 +58,51 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
 
 
 class _Children:
-    """The children that this process runs, so that stopping ends them and starts no more."""
+    """The children that this process runs, so that stopping ends them and starts no more; and by
+    module the one that waits for a further request."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pids: set[int] = set()
+        self._waiting: dict[str, _Child] = {}
         self.are_refused = False
 
-    @contextlib.contextmanager
-    def started(
-        self, start: Callable[[], subprocess.Popen[bytes]]
-    ) -> Iterator[subprocess.Popen[bytes]]:
-        """The child while it runs; it and its group are ended on leaving."""
+    def start(self, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
         with self._lock:
             if self.are_refused:
                 raise _stopping()
             process = start()
             self._pids.add(process.pid)
-        try:
-            yield process
-        finally:
-            with self._lock:
-                self._pids.discard(process.pid)
-            _kill_group(process.pid)
-            process.wait()
+            return process
+
+    def forget(self, pid: int) -> None:
+        with self._lock:
+            self._pids.discard(pid)
+
+    def take(self, module: str) -> _Child | None:
+        """The one that waits; it is the caller's now."""
+        with self._lock:
+            return self._waiting.pop(module, None)
+
+    def keep(self, module: str, child: _Child) -> None:
+        with self._lock:
+            if self.are_refused:
+                spare: _Child | None = child
+            else:
+                spare = self._waiting.pop(module, None)
+                self._waiting[module] = child
+        if spare is not None:
+            spare.close()
 
     def end(self) -> None:
         with self._lock:
             self.are_refused = True
             for pid in self._pids:
                 _kill_group(pid)
+            waiting = list(self._waiting.values())
+            self._waiting.clear()
+        for child in waiting:
+            child.close()
 
     def allow(self) -> None:
         with self._lock:
@@ -107,44 +126,96 @@ def allow_children() -> None:
     _CHILDREN.allow()
 
 
-def run_child(module: str, request: bytes, *, timeout_s: float, memory_mb: int = 8192) -> bytes:
+def run_child(
+    module: str, request: bytes, *, timeout_s: float, memory_mb: int = 8192, kept_s: float = 0.0
+) -> bytes:
     """What `module.main(request)` returns, from a process of its own.
 
     The child gets a short list of environment variables, so no secret of ours reaches model code.
     It ends with this process, however that ends. What it forked and left in its group ends with it.
+    kept_s: it waits that long for the next request to the module, which then need not wait for an
+    interpreter and its imports: for work of ours that leaves nothing behind.
     Raises: the child's own DoorstepError; RefusedError `child-died`, `child-timed-out`.
     """
-    until_s = time.monotonic() + timeout_s
-    answer_fd, write_fd = os.pipe()
-    limits = (str(write_fd), str(memory_mb), str(timeout_s + MARGIN_S))
+    child = _CHILDREN.take(module) if kept_s else None
+    if child is not None:
+        with contextlib.suppress(_Gone):  # it has just waited long enough: another one is asked
+            return child.ask(request, timeout_s)
+    try:
+        return _Child(module, memory_mb, kept_s).ask(request, timeout_s)
+    except _Gone as gone:
+        raise gone.error from None
 
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "doorstep.kernel.child", module, *limits],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=(write_fd,),
-            env=_environment(),
-            start_new_session=True,
-        )
 
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, answer_fd)
+class _Gone(Exception):
+    """The child ended without an answer."""
+
+    def __init__(self, error: RefusedError) -> None:
+        self.error = error
+
+
+class _Child:
+    """A process that works through requests, one after the other."""
+
+    def __init__(self, module: str, memory_mb: int, kept_s: float) -> None:
+        self._module, self._kept_s = module, kept_s
+        self._answer_fd, write_fd = os.pipe()
+        words = [sys.executable, "-P", "-m", "doorstep.kernel.child", module]
+        words += [str(write_fd), str(memory_mb), str(kept_s)]
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                words,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(write_fd,),
+                env=_environment(),
+                start_new_session=True,
+            )
+
         try:
-            process = stack.enter_context(_CHILDREN.started(start))
+            self._process = _CHILDREN.start(start)
+        except BaseException:
+            os.close(self._answer_fd)
+            raise
         finally:
             os.close(write_fd)
-        talk = stack.enter_context(contextlib.closing(_Talk(process, answer_fd, request)))
-        in_time = talk.run(until_s)
-        if in_time:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(END_S)
-        said = talk.last_words()
-    if not in_time or process.returncode == -signal.SIGALRM:
-        raise RefusedError("child-timed-out", f"{module} was ended after {timeout_s:g} s")
-    return _unpack(talk.answer(), said, module, process.returncode)
+
+    def ask(self, request: bytes, timeout_s: float) -> bytes:
+        """Its answer; afterwards it waits for the next request, or is closed. Raises: _Gone,
+        DoorstepError."""
+        is_kept = False
+        head = HEAD.pack(len(request), timeout_s + MARGIN_S)
+        talk = _Talk(self._process, self._answer_fd, head + request)
+        try:
+            in_time = talk.run(time.monotonic() + timeout_s)
+            answer = talk.answer()
+            is_kept = bool(answer and self._kept_s)
+            if in_time and not is_kept:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(END_S)
+            said = talk.last_words()
+        finally:
+            talk.close()
+            if is_kept:
+                _CHILDREN.keep(self._module, self)
+            else:
+                self.close()
+        if not in_time or self._process.returncode == -signal.SIGALRM:
+            raise RefusedError("child-timed-out", f"{self._module} was ended after {timeout_s:g} s")
+        return _unpack(answer, said, self._module, self._process.returncode)
+
+    def close(self) -> None:
+        """It and its group are ended."""
+        _CHILDREN.forget(self._process.pid)
+        _kill_group(self._process.pid)
+        self._process.wait()
+        os.close(self._answer_fd)
+        for stream in (self._process.stdin, self._process.stderr):
+            assert stream is not None
+            stream.close()
 
 
 def _environment() -> dict[str, str]:
@@ -159,9 +230,8 @@ class _Talk:
         assert process.stdin is not None
         assert process.stderr is not None
         self._process = process
-        self._streams = (process.stdin, process.stderr)
         self._stdin, self._stderr, self._answer = process.stdin, process.stderr, answer_fd
-        self._pending = memoryview(len(request).to_bytes(LENGTH_BYTES, "big") + request)
+        self._pending = memoryview(request)
         self._got, self._said = bytearray(), bytearray()
         self._is_over = False
         self._selector = selectors.DefaultSelector()
@@ -201,8 +271,6 @@ class _Talk:
 
     def close(self) -> None:
         self._selector.close()
-        for stream in self._streams:
-            stream.close()
 
     def _length(self) -> int:
         return int.from_bytes(self._got[:LENGTH_BYTES], "big")
@@ -250,14 +318,15 @@ def _stopping() -> RefusedError:
     )
 
 
-def _unpack(answer: bytes, said: bytes, module: str, code: int) -> bytes:
+def _unpack(answer: bytes, said: bytes, module: str, code: int | None) -> bytes:
     try:
         message = msgspec.msgpack.decode(answer, type=Answer | Failure)
     except msgspec.DecodeError:
         if _CHILDREN.are_refused:
             raise _stopping() from None
         last = said.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-        raise RefusedError("child-died", f"{module} ended with code {code}: {last[0]}") from None
+        died = RefusedError("child-died", f"{module} ended with code {code}: {last[0]}")
+        raise _Gone(died) from None
     if isinstance(message, Answer):
         return message.body
     kinds = {one.kind: one for one in DoorstepError.__subclasses__()}
@@ -266,17 +335,21 @@ def _unpack(answer: bytes, said: bytes, module: str, code: int) -> bytes:
 
 def main() -> None:
     module, answer_fd, memory_mb = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    _limit_time(float(sys.argv[4]))
+    kept_s = float(sys.argv[4])
     _limit_memory(memory_mb)
     os.set_inheritable(answer_fd, False)
-    lifeline = _take_stdin()
-    length = int.from_bytes(_read_exactly(lifeline, LENGTH_BYTES), "big")
-    request = _read_exactly(lifeline, length)
-    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
-    encoded = msgspec.msgpack.encode(_work(module, request))
-    with os.fdopen(answer_fd, "wb") as pipe:
-        pipe.write(len(encoded).to_bytes(LENGTH_BYTES, "big"))
-        pipe.write(encoded)
+    requests: queue.SimpleQueue[tuple[bytes, float]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(_take_stdin(), requests), daemon=True).start()
+    request, timeout_s = requests.get()
+    with os.fdopen(answer_fd, "wb") as pipe, contextlib.suppress(queue.Empty):
+        while True:
+            _limit_time(timeout_s)
+            encoded = msgspec.msgpack.encode(_work(module, request))
+            _limit_time(0.0)
+            pipe.write(len(encoded).to_bytes(LENGTH_BYTES, "big"))
+            pipe.write(encoded)
+            pipe.flush()
+            request, timeout_s = requests.get(timeout=kept_s)
 
 
 def _work(module: str, request: bytes) -> Answer | Failure:
@@ -312,10 +385,11 @@ def _read_exactly(fd: int, length: int) -> bytes:
     return b"".join(parts)
 
 
-def _end_with_parent(lifeline: int) -> None:
-    while os.read(lifeline, 1):
-        pass
-    _end_group()
+def _listen(lifeline: int, requests: queue.SimpleQueue[tuple[bytes, float]]) -> None:
+    """Read requests; the end of the pipe means that we are gone."""
+    while True:
+        length, timeout_s = HEAD.unpack(_read_exactly(lifeline, HEAD.size))
+        requests.put((_read_exactly(lifeline, length), timeout_s))
 
 
 def _end_group() -> None:
@@ -326,7 +400,7 @@ def _end_group() -> None:
 
 
 def _limit_time(timeout_s: float) -> None:
-    """The kernel ends us, even in native code that never lets another thread run."""
+    """The kernel ends us then, even in native code that never lets another thread run; 0: never."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
 

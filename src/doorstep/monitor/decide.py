@@ -17,6 +17,7 @@ from doorstep.gate.sentences import percent
 from doorstep.gate.types import Estimate
 from doorstep.monitor.drift import drift_subjects, observe_drift
 from doorstep.monitor.incidents import carry_on
+from doorstep.monitor.labels import say_stopped
 from doorstep.monitor.promises import promises, quality_by
 from doorstep.monitor.types import (
     Kind,
@@ -65,7 +66,7 @@ def asked_subjects(facts: ServiceFacts) -> frozenset[tuple[Kind, str]]:
     found |= {(one.kind, one.text) for one in promises(facts)}
     found |= {("data", "traffic"), ("data", "contract"), ("data", LOADING)}
     found.add(("data", RETENTION))
-    if facts.promised:
+    if _awaits(facts):
         found.add(("data", "outcomes"))
     return frozenset(found)
 
@@ -190,22 +191,32 @@ def _of_data(facts: ServiceFacts) -> Iterator[Observation]:
         if facts.had_traffic:
             yield _of_silence(facts, facts.traffic)
     quality = facts.quality
-    if facts.promised and quality is not None and quality.rows >= OUTCOMES_AWAITED_MIN:
-        yield Observation(
-            kind="data",
-            subject="outcomes",
-            is_bad=quality.labelled == 0,
-            since=quality.since,
-            until=quality.until,
-            sentence=f"no outcome has arrived for {counted(quality, 'predictions')}: "
-            "whether quality is as promised cannot be known",
-            cause="outcomes are not sent, or their keys do not match the predictions",
-            next=f"doorstep outcome {facts.service} FILE",
-            is_certain=True,
-            numbers={"rows": quality.rows, "labelled": quality.labelled},
-        )
+    if _awaits(facts) and quality is not None and quality.rows >= OUTCOMES_AWAITED_MIN:
+        yield _of_outcomes(facts, quality)
     if facts.drift is not None and facts.drift.rows >= WARNED_ROWS_MIN:
         yield from _of_warnings(facts)
+
+
+def _awaits(facts: ServiceFacts) -> bool:
+    """Whether the service file counts on outcomes: it promises quality, or says when they come."""
+    return bool(facts.promised) or (facts.quality is not None and facts.quality.delay_s > 0)
+
+
+def _of_outcomes(facts: ServiceFacts, quality: QualityWindow) -> Observation:
+    nothing = f"no outcome has arrived for {counted(quality, 'predictions')}"
+    said = say_stopped(quality) if quality.labelled else nothing
+    return Observation(
+        kind="data",
+        subject="outcomes",
+        is_bad=bool(said),
+        since=quality.since,
+        until=quality.until,
+        sentence=f"{said}: whether quality is as promised cannot be known",
+        cause="outcomes are not sent, or their keys do not match the predictions",
+        next=f"doorstep outcome {facts.service} FILE",
+        is_certain=True,
+        numbers={"rows": quality.rows, "labelled": quality.labelled, "newest": quality.newest},
+    )
 
 
 def _of_loading(facts: ServiceFacts, traffic: TrafficWindow) -> Observation:

@@ -23,6 +23,7 @@ from doorstep.journal.windows import column_codes
 from doorstep.kernel.app import App
 from doorstep.monitor.decide import LATE_S, QUALITY_WINDOW_S, latest_window
 from doorstep.monitor.facts import drift_window, quality_window, traffic_window, was_asked
+from doorstep.monitor.labels import DAY_US, pauses_of, values_of
 from doorstep.monitor.types import MonitorFinding, QualityWindow, ServiceFacts
 from doorstep.register import store as versions
 from doorstep.register.views import manifest_of
@@ -63,10 +64,12 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
 
 class QualitySeen(msgspec.Struct, frozen=True, kw_only=True):
     """outcomes: how many the journal had. judged: by promise with an incident: end of the last
-    window of it that was judged. week: by all outcomes; fresh: by those received since."""
+    window of it that was judged. until: when it was looked at. week: by all outcomes; fresh: by
+    those received since."""
 
     outcomes: int = -1
     judged: dict[str, Instant] = {}
+    until: Instant = 0
     week: QualityWindow | None = None
     fresh: dict[str, QualityWindow] = {}
 
@@ -189,6 +192,7 @@ def _facts(
         leaving=leaving_of(app, service),
         alert_kinds=frozenset(told),
         known=known,
+        unit=seen.file.monitor.outcomes.unit,
     )
 
 
@@ -227,38 +231,95 @@ def _summary(app: App, service: str, since: Instant, until: Instant) -> Summary:
 def quality_of(
     app: App, seen: Watched, now: Instant, known: tuple[MonitorFinding, ...] = ()
 ) -> QualitySeen:
-    """Quality of the champion's live predictions of the last week, as far as outcomes are known.
+    """Quality of the champion's live predictions of a week, as far as outcomes are known: the last
+    week, or the last one whose outcomes are due, where the service file declares a delay.
 
     Joining new outcomes takes a child process: this is for a look; who shows a page asks
     `quality_seen`.
     """
     key = (seen.version.service, seen.version.number)
-    since = now - round(QUALITY_WINDOW_S * SECOND_US)
-    summary = _summary(app, seen.version.service, since, now)
+    delay_us = round(seen.file.monitor.outcomes.delay_s * SECOND_US)
+    week_us = round(QUALITY_WINDOW_S * SECOND_US)
+    now = _due_until(now, delay_us) + delay_us
+    since = now - week_us
+    summary = _summary(app, seen.version.service, since - delay_us, now)
     outcomes = sum(summary.outcomes.values())
-    rows = sum(one.rows for one in summary.cells if _is_of(one, seen.version.number))
+    due = _Due(summary, seen.version.number, since - delay_us, now - delay_us)
     judged = _judged(known)
     kept = app.kept.get(QualityKept, QualityKept)
     found = kept.get(key)
-    if not rows:
-        found = QualitySeen(outcomes=outcomes, judged=judged)
-    elif found.week is None or (found.outcomes, found.judged) != (outcomes, judged):
-        arrays = _joined(app, seen.version.service, since, now) if outcomes else None
+    # With a delay, what is judged is never the same again: predictions fall due.
+    as_before = (found.outcomes, found.judged, found.until if delay_us else now)
+    if not due.rows():
+        found = QualitySeen(outcomes=outcomes, judged=judged, until=now)
+    elif found.week is None or as_before != (outcomes, judged, now):
+        arrays = _joined(app, seen.version.service, due.since, due.until) if outcomes else None
 
-        def received_since(at: Instant) -> QualityWindow:
-            labelled = _labelled(seen.manifest, arrays, seen.version.number, at)
-            return quality_window(labelled, seen.manifest.task, rows, max(since, at), now)
+        def known_since(at: Instant) -> QualityWindow:
+            return _quality_window(seen, arrays, due, at, delay_us)
 
         found = QualitySeen(
             outcomes=outcomes,
             judged=judged,
-            week=received_since(0),
-            fresh={promise: received_since(at) for promise, at in judged.items()},
+            until=now,
+            week=_with_labels(seen, known_since(0), arrays, due),
+            fresh={promise: known_since(at) for promise, at in judged.items()},
         )
     else:
-        found = _looked_at_again(found, rows, since, now)
+        found = _looked_at_again(found, due.rows(), since, now)
     kept.seen[key] = found
     return found
+
+
+class _Due(msgspec.Struct, frozen=True):
+    """The version's predictions in [since, until), whose outcomes are due."""
+
+    summary: Summary
+    version: int
+    since: Instant
+    until: Instant
+
+    def rows(self, since: Instant = 0) -> int:
+        first = max(since, self.since)
+        cells = (one for one in self.summary.cells if first <= one.at < self.until)
+        return sum(one.rows for one in cells if _is_of(one, self.version))
+
+
+def _due_until(now: Instant, delay_us: int) -> Instant:
+    """Predictions before it are judged. It moves by a twelfth of the delay, at most by an hour, so
+    that outcomes are not joined again at every look."""
+    step_us = min(delay_us // 12, HOUR_S * SECOND_US)
+    until = now - delay_us
+    return until // step_us * step_us if step_us else until
+
+
+def _quality_window(
+    seen: Watched, arrays: OutcomeArrays | None, due: _Due, begins: Instant, delay_us: int
+) -> QualityWindow:
+    """begins: only what could be judged since then counts: received, and due."""
+    labelled = _labelled(seen.manifest, arrays, due.version, begins, delay_us)
+    since, until = due.since + delay_us, due.until + delay_us
+    found = quality_window(labelled, seen.manifest.task, due.rows(), max(since, begins), until)
+    return msgspec.structs.replace(found, delay_s=delay_us / SECOND_US)
+
+
+def _with_labels(
+    seen: Watched, window: QualityWindow, arrays: OutcomeArrays | None, due: _Due
+) -> QualityWindow:
+    """The window of all outcomes also says whether labels still come, and what cases were worth."""
+    if arrays is None:
+        return window
+    day = due.until - DAY_US
+    mine = arrays.version == due.version
+    newest = (due.rows(day), int((mine & (arrays.at >= day)).sum())) if window.delay_s else (0, 0)
+    silent_s, pause_s = (0.0, 0.0)
+    if not window.delay_s:
+        silent_s, pause_s = pauses_of(arrays.received_at[mine], due.until)
+    has_unit = bool(seen.file.monitor.outcomes.unit)
+    values = values_of(arrays.version, arrays.at, arrays.value) if has_unit else ()
+    return msgspec.structs.replace(
+        window, newest=newest, silent_s=silent_s, pause_s=pause_s, values=values
+    )
 
 
 def _judged(known: tuple[MonitorFinding, ...]) -> dict[str, Instant]:
@@ -295,10 +356,10 @@ def _joined(app: App, service: str, since: Instant, until: Instant) -> OutcomeAr
 
 
 def _labelled(
-    manifest: Manifest, arrays: OutcomeArrays | None, number: int, since: Instant
+    manifest: Manifest, arrays: OutcomeArrays | None, number: int, since: Instant, delay_us: int
 ) -> Labelled:
-    """Rows of this version whose scores are known and whose outcome was received since `since`, in
-    the manifest's columns."""
+    """Rows of this version whose scores are known and whose outcome could be judged since `since`,
+    in the manifest's columns."""
     names = manifest.labels or ("value",)
     if arrays is None or not set(names) <= set(arrays.scores):
         return labelled_of(manifest, np.empty(0), np.empty((0, len(names))))
@@ -308,6 +369,7 @@ def _labelled(
         truth = np.array([known.get(str(label), np.nan) for label in arrays.label])
     else:
         truth = np.asarray(arrays.value, dtype=np.float64)
-    mine = (arrays.version == number) & (arrays.received_at >= since)
+    judged_at = np.maximum(arrays.received_at, arrays.at + delay_us)
+    mine = (arrays.version == number) & (judged_at >= since)
     mine &= np.isfinite(truth) & np.isfinite(scores).all(axis=1)
     return labelled_of(manifest, truth[mine], scores[mine])

@@ -27,7 +27,7 @@ from doorstep.monitor.surface import (
     Statuses,
 )
 from doorstep.monitor.types import SEVERITIES, MonitorFinding, QualityWindow, ServiceFacts
-from doorstep.monitor.views import finding_view, monitor_view
+from doorstep.monitor.views import finding_view, mean_of, monitor_view
 from doorstep.register.store import ServiceRow, get_service, list_services
 from doorstep.release import store as releases
 from doorstep.release.callers import read_callers
@@ -143,7 +143,19 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
         drifted=tuple(one.subject for one in findings if one.kind == "drift"),
         objective=_objective(seen, quality),
         findings_open=len(known),
+        quality_delay_s=quality.delay_s if quality else 0.0,
+        value=_value(seen, quality),
+        unit=seen.file.monitor.outcomes.unit if seen else "",
     )
+
+
+def _value(
+    seen: Watched | None, quality: QualityWindow | None
+) -> tuple[float, float | None, float | None] | None:
+    for one in quality.values if quality else ():
+        if seen is not None and (one.version, one.day) == (seen.version.number, ""):
+            return mean_of(one)
+    return None
 
 
 def _per_minute(rows: list[Cell], now: Instant) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -12,7 +12,7 @@ from doorstep.core.condition import Condition, Quantity, parse_condition
 from doorstep.core.verdict import Verdict
 from doorstep.gate.metrics import as_estimate
 from doorstep.gate.rules import judge, meets
-from doorstep.gate.sentences import percent, too_few, with_interval
+from doorstep.gate.sentences import too_few, with_interval
 from doorstep.gate.types import Estimate, Order
 from doorstep.monitor.types import (
     Kind,
@@ -22,7 +22,7 @@ from doorstep.monitor.types import (
     ServiceFacts,
     TrafficWindow,
 )
-from doorstep.monitor.wording import counted
+from doorstep.monitor.wording import counted, say_labels
 from doorstep.stats.intervals import Interval, normal_quantile, proportion, unknown
 
 ROWS_MIN = 50
@@ -93,8 +93,7 @@ def _of_quality(condition: Condition, facts: ServiceFacts) -> PromiseNow:
     window = quality_by(facts, str(condition))
     if window is None or window.rows == 0:
         return _unknown(condition, "quality", "no predictions whose outcome could be known")
-    share = percent(window.labelled / window.rows)
-    labels = f"labels for {share} of {counted(window, 'predictions')}"
+    labels = say_labels(window)
     found = window.metrics.get(condition.left)
     if window.labelled == 0 or found is None:
         what = "no outcomes yet" if window.labelled == 0 else f"{condition.left} is not measured"

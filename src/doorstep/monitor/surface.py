@@ -71,12 +71,25 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     measured: str
 
 
+class ValueView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cases of one version were worth, as far as it is known for `rows` of them. day: UTC,
+    of the predictions; "" for all days. mean, total: (estimate, low, high), 95 %; low and high are
+    None for a single case. total: rows times the mean."""
+
+    version: int
+    day: str
+    rows: int
+    mean: tuple[float, float | None, float | None]
+    total: tuple[float, float | None, float | None]
+
+
 class MonitorView(msgspec.Struct, frozen=True, kw_only=True):
     """What is measured of a service now. quality: metric -> (estimate, low, high), empty before
     there are outcomes. Three windows: columns are compared on `rows` in [since, since + window_s),
     the newest closed one with traffic; errors, failed (not answered by the assigned version) and
-    latency are of the last `traffic_s`; quality is of the last `quality_s`, where the share
-    `labelled` of the predictions, `labelled_rows`, has an outcome."""
+    latency are of the last `traffic_s`; quality is of `quality_s` that ended `quality_delay_s` ago,
+    where the share `labelled` of the predictions, `labelled_rows`, has an outcome; values are of
+    the same predictions and count in `unit`. labels: the share in words, "" without predictions."""
 
     service: str
     version: int | None
@@ -94,6 +107,10 @@ class MonitorView(msgspec.Struct, frozen=True, kw_only=True):
     traffic_s: float
     promises: tuple[Promise, ...]
     findings: tuple[MonitorFindingView, ...]
+    quality_delay_s: float = 0.0
+    labels: str = ""
+    unit: str = ""
+    values: tuple[ValueView, ...] = ()
 
 
 class ShowStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,9 +127,10 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     made from facts. requests, errors: per minute, the last 60, oldest first.
     rescued: in these 60, what the assigned version failed and another one or the fallback answered.
     quality: the first promised quality metric: (name, estimate, low, high), None without outcomes.
-    requests, errors, rescued and latency are of the last `traffic_s`, quality and labelled of the
-    last `quality_s`. promise_ms_p99: the promised latency, None if nothing is promised. objective:
-    kept, broken, not-yet-known, or none."""
+    requests, errors, rescued and latency are of the last `traffic_s`; quality, value and labelled
+    of the `quality_s` that ended `quality_delay_s` ago. value: (mean, low, high) of what a case of
+    its version was worth, in `unit`; None if it is not known. promise_ms_p99: the promised latency,
+    None if nothing is promised. objective: kept, broken, not-yet-known, or none."""
 
     service: str
     state: str
@@ -135,6 +153,9 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     objective: str
     findings_open: int
     watched: int | None = None
+    quality_delay_s: float = 0.0
+    value: tuple[float, float | None, float | None] | None = None
+    unit: str = ""
 
 
 class Statuses(msgspec.Struct, frozen=True, kw_only=True):

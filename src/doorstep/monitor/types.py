@@ -96,15 +96,33 @@ class TrafficWindow(msgspec.Struct, frozen=True, kw_only=True):
     latency: tuple[int, ...]
 
 
+class ValueOf(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cases of one version were worth. day: UTC, of its predictions; "" for all days.
+    total: of the cases whose value is known, which `mean.counted` counts."""
+
+    version: int
+    day: str
+    mean: Estimate
+    total: float
+
+
 class QualityWindow(msgspec.Struct, frozen=True, kw_only=True):
-    """Predictions whose outcome may have arrived. rows: of the version in [since, until);
-    labelled: of those, with an outcome that counts here. metrics: name -> estimate on these."""
+    """Predictions whose outcome is due. rows: of the version in [since, until), each `delay_s`
+    earlier; labelled: of those, with an outcome that counts here. metrics: name -> estimate on
+    these. newest: (rows, labelled) of the last day of them, where a delay is declared. silent_s,
+    pause_s: since the last outcome came, and the longest pause before; 0 where nobody can tell.
+    values: what cases were worth, where the service file has a unit."""
 
     since: Instant
     until: Instant
     rows: int
     labelled: int
     metrics: dict[str, Estimate]
+    delay_s: float = 0.0
+    newest: tuple[int, int] = (0, 0)
+    silent_s: float = 0.0
+    pause_s: float = 0.0
+    values: tuple[ValueOf, ...] = ()
 
 
 class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +134,7 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     received since the last window of it that was judged. served_since: when this version became
     champion. had_traffic: the service was asked in the day before `traffic` ended. unloaded: why
     versions cannot be loaded, by number. leaving: by node, records that go soon. known: findings
-    that are open, and those resolved not long ago.
+    that are open, and those resolved not long ago. unit: of the values of cases.
     """
 
     service: str
@@ -135,6 +153,7 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     leaving: Mapping[str, Due] = {}
     alert_kinds: frozenset[str] = frozenset({"drift", "quality", "slo"})
     known: tuple[MonitorFinding, ...] = ()
+    unit: str = ""
 
 
 PromiseState = Literal["kept", "broken", "not-yet-known"]

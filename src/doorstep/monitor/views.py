@@ -13,9 +13,15 @@ from doorstep.core.record import Status
 from doorstep.journal.summary import latency_ms
 from doorstep.monitor.drift import column_report, compared_columns, subject_of
 from doorstep.monitor.promises import promises
-from doorstep.monitor.surface import ColumnDrift, MonitorFindingView, MonitorView, Promise
-from doorstep.monitor.types import MonitorFinding, ServiceFacts
-from doorstep.monitor.wording import length_s
+from doorstep.monitor.surface import (
+    ColumnDrift,
+    MonitorFindingView,
+    MonitorView,
+    Promise,
+    ValueView,
+)
+from doorstep.monitor.types import MonitorFinding, ServiceFacts, ValueOf
+from doorstep.monitor.wording import length_s, say_labels
 from doorstep.stats.distances import ColumnCounts
 from doorstep.stats.distances import ColumnDrift as Report
 
@@ -83,7 +89,27 @@ def monitor_view(facts: ServiceFacts, findings: tuple[MonitorFindingView, ...]) 
             for one in promises(facts)
         ),
         findings=findings,
+        quality_delay_s=quality.delay_s if quality else 0.0,
+        labels=say_labels(quality) if quality and quality.rows else "",
+        unit=facts.unit,
+        values=tuple(map(_value, quality.values)) if quality else (),
     )
+
+
+def _value(one: ValueOf) -> ValueView:
+    rows = one.mean.counted
+    low, high = (end if end is None else end * rows for end in (one.mean.low, one.mean.high))
+    return ValueView(
+        version=one.version,
+        day=one.day,
+        rows=rows,
+        mean=mean_of(one),
+        total=(one.total, low, high),
+    )
+
+
+def mean_of(one: ValueOf) -> tuple[float, float | None, float | None]:
+    return one.mean.value or 0.0, one.mean.low, one.mean.high
 
 
 def _p99(facts: ServiceFacts) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from doorstep.core.instant import SECOND_US, to_text
+from doorstep.gate.sentences import percent
 from doorstep.journal.retain import Due
 from doorstep.monitor.types import DriftWindow, QualityWindow, TrafficWindow
 from doorstep.release.wording import say_time
@@ -20,6 +21,24 @@ def counted(window: Window, what: str = "requests") -> str:
     """`2,000 requests in 1 h`; `no requests in 1 h`."""
     rows = f"{window.rows:,}" if window.rows else "no"
     return f"{rows} {what} in {say_time(length_s(window))}"
+
+
+def say_ended(length_s: float, delay_s: float) -> str:
+    """`last 7 d`, or `7 d that ended 30 d ago`."""
+    if not delay_s:
+        return f"last {say_time(length_s)}"
+    return f"{say_time(length_s)} that ended {say_time(delay_s)} ago"
+
+
+def say_labels(window: QualityWindow) -> str:
+    """`labels for 62 % of 1,000 predictions in 7 d`, or of those that are due, with their days."""
+    share = f"labels for {percent(window.labelled / window.rows)} of"
+    if not window.delay_s:
+        return f"{share} {counted(window, 'predictions')}"
+    delay_us = round(window.delay_s * SECOND_US)
+    first, last = (to_text(one - delay_us)[:10] for one in (window.since, window.until))
+    days = first if first == last else f"{first} to {last}"
+    return f"{share} {window.rows:,} predictions of {days}, older than {say_time(window.delay_s)}"
 
 
 def say_leaving(node: str, due: Due) -> str:

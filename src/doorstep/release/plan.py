@@ -72,6 +72,7 @@ def service_plan(state: ServiceState) -> ServicePlan:
         keep_s=state.file.privacy.keep_s,
         access=serve.access,
         limit=serve.limit,
+        has_values=bool(state.file.monitor.outcomes.unit),
     )
 
 

@@ -187,16 +187,17 @@ class CellWriter:
         words[_HEADER + slot * _SLOT + _KEY + _IN_FLIGHT] -= 1
 
     def time(
-        self, slot: int, unit: int, latency_us: int, slow_us: Sequence[int], *, once: bool
+        self, slot: int, units: Sequence[int], took_us: int, slow_us: Sequence[int], *, once: bool
     ) -> None:
-        """Take the latency of a request. slow_us: at most SLOW_MAX thresholds. once: units come
-        again, and what one of them meets says little new: only its first in the epoch is taken."""
-        if once and not self._is_first(self._keys[slot], unit):
+        """Take the latency of a request. slow_us: at most SLOW_MAX thresholds; none: it is not
+        taken. once: units come again, and what one of them meets says little new: only its first
+        in the epoch is taken."""
+        if not slow_us or (once and not self._is_first(self._keys[slot], units[0])):
             return
         words, at = self._words, _HEADER + slot * _SLOT + _KEY
         words[at + _TIMED] += 1
         for place, limit_us in enumerate(slow_us):
-            if latency_us > limit_us:
+            if took_us > limit_us:
                 words[at + _SLOW + place] += 1
 
     def _is_first(self, key: CellKey, unit: int) -> bool:

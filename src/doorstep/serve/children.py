@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from doorstep.core.report import WorkerReport
 from doorstep.kernel.child import ENVIRONMENT_KEPT
+from doorstep.kernel.store import store_environment
 from doorstep.serve.limits import BACKOFF_S, STEADY_S
 
 LOG_BYTES_MAX = 4 * 1024 * 1024
@@ -24,9 +25,12 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ChildKind = Literal["front", "engine", "shadow", "compactor"]
 
 
-def child_environment() -> dict[str, str]:
-    """A short list of our variables: no secret of ours reaches model code."""
+def child_environment(kind: ChildKind) -> dict[str, str]:
+    """A short list of our variables: no secret of ours reaches model code. The compactor, which
+    runs none, has those of the journal's store."""
     kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT_KEPT}
+    if kind == "compactor":
+        kept |= store_environment(os.environ)
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -35,12 +39,14 @@ class Child:
     child can notice our death; standard error goes to a log file of a bounded size."""
 
     def __init__(
-        self, slot: str, kind: ChildKind, argv: Sequence[str], logs: Path, serves: str = ""
-    ) -> None:
+        self, slot: str, kind: ChildKind, argv: Sequence[str], logs: Path, serves: str = "",
+        variables: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.slot = slot
         self.serves = serves
         self.kind: ChildKind = kind
         self.argv = tuple(argv)
+        self._variables = variables or {}
         self.starts = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._log = logs / f"{slot}.log"
@@ -79,7 +85,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 pass_fds=tuple(fds),
-                env=child_environment(),
+                env={**child_environment(self.kind), **self._variables},
                 start_new_session=True,
             )
         return True

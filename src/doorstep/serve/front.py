@@ -27,6 +27,7 @@ from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.journal.commit import commits_of
 from doorstep.journal.erasedlist import ErasedList
 from doorstep.journal.options import shortage
+from doorstep.journal.replica import VARIABLE, replica_of
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter
 from doorstep.serve.counters import CONNECTIONS, IN_FLIGHT
@@ -141,6 +142,7 @@ class Front:
         writer = BlockWriter(
             Path(options.journal), node=options.node, boot=options.run, slot=start.slot,
             durable=options.keep.mode == "durable",
+            replica=replica_of(os.environ[VARIABLE]) if options.keep.mode == "replicated" else None,
         )  # fmt: skip
         self._journal, self._keep = Path(options.journal), options.keep
         self._recorder = Recorder(writer, commits_of(options.keep.mode, writer, loop))
@@ -421,6 +423,8 @@ class Front:
     def _tell_journal(self, error: Exception | None) -> None:
         if error is not None:
             self.link.tell("journal", f"the journal cannot be written ({error})")
+        elif self._keep.mode == "replicated":
+            self.link.tell("journal", "")  # the second place was asked, and is there
 
 
 def _mend(plan: NodePlan, failed: set[str], last: NodePlan | None) -> NodePlan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -94,12 +94,13 @@ class FrontSlots:
 
     def __init__(
         self, count: int, options: FrontOptions, logs: Path,
-        hear: Callable[[FrontWorker, Word], None],
+        hear: Callable[[FrontWorker, Word], None], variables: Mapping[str, str],
     ) -> None:  # fmt: skip
         self._logs = logs
         self._options = options
         self._hear = hear
-        self._children = [Child(f"front-{at}", "front", (), logs) for at in range(count)]
+        self._variables = variables
+        self._children = [self._child(f"front-{at}") for at in range(count)]
         self.current: list[FrontWorker | None] = [None] * count
         self.leaving: list[FrontWorker] = []
 
@@ -129,13 +130,16 @@ class FrontSlots:
         """Start a second worker in a slot: (old, new). The old one goes on until `retire`."""
         old = self.current[at]
         if old is not None:
-            fresh = Child(old.child.slot, "front", (), self._logs)
+            fresh = self._child(old.child.slot)
             fresh.starts = old.child.starts
             self._children[at] = fresh
             self.leaving.append(old)
             self.current[at] = None
         self._start(at, first)
         return old, self.current[at]
+
+    def _child(self, slot: str) -> Child:
+        return Child(slot, "front", (), self._logs, variables=self._variables)
 
     def put_back(self, at: int, old: FrontWorker) -> None:
         """The new worker of a slot failed: the old one is current again."""

@@ -9,6 +9,8 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from doorstep.core.instant import SECOND_US
+from doorstep.journal.stored import StoreStatus, store_status
 from doorstep.serve.breaker import TOPIC
 from doorstep.serve.counters import BUCKETS, FAMILIES, LATENCY_EDGES_US, Key, Values
 from doorstep.serve.supervisor import Supervisor
@@ -127,12 +129,22 @@ def _counted(counters: Mapping[Key, Values]) -> list[Metric]:
 
 def _gauges(supervisor: Supervisor) -> dict[str, tuple[str, float]]:
     report = supervisor.report
+    store = store_status(supervisor.options.home, supervisor.options.node) or StoreStatus(
+        at=0, url=""
+    )
     return {
         "doorstep_plan_number": (
             "The plan that every front worker serves", report.plan_number if report else 0
         ),
         "doorstep_lease_held": ("1 while challengers may serve", float(supervisor.lease_held)),
         "doorstep_problems": ("Problems in the report", len(report.problems) if report else 0),
+        "doorstep_store_waiting_bytes": (
+            "Of the journal, not in its object store yet", store.waiting_bytes
+        ),
+        "doorstep_store_behind_since": (
+            "Unix time since when the object store takes nothing; 0 if it does",
+            store.behind_since / SECOND_US,
+        ),
         "doorstep_ready": ("1 while a front worker serves a plan", float(supervisor.ready)),
     }  # fmt: skip
 

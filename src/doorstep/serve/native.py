@@ -14,21 +14,18 @@ import msgspec
 from msgspec.structs import replace
 
 from doorstep.core.errors import InputError, OverloadedError, RefusedError
-from doorstep.core.ids import plain_prediction_id
-from doorstep.core.instant import Instant, parse_instant
-from doorstep.core.record import Kind, OutcomeRecord, outcome_refused, require_possible
+from doorstep.core.instant import Instant
+from doorstep.core.outcome import OutcomeGiven, require_all, sort_out
+from doorstep.core.record import Kind, OutcomeRecord, outcome_refused
 from doorstep.serve.call import Call, Part
-from doorstep.serve.fields import read_id
 from doorstep.serve.http import RETRY
-from doorstep.serve.limits import INT_MAX, OUTCOMES_MAX
+from doorstep.serve.limits import OUTCOMES_MAX
 from doorstep.serve.service import Service
 from doorstep.serve.version import Version
 from doorstep.serve.visit import CONTEXT, Skin, Visit
 
 if TYPE_CHECKING:
     from doorstep.serve.site import Site
-
-LABEL_CHARS_MAX = 1000
 
 
 class Prediction(msgspec.Struct, omit_defaults=True, gc=False):
@@ -60,16 +57,6 @@ class Refusal(msgspec.Struct, omit_defaults=True):
     message: str
     hint: str = ""
     request_id: str = ""
-
-
-class OutcomeGiven(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """at: ISO 8601 or microseconds UTC; None is now."""
-
-    prediction: str = ""
-    key: str | int = ""
-    label: str | bool | int | None = None
-    value: float | None = None
-    at: str | int | None = None
 
 
 class OutcomesGiven(msgspec.Struct, forbid_unknown_fields=True):
@@ -172,42 +159,9 @@ def read_outcomes(
         raise InputError(
             "bad-outcomes", f"the request has {len(given)} outcomes; expected 1 to {OUTCOMES_MAX}"
         )
-    found = [_outcome(one, service, now, at) for at, one in enumerate(given)]
-    require_possible(found, known)
+    found, refused = sort_out(service, given, known, now)
+    require_all(refused)
     return [replace(one, key=recorded(one.key)) if one.key else one for one in found]
-
-
-def _outcome(given: OutcomeGiven, service: str, now: Instant, number: int) -> OutcomeRecord:
-    where = f"outcome {number}"
-    try:
-        label = given.label
-        if isinstance(label, bool | int):
-            label = str(label).lower()
-        if label is not None and len(label) > LABEL_CHARS_MAX:
-            raise ValueError(f"a label of {len(label)} characters; at most {LABEL_CHARS_MAX}")
-        return OutcomeRecord(
-            service=service,
-            at=_instant(given.at, now),
-            received_at=now,
-            prediction=plain_prediction_id(given.prediction) if given.prediction else "",
-            key="" if given.key == "" else read_id(given.key, "key", where) or "",
-            label=label,
-            value=given.value,
-        )
-    except InputError as error:
-        raise InputError("bad-outcomes", f"{where}: {error.message}") from None
-    except ValueError as error:
-        raise InputError("bad-outcomes", f"{where}: {error}") from None
-
-
-def _instant(found: str | int | None, now: Instant) -> Instant:
-    if found is None:
-        return now
-    if isinstance(found, str):
-        return parse_instant(found)
-    if not 0 <= found <= INT_MAX:
-        raise ValueError(f"'at' is {found}; expected microseconds since 1970")
-    return found
 
 
 # -- routes

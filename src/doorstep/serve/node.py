@@ -5,7 +5,8 @@
                                   [--no-compactor]
                                   [--predict-route PATH] [--health-route PATH]
                                   [--tls-cert FILE --tls-key FILE [--tls-client-ca FILE]]
-                                  [--journal default|durable] [--journal-max GB]
+                                  [--journal default|durable|replicated] [--journal-max GB]
+                                  [--replica URL] [--replica-days DAYS]
                                   [--disk-reserve MB] [--disk-low refuse|no-inputs]
                                   [--access-log FILE [--access-sample 1%]]
                                   [--otlp URL [--trace-sample 1%]]
@@ -14,6 +15,7 @@
 gRPC is served if its port is named, and needs the extra `grpc`. --bound: a socket that whoever
 starts the node has bound for it, so that nobody else takes its port meanwhile.
 Says where it listens with one line of JSON on standard output. SIGTERM or SIGINT: drain and exit 0.
+DOORSTEP_REPLICA is the default of --replica, and keeps its password off the command line.
 SIGHUP: replace the front workers one by one. AIP_HTTP_PORT, AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE
 (Vertex AI's) are the defaults of the port and the routes.
 """
@@ -32,7 +34,13 @@ from pathlib import Path
 
 from doorstep.core.errors import DoorstepError, MissingExtraError
 from doorstep.core.ids import NAME_LENGTH_MAX, parse_name
-from doorstep.journal.options import DISK_RESERVE_MB, JOURNAL_GB_MAX, journal_options
+from doorstep.journal.options import (
+    DISK_RESERVE_MB,
+    JOURNAL_GB_MAX,
+    REPLICA_DAYS,
+    journal_options,
+)
+from doorstep.journal.replica import VARIABLE
 from doorstep.serve.health import serve_health
 from doorstep.serve.listeners import open_listener
 from doorstep.serve.observe_options import observe_options
@@ -98,6 +106,8 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
     parser.add_argument("--journal-max", type=float, default=JOURNAL_GB_MAX, metavar="GB")
     parser.add_argument("--disk-reserve", type=float, default=DISK_RESERVE_MB, metavar="MB")
     parser.add_argument("--disk-low", default="refuse")
+    parser.add_argument("--replica", default=os.environ.get(VARIABLE, ""), metavar="URL")
+    parser.add_argument("--replica-days", type=float, default=REPLICA_DAYS, metavar="DAYS")
     parser.add_argument("--access-log", default="")
     parser.add_argument("--access-sample", default="1%")
     parser.add_argument("--otlp", default="")
@@ -124,7 +134,14 @@ def parse_options(argv: list[str] | None = None) -> NodeOptions:
         observe=observe_options(
             args.access_log, args.access_sample, _otlp(args.otlp), args.trace_sample
         ),
-        keep=journal_options(args.journal, args.journal_max, args.disk_reserve, args.disk_low),
+        keep=journal_options(
+            args.journal,
+            args.journal_max,
+            args.disk_reserve,
+            args.disk_low,
+            args.replica,
+            args.replica_days,
+        ),
         bound={name: int(fd) for name, _, fd in (one.partition("=") for one in args.bound)},
         tls=tls_files(args.tls_cert, args.tls_key, args.tls_client_ca),
     )

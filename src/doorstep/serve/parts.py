@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doorstep.core.ids import hash_unit
-from doorstep.core.plan import REST
+from doorstep.core.plan import REST, ReleasePlan
 from doorstep.formats.batch import Batch
 from doorstep.serve.call import Call, Mark, Part
 from doorstep.serve.limits import ENGINE_BATCH_ROWS_MAX
@@ -35,6 +35,17 @@ def units_of(part: Part) -> list[int]:
     found = dict.fromkeys(units[at] or call.id for at in rows)
     mask = call.service.mask
     return [hash_unit("unit", mask.unit(one) if mask else one) for one in found]
+
+
+def mark_of(part: Part, cell: int, release: ReleasePlan, *, is_alone: bool) -> Mark:
+    """Its mark, not yet in flight. The latency of a call is that of its only part and unit, or of
+    none: of several units both arms may have some, and a call is the whole of the smaller arm's far
+    more rarely than its share says."""
+    units, sticks = units_of(part), part.call.parsed.units is not None
+    slow_us = release.slow_challenger_us if part.challenger else release.slow_us
+    if not is_alone or len(units) > 1:
+        slow_us = ()
+    return Mark(cell, units, [], slow_us=slow_us, sticks=sticks)
 
 
 def is_divisible(part: Part) -> bool:

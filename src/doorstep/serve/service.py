@@ -49,6 +49,8 @@ class Service:
         # What a version predicted that is not here now is unknown, so nothing is impossible.
         is_whole = len(versions) == len(plan.versions)
         self.labels = frozenset(one.labels for one in versions.values() if is_whole)
+        if self.labels and plan.has_values:
+            self.labels |= {()}
         self.has_labels = not versions or any(one.labels for one in versions.values())
         self.champion = None if plan.champion is None else versions.get(plan.champion)
         self.reader = reader or RowReader(plan)

@@ -25,6 +25,7 @@ from doorstep.core.plan import ApiKey, PlanRoot, ServicePlan
 from doorstep.core.report import FORMAT as REPORT_FORMAT
 from doorstep.core.report import NodeReport, WorkerReport
 from doorstep.journal.options import JournalOptions
+from doorstep.journal.stored import store_problems
 from doorstep.kernel.files import write_atomic
 from doorstep.serve import nodeplan
 from doorstep.serve.children import Child
@@ -128,9 +129,9 @@ class Supervisor:
             predict_route=options.predict_route, health_route=options.health_route,
             rpc=self._rpc_listener.fileno() if self._rpc_listener else None,
             workers=options.workers, guarded=options.is_reachable, tls=options.tls,
-            observe=options.observe, keep=options.keep,
+            observe=options.observe, keep=msgspec.structs.replace(options.keep, replica=""),
         )  # fmt: skip
-        self.fronts = FrontSlots(options.workers, fronts, logs, self._hear)
+        self.fronts = FrontSlots(options.workers, fronts, logs, self._hear, options.keep.variables)
         self._extras = {one.slot: one for one in self._make_extras(logs)}
         self.current: NodePlan | None = None
         self._good = -1
@@ -433,17 +434,15 @@ class Supervisor:
         left_s = self.feed.renewed_s + lease_s - time.monotonic()
         return Lease(left_s >= 0, max(left_s, 0.0))
 
-    # -- children
-
     def _make_extras(self, logs: Path) -> list[Child]:
         options = self.options
         common = ["--home", str(options.home), "--node", options.node]
         shadow = ["-m", "doorstep.serve.shadow", *common, "--state", str(options.state)]
         extras = [Child("shadow", "shadow", shadow, logs)]
         if options.compactor:
-            argv = ["-m", "doorstep.journal.compactor", *common]
-            argv += ["--journal-max", str(options.keep.gb_max)]
-            extras.append(Child("compactor", "compactor", argv, logs))
+            keep = options.keep
+            argv = ["-m", "doorstep.journal.compactor", *common, *keep.words_of_compactor]
+            extras.append(Child("compactor", "compactor", argv, logs, variables=keep.variables))
         return extras
 
     def _keep_children(self) -> None:
@@ -572,6 +571,7 @@ class Supervisor:
         ]
         found += self.readiness.said(self._wanted.services) if self._wanted else []
         found += self.engines.problems
+        found += store_problems(self.options.home, self.options.node, time.time_ns() // 1000)
         for worker in self.fronts.live:
             found += [f"{worker.child.slot}: {what}" for what in worker.troubles.values() if what]
         return list(dict.fromkeys(found))

@@ -33,6 +33,7 @@ from doorstep.core.ids import digest_of
 from doorstep.core.record import Kind
 from doorstep.core.report import NodeReport
 from doorstep.journal.reader import Group
+from doorstep.journal.replica import VARIABLE
 from doorstep.journal.rows import tail_parts
 from doorstep.journal.snapshot import take_snapshots
 from doorstep.kernel.nodes import read_report
@@ -50,7 +51,8 @@ QUICK_RELEASE = "{shadow: {requests: 0}, steps: [20%, 50%], dwell: 1s, bake: 1s}
 
 
 class RunningInstallation:
-    """A context manager. database: a URL, "" for SQLite in the home. Needs the `onnx` package."""
+    """A context manager. database: a URL, "" for SQLite in the home. Needs the `onnx` package.
+    DOORSTEP_REPLICA in its environment makes its journal a replicated one."""
 
     def __init__(
         self,
@@ -320,6 +322,8 @@ def main() -> None:
         workers=asked.workers,
         monitor_every_s=asked.monitor_s,
         challenger_lease_s=asked.lease_s,
+        replica=os.environ.get(VARIABLE, ""),
+        node_words=("--journal", "replicated") if os.environ.get(VARIABLE) else (),
     )
     try:
         up(options, lambda ready: print(msgspec.json.encode(ready).decode(), flush=True))

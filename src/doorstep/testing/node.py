@@ -32,6 +32,7 @@ class RunningNode:
         memory_mb: int = 0,
         grpc_port: int | None = None,
         more: Sequence[str] = (),
+        compactor: bool = False,
     ) -> None:
         self.home = home
         self.state = state
@@ -40,7 +41,7 @@ class RunningNode:
         self._arguments += ["--memory", str(memory_mb)]
         if grpc_port is not None:
             self._arguments += ["--grpc-port", str(grpc_port)]
-        self._arguments += more
+        self._arguments += more if compactor else ["--no-compactor", *more]
         self._pids: set[int] = set()
         self.process: subprocess.Popen[str] | None = None
         self.data_url = self.health_url = self.grpc_url = ""
@@ -58,7 +59,7 @@ class RunningNode:
 
     def start(self) -> None:
         """Start the process and wait until it says where it listens."""
-        command = [sys.executable, "-m", "doorstep.serve.node", "--no-compactor"]
+        command = [sys.executable, "-m", "doorstep.serve.node"]
         command += ["--home", str(self.home), "--state", str(self.state), "--node", self.node]
         self.process = subprocess.Popen(
             [*command, *self._arguments], stdout=subprocess.PIPE, text=True

@@ -40,6 +40,8 @@ VALID: dict[str, dict[str, Any]] = {
     "prediction.explain": {"prediction": "x"},
     "prediction.prove": {"prediction": "x"},
     "outcome.record": {"service": "x", "outcomes": [{"key": "k", "label": "a"}]},
+    "journal.mark": {"service": "x", "source": "ab" * 32},
+    "journal.keep-mark": {"service": "x", "source": "ab" * 32, "mark": {}},
     "prediction.import": {"service": "x", "rows": [{"at": 1, "key": "k"}]},
     "version.watch": {"file": "x", "name": "y"},
     "traffic.count": {"service": "x"},

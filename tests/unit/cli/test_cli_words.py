@@ -22,7 +22,7 @@ from doorstep.core.servicefile_types import IdsSpec
 from doorstep.core.verdict import Finding, Verdict, worst
 from doorstep.gate.surface import GateRun
 from doorstep.kernel.settings import Flags, read_settings
-from doorstep.monitor.surface import MonitorView
+from doorstep.monitor.surface import MonitorView, ValueView
 from doorstep.register.surface import Version
 
 PARTS = st.lists(st.tuples(st.sampled_from(["✓", "fail"]), st.text(max_size=30)), max_size=20)
@@ -278,5 +278,24 @@ def test_the_monitor_names_the_window_of_every_number() -> None:
     assert "quality, last 7 d: auc 0.800 [0.700, 0.900] (outcomes of 50 %, 7 rows)" in text
     assert "traffic, last 1 min: errors 0.00 % · failed by its version 1.00 % · p99 2.0 ms" in text
     assert "columns, 10 s from " in text
+    due = msgspec.structs.replace(
+        found,
+        quality_delay_s=30 * 86_400.0,
+        unit="EUR",
+        values=(
+            ValueView(
+                version=2, day="", rows=3, mean=(1234.5, 1.0, 2468.0), total=(3703.5, 3.0, 7404.0)
+            ),
+            ValueView(
+                version=2, day="2026-11-01", rows=1, mean=(7.0, None, None), total=(7.0, None, None)
+            ),
+        ),
+    )
+    text = monitor_text(due)
+    assert "quality, 7 d that ended 30 d ago: auc" in text
+    assert "mean, EUR" in text and "1,234.50 [1.00, 2,468.00]" in text
+    assert [line.split() for line in text.splitlines() if "2026-11-01" in line] == [
+        ["a@2", "2026-11-01", "1", "7.00", "7.00"]
+    ]
     fresh = msgspec.structs.replace(found, version=None)
     assert monitor_text(fresh).endswith("next: doorstep release start a@1")

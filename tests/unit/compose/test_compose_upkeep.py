@@ -13,8 +13,8 @@ from doorstep.compose.loops import Slow
 from doorstep.compose.upkeep import COMPACT_EVERY_S, UPLOAD_KEPT_S, ControlJournal, Uploads
 from doorstep.core.instant import SystemClock
 from doorstep.core.record import OutcomeRecord
-from doorstep.journal.operations import CONTROL_NODE, OutcomeWriter
 from doorstep.journal.snapshot import take_snapshots
+from doorstep.journal.telling import CONTROL_NODE, OutcomeWriter
 from doorstep.kernel.db import Database
 from doorstep.kernel.home import open_home
 

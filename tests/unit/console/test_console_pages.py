@@ -188,7 +188,11 @@ def test_a_first_version_bakes_and_was_in_no_shadow(empty: Site) -> None:
 
 def test_every_number_of_the_monitor_page_names_its_own_window(normal: Site) -> None:
     seen = Seen(normal.get("monitor").text).words
-    assert "Quality last 7 d: 20,934 outcomes , known for 41.2 % of the predictions" in seen
+    due = "Quality 7 d that ended 30 d ago: 20,934 outcomes , known for 41.2 % of the predictions"
+    assert due in seen
+    assert "What cases were worth EUR, of the same predictions; 95 % interval" in seen
+    assert "loans@2 all days 20,934 41.20 39.00 – 43.40 862,000.00 816,000.00 – 908" in seen
+    assert "loans@2 2026-10-20 1 7.50 7.50" in seen
     assert re.search(r"Columns against their reference 1 h from [-0-9: ]+ UTC, .*50,812 rows", seen)
     assert "Errors, 1 h" in Seen(normal.get("service").text).words
 

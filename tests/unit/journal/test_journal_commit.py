@@ -170,5 +170,10 @@ def test_the_options_of_a_node_say_its_mode():
         journal_options(gb_max=0)
     with pytest.raises(UsageError, match="refuse, no-inputs"):
         journal_options(disk_low="panic")
-    with pytest.raises(UsageError, match="expected one of default, durable"):
+    with pytest.raises(UsageError, match="expected one of default, durable, replicated"):
+        journal_options("twice")
+    with pytest.raises(UsageError, match="expected postgresql"):
         journal_options("replicated")
+    kept = journal_options("replicated", replica="nats://who:hidden@here", replica_days=2)
+    assert kept.words == ["--journal", "replicated", "--replica-days", "2.0"]
+    assert journal_options("durable", replica="nats://here").replica == ""

@@ -69,8 +69,8 @@ def test_of_each_unit_one_latency_an_epoch_is_taken(path: Path) -> None:
     writer = CellWriter(path)
     for epoch, unit in ((1, 7), (1, 7), (1, 8), (2, 7), (1, 9)):
         slot = writer.slot(KEY._replace(epoch=epoch))
-        writer.time(slot, unit, 30, (10, 20, 30, 40), once=True)
-    writer.time(writer.slot(KEY), 7, 5, (10, 20, 30, 40), once=False)
+        writer.time(slot, [unit], 30, (10, 20, 30, 40), once=True)
+    writer.time(writer.slot(KEY), [7], 5, (10, 20, 30, 40), once=False)
     cells = read_cells(path).cells
     assert (cells[KEY].timed, cells[KEY].slow) == (3, (2, 2, 0, 0))
     assert cells[KEY._replace(epoch=2)].timed == 1
@@ -81,7 +81,7 @@ def test_latencies_of_both_arms_are_taken_for_equally_long(path: Path) -> None:
     writer = CellWriter(path)
     slots = [writer.slot(KEY._replace(arm=arm)) for arm in ("champion", "challenger")]
     for unit in range(2 * TIMED_UNITS_MAX):
-        writer.time(slots[unit % 20 == 0], unit, 30, (10,), once=True)
+        writer.time(slots[unit % 20 == 0], [unit], 30, (10,), once=True)
     cells = read_cells(path).cells
     champion, challenger = (cells[KEY._replace(arm=arm)] for arm in ("champion", "challenger"))
     assert champion.timed + challenger.timed == TIMED_UNITS_MAX

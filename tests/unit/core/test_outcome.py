@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from doorstep.core.record import LABELS_SAID_MAX, outcome_fault
+from doorstep.core.outcome import LABELS_SAID_MAX, outcome_fault
 
 LABELS = {("bad", "good")}
 NUMBER = {()}

@@ -1,0 +1,168 @@
+"""A writer with a second place, and what comes back from it, over real servers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from contextlib import closing
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from journal_samples import LAYOUT, OUTCOME, VirtualClock, meta
+
+from doorstep.core.errors import UnreachableError, UsageError
+from doorstep.core.instant import SECOND_US, SystemClock
+from doorstep.journal import replica
+from doorstep.journal.compactor import Compactor
+from doorstep.journal.profiles import PlanProfiles
+from doorstep.journal.reader import list_blocks
+from doorstep.journal.replica import Segment, rebuild, replica_of, require_replica
+from doorstep.journal.restore import restore
+from doorstep.journal.telling import CONTROL_NODE, OutcomeWriter
+from doorstep.journal.writer import BlockWriter
+from fakes.places import Place, listed_ids
+
+DAY_US = 86_400 * SECOND_US
+MATRIX = struct.pack("<2d", 1, 2)
+
+
+class Writing:
+    """A writer of a home with a second place."""
+
+    def __init__(self, home: Path, url: str, boot: str = "b1") -> None:
+        self.home, self.clock = home, VirtualClock(SystemClock().now())
+        self.writer = BlockWriter(
+            home / "journal", node="n1", boot=boot, slot="s", replica=replica_of(url),
+            clock=self.clock,
+        )  # fmt: skip
+
+    def write(self, *rows: int) -> None:
+        for row in rows:
+            one = meta(row, request=row.to_bytes(16, "big"), at=self.clock.now())
+            self.writer.predictions(self.writer.declare(LAYOUT), [one], MATRIX)
+            self.writer.flush()
+
+    def compact(self) -> None:
+        with Compactor(self.home, "n1", PlanProfiles(self.home)) as found:
+            found.run_once()
+
+
+def rows_of(home: Path) -> list[int]:
+    found = listed_ids(home, "n1")
+    return sorted(int(UUID(one.partition(".")[0])) for one in found.elements())
+
+
+def test_of_a_block_that_is_here_in_part_the_rest_comes_back_also_behind_a_compaction(
+    tmp_path: Path, place: Place
+) -> None:
+    one = Writing(tmp_path, place.url)
+    one.write(1, 2)
+    (path,) = list_blocks(tmp_path / "journal" / "n1").values()
+    size = path.stat().st_size
+    one.write(3, 4)
+    one.writer.outcome(OUTCOME)
+    one.writer.flush()
+    one.writer.close()
+    # The power went, and the disk has the beginning only.
+    path = path.with_suffix(".block")
+    os.truncate(path, size)
+    path.rename(path.with_suffix(".open"))
+    one.compact()
+    assert rows_of(tmp_path) == [1, 2]
+    with closing(replica_of(place.url)) as found:
+        (told,) = restore(tmp_path, found)
+    assert (told.blocks, told.predictions, told.outcomes) == (1, 2, 1)
+    assert rows_of(tmp_path) == [1, 2, 3, 4]
+    assert place.bring_back(tmp_path) == (0, 0)
+
+
+def test_blocks_that_are_being_written_are_left_alone(tmp_path: Path, place: Place) -> None:
+    one = Writing(tmp_path, place.url)
+    one.write(1, 2)
+    with closing(replica_of(place.url)) as found:
+        (told,) = restore(tmp_path, found)
+    assert (told.blocks, told.live) == (0, 1)
+    one.writer.close()
+    one.compact()
+    assert place.bring_back(tmp_path) == (0, 0)
+    assert rows_of(tmp_path) == [1, 2]
+
+
+def test_what_was_given_up_is_not_there_after_the_next_that_is_kept(
+    tmp_path: Path, place: Place
+) -> None:
+    one = Writing(tmp_path, place.url)
+    one.write(1)
+    (path,) = list_blocks(tmp_path / "journal" / "n1").values()
+    before = path.read_bytes()
+    place.way.cut()
+    with pytest.raises(UnreachableError, match="second place"):
+        one.write(2)
+    assert path.read_bytes() == before
+    # It may arrive all the same, late: then under the number that it had.
+    late = Segment("n1", path.stem, 90, len(before), 1, b"late")
+    place.way.mend()
+    one.writer._mirror._number = 91
+    one.write(3)
+    with closing(replica_of(place.url)) as found:
+        found.keep([late])
+    one.writer.close()
+    shutil.rmtree(tmp_path / "journal" / "n1")
+    place.bring_back(tmp_path)
+    assert rows_of(tmp_path) == [1, 3]
+
+
+def test_an_outcome_that_is_told_to_the_control_plane_is_at_the_second_place_or_refused(
+    tmp_path: Path, place: Place
+) -> None:
+    told = OutcomeWriter(tmp_path / "journal", replica_of(place.url))
+    assert told.write([OUTCOME]) == 1
+    assert [node for node, _ in place.blocks()] == [CONTROL_NODE]
+    place.way.cut()
+    with pytest.raises(UnreachableError):
+        told.write([OUTCOME])
+    place.way.mend()
+    told.close()
+    shutil.rmtree(tmp_path / "journal")
+    with closing(replica_of(place.url)) as found:
+        (back,) = restore(tmp_path, found)
+    assert (back.node, back.outcomes) == (CONTROL_NODE, 1)
+
+
+def test_a_place_keeps_each_segment_once_and_forgets_old_blocks(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "SEGMENT_BYTES_MAX", 1000)
+    now = SystemClock().now()
+    first = Segment("n1", "b-s-00000001", 0, 0, now - 2 * DAY_US, b"one")
+    second = Segment("n1", "b-s-00000002", 0, 0, now, b"two")
+    with closing(replica_of(place.url)) as found:
+        found.keep([])
+        found.keep([first])
+        found.keep([first, second])
+        assert found.blocks() == [("n1", "b-s-00000001"), ("n1", "b-s-00000002")]
+        assert found.read("n1", "b-s-00000001") == [first]
+        mirror = replica.Mirror(found, "n2", SystemClock())
+        mirror.begin("b-s-00000003", b"h")
+        mirror.keep(1, b"x" * 2500)
+        assert len(found.read("n2", "b-s-00000003")) == 4
+        assert rebuild(found.read("n2", "b-s-00000003")) == b"h" + b"x" * 2500
+        found.trim(1, now)
+        if place.url.startswith("nats"):  # which goes by its own clock: nothing here is a day old
+            assert len(found.blocks()) == 3
+        else:
+            assert [block for _, block in found.blocks()] == ["b-s-00000002", "b-s-00000003"]
+
+
+def test_a_url_that_names_no_second_place_is_refused() -> None:
+    for url in ("", "postgresql:", "redis://here", "nats://"):
+        with pytest.raises(UsageError, match=r"expected postgresql://\.\.\. or nats://"):
+            require_replica(url)
+
+
+def test_a_hole_ends_what_can_be_rebuilt() -> None:
+    parts = [Segment("n", "b", number, start, 1, b"xx") for number, start in ((0, 0), (2, 4))]
+    assert rebuild(parts) == b"xx"
+    assert rebuild(parts[1:]) == b""

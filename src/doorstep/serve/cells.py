@@ -38,7 +38,7 @@ FORMAT = 3
 SLOTS_MAX = 128
 FLIGHTS_MAX = 4096
 TIMED_UNITS_MAX = 32_768
-"""Units whose first latency of an epoch is taken, of both arms together: some 2 MB."""
+"""Units whose first latency of an epoch is taken, of both arms together: some 3 MB."""
 _HEADER = 64
 _KEY = 32
 _COUNTERS = 16

@@ -369,7 +369,7 @@ def test_outcomes_are_journaled_or_refused_whole(site: Site) -> None:
     for bad, said in [
         ([], "0 outcomes"),
         ([{"label": "x"}], "names a prediction or a key"),
-        ([{"key": "a"}], "has a label or a value"),
+        ([{"key": "a"}], "has a label, a value or both"),
         ([{"prediction": "zzz", "label": "x"}], "is not a prediction id"),
         ([{"key": "a", "label": "x", "at": "yesterday"}], "is not a time"),
         ([{"key": "a", "label": "x", "more": 1}], "unknown field `more`"),

@@ -67,7 +67,8 @@ def told_of(arrays: OutcomeArrays, release: Release, guardrail: Guardrail) -> To
     ids, units = arrays.id[chosen], arrays.unit[chosen]
     return Told(
         id=ids,
-        epoch=arrays.epoch[chosen],
+        # Live rows of another release, or of none, are only there to be compared with.
+        epoch=np.where(mine, arrays.epoch, -1)[chosen],
         segment=arrays.segment[chosen],
         unit=np.where(units == "", ids, units),
         is_challenger=(arrays.assigned == release.challenger)[chosen],

@@ -116,6 +116,8 @@ def test_only_measured_outcomes_of_this_release_count_and_each_unit_once():
         row(True, 2, unit="u3", release="another"), row(True, 2, unit="u4", epoch=9),
         row(True, 2, unit="u5", segment="elsewhere"), row(True, 2, kind=int(Kind.REHEARSAL)),
         {"assigned": 2, "label": "no"}, row(False, 2), row(False, 2),
+        row(True, 2, id="c", release="another"),
+        row(True, 2, id="c", epoch=9, kind=int(Kind.SHADOW)),
     ]  # fmt: skip
     (cell,) = told(release, rows).losses
     assert (cell.champion, cell.challenger) == ((1, 0.0), (3, 1.0))

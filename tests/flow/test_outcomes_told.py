@@ -208,9 +208,11 @@ def test_messages_are_acknowledged_once_they_are_recorded_and_poison_is_kept(
     assert json.loads(poison[0])["values"]["message"] == "{poison"
     assert shell.json(*words) == {"recorded": 0, "refused": 0}
     assert kept(installation, service) == 1200
-    publish(nats.url, [b'{"key": "late", "label": "good"}', b"poison"])
-    assert shell.json(*words) == {"recorded": 1, "refused": 1}
-    assert len((shell.folder / f"{service}.refused.jsonl").read_text().splitlines()) == 3
+    # What no request may say, or what makes one too long, must not stop those behind it.
+    poison = [b"poison", b'{"key": "\\u0000", "label": "good"}', b'{"key": "%s"}' % (b"x" * 40_000)]
+    publish(nats.url, [*poison, b'{"key": "late", "label": "good"}'])
+    assert shell.json(*words) == {"recorded": 1, "refused": 3}
+    assert len((shell.folder / f"{service}.refused.jsonl").read_text().splitlines()) == 5
 
 
 def test_a_follower_outlives_the_broker_and_the_control_plane(

@@ -162,6 +162,24 @@ def test_a_url_that_names_no_second_place_is_refused() -> None:
             require_replica(url)
 
 
+@pytest.mark.parametrize("secret", ["hun/ter2", "hun?ter2", "hun#ter2", "hun[ter2", "hun%ter2"])
+def test_a_password_that_breaks_the_url_is_not_said(secret: str) -> None:
+    for scheme in ("postgresql", "nats"):
+        with pytest.raises(UsageError) as caught:
+            require_replica(f"{scheme}://doorstep:{secret}@db.example:5432/journal")
+        assert "hun" not in str(caught.value)
+        assert "ter2" not in str(caught.value)
+    many = "postgresql://u:hunter%2F2@one:5432,two:5432/x?target_session_attrs=read-write"
+    require_replica(many)
+    assert replica.say_replica(many) == "postgresql://one:5432,two:5432/x"
+
+
+def test_what_arrived_of_a_group_that_was_given_up_is_no_hole() -> None:
+    tries = ((0, 0, b"ab"), (2, 4, b"rest of what was given up"), (3, 2, b"cd"), (4, 4, b"ef"))
+    parts = [Segment("n", "b", number, start, 1, data) for number, start, data in tries]
+    assert rebuild(parts) == b"abcdef"
+
+
 def test_a_hole_ends_what_can_be_rebuilt() -> None:
     parts = [Segment("n", "b", number, start, 1, b"xx") for number, start in ((0, 0), (2, 4))]
     assert rebuild(parts) == b"xx"

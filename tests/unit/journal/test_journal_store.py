@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from doorstep.core.errors import DoorstepError, RefusedError, UsageError
+from doorstep.core.errors import DoorstepError, RefusedError, UnreachableError, UsageError
 from doorstep.core.ids import new_id
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import Column, Layout, PredictionMeta
@@ -184,6 +184,32 @@ def test_a_crash_at_any_step_is_repaired_by_the_next_run(
     assert not world.check().gone
     world.compact()
     assert len(ask(Question(what="predictions", home=str(world.home), service="loans"))) == 4
+
+
+def test_a_file_that_left_the_disk_before_the_list_of_the_store_was_up_is_there(
+    world: World,
+) -> None:
+    for days in (9, 8):
+        world.write(days)
+    world.compact()
+
+    def go_away(reached: str) -> None:
+        if reached == "store-noted":
+            raise UnreachableError("store-unreachable", "the list did not get there")
+
+    world.uploader(go_away).run_once()
+    assert not (world.place / "index.json").exists()
+    world.leave()
+    assert not list((world.folder / "compacted").glob("*.parquet"))
+    world.upload()
+    world.check()
+    gone = next((world.place / "compacted").glob("*.parquet"))
+    (world.place / "index.json").unlink()
+    gone.unlink()
+    world.uploader().run_once()
+    status = read_status(world.folder)
+    assert status is not None
+    assert "store-file-gone" in status.problem
 
 
 def test_an_object_that_nobody_listed_is_removed_when_its_file_is_gone(world: World) -> None:

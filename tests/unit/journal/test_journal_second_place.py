@@ -15,12 +15,15 @@ from journal_samples import LAYOUT, OUTCOME, VirtualClock, meta
 from doorstep.core.errors import UnreachableError, UsageError
 from doorstep.core.instant import SECOND_US, SystemClock
 from doorstep.journal import replica
+from doorstep.journal.away import declare, read_place
 from doorstep.journal.compactor import Compactor
 from doorstep.journal.profiles import PlanProfiles
+from doorstep.journal.query import Question, ask
 from doorstep.journal.reader import list_blocks
 from doorstep.journal.replica import Segment, rebuild, replica_of, require_replica
 from doorstep.journal.restore import restore
 from doorstep.journal.telling import CONTROL_NODE, OutcomeWriter
+from doorstep.journal.upload import Uploader
 from doorstep.journal.writer import BlockWriter
 from fakes.places import Place, listed_ids
 
@@ -76,6 +79,32 @@ def test_of_a_block_that_is_here_in_part_the_rest_comes_back_also_behind_a_compa
     assert (told.blocks, told.predictions, told.outcomes) == (1, 2, 1)
     assert rows_of(tmp_path) == [1, 2, 3, 4]
     assert place.bring_back(tmp_path) == (0, 0)
+
+
+def test_what_a_lost_home_had_in_the_store_does_not_come_back_a_second_time(
+    tmp_path: Path, place: Place
+) -> None:
+    pytest.importorskip("obstore")
+    lost, found = tmp_path / "lost", tmp_path / "found"
+    for home in (lost, found):
+        home.mkdir()
+        declare(home, f"file://{tmp_path / 'store'}")
+    one = Writing(lost, place.url)
+    one.write(1, 2)
+    one.writer.close()
+    one.compact()
+    where = read_place(lost)
+    assert where is not None
+    Uploader(lost / "journal" / "n1", where).run_once()
+    one = Writing(lost, place.url, boot="b2")
+    one.write(3)
+    one.writer.close()
+    shutil.rmtree(lost)
+    assert place.bring_back(found) == (1, 1)
+    assert rows_of(found) == [3]
+    rows = ask(Question(what="predictions", home=str(found), service=LAYOUT.service))
+    assert len(rows) == 3
+    assert place.bring_back(found) == (0, 0)
 
 
 def test_blocks_that_are_being_written_are_left_alone(tmp_path: Path, place: Place) -> None:

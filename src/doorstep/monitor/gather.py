@@ -317,9 +317,7 @@ def _with_labels(
         *_, mine = _judgeable(seen.manifest, arrays, due.version)
         newest = due.rows(day), int((mine & (arrays.at >= day)).sum())
     else:
-        silent_s, pause_s = pauses_of(
-            arrays.received_at[arrays.version == due.version], due.until
-        )
+        silent_s, pause_s = pauses_of(arrays.received_at[arrays.version == due.version], due.until)
     has_unit = bool(seen.file.monitor.outcomes.unit)
     values = values_of(arrays.version, arrays.at, arrays.value) if has_unit else ()
     return msgspec.structs.replace(

@@ -18,10 +18,10 @@ class Marks:
     def __init__(self) -> None:
         self.kept = Mark()
 
-    def mark(self, service: str, source: str) -> Mark:  # noqa: ARG002
+    def mark(self, service: str, source: str) -> Mark:
         return self.kept
 
-    def keep_mark(self, service: str, source: str, mark: Mark) -> None:  # noqa: ARG002
+    def keep_mark(self, service: str, source: str, mark: Mark) -> None:
         self.kept = mark
 
 

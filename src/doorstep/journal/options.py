@@ -55,6 +55,10 @@ class JournalOptions(msgspec.Struct, frozen=True, kw_only=True):
         return [word for name, one, other in pairs if one != other for word in (name, str(one))]
 
     @property
+    def words_of_compactor(self) -> list[str]:
+        return ["--journal-max", str(self.gb_max), "--replica-days", str(self.replica_days)]
+
+    @property
     def variables(self) -> dict[str, str]:
         """For the environment of those who write the journal: what `words` leaves out. Engines do
         not get it: they run the code of others."""

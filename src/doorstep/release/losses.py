@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doorstep.core.errors import RefusedError
+from doorstep.core.instant import SECOND_US
 from doorstep.core.record import Kind
 from doorstep.journal.joined import OutcomeArrays
 from doorstep.release.types import Epoch, Guardrail, LossCell, Release, State
@@ -50,14 +51,18 @@ class Told(msgspec.Struct, frozen=True):
     loss: Floats
 
 
-def told_of(arrays: OutcomeArrays, release: Release, loss_max: float) -> Told:
-    """arrays: live and shadow records with their outcomes."""
+def told_of(arrays: OutcomeArrays, release: Release, guardrail: Guardrail) -> Told:
+    """arrays: live and shadow records with their outcomes. Where outcomes take `delay_s`, each
+    counts as it was known at that age: what came later is left out of both arms."""
     mine = arrays.release == release.id
     shadow = mine & (arrays.kind == int(Kind.SHADOW))
     scored = set(arrays.id[shadow])
     copied = np.array([one in scored for one in arrays.id], dtype=bool)
     live = (mine | copied) & (arrays.kind == int(Kind.LIVE))
-    loss = losses_of(arrays, loss_max)
+    loss = losses_of(arrays, guardrail.loss_max)
+    if guardrail.delay_s:
+        known = arrays.received_at - arrays.at <= guardrail.delay_s * SECOND_US
+        live, shadow = live & known, shadow & known
     chosen = np.flatnonzero((live | shadow) & ~np.isnan(loss))
     ids, units = arrays.id[chosen], arrays.unit[chosen]
     return Told(

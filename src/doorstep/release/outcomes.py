@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
+from doorstep.core.instant import SECOND_US
 from doorstep.core.record import Kind
 from doorstep.journal import query
 from doorstep.kernel.app import App
@@ -47,8 +48,8 @@ def read_losses(app: App, release: Release) -> tuple[LossCell, ...]:
     assert guardrail is not None
     asked = query.Question(
         what="outcomes_joined", home=str(app.home.path), service=release.service,
-        since=release.started_at, until=app.clock.now(),
+        since=release.started_at, until=app.clock.now() - round(guardrail.delay_s * SECOND_US),
         kinds=(int(Kind.LIVE), int(Kind.SHADOW)),
     )  # fmt: skip
-    told = told_of(query.ask(asked), release, guardrail.loss_max)
+    told = told_of(query.ask(asked), release, guardrail)
     return loss_cells(told, release, guardrail)

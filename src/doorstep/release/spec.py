@@ -92,8 +92,13 @@ def _guardrails(file: ServiceFile, steps: int, before: Before, pairs: int) -> tu
     if before.slow_us and (latency := asked.get("latency")):
         found.append(_stepped("latency", latency, steps, slow_us=before.slow_us))
     if before.quality is not None and (quality := asked.get("quality")):
-        frozen = {"reference": before.quality.reference, "loss_max": before.quality.loss_max}
-        found.append(_stepped("quality", quality, steps, **frozen))
+        found.append(
+            _stepped(
+                "quality", quality, steps,
+                reference=before.quality.reference, loss_max=before.quality.loss_max,
+                delay_s=file.monitor.outcomes.delay_s,
+            )
+        )  # fmt: skip
     if pairs and (differ := asked.get("disagreement")):
         found.append(Guardrail(name="disagreement", tolerance=differ.tolerance))
     return tuple(msgspec.structs.replace(one, weight=1.0 / len(found)) for one in found)

@@ -62,7 +62,9 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
     before the next; those of errors are the release's, disagreement has none. ceiling: error rate
     that is good enough whatever the champion's is. reference: the champion's mean loss before the
     release, about: any value is valid, a good one is fast. loss_max: of a regression, the absolute
-    error that counts as a loss of 1. slow_us: the champion's latency at SLOW_QUANTILES.
+    error that counts as a loss of 1. delay_s: how long it takes until outcomes are known: only
+    older requests are judged, by what was known at that age. slow_us: the champion's latency at
+    SLOW_QUANTILES.
     """
 
     name: GuardrailName = "errors"
@@ -72,6 +74,7 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
     ceiling: float = 0.01
     reference: float = 0.1
     loss_max: float = 1.0
+    delay_s: float = 0.0
     slow_us: tuple[int, ...] = ()
 
     @property

@@ -45,7 +45,8 @@ class Codec(Protocol):
 class Mark(msgspec.Struct):
     """What a request's rows of one version and segment are to an evidence cell. units, bad: hashes
     of all its units, and of those that went bad. ok: its version answered at least one row.
-    slow_us: latencies above which its request counts as slow."""
+    slow_us: latencies above which its request counts as slow, () if that is not counted.
+    sticks: its unit may come again."""
 
     cell: int
     units: list[int]
@@ -53,6 +54,7 @@ class Mark(msgspec.Struct):
     bad: list[int] = []
     ok: bool = False
     slow_us: tuple[int, ...] = ()
+    sticks: bool = False
 
 
 class Part(msgspec.Struct):

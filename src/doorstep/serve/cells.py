@@ -175,17 +175,18 @@ class CellWriter:
         words[_HEADER + slot * _SLOT + _KEY + _IN_FLIGHT] -= 1
 
     def time(
-        self, slot: int, unit: int, latency_us: int, slow_us: Sequence[int], *, once: bool
+        self, slot: int, units: Sequence[int], took_us: int, slow_us: Sequence[int], *, once: bool
     ) -> None:
-        """Take the latency of a request, before `end`. slow_us: at most SLOW_MAX thresholds. once:
-        units come again, and what one of them meets says little new: only its first is taken."""
+        """Take the latency of a request, before `end`. slow_us: at most SLOW_MAX thresholds; none:
+        it is not taken. once: units come again, and what one of them meets says little new: only
+        its first is taken."""
         seen = self._seen[slot]
-        if once and (unit in seen or len(seen) >= UNITS_MAX):
+        if not slow_us or (once and (units[0] in seen or len(seen) >= UNITS_MAX)):
             return
         words, at = self._words, _HEADER + slot * _SLOT + _KEY
         words[at + _TIMED] += 1
         for place, limit_us in enumerate(slow_us):
-            if latency_us > limit_us:
+            if took_us > limit_us:
                 words[at + _SLOW + place] += 1
 
     def compare(self, slot: int, *, differs: bool) -> None:

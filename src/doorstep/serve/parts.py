@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doorstep.core.ids import hash_unit
-from doorstep.core.plan import REST
+from doorstep.core.plan import REST, ReleasePlan
 from doorstep.formats.batch import Batch
 from doorstep.serve.call import Call, Mark, Part
 from doorstep.serve.limits import ENGINE_BATCH_ROWS_MAX
@@ -33,6 +33,13 @@ def units_of(part: Part) -> list[int]:
         return [hash_unit("unit", call.id)]
     rows = part.rows if part.rows is not None else range(part.count)
     return [hash_unit("unit", one) for one in dict.fromkeys(units[at] or call.id for at in rows)]
+
+
+def mark_of(part: Part, cell: int, release: ReleasePlan, *, is_alone: bool) -> Mark:
+    """Its mark, not yet in flight. The latency of a call is that of its only part, or of none."""
+    slow_us = release.slow_challenger_us if part.challenger else release.slow_us
+    sticks = part.call.parsed.units is not None
+    return Mark(cell, units_of(part), [], slow_us=slow_us if is_alone else (), sticks=sticks)
 
 
 def is_divisible(part: Part) -> bool:

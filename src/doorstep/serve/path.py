@@ -33,6 +33,7 @@ from doorstep.serve.parts import (
     divide,
     is_divisible,
     is_finite,
+    mark_of,
     marks_of,
     split,
     units_of,
@@ -221,17 +222,13 @@ class Path:
 
     def _mark(self, call: Call, parts: list[Part]) -> None:
         """Mark the parts in flight in their evidence cells."""
-        service = call.service
-        release = service.release
-        if release is None:
-            return
-        for part in parts:
-            cell = service.cell(part.segment, part.challenger)
-            if cell is not None:
-                units = units_of(part)
-                slow_us = release.slow_challenger_us if part.challenger else release.slow_us
-                flights = self._cells.begin(cell, units)
-                part.mark = Mark(cell, units, flights, slow_us=slow_us)
+        release = call.service.release
+        for part in parts if release else ():
+            cell = call.service.cell(part.segment, part.challenger)
+            if release and cell is not None:
+                mark = mark_of(part, cell, release, is_alone=len(parts) == 1)
+                mark.flights = self._cells.begin(cell, mark.units)
+                part.mark = mark
 
     def _recall(self, call: Call) -> list[Part]:
         """Answer what the cache has the answers of; the parts that must be computed.
@@ -576,21 +573,16 @@ class Path:
 
     def _count(self, call: Call, now: int) -> None:
         self._close(call)
+        latency_us = (now - call.began_ns) // 1000
         for part in call.parts:
             if part.mark is not None and part.status is Status.OK:
                 part.mark.ok = True
         if call.service.release is not None:
             for mark in marks_of(call):
-                if mark.slow_us and len(call.parts) == 1:
-                    self._time(call, mark, now)
+                self._cells.time(mark.cell, mark.units, latency_us, mark.slow_us, once=mark.sticks)
                 self._cells.end(mark.cell, mark.units, mark.flights, mark.ok, mark.bad)
-        self._tell(call, (now - call.began_ns) // 1000)
+        self._tell(call, latency_us)
         call.parts = []
-
-    def _time(self, call: Call, mark: Mark, now: int) -> None:
-        sticks = bool(call.service.plan.unit or call.service.plan.key)
-        latency_us = (now - call.began_ns) // 1000
-        self._cells.time(mark.cell, mark.units[0], latency_us, mark.slow_us, once=sticks)
 
     def _tell(self, call: Call, latency_us: int) -> None:
         """Count how a call was answered, and tell those who look on."""

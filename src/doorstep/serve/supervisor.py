@@ -434,16 +434,14 @@ class Supervisor:
         left_s = self.feed.renewed_s + lease_s - time.monotonic()
         return Lease(left_s >= 0, max(left_s, 0.0))
 
-    # -- children
-
     def _make_extras(self, logs: Path) -> list[Child]:
         options = self.options
         common = ["--home", str(options.home), "--node", options.node]
         shadow = ["-m", "doorstep.serve.shadow", *common, "--state", str(options.state)]
         extras = [Child("shadow", "shadow", shadow, logs)]
         if options.compactor:
-            keep, argv = options.keep, ["-m", "doorstep.journal.compactor", *common]
-            argv += ["--journal-max", str(keep.gb_max), "--replica-days", str(keep.replica_days)]
+            keep = options.keep
+            argv = ["-m", "doorstep.journal.compactor", *common, *keep.words_of_compactor]
             extras.append(Child("compactor", "compactor", argv, logs, variables=keep.variables))
         return extras
 

@@ -57,11 +57,11 @@ def row(is_wrong: bool, version: int = 1, **more: Any) -> dict[str, Any]:
 
 
 def in_canary(**more: Any) -> Release:
-    return in_step(guardrails=RAILS, **(ONE_STEP | more))
+    return in_step(**({"guardrails": RAILS} | ONE_STEP | more))
 
 
 def told(release: Release, rows: list[dict[str, Any]]) -> Evidence:
-    cells = loss_cells(told_of(arrays_of(rows), release, QUALITY.loss_max), release, QUALITY)
+    cells = loss_cells(told_of(arrays_of(rows), release, QUALITY), release, QUALITY)
     return evidence(arms(1, (3000, 0), (3000, 0)), losses=cells)
 
 
@@ -144,11 +144,19 @@ def test_evidence_for_another_margin_does_not_let_a_step_pass():
     rails = (RAILS[0], msgspec.structs.replace(QUALITY, margins=margins))
     release = in_step(guardrails=rails, steps=(0.5, 0.6), dwell_s=(0.0, 0.0), margins=(3.0, 2.0))
     rows = drawn(3, 6000, 0.20, 0.20)
-    cells = loss_cells(told_of(arrays_of(rows), release, 1.0), release, rails[1])
+    cells = loss_cells(told_of(arrays_of(rows), release, rails[1]), release, rails[1])
     good = evidence(arms(1, (3000, 0), (3000, 0)), losses=cells)
     assert isinstance(decide(release, good, at(60)).outcome, Advance)
     later = msgspec.structs.replace(release, step=1)
     assert isinstance(decide(later, good, at(60)).outcome, Hold)
+
+
+def test_where_outcomes_take_their_time_what_came_later_counts_for_nobody():
+    slow = msgspec.structs.replace(QUALITY, delay_s=60.0)
+    release = in_canary(guardrails=(RAILS[0], slow))
+    rows = [row(True, 2, received_at=30_000_000), row(True, 2, received_at=90_000_000)]
+    (cell,) = loss_cells(told_of(arrays_of(rows), release, slow), release, slow)
+    assert cell.challenger == (1, 1.0)
 
 
 def test_a_regression_is_judged_by_its_absolute_error():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from uuid import UUID
@@ -183,6 +185,21 @@ def test_a_place_keeps_each_segment_once_and_forgets_old_blocks(
             assert len(found.blocks()) == 3
         else:
             assert [block for _, block in found.blocks()] == ["b-s-00000002", "b-s-00000003"]
+
+
+def test_a_compactor_that_was_not_told_for_how_long_forgets_nothing(
+    tmp_path: Path, place: Place
+) -> None:
+    opened_at = SystemClock().now() - 60 * DAY_US
+    with closing(replica_of(place.url)) as found:
+        found.keep([Segment("n", "b-s-00000001", 0, 0, opened_at, b"x")])
+    words = [sys.executable, "-m", "doorstep.journal.compactor", "--once", "--node", CONTROL_NODE]
+    for more, is_left in (([], True), (["--replica-days", "30"], place.url.startswith("nats"))):
+        subprocess.run(
+            [*words, "--home", str(tmp_path), *more],
+            env={**os.environ, replica.VARIABLE: place.url}, check=True, timeout=120,
+        )  # fmt: skip
+        assert bool(place.blocks()) == is_left, more
 
 
 def test_a_url_that_names_no_second_place_is_refused() -> None:

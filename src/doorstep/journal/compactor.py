@@ -316,7 +316,7 @@ def _stop_with_parent(stop: threading.Event) -> None:
 
 
 def _trim_replica(days: float) -> None:
-    """Best effort: writers say when the replica cannot be reached. days: 0 forgets nothing, as where
+    """Best effort: writers say when the replica cannot be reached. days: 0 forgets nothing, where
     somebody else was told how long it keeps what."""
     if days and (url := os.environ.get(VARIABLE)):
         replica = replica_of(url)

@@ -177,8 +177,9 @@ class Uploader:
                 "store-ahead",
                 f"{len(unknown)} files in {self._url} are not in this node's list, as after going "
                 f"back to an older copy of the home: {unknown[0]}",
-                "remove store.json of the home and declare the store again: what is there is then "
-                "read as another node's",
+                "move index.jsonl and compacted of the node's journal aside, remove store.json of "
+                "the home and declare the store again: what is there is then read as another "
+                "node's, and nothing twice",
             )
 
     def _list(self, store: Store, index: StoredIndex) -> None:

@@ -348,6 +348,13 @@ def test_an_older_copy_of_the_home_removes_nothing_from_the_store(world: World) 
     assert "store-ahead" in status.said(world.clock.now())
     stored = msgspec.json.decode((world.place / "index.json").read_bytes(), type=StoredIndex)
     assert stored == before
+    for name in ("index.jsonl", "compacted"):
+        (world.folder / name).rename(world.home / f"{name}.aside")
+    (world.home / "store.json").unlink()
+    declare(world.home, f"file://{world.store}")
+    world.upload()
+    rows = ask(Question(what="predictions", home=str(world.home), service="loans"))
+    assert sorted(one["id"] for one in rows) == sorted(world.ids)
 
 
 def test_a_store_that_does_not_answer_is_said_after_a_quarter_of_an_hour(world: World) -> None:

@@ -31,6 +31,8 @@ def main(request):
         return repr((sys.path, sys.stdin.read())).encode()
     if what == "refuse":
         raise InputError("bad-thing", "it is bad", "mend it")
+    if what == "break":
+        raise RuntimeError("it is broken from now on")
     if what == "exit":
         print("last words", file=sys.stderr, flush=True)
         os._exit(7)
@@ -174,6 +176,14 @@ def test_a_child_that_is_kept_answers_again_also_after_a_refusal() -> None:
 def test_a_kept_child_that_died_in_the_meantime_is_replaced() -> None:
     first = asked_pid()
     os.kill(first, signal.SIGKILL)
+    assert asked_pid() != first
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_kept_child_that_failed_is_replaced() -> None:
+    first = asked_pid()
+    with pytest.raises(RefusedError, match="broken from now on"):
+        run_child("subject", b"break", timeout_s=60, kept_s=PATIENCE_S)
     assert asked_pid() != first
 
 

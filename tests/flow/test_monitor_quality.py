@@ -24,6 +24,7 @@ from doorstep.kernel.event import Object
 from doorstep.kernel.home import open_home
 from doorstep.monitor.gather import Watched, gather_shown, quality_of
 from doorstep.monitor.incidents import NOT_ASKED
+from doorstep.monitor.labels import say_stopped
 from doorstep.monitor.loop import look
 from doorstep.monitor.promises import promises
 from doorstep.monitor.store import save_finding
@@ -66,7 +67,7 @@ def watched_of(folder: Path, more: str = "") -> Watched:
 
 
 def told(
-    writer: BlockWriter, label: str, rows: int, at: int, received_at: int,
+    writer: BlockWriter, label: str | None, rows: int, at: int, received_at: int,
     value: float | None = None,
 ) -> None:  # fmt: skip
     """Predictions that all say bad, and what became true of them, told at `received_at`; nothing
@@ -74,7 +75,7 @@ def told(
     for _ in range(rows):
         key = new_id().hex
         predicted(writer, key, at)
-        if label:
+        if label or value is not None:
             writer.outcome(
                 OutcomeRecord(
                     service="loans", at=at + 1, received_at=received_at, key=key, label=label,
@@ -158,6 +159,19 @@ def test_only_predictions_whose_outcome_is_due_are_judged(app: App, tmp_path: Pa
     # Three days later the newer ones are still not due; in 29 days they are.
     assert quality_of(app, seen, now + 3 * DAY).week.rows == 200
     assert quality_of(app, seen, now + 29 * DAY).week.labelled == 300
+    writer.close()
+
+
+def test_a_case_with_a_value_and_no_label_is_not_labelled(app: App, tmp_path: Path):
+    seen, now = watched_of(tmp_path, "monitor: {outcomes: {delay: 2d, unit: EUR}}"), app.clock.now()
+    writer = BlockWriter(app.home.journal, node="n1", boot="b1", slot="front-0")
+    told(writer, "good", 20, now - 5 * DAY, now)
+    told(writer, "", 180, now - 5 * DAY, now)
+    told(writer, None, 250, now - 2 * DAY - 6 * 60 * MINUTE, now, value=5.0)
+    found = quality_of(app, seen, now).week
+    assert found is not None
+    assert (found.rows, found.labelled, found.newest) == (450, 20, (250, 0))
+    assert say_stopped(found).startswith("labels are known for 0% of 250 predictions")
     writer.close()
 
 

@@ -75,8 +75,11 @@ def test_outcomes_of_postgresql_are_read_once_and_go_on_where_the_last_run_stopp
     # Newer ones, one with the watermark that was the last, and a correction.
     change("INSERT INTO told VALUES ('z', 'bad', 1, now(), 2501), ('w', 'bad', 2, now(), 2502)")
     change("UPDATE told SET outcome = 'bad', became = now(), changed = 2503 WHERE value = 0.25")
-    assert run() == {"recorded": 3, "repeated": 0, "refused": 0, "unknown": 0}
+    change("INSERT INTO told VALUES ('v', 'maybe', 1, now(), 2504)")
+    assert run() == {"recorded": 3, "repeated": 0, "refused": 1, "unknown": 0}
     assert kept(installation, service) == 2503
+    refused_rows = (shell.folder / f"{service}.refused.jsonl").read_text().splitlines()
+    assert [json.loads(one)["values"]["case"] for one in refused_rows] == ["x", "v"]
 
 
 @pytest.mark.postgres
@@ -208,9 +211,11 @@ def test_messages_are_acknowledged_once_they_are_recorded_and_poison_is_kept(
     assert json.loads(poison[0])["values"]["message"] == "{poison"
     assert shell.json(*words) == {"recorded": 0, "refused": 0}
     assert kept(installation, service) == 1200
-    publish(nats.url, [b'{"key": "late", "label": "good"}', b"poison"])
-    assert shell.json(*words) == {"recorded": 1, "refused": 1}
-    assert len((shell.folder / f"{service}.refused.jsonl").read_text().splitlines()) == 3
+    # What no request may say, or what makes one too long, must not stop those behind it.
+    poison = [b"poison", b'{"key": "\\u0000", "label": "good"}', b'{"key": "%s"}' % (b"x" * 40_000)]
+    publish(nats.url, [*poison, b'{"key": "late", "label": "good"}'])
+    assert shell.json(*words) == {"recorded": 1, "refused": 3}
+    assert len((shell.folder / f"{service}.refused.jsonl").read_text().splitlines()) == 5
 
 
 def test_a_follower_outlives_the_broker_and_the_control_plane(

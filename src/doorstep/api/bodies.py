@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from doorstep.core.errors import InputError
+from doorstep.core.outcome import WHOLE_MAX
 
-WHOLE_MAX = 2**63 - 1
 # Looked for in the bytes first: hardly any body has them, and then nothing more is looked at.
 _SUSPICIOUS = re.compile(rb"\\u0000|[0-9]{19}")
 

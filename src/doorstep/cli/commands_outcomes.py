@@ -73,9 +73,9 @@ def outcome(
     with (
         connect(url, home) as client,
         progress() as shown,
-        _refusals(service if is_query else source) as refusals,
+        _refusals(service if is_query else source, is_only_copy=bool(watermark)) as refusals,
     ):
-        opened, passed = _opened(client, service, source, query, watermark, name, shown)
+        opened, passed = _opened(client, service, source, query, watermark, name, shown, refusals)
         sent = tell(
             client,
             service,
@@ -128,8 +128,14 @@ def import_journal(
         raise UsageError("which-source", said, "doorstep journal import -h")
     _require_source(bool(sql), query, watermark, "doorstep journal import -h")
     name = source.name if source else "the query"
-    with connect(url, home) as client, progress() as shown, _refusals(source or service) as kept:
-        opened, passed = _opened(client, service, str(source or sql), query, watermark, name, shown)
+    with (
+        connect(url, home) as client,
+        progress() as shown,
+        _refusals(source or service, is_only_copy=bool(watermark)) as kept,
+    ):
+        opened, passed = _opened(
+            client, service, str(source or sql), query, watermark, name, shown, kept
+        )
         found = import_rows(
             client,
             service,
@@ -169,8 +175,9 @@ def _refusals(source: str | Path, *, is_only_copy: bool = False) -> Any:
 
 
 def _opened(
-    client: Any, service: str, source: str, query: str, watermark: str, name: str, shown: Any
-) -> tuple[Any, Any]:
+    client: Any, service: str, source: str, query: str, watermark: str, name: str, shown: Any,
+    refusals: Any,
+) -> tuple[Any, Any]:  # fmt: skip
     """(gives the rows, is called when those that it gave are recorded)."""
     from doorstep.cli.marked import MarkedQuery
     from doorstep.cli.sources import rows_of_file
@@ -179,7 +186,12 @@ def _opened(
     shown.stage(f"importing {name}")
     if "://" in source:
         marked = MarkedQuery(client, service, source, query, watermark)
-        return marked.rows, marked.keep
+
+        def keep() -> None:
+            refusals.sync()  # what was refused is not asked for again either
+            marked.keep()
+
+        return marked.rows, keep
     path = Path(source)
     require_table(path)
     return (

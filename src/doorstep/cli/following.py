@@ -25,12 +25,14 @@ from doorstep.core.errors import (
     OverloadedError,
     UnreachableError,
 )
-from doorstep.core.outcome import OutcomeGiven
+from doorstep.core.outcome import OutcomeGiven, require_storable
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
 FETCHED = 500
+MESSAGE_BYTES_MAX = 32 * 1024
+"""So many times FETCHED fit into one request."""
 FETCH_S = 1.0
 CONNECT_S = 5.0
 FIRST_S = 20.0
@@ -149,7 +151,7 @@ class _Follower:
         poison: list[tuple[Msg, str]] = []
         for one in messages:
             try:
-                given.append((one, self._decode(one.data)))
+                given.append((one, self._read(one.data)))
             except (ValueError, RecursionError) as error:
                 poison.append((one, str(error)))
         outcomes = [one for _, one in given]
@@ -164,6 +166,15 @@ class _Follower:
         poison += [(given[one.index][0], one.reason) for one in found.refused]
         await self._end(given, poison)
         return True
+
+    def _read(self, data: bytes) -> OutcomeGiven:
+        """Raises: ValueError for what would make the control plane refuse the whole request: then
+        everything would come again for ever, and nothing behind it."""
+        if len(data) > MESSAGE_BYTES_MAX:
+            raise ValueError(f"a message of {len(data):,} bytes; at most {MESSAGE_BYTES_MAX:,}")
+        found = self._decode(data)
+        require_storable(found)
+        return found
 
     async def _end(
         self, given: Sequence[tuple[Msg, OutcomeGiven]], poison: Sequence[tuple[Msg, str]]

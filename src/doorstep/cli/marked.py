@@ -38,10 +38,12 @@ class MarkedQuery:
         self._mark = start = self._start()
         seen = set(start.seen)
         for row, fault in rows_of_query(self._url, self._sql, After(self._column, start.value)):
-            value, name = (
-                _plain(row[self._column]),
-                digest_of(msgspec.json.encode(row, enc_hook=str)),
-            )
+            if self._column not in row:
+                # SQLite takes an unknown name in quotes for a text, and the same in capitals.
+                said = f"the query has no column {self._column}; it has {', '.join(row)}"
+                raise NotFoundError("no-column", said[:500], "name it with --watermark, as it is")
+            value = _plain(row[self._column])
+            name = digest_of(msgspec.json.encode(row, enc_hook=str))
             if value is None:
                 yield row, f"no value in column {self._column}"
                 continue

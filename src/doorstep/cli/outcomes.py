@@ -15,7 +15,7 @@ from doorstep.cli.sources import Read
 from doorstep.client import Client
 from doorstep.core.errors import InputError, NotFoundError
 from doorstep.core.ids import digest_of
-from doorstep.core.outcome import OutcomeGiven
+from doorstep.core.outcome import OutcomeGiven, require_storable
 from doorstep.core.servicefile import parse_service_file
 from doorstep.formats.columns import value_text
 from doorstep.formats.fromrows import is_missing
@@ -78,13 +78,15 @@ class Reader:
         named = value_text(by).strip()
         is_id = columns.key == "prediction"
         at = row.get(columns.at) if columns.at else None
-        return OutcomeGiven(
+        given = OutcomeGiven(
             prediction=named if is_id else "",
             key="" if is_id else named,
             label=label,
             value=None if is_missing(value) else number_of(value, columns.value or columns.label),
             at=instant_of(at, columns.at) if columns.at else 0,
         )
+        require_storable(given)
+        return given
 
     def _label(self, found: Any) -> str:
         """As a version knows it, else as it is: then the server says what is known."""

@@ -18,6 +18,7 @@ KEY_CHARS_MAX = 256
 LABEL_CHARS_MAX = 1_000
 AT_MAX = 2**53
 """In the year 2255: what is later is no time that anybody meant."""
+WHOLE_MAX = 2**63 - 1
 REASON_CHARS_MAX = 1_000
 LABELS_SAID_MAX = 12
 LABEL_SAID_CHARS_MAX = 80
@@ -76,6 +77,7 @@ def _record(
     service: str, given: OutcomeGiven, known: Known, now: Instant, source: Source
 ) -> OutcomeRecord:
     """Raises: ValueError, InputError. One that nobody can store would spoil its block."""
+    require_storable(given)
     key = str(given.key)
     if len(key) > KEY_CHARS_MAX:
         raise ValueError(f"a key of {len(key)} characters; at most {KEY_CHARS_MAX}")
@@ -98,6 +100,16 @@ def _record(
     if fault := outcome_fault(label, given.value, service, known):
         raise ValueError(fault)
     return record
+
+
+def require_storable(given: OutcomeGiven) -> None:
+    """JSON can say what no request may (`api.bodies`): one outcome must not take those beside it
+    along. Raises: ValueError."""
+    for one in (given.prediction, given.key, given.label, given.at):
+        if isinstance(one, str) and "\0" in one:
+            raise ValueError("a text holds the character NUL")
+        if isinstance(one, int) and abs(one) > WHOLE_MAX:
+            raise ValueError("a whole number is larger than 64 bits can hold")
 
 
 def _instant(found: str | int | None, now: Instant) -> Instant:

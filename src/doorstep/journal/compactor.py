@@ -42,7 +42,7 @@ from doorstep.journal.compact import (
 )
 from doorstep.journal.index import COMPACTED, ClosedBlock, Entry, fold, read_entries
 from doorstep.journal.merge import carry_out, plan_merges, remove_replaced, shorten_index
-from doorstep.journal.options import GB, JOURNAL_GB_MAX, REPLICA_DAYS
+from doorstep.journal.options import GB, JOURNAL_GB_MAX
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.recover import recover, remove_old_locks
 from doorstep.journal.replica import VARIABLE, replica_of
@@ -243,7 +243,7 @@ def _options(arguments: list[str]) -> _Options:
     parser.add_argument("--once", action="store_true")
     parser.add_argument("--every", type=float, default=EVERY_S, help="seconds between runs")
     parser.add_argument("--journal-max", type=float, default=JOURNAL_GB_MAX, metavar="GB")
-    parser.add_argument("--replica-days", type=float, default=REPLICA_DAYS, metavar="DAYS")
+    parser.add_argument("--replica-days", type=float, default=0.0, metavar="DAYS")
     found = parser.parse_args(arguments)
     return _Options(
         found.home, found.node, found.once, found.every, found.journal_max, found.replica_days
@@ -316,8 +316,9 @@ def _stop_with_parent(stop: threading.Event) -> None:
 
 
 def _trim_replica(days: float) -> None:
-    """Best effort: writers say when the replica cannot be reached."""
-    if url := os.environ.get(VARIABLE):
+    """Best effort: writers say when the replica cannot be reached. days: 0 forgets nothing, where
+    somebody else was told how long it keeps what."""
+    if days and (url := os.environ.get(VARIABLE)):
         replica = replica_of(url)
         with contextlib.suppress(UnreachableError):
             replica.trim(days, SystemClock().now())

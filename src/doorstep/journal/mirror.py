@@ -6,6 +6,7 @@ come when a question needs them (`away`). Readers see it as a node's folder with
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -54,9 +55,13 @@ class Mirror:
             target = confine(folder, wanted)
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(f".{target.name}")
-                store.fetch(f"journal/{name}/{wanted}", temporary)
-                temporary.replace(target)
+                # Each node of this home has a compactor that follows: no two write one file.
+                temporary = target.with_name(f".{target.name}.{os.getpid()}")
+                try:
+                    store.fetch(f"journal/{name}/{wanted}", temporary)
+                    temporary.replace(target)
+                finally:
+                    temporary.unlink(missing_ok=True)
         if before != now or not (folder / INDEX).exists():
             folder.mkdir(parents=True, exist_ok=True)
             rewrite(folder, [Entry(at=index.at, files=index.files)])

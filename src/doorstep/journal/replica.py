@@ -11,6 +11,7 @@ the writer's own file has.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import Protocol
@@ -28,6 +29,7 @@ WAIT_S = 2.0
 SEGMENT_BYTES_MAX = 512 * 1024
 """NATS takes 1 MB in a message unless it was told otherwise."""
 SEGMENTS_AT_ONCE_MAX = 256
+_UNQUOTED = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PACKAGES = {"postgresql": ("psycopg", "postgres"), "nats": ("nats", "nats")}
 
 
@@ -68,10 +70,11 @@ class Replica(Protocol):
 def require_replica(url: str) -> None:
     """Raises: UsageError (`bad-replica`), MissingExtraError."""
     scheme = _scheme(url)
-    if scheme not in _PACKAGES or not urlsplit(url).netloc + urlsplit(url).query:
+    if scheme not in _PACKAGES or not _is_url(url):
         raise UsageError(
             "bad-replica",
-            f"the replica is {say_replica(url)!r}; expected postgresql://... or nats://host:port",
+            f"the replica is {say_replica(url)!r}; expected postgresql://... or nats://host:port, "
+            "and in a password % and two digits for each of / ? # [ ] @ %",
             "doorstep up --journal replicated --replica URL",
         )
     module, extra = _PACKAGES[scheme]
@@ -93,8 +96,22 @@ def replica_of(url: str) -> Replica:
 
 def say_replica(url: str) -> str:
     """The URL without the password or anything else that may be secret."""
+    scheme, _, rest = url.partition("://")
+    if not _is_url(url):
+        # Where the password ends nobody knows: it may hold what ends a host.
+        return f"{scheme}://..." if rest else url
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if url else ""
+    return f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _is_url(url: str) -> bool:
+    """Whether its parts are where they seem to be."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    is_quoted = not _UNQUOTED.search(url) and "@" not in parts.path + parts.query + parts.fragment
+    return is_quoted and not parts.fragment and bool(parts.netloc + parts.query)
 
 
 def unreachable(url: str, why: object) -> UnreachableError:
@@ -110,9 +127,10 @@ def rebuild(segments: Iterable[Segment]) -> bytes:
     """The bytes of a block, as far as they go without a hole; b"" if its start is not there."""
     data = bytearray()
     for one in sorted(segments, key=lambda one: one.number):
-        if one.start > len(data):
-            break
-        data[one.start :] = one.data
+        # Behind a hole is nothing, unless it was made by what was tried, arrived in part and was
+        # given up: then a later segment begins before it.
+        if one.start <= len(data):
+            data[one.start :] = one.data
     return bytes(data)
 
 
@@ -168,5 +186,5 @@ class Mirror:
 
 
 def _scheme(url: str) -> str:
-    scheme = urlsplit(url).scheme
+    scheme = url.partition(":")[0]
     return "postgresql" if scheme == "postgres" else scheme

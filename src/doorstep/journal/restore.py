@@ -21,13 +21,16 @@ import msgspec
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.ids import parse_name
 from doorstep.journal import block, duck
+from doorstep.journal.away import FOLDER, locate, read_place, with_files
 from doorstep.journal.block import Frame, FrameKind
 from doorstep.journal.compactor import Compactor
-from doorstep.journal.index import fold, read_entries
+from doorstep.journal.index import ListedFile, fold, read_entries
+from doorstep.journal.mirror import Mirror
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.reader import OPEN, Block, end_of, list_blocks, read_block
 from doorstep.journal.recover import recover
 from doorstep.journal.replica import Replica, rebuild
+from doorstep.kernel.store import Store
 
 _STEM = re.compile(r"(?P<stem>[a-z0-9-]{1,150}-\d{8})(?:-rest\d+)?\Z")
 RECORDS = (FrameKind.PREDICTIONS, FrameKind.OUTCOME)
@@ -47,8 +50,12 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def restore(home: Path, replica: Replica) -> Iterator[Restored]:
-    """Node by node. Raises: UnreachableError (`replica-unreachable`), OSError; what came back until
-    then stays, and the next run goes on behind it."""
+    """Node by node. Raises: UnreachableError (`replica-unreachable`), OSError, and what the store
+    says; what came back until then stays, and the next run goes on behind it."""
+    store = read_place(home)
+    if store and store.url:
+        # What a lost home had put there is found here as another home's, and must not come twice.
+        Mirror(home, store).run_once(Store(store.url))
     # Before we look at what is here: a block that is written now is open here until it is whole.
     there = replica.blocks()
     for node, blocks in groupby(there, key=lambda one: one[0]):
@@ -120,7 +127,8 @@ def _behind(found: Block, known: int) -> Iterator[Frame]:
 
 
 def _known(folder: Path) -> defaultdict[str, int]:
-    """How many records of each block are here: in it, in what it became, and in its rests."""
+    """How many records of each block are here: in it, in what it became (in the store too, and
+    there also as a lost home's), and in its rests."""
     parts: dict[str, int] = {}
     for path in list_blocks(folder).values():
         # One that is gone by now is in the index, which is read later.
@@ -129,7 +137,13 @@ def _known(folder: Path) -> defaultdict[str, int]:
             parts[path.stem] = end.rows + end.outcomes
     entries = read_entries(folder)
     closed = ((one.block, one.closed.rows + one.closed.outcomes) for one in entries if one.closed)
-    for stem, count in (*closed, *_counted(folder, [*fold(entries).files])):
+    home = folder.parent.parent
+    listed = [
+        (one, file)
+        for one in (folder, *(home / FOLDER).glob(f"{folder.name}.*"))
+        for file in fold(read_entries(one)).files.values()
+    ]
+    for stem, count in (*closed, *_counted(home, listed)):
         parts[stem] = max(parts.get(stem, 0), count)
     known: defaultdict[str, int] = defaultdict(int)
     for stem, count in parts.items():
@@ -138,12 +152,12 @@ def _known(folder: Path) -> defaultdict[str, int]:
     return known
 
 
-def _counted(folder: Path, files: list[str]) -> list[tuple[str, int]]:
+def _counted(home: Path, files: list[tuple[Path, ListedFile]]) -> list[tuple[str, int]]:
     """Of each block in these files, the place behind its last record there."""
     if not files:
         return []
-    source = duck.parquet_of(folder / one for one in files)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".spill-") as temp:
+    source = duck.parquet_of(with_files(home, lambda: locate(files)))
+    with tempfile.TemporaryDirectory(dir=home, prefix=".spill-") as temp:
         con = duck.connect(Path(temp))
         said = f"SELECT block, max(ordinal) + 1 FROM {source} GROUP BY block"  # noqa: S608
         found = con.execute(said).fetchall()

@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from doorstep.core.errors import InputError
-from doorstep.core.ids import new_id
+from doorstep.core.ids import digest_of, new_id
 from doorstep.core.operation import operation
 from doorstep.core.outcome import Refused, require_all, sort_out
 from doorstep.core.record import Layout, OutcomeRecord, PredictionMeta
@@ -95,10 +95,18 @@ def record_outcomes(app: App, asked: RecordOutcomes) -> OutcomesRecorded:
         Received, lambda: Received(app.home.journal / CONTROL_NODE / "received.txt")
     )
     if asked.batch:
-        recorded = received.once(asked.batch, lambda: writer.write(records))
+        name = name_of_taken(asked.batch, refused)
+        recorded = received.once(name, lambda: writer.write(records))
     else:
         recorded = writer.write(records)
     return OutcomesRecorded(recorded=recorded, refused=tuple(refused))
+
+
+def name_of_taken(batch: str, refused: Iterable[Refused]) -> str:
+    """What of a batch was taken is part of its name: a label that no version knew then may be known
+    when the same is sent again, and must not count as there already."""
+    left_out = [one.index for one in refused]
+    return digest_of(msgspec.json.encode([batch, left_out])) if left_out else batch
 
 
 def _sorted_out(app: App, asked: RecordOutcomes) -> tuple[list[OutcomeRecord], list[Refused]]:

@@ -152,14 +152,22 @@ class Uploader:
                 store.put_once(self._name(name), self._folder / name)
                 self._reached("store-put-one")
         except FileNotFoundError:
-            if one.path in fold(read_entries(self._folder)).files:
-                raise RefusedError(
-                    "store-file-gone",
-                    f"{one.path} is listed, and is neither on this disk nor in {self._url}",
-                    "restore it from a backup",
-                ) from None
-            return False
+            if one.path not in fold(read_entries(self._folder)).files:
+                return False
+            if self._has_left(store, one):
+                return True
+            raise RefusedError(
+                "store-file-gone",
+                f"{one.path} is listed, and is neither on this disk nor in {self._url}",
+                "restore it from a backup",
+            ) from None
         return True
+
+    def _has_left(self, store: Store, one: ListedFile) -> bool:
+        """Whether the store has it, although its list never said so: the store went away between
+        the two, and the file left this disk meanwhile."""
+        is_here = (self._folder / one.summary).exists()
+        return is_here and store.holds(self._name(one.path), one.sha256)
 
     def _require_known(self, listed: Iterable[str], listing: Listing) -> None:
         """Raises: RefusedError: our list has forgotten files that are in the store."""
@@ -169,8 +177,9 @@ class Uploader:
                 "store-ahead",
                 f"{len(unknown)} files in {self._url} are not in this node's list, as after going "
                 f"back to an older copy of the home: {unknown[0]}",
-                "remove store.json of the home and declare the store again: what is there is then "
-                "read as another node's",
+                "move index.jsonl and compacted of the node's journal aside, remove store.json of "
+                "the home and declare the store again: what is there is then read as another "
+                "node's, and nothing twice",
             )
 
     def _list(self, store: Store, index: StoredIndex) -> None:

@@ -36,6 +36,7 @@ ANSWER_BYTES_MAX = 256 * 1024 * 1024
 STDERR_BYTES_KEPT = 16 * 1024
 ENVIRONMENT_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "VIRTUAL_ENV", "PYTHONPATH")
 LENGTH_BYTES = 8
+FAILED = "child-failed"
 HEAD = struct.Struct(">Qd")
 """Of a request: its length, and how long the child may take for it."""
 CHUNK_BYTES = 256 * 1024
@@ -344,11 +345,14 @@ def main() -> None:
     with os.fdopen(answer_fd, "wb") as pipe, contextlib.suppress(queue.Empty):
         while True:
             _limit_time(timeout_s)
-            encoded = msgspec.msgpack.encode(_work(module, request))
+            answer = _work(module, request)
+            encoded = msgspec.msgpack.encode(answer)
             _limit_time(0.0)
             pipe.write(len(encoded).to_bytes(LENGTH_BYTES, "big"))
             pipe.write(encoded)
             pipe.flush()
+            if isinstance(answer, Failure) and answer.code == FAILED:
+                break  # what it keeps may be broken: a database that fails once fails for ever
             request, timeout_s = requests.get(timeout=kept_s)
 
 
@@ -362,7 +366,7 @@ def _work(module: str, request: bytes) -> Answer | Failure:
 
         traceback.print_exc()
         text = f"{type(error).__name__}: {error}"[:500]
-        return Failure(errors.RefusedError.kind, "child-failed", f"{module}: {text}", "")
+        return Failure(errors.RefusedError.kind, FAILED, f"{module}: {text}", "")
 
 
 def _take_stdin() -> int:

@@ -133,6 +133,12 @@ class Store:
                 file.write(piece)
         return hashed.hexdigest()
 
+    def holds(self, name: str, sha256: str) -> bool:
+        """Whether there is an object with exactly this content."""
+        with contextlib.suppress(FileNotFoundError), self._errors():
+            return self._digest(name) == sha256
+        return False
+
     def names(self, prefix: str) -> set[str]:
         """Of all objects below."""
         with self._errors():

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.manifest import Manifest, Profile, decode_part
@@ -310,11 +311,13 @@ def _with_labels(
     if arrays is None:
         return window
     day = due.until - DAY_US
-    mine = arrays.version == due.version
-    newest = (due.rows(day), int((mine & (arrays.at >= day)).sum())) if window.delay_s else (0, 0)
-    silent_s, pause_s = (0.0, 0.0)
-    if not window.delay_s:
-        silent_s, pause_s = pauses_of(arrays.received_at[mine], due.until)
+    newest, silent_s, pause_s = (0, 0), 0.0, 0.0
+    if window.delay_s:
+        # Of what `labelled` counts, or there would be fewer than none of the days before.
+        *_, mine = _judgeable(seen.manifest, arrays, due.version)
+        newest = due.rows(day), int((mine & (arrays.at >= day)).sum())
+    else:
+        silent_s, pause_s = pauses_of(arrays.received_at[arrays.version == due.version], due.until)
     has_unit = bool(seen.file.monitor.outcomes.unit)
     values = values_of(arrays.version, arrays.at, arrays.value) if has_unit else ()
     return msgspec.structs.replace(
@@ -361,15 +364,27 @@ def _labelled(
     """Rows of this version whose scores are known and whose outcome could be judged since `since`,
     in the manifest's columns."""
     names = manifest.labels or ("value",)
-    if arrays is None or not set(names) <= set(arrays.scores):
+    if arrays is None:
         return labelled_of(manifest, np.empty(0), np.empty((0, len(names))))
+    truth, scores, mine = _judgeable(manifest, arrays, number)
+    mine &= np.maximum(arrays.received_at, arrays.at + delay_us) >= since
+    return labelled_of(manifest, truth[mine], scores[mine])
+
+
+def _judgeable(
+    manifest: Manifest, arrays: OutcomeArrays, number: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """(truth, scores, which rows of this version have both). A case may have a value and no label
+    yet."""
+    names = manifest.labels or ("value",)
+    if not set(names) <= set(arrays.scores):
+        none = np.zeros(arrays.rows, dtype=np.bool_)
+        return np.empty(arrays.rows), np.empty((arrays.rows, len(names))), none
     scores = np.column_stack([arrays.scores[name] for name in names])
     if manifest.labels:
         known = {label: float(index) for index, label in enumerate(manifest.labels)}
         truth = np.array([known.get(str(label), np.nan) for label in arrays.label])
     else:
         truth = np.asarray(arrays.value, dtype=np.float64)
-    judged_at = np.maximum(arrays.received_at, arrays.at + delay_us)
-    mine = (arrays.version == number) & (judged_at >= since)
-    mine &= np.isfinite(truth) & np.isfinite(scores).all(axis=1)
-    return labelled_of(manifest, truth[mine], scores[mine])
+    mine = (arrays.version == number) & np.isfinite(truth) & np.isfinite(scores).all(axis=1)
+    return truth, scores, mine

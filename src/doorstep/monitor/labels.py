@@ -60,8 +60,9 @@ def say_stopped(window: QualityWindow) -> str:
 
     With a delay that is declared, by the newest day of which they are due; else by how long none
     came, because of new predictions nobody knows whether they are due."""
-    rows, labelled = window.newest
-    before = (window.rows - rows, window.labelled - labelled)
+    # Predictions are counted in buckets, labels one by one: at the edge there may be more of these.
+    rows, labelled = window.newest[0], min(window.newest)
+    before = (window.rows - rows, min(window.rows - rows, window.labelled - labelled))
     if rows >= NEWEST_ROWS_MIN and before[0] >= NEWEST_ROWS_MIN:
         least = STOPPED_SHARE * proportion(before[1], before[0]).low
         if proportion(labelled, rows).high < least:

@@ -18,6 +18,7 @@ from doorstep.core.instant import parse_instant
 from doorstep.core.outcome import sort_out
 from doorstep.journal.received import Received
 from doorstep.journal.surface import OutcomesRecorded
+from doorstep.journal.telling import name_of_taken
 
 KNOWN = {("bad", "good")}
 DAY = parse_instant("2026-11-22T00:00:00Z")
@@ -51,7 +52,8 @@ class Told:
             self.outcomes += kept
             return len(records)
 
-        done = 0 if check else self.received.once(batch, keep) if batch else keep()
+        name = name_of_taken(batch, refused) if batch else ""
+        done = 0 if check else self.received.once(name, keep) if batch else keep()
         return OutcomesRecorded(recorded=done, refused=tuple(refused))
 
     def tell(self, path: Path, asked=Columns(), **words) -> Sent:  # noqa: B008
@@ -170,6 +172,23 @@ def test_the_same_file_twice_counts_once_also_for_another_process(tmp_path: Path
     assert (later.tell(path).recorded, later.tell(path).repeated) == (0, 2)
     assert later.outcomes == []
     assert later.tell(path, again=True).recorded == 2
+
+
+def test_what_was_refused_is_recorded_when_a_version_knows_its_label(tmp_path: Path) -> None:
+    path = write(tmp_path, "case,risk\n007,bad\n008,gut\n")
+    for _ in range(2):
+        assert Told(tmp_path).tell(path).refused == 1
+    later = Told(tmp_path, known={("bad", "good", "gut")})
+    assert later.tell(path).refused == 0
+    assert [one.key for one in later.outcomes] == ["007", "008"]
+    assert later.tell(path).recorded == 0
+
+
+def test_a_text_with_nul_is_a_reason_of_its_row(tmp_path: Path) -> None:
+    rows = '{"case": "a\\u0000b", "risk": "bad"}\n{"case": "007", "risk": "bad"}\n'
+    here = Told(tmp_path)
+    assert "NUL" in here.tell(write(tmp_path, rows, "test.jsonl")).reason
+    assert [one.key for one in here.outcomes] == ["007"]
 
 
 def test_the_same_row_twice_counts_once_and_a_correction_has_a_time_of_its_own(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from doorstep.core.outcome import LABELS_SAID_MAX, outcome_fault
+from doorstep.core.outcome import LABELS_SAID_MAX, OutcomeGiven, outcome_fault, sort_out
 
 LABELS = {("bad", "good")}
 NUMBER = {()}
@@ -39,3 +39,20 @@ def test_many_and_long_labels_are_cut_short():
     found = outcome_fault("y" * 900, None, "loans", {labels})
     assert f"and {500 - LABELS_SAID_MAX} more" in found
     assert len(found) < 1500
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (OutcomeGiven(key="a\0b", value=1.0), "the character NUL"),
+        (OutcomeGiven(key="a", label="\0"), "the character NUL"),
+        (OutcomeGiven(key=2**63, value=1.0), "larger than 64 bits"),
+        (OutcomeGiven(key="a", value=1.0, at=10**5000), "larger than 64 bits"),
+    ],
+)
+def test_what_no_request_may_say_is_refused_and_takes_nothing_along(given, said):
+    good = OutcomeGiven(key=2**63 - 1, value=1.0)
+    records, refused = sort_out("loans", [good, given, good], set(), 1)
+    assert [one.key for one in records] == [str(2**63 - 1)] * 2
+    assert [one.index for one in refused] == [1]
+    assert said in refused[0].reason

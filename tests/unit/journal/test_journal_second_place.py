@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from uuid import UUID
@@ -15,12 +17,15 @@ from journal_samples import LAYOUT, OUTCOME, VirtualClock, meta
 from doorstep.core.errors import UnreachableError, UsageError
 from doorstep.core.instant import SECOND_US, SystemClock
 from doorstep.journal import replica
+from doorstep.journal.away import declare, read_place
 from doorstep.journal.compactor import Compactor
 from doorstep.journal.profiles import PlanProfiles
+from doorstep.journal.query import Question, ask
 from doorstep.journal.reader import list_blocks
 from doorstep.journal.replica import Segment, rebuild, replica_of, require_replica
 from doorstep.journal.restore import restore
 from doorstep.journal.telling import CONTROL_NODE, OutcomeWriter
+from doorstep.journal.upload import Uploader
 from doorstep.journal.writer import BlockWriter
 from fakes.places import Place, listed_ids
 
@@ -76,6 +81,32 @@ def test_of_a_block_that_is_here_in_part_the_rest_comes_back_also_behind_a_compa
     assert (told.blocks, told.predictions, told.outcomes) == (1, 2, 1)
     assert rows_of(tmp_path) == [1, 2, 3, 4]
     assert place.bring_back(tmp_path) == (0, 0)
+
+
+def test_what_a_lost_home_had_in_the_store_does_not_come_back_a_second_time(
+    tmp_path: Path, place: Place
+) -> None:
+    pytest.importorskip("obstore")
+    lost, found = tmp_path / "lost", tmp_path / "found"
+    for home in (lost, found):
+        home.mkdir()
+        declare(home, f"file://{tmp_path / 'store'}")
+    one = Writing(lost, place.url)
+    one.write(1, 2)
+    one.writer.close()
+    one.compact()
+    where = read_place(lost)
+    assert where is not None
+    Uploader(lost / "journal" / "n1", where).run_once()
+    one = Writing(lost, place.url, boot="b2")
+    one.write(3)
+    one.writer.close()
+    shutil.rmtree(lost)
+    assert place.bring_back(found) == (1, 1)
+    assert rows_of(found) == [3]
+    rows = ask(Question(what="predictions", home=str(found), service=LAYOUT.service))
+    assert len(rows) == 3
+    assert place.bring_back(found) == (0, 0)
 
 
 def test_blocks_that_are_being_written_are_left_alone(tmp_path: Path, place: Place) -> None:
@@ -156,10 +187,43 @@ def test_a_place_keeps_each_segment_once_and_forgets_old_blocks(
             assert [block for _, block in found.blocks()] == ["b-s-00000002", "b-s-00000003"]
 
 
+def test_a_compactor_that_was_not_told_for_how_long_forgets_nothing(
+    tmp_path: Path, place: Place
+) -> None:
+    opened_at = SystemClock().now() - 60 * DAY_US
+    with closing(replica_of(place.url)) as found:
+        found.keep([Segment("n", "b-s-00000001", 0, 0, opened_at, b"x")])
+    words = [sys.executable, "-m", "doorstep.journal.compactor", "--once", "--node", CONTROL_NODE]
+    for more, is_left in (([], True), (["--replica-days", "30"], place.url.startswith("nats"))):
+        subprocess.run(
+            [*words, "--home", str(tmp_path), *more],
+            env={**os.environ, replica.VARIABLE: place.url}, check=True, timeout=120,
+        )  # fmt: skip
+        assert bool(place.blocks()) == is_left, more
+
+
 def test_a_url_that_names_no_second_place_is_refused() -> None:
     for url in ("", "postgresql:", "redis://here", "nats://"):
         with pytest.raises(UsageError, match=r"expected postgresql://\.\.\. or nats://"):
             require_replica(url)
+
+
+@pytest.mark.parametrize("secret", ["hun/ter2", "hun?ter2", "hun#ter2", "hun[ter2", "hun%ter2"])
+def test_a_password_that_breaks_the_url_is_not_said(secret: str) -> None:
+    for scheme in ("postgresql", "nats"):
+        with pytest.raises(UsageError) as caught:
+            require_replica(f"{scheme}://doorstep:{secret}@db.example:5432/journal")
+        assert "hun" not in str(caught.value)
+        assert "ter2" not in str(caught.value)
+    many = "postgresql://u:hunter%2F2@one:5432,two:5432/x?target_session_attrs=read-write"
+    require_replica(many)
+    assert replica.say_replica(many) == "postgresql://one:5432,two:5432/x"
+
+
+def test_what_arrived_of_a_group_that_was_given_up_is_no_hole() -> None:
+    tries = ((0, 0, b"ab"), (2, 4, b"rest of what was given up"), (3, 2, b"cd"), (4, 4, b"ef"))
+    parts = [Segment("n", "b", number, start, 1, data) for number, start, data in tries]
+    assert rebuild(parts) == b"abcdef"
 
 
 def test_a_hole_ends_what_can_be_rebuilt() -> None:

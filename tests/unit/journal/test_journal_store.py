@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from doorstep.core.errors import DoorstepError, RefusedError, UsageError
+from doorstep.core.errors import DoorstepError, RefusedError, UnreachableError, UsageError
 from doorstep.core.ids import new_id
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import Column, Layout, PredictionMeta
@@ -186,6 +186,32 @@ def test_a_crash_at_any_step_is_repaired_by_the_next_run(
     assert len(ask(Question(what="predictions", home=str(world.home), service="loans"))) == 4
 
 
+def test_a_file_that_left_the_disk_before_the_list_of_the_store_was_up_is_there(
+    world: World,
+) -> None:
+    for days in (9, 8):
+        world.write(days)
+    world.compact()
+
+    def go_away(reached: str) -> None:
+        if reached == "store-noted":
+            raise UnreachableError("store-unreachable", "the list did not get there")
+
+    world.uploader(go_away).run_once()
+    assert not (world.place / "index.json").exists()
+    world.leave()
+    assert not list((world.folder / "compacted").glob("*.parquet"))
+    world.upload()
+    world.check()
+    gone = next((world.place / "compacted").glob("*.parquet"))
+    (world.place / "index.json").unlink()
+    gone.unlink()
+    world.uploader().run_once()
+    status = read_status(world.folder)
+    assert status is not None
+    assert "store-file-gone" in status.problem
+
+
 def test_an_object_that_nobody_listed_is_removed_when_its_file_is_gone(world: World) -> None:
     world.write(1)
     world.compact()
@@ -322,6 +348,13 @@ def test_an_older_copy_of_the_home_removes_nothing_from_the_store(world: World) 
     assert "store-ahead" in status.said(world.clock.now())
     stored = msgspec.json.decode((world.place / "index.json").read_bytes(), type=StoredIndex)
     assert stored == before
+    for name in ("index.jsonl", "compacted"):
+        (world.folder / name).rename(world.home / f"{name}.aside")
+    (world.home / "store.json").unlink()
+    declare(world.home, f"file://{world.store}")
+    world.upload()
+    rows = ask(Question(what="predictions", home=str(world.home), service="loans"))
+    assert sorted(one["id"] for one in rows) == sorted(world.ids)
 
 
 def test_a_store_that_does_not_answer_is_said_after_a_quarter_of_an_hour(world: World) -> None:

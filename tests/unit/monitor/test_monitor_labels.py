@@ -49,6 +49,9 @@ def test_a_pause_is_long_only_against_those_before():
         ({"newest": (300, 20)}, "7% of 300 predictions of the newest day"),
         ({"newest": (300, 170)}, ""),
         ({"newest": (150, 0)}, ""),
+        # Counted in buckets, there are more labels than predictions at the edge of a day.
+        ({"newest": (300, 310), "labelled": 2000}, ""),
+        ({"newest": (300, 20), "labelled": 1900}, "7% of 300 predictions of the newest day"),
         ({"silent_s": 30 * 3600.0, "pause_s": 6 * 3600.0}, "no outcome has come for 1.2 d"),
         ({"silent_s": 30 * 3600.0, "pause_s": 11 * 3600.0}, ""),
         ({"silent_s": 20 * 3600.0, "pause_s": 600.0}, ""),

@@ -201,7 +201,7 @@ def test_a_wrong_key_is_a_problem_of_the_node_and_of_nobody_else(
         assert "SignatureDoesNotMatch" in said
         assert SECRET not in said
         with urllib.request.urlopen(f"{node.health_url}/metrics", timeout=60) as answer:
-            assert b"doorstep_store_behind_since 0.0" not in answer.read()
+            assert b"doorstep_store_behind_since_timestamp_seconds 0.0" not in answer.read()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     with RunningNode(home.path, tmp_path / "state", compactor=True) as node:
         folder = home.path / "journal" / node.report().node

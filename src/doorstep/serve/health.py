@@ -141,7 +141,7 @@ def _gauges(supervisor: Supervisor) -> dict[str, tuple[str, float]]:
         "doorstep_store_waiting_bytes": (
             "Of the journal, not in its object store yet", store.waiting_bytes
         ),
-        "doorstep_store_behind_since": (
+        "doorstep_store_behind_since_timestamp_seconds": (
             "Unix time since when the object store takes nothing; 0 if it does",
             store.behind_since / SECOND_US,
         ),

@@ -135,8 +135,9 @@ def shown(counters: dict[module.Key, module.Values]) -> bytes:
     evidence = SimpleNamespace(counters=counters)
     fronts = SimpleNamespace(live=())
     node = SimpleNamespace(
-        evidence=evidence, fronts=fronts, report=None, lease_held=False, ready=True
-    )
+        evidence=evidence, fronts=fronts, report=None, lease_held=False, ready=True,
+        options=SimpleNamespace(home=Path("no-such-home"), node="n1"),
+    )  # fmt: skip
     return metrics_text(node)  # type: ignore[arg-type]
 
 

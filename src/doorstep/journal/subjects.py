@@ -34,9 +34,15 @@ from doorstep.journal.sealing import (
     open_sealed,
     subject_in,
 )
-from doorstep.kernel.keys import PERSONAL_FILE, PRIVATE_MODE, PersonalKey, load_personal_key
+from doorstep.kernel.keys import (
+    PERSONAL_FILE,
+    PRIVATE_MODE,
+    SUBJECTS_FILE,
+    PersonalKey,
+    load_personal_key,
+)
 
-FILE = "personal.db"
+FILE = SUBJECTS_FILE
 WAIT_S = 30.0
 MANY = 500
 _TABLES = """

@@ -142,10 +142,15 @@ def load_personal_key(folder: Path) -> PersonalKey:
     return PersonalKey(seed)
 
 
+SUBJECTS_FILE = "personal.db"
+"""The keys of persons (`journal.subjects`), wrapped by the key in PERSONAL_FILE."""
+
+
 def create_keys(folder: Path, name: str) -> None:
     """Make the keys and the token that `folder` does not have yet. name: of the home.
 
-    The caller holds the home's lock. Raises: OSError.
+    The caller holds the home's lock. Raises: OSError, RefusedError (`key-lost`) where a new key
+    would take the place of one by which personal fields were sealed.
     """
     for purpose in KEY_NAMES:
         if not (folder / f"{purpose}.key").exists():
@@ -153,6 +158,14 @@ def create_keys(folder: Path, name: str) -> None:
     if not (folder / TOKEN_FILE).exists():
         write_atomic(folder / TOKEN_FILE, f"{secrets.token_urlsafe(32)}\n".encode(), PRIVATE_MODE)
     if not (folder / PERSONAL_FILE).exists():
+        if (folder / SUBJECTS_FILE).exists():
+            raise RefusedError(
+                "key-lost",
+                f"{folder / PERSONAL_FILE} is gone, and {SUBJECTS_FILE} beside it needs it: with a "
+                "new key nothing that was sealed could be opened any more",
+                f"restore {PERSONAL_FILE} from a backup; or move {SUBJECTS_FILE} away, which gives "
+                "up what was sealed",
+            )
         body = base64.b64encode(secrets.token_bytes(SEED_BYTES)).decode()
         write_atomic(folder / PERSONAL_FILE, f"{_PERSONAL}{body}\n".encode(), PRIVATE_MODE)
 

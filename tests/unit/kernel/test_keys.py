@@ -178,3 +178,16 @@ def test_a_signed_text_that_is_no_checkpoint_is_refused(text: str):
 def test_a_text_that_cannot_be_a_note_is_not_signed(text: str):
     with pytest.raises(InputError):
         sign_note(text, KEY)
+
+
+def test_a_lost_key_of_personal_fields_is_not_replaced_while_something_needs_it(tmp_path):
+    create_keys(tmp_path, "doorstep/local")
+    (tmp_path / "personal.key").unlink()
+    (tmp_path / "personal.db").write_bytes(b"keys of persons")
+    with pytest.raises(RefusedError) as refused:
+        create_keys(tmp_path, "doorstep/local")
+    assert refused.value.code == "key-lost"
+    assert not (tmp_path / "personal.key").exists()
+    (tmp_path / "personal.db").unlink()
+    create_keys(tmp_path, "doorstep/local")
+    assert (tmp_path / "personal.key").exists()

@@ -302,10 +302,16 @@ def test_an_outcome_of_an_erased_prediction_is_refused_or_left_out(home: Home) -
     back.close()
 
 
+def take_another_key(keys: Path) -> None:
+    """As if somebody had put the key of another home here."""
+    (keys / "other").mkdir()
+    create_keys(keys / "other", "test")
+    (keys / "other" / "personal.key").replace(keys / "personal.key")
+
+
 def test_another_key_is_said_and_nothing_is_thrown_away(home: Home) -> None:
     writer = home.answer("anna")
-    (home.path / "keys" / "personal.key").unlink()
-    create_keys(home.path / "keys", "test")
+    take_another_key(home.path / "keys")
     with pytest.raises(RefusedError) as refused:
         home.compact(writer)
     assert refused.value.code == "sealed-for-another-key"
@@ -314,8 +320,7 @@ def test_another_key_is_said_and_nothing_is_thrown_away(home: Home) -> None:
 
 def test_what_another_key_sealed_is_not_said_to_be_erased(home: Home) -> None:
     home.compact(home.answer("anna"))
-    (home.path / "keys" / "personal.key").unlink()
-    create_keys(home.path / "keys", "test")
+    take_another_key(home.path / "keys")
     with pytest.raises(RefusedError) as refused:
         Subjects(home.path / "keys").open([home.row()])
     assert refused.value.code == "sealed-for-another-key"

@@ -241,21 +241,16 @@ def up(
     from doorstep.serve.tls import tls_files
 
     flags = Flags(
-        home=home,
-        database=database,
-        environment=environment,
-        data_port=data_port,
-        health_port=health_port,
-        grpc_port=grpc_port,
-        control_port=control_port,
-    )
+        home=home, database=database, environment=environment, data_port=data_port,
+        health_port=health_port, grpc_port=grpc_port, control_port=control_port,
+    )  # fmt: skip
     settings = read_settings(flags, os.environ, Path.cwd())
     tls = tls_files(tls_cert, tls_key, tls_client_ca)
-    if store:
-        require_store(store)
     keep = _keep(journal, journal_max, disk_reserve, disk_low, replica, replica_days)
     words = observe_options(access_log, access_sample).words + keep.words
     words += ["--memory", str(memory)] if memory else []
+    if store:
+        require_store(store)
     if detach:
         from doorstep.cli.running import start_detached
 

@@ -189,6 +189,11 @@ class Subjects:
             found = con.execute("SELECT name, at, by, why FROM erasure WHERE done = 0")
             return [Erasure(*row) for row in found]
 
+    def look_again(self) -> None:
+        """Records came back: each erasure looks again for those of its subject."""
+        with self._writing() as con:
+            con.execute("UPDATE erasure SET done = 0")
+
     def finish(self, one: Erasure, about: Iterable[str]) -> None:
         """The ledger has it. about: ids and recorded keys of predictions that were erased."""
         with self._writing() as con:

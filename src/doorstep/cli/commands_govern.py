@@ -81,7 +81,12 @@ def erase(
     """Destroy the key of a person: their sealed fields cannot be read any more, by anybody."""
     with connect(url, home) as client:
         found = client.erase(subject, why)
-    if found.predictions:
+    if found.predictions is None:
+        warn(
+            "the key is destroyed; the journal could not be searched for the predictions yet "
+            f"({found.problem}); doorstep doctor says until it was"
+        )
+    elif found.predictions:
         done(f"{found.predictions:,} predictions cannot be opened any more")
     else:
         warn("no prediction with sealed fields was found; is it written as callers send it?")

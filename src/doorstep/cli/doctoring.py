@@ -238,6 +238,8 @@ def _server(announced: Announcement, folder: Path) -> Iterator[Line]:
         yield Line("inconclusive", "server", text, "doorstep down, then doorstep up -d")
     else:
         yield Line("pass", "server", f"{text} (process {announced.pid})")
+    for problem in found.problems:
+        yield Line("fail", "server", problem)
     for node in found.nodes:
         said = f"{node.workers} workers, plan {node.plan_number} of {found.plan_number}"
         if not node.live:

@@ -87,9 +87,12 @@ def _dropped(_: Event, data: Data) -> str:
 
 
 def _erased(event: Event, data: Data) -> str:
+    count = data["predictions"]
+    found = "the predictions" if count is None else f"{count:,} predictions"
+    said = " are still searched for" if count is None else " with sealed fields"
     return (
-        f"the person {_short(event.object.id)} was erased by {data['by']}: {data['predictions']:,} "
-        f"predictions with sealed fields ({data['why']})"
+        f"the person {_short(event.object.id)} was erased by {data['by']}: {found}{said} "
+        f"({data['why']})"
     )
 
 

@@ -203,6 +203,11 @@ class Subjects:
             said = "UPDATE erasure SET done = 1 WHERE name = ? AND at = ?"
             con.execute(said, [one.name, one.at])
 
+    def told(self) -> list[str]:
+        """Ids and recorded keys of all predictions that were erased."""
+        with self._writing() as con:
+            return [name for (name,) in con.execute("SELECT about FROM erased")]
+
     def erased_among(self, about: Iterable[str]) -> dict[str, Instant]:
         """Which of these ids and recorded keys are of erased predictions, and until when."""
         with self._writing() as con:

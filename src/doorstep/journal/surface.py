@@ -75,11 +75,13 @@ class EraseSubject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 class Erased(msgspec.Struct, frozen=True, kw_only=True):
     """subject: its pseudonym, by which the ledger names it. at: what was answered until then cannot
-    be read any more. predictions: how many of them were found with sealed fields."""
+    be read any more. predictions: how many of them were found with sealed fields; None: they could
+    not be searched yet, for this problem, and the search goes on by itself."""
 
     subject: str
     at: Instant
-    predictions: int
+    predictions: int | None
+    problem: str = ""
 
 
 class ListPredictions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

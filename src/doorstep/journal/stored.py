@@ -25,13 +25,15 @@ node."""
 
 
 class StoredIndex(msgspec.Struct, frozen=True, kw_only=True):
-    """What a place in the store holds. gone: path -> since when nobody is told of it any more."""
+    """What a place in the store holds. gone: path -> since when nobody is told of it any more.
+    owner: the process that writes here; whoever starts makes itself the owner."""
 
     format: int = FORMAT
     node: str
     at: Instant
     files: tuple[ListedFile, ...] = ()
     gone: dict[str, Instant] = {}
+    owner: str = ""
 
 
 class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):

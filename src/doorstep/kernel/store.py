@@ -102,11 +102,15 @@ class Store:
     def replace(self, name: str, data: bytes, etag: str) -> str:
         """Put an object in the place of the one with this etag ("": there is none). Its etag.
         Raises: RefusedError (`store-shared`) if another is there."""
+        mode: Any = {"e_tag": etag} if etag else "create"
+        if not self._has_conditions:
+            # A folder cannot be asked to compare: who writes between these two is not noticed.
+            found, mode = self.get(name), "overwrite"
+            if (found.etag if found else "") != etag:
+                raise shared(self.url, name)
         try:
             with self._errors():
-                mode: Any = {"e_tag": etag} if etag else "create"
-                done = self._put(name, data, mode=mode if self._has_conditions else "overwrite")
-                return str(done["e_tag"])
+                return str(self._put(name, data, mode=mode)["e_tag"])
         except (
             self._obstore.exceptions.PreconditionError,
             self._obstore.exceptions.AlreadyExistsError,

@@ -34,11 +34,14 @@ def store_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def parse_store(url: str) -> str:
     """Without its last slash. Raises: UsageError (`bad-store`), MissingExtraError."""
     scheme, _, rest = url.partition("://")
-    if scheme not in SCHEMES or not rest.strip("/") or "@" in rest:
+    has_more = "@" in rest or "?" in rest
+    if scheme not in SCHEMES or not rest.strip("/") or has_more:
         known = ", ".join(f"{one}://" for one in SCHEMES)
+        # What stands there may be a secret.
+        said = repr(f"{scheme}://..." if has_more else url)
         raise UsageError(
             "bad-store",
-            f"the store is {url!r}; expected a place after one of {known}, without credentials",
+            f"the store is {said}; expected a place after one of {known}, without credentials",
             "doorstep up --store s3://BUCKET/PREFIX",
         )
     _obstore()

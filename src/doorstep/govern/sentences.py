@@ -96,6 +96,14 @@ def _erased(event: Event, data: Data) -> str:
     )
 
 
+def _held(event: Event, data: Data) -> str:
+    return f"the person {_short(event.object.id)} is held and cannot be erased: {data['why']}"
+
+
+def _freed(event: Event, data: Data) -> str:
+    return f"the hold of the person {_short(event.object.id)} ended: {data['why']}"
+
+
 def _opened(event: Event, data: Data) -> str:
     return f"personal fields of {event.object.id} were read: {data['why']}"
 
@@ -137,6 +145,8 @@ _SENTENCES: Mapping[str, Callable[[Event, Data], str]] = {
     "journal.closed": _closed,
     "journal.dropped": _dropped,
     "subject.erased": _erased,
+    "subject.held": _held,
+    "subject.freed": _freed,
     "prediction.opened": _opened,
     "token.created": _token_created,
     "token.revoked": _token_revoked,

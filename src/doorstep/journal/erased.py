@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from doorstep.core.errors import RefusedError
+from doorstep.core.errors import NotFoundError, RefusedError
 from doorstep.core.instant import Instant
 from doorstep.core.record import SEALED, OutcomeRecord, outcome_refused
 from doorstep.journal import query
@@ -22,6 +22,16 @@ def kept_subjects(app: App) -> Subjects | None:
     if not has_key(app.home.path):
         return None
     return app.kept.get(Subjects, lambda: subjects_of(app.home.path))
+
+
+def require_subjects(app: App) -> Subjects:
+    """Raises: NotFoundError (`no-key`)."""
+    found = kept_subjects(app)
+    if found is None:
+        raise NotFoundError(
+            "no-key", f"{app.home.path} has no key of personal fields", "doorstep up"
+        )
+    return found
 
 
 def erased_error(prediction: str) -> RefusedError:

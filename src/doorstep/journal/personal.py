@@ -7,15 +7,14 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 
-from doorstep.core.errors import DoorstepError, InputError, NotFoundError
+from doorstep.core.errors import DoorstepError, InputError
 from doorstep.core.operation import operation
-from doorstep.core.outcome import KEY_CHARS_MAX
 from doorstep.core.record import SEALED
 from doorstep.journal import query
-from doorstep.journal.erased import erased_error, kept_subjects
+from doorstep.journal.erased import erased_error, kept_subjects, require_subjects
 from doorstep.journal.erasedlist import note_erased, remember, size_of
+from doorstep.journal.holding import name_of, require_free
 from doorstep.journal.operations import find_row, views_of
-from doorstep.journal.sealing import pseudonym
 from doorstep.journal.subjects import Erasure, Subjects
 from doorstep.journal.surface import (
     Erased,
@@ -52,44 +51,18 @@ def open_prediction(app: App, asked: OpenPrediction) -> Prediction:
     return views_of(app, row["service"], [row], [values])[0]
 
 
-def require_subjects(app: App) -> Subjects:
-    """Raises: NotFoundError (`no-key`)."""
-    found = kept_subjects(app)
-    if found is None:
-        raise NotFoundError(
-            "no-key", f"{app.home.path} has no key of personal fields", "doorstep up"
-        )
-    return found
-
-
 @operation("subject.erase", permission="subject:erase", effect="write")
 def erase_subject(app: App, asked: EraseSubject) -> Erased:
     """Destroy the key of a person: what was recorded of them cannot be read any more."""
-    _check(asked)
+    name = name_of(app, asked)
+    require_free(app, name)
     subjects = require_subjects(app)
-    name = pseudonym(subjects.secret, asked.subject)
     one = Erasure(name, app.clock.now(), app.actor.id, asked.why)
     subjects.erase(one)
     sweep = app.kept.get(Sweep, Sweep)
     counts = _finish(app, subjects, [one], sweep)
     found = counts.get(name)
     return Erased(subject=name, at=one.at, predictions=found, problem=sweep.problem)
-
-
-def _check(asked: EraseSubject) -> None:
-    if not asked.subject or len(asked.subject) > KEY_CHARS_MAX:
-        raise InputError(
-            "bad-subject",
-            f"the subject has {len(asked.subject)} characters; expected 1 to {KEY_CHARS_MAX}",
-        )
-    if not asked.why.strip():
-        raise InputError("no-reason", "why the subject is erased is not said", "add --why")
-    if asked.subject in asked.why:
-        raise InputError(
-            "subject-in-reason",
-            "the reason names the subject, and the ledger would keep it for ever",
-            "name the request instead, such as a ticket",
-        )
 
 
 class Sweep:

@@ -67,10 +67,28 @@ class OpenPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class EraseSubject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """subject: as callers send it. why: goes into the ledger, which keeps it for ever."""
+    """subject: as callers send it; or prediction: whose it is. why: goes into the ledger, which
+    keeps it for ever."""
+
+    why: str
+    subject: str = ""
+    prediction: str = ""
+
+
+class HoldSubject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """subject, prediction, why: as for an erasure. ends: the hold, if there is one."""
+
+    why: str
+    subject: str = ""
+    prediction: str = ""
+    ends: bool = False
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """subject: its pseudonym."""
 
     subject: str
-    why: str
+    is_held: bool
 
 
 class Erased(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,12 +24,13 @@ from doorstep.journal import personal, proof, query
 from doorstep.journal.compactor import Compactor
 from doorstep.journal.erased import personal_of, without_erased
 from doorstep.journal.erasedlist import ErasedList, note_erased
+from doorstep.journal.holding import hold_subject
 from doorstep.journal.ledgering import record_closed
 from doorstep.journal.masking import Mask, Row
 from doorstep.journal.personal import erase_subject, erasure_problems, finish_erasures
 from doorstep.journal.sealing import Opener, Sealer, open_sealed, pseudonym, subject_in
 from doorstep.journal.subjects import FILE, Erasure, Subjects
-from doorstep.journal.surface import EraseSubject
+from doorstep.journal.surface import EraseSubject, HoldSubject
 from doorstep.journal.tally import no_profiles
 from doorstep.journal.writer import BlockWriter
 from doorstep.kernel.app import Kept
@@ -243,6 +244,41 @@ def test_a_search_that_fails_is_told_put_off_and_done_later(
     assert finish_erasures(home.app) == 1
     assert [one.data["predictions"] for one in home.events()] == [2, None]
     assert erasure_problems(home.app) == ()
+
+
+def test_a_person_who_is_held_is_erased_when_the_hold_has_ended(home: Home) -> None:
+    home.compact(home.answer("anna", "bert"))
+
+    def hold(subject: str = "anna", **more: object) -> bool:
+        return hold_subject(home.app, HoldSubject(subject=subject, why="case 4", **more)).is_held
+
+    assert [hold(), hold()] == [True, True]
+    with pytest.raises(RefusedError, match=r"subject-held: .*by u1 \(case 4\)"):
+        home.erase("anna")
+    assert home.opened() is not None
+    home.erase("bert")
+    assert [hold(ends=True), hold(ends=True), hold("bert", ends=True)] == [False] * 3
+    with home.app.database.reading() as connection:
+        kinds = [one.kind for one in read_events(connection, Filter(), 10)]
+    assert kinds[:3] == ["subject.freed", "subject.erased", "subject.held"]
+    assert hold(), "again"
+    with pytest.raises(RefusedError, match="subject-held"):
+        home.erase("anna")
+    hold(ends=True)
+    assert home.erase("anna").predictions == 1
+    assert home.opened() is None
+    with pytest.raises(InputError, match="subject-in-reason"):
+        hold_subject(home.app, HoldSubject(subject="anna", why="anna's case"))
+
+
+def test_a_person_is_erased_by_one_of_their_predictions(home: Home) -> None:
+    home.compact(home.answer("anna", "anna", "bert"))
+    asked = EraseSubject(prediction=f"{REQUEST}.0", why="ticket 7")
+    with pytest.raises(InputError, match="bad-subject"):
+        erase_subject(home.app, msgspec.structs.replace(asked, subject="anna"))
+    done = erase_subject(home.app, asked)
+    assert (done.predictions, done.subject) == (2, pseudonym(home.subjects.secret, "anna"))
+    assert [home.opened(number) is None for number in range(3)] == [True, True, False]
 
 
 def test_a_list_of_the_erased_that_is_lost_is_made_again(home: Home) -> None:

@@ -218,7 +218,7 @@ def test_an_epoch_whose_beginning_was_left_out_keeps_what_it_said_when_it_was_wh
     def cell(epoch: int, requests: int) -> LossCell:
         return LossCell(
             epoch=epoch, segment="", paired=False, champion=(requests, 0.0),
-            challenger=(requests, 0.0), sums=(requests, 0.0, 0.0), margin=0.1,
+            challenger=(requests, 0.0), sums=(requests, 0.0, 0.0), margin=0.1, worse=(), better=(),
         )  # fmt: skip
 
     release = in_canary()

@@ -40,6 +40,7 @@ from doorstep.journal.compact import (
     finish_listed,
     keep_going,
 )
+from doorstep.journal.held import HeldFiles
 from doorstep.journal.index import COMPACTED, ClosedBlock, Entry, fold, read_entries
 from doorstep.journal.merge import carry_out, plan_merges, remove_replaced, shorten_index
 from doorstep.journal.options import GB, JOURNAL_GB_MAX
@@ -84,7 +85,7 @@ class Compactor:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock_fd = _lock(self._folder / ".compacting", node)
         self._profiles, self._reached = profiles, reached
-        self._bounds = bounds
+        self._bounds, self._held = bounds, HeldFiles(self._folder)
         self._clock = clock or SystemClock()
         self._temp = self._folder / ".spill"
         self._clean()
@@ -127,7 +128,7 @@ class Compactor:
             bounds, now = self._bounds(), self._clock.now()
             # What the store has is not lost for want of room here: it only leaves this disk.
             kept = Bounds(bounds.keep_s, math.inf) if self._has_store else bounds
-            gone = apply_bounds(self._folder, files, kept, now)
+            gone = apply_bounds(self._folder, self._held.without(files, kept, now), kept, now)
             entries += [gone] if gone else []
             if self._has_store:
                 evict(self._folder, bounds.bytes_max, now)

@@ -1,4 +1,5 @@
-"""Who a person is to the ledger; and legal holds: while one stands, nobody erases them."""
+"""Who a person is to the ledger; and legal holds: while one stands, nobody erases them, and no file
+with predictions of theirs is dropped."""
 
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ from doorstep.core.operation import operation
 from doorstep.core.outcome import KEY_CHARS_MAX
 from doorstep.core.record import SEALED
 from doorstep.journal.erased import require_subjects
+from doorstep.journal.held import read_held, write_held
 from doorstep.journal.operations import find_row
 from doorstep.journal.sealing import pseudonym, subject_in
 from doorstep.journal.surface import EraseSubject, Held, HoldSubject
 from doorstep.kernel.app import App
 from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Event, Object
-from doorstep.kernel.ledger import Filter, read_events
+from doorstep.kernel.ledger import EVENTS_READ_MAX, Filter, read_events
 
 HELD, FREED = "subject.held", "subject.freed"
 
@@ -31,7 +33,17 @@ def hold_subject(app: App, asked: HoldSubject) -> Held:
             unit.record(FREED if asked.ends else HELD, about, {"why": asked.why})
 
     app.database.run(act, app.actor)
+    tell_compactors(app)
     return Held(subject=about.id, is_held=not asked.ends)
+
+
+def tell_compactors(app: App) -> None:
+    """Who is held, by the ledger."""
+    with app.database.reading() as connection:
+        events = read_events(connection, Filter(kind=HELD), EVENTS_READ_MAX)
+        held = {one.object.id for one in events if _hold(connection, one.object)}
+    if held != read_held(app.home.journal):
+        write_held(app.home.journal, held)
 
 
 def _hold(connection: Connection, about: Object) -> Event | None:

@@ -13,7 +13,7 @@ from doorstep.core.record import SEALED
 from doorstep.journal import query
 from doorstep.journal.erased import erased_error, kept_subjects, require_subjects
 from doorstep.journal.erasedlist import note_erased, remember, size_of
-from doorstep.journal.holding import name_of, require_free
+from doorstep.journal.holding import name_of, require_free, tell_compactors
 from doorstep.journal.operations import find_row, views_of
 from doorstep.journal.subjects import Erasure, Subjects
 from doorstep.journal.surface import (
@@ -98,6 +98,7 @@ def finish_erasures(app: App) -> int:
     if size_of(app.home.journal) < sweep.list_bytes:
         # The journal was lost, or is an older copy: what was erased stays so.
         remember(app.home.journal, subjects.told())
+        tell_compactors(app)
     sweep.list_bytes = size_of(app.home.journal)
     if app.clock.monotonic_s() < sweep.again_s:
         return 0

@@ -16,6 +16,7 @@ from journal_samples import VirtualClock, meta
 
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import DoorstepError, InputError, RefusedError
+from doorstep.core.instant import SECOND_US
 from doorstep.core.record import OutcomeRecord, layout_of
 from doorstep.govern import proving
 from doorstep.govern.proving import prove_prediction
@@ -25,9 +26,11 @@ from doorstep.journal.compactor import Compactor
 from doorstep.journal.erased import personal_of, without_erased
 from doorstep.journal.erasedlist import ErasedList, note_erased
 from doorstep.journal.holding import hold_subject
+from doorstep.journal.index import fold, read_entries
 from doorstep.journal.ledgering import record_closed
 from doorstep.journal.masking import Mask, Row
 from doorstep.journal.personal import erase_subject, erasure_problems, finish_erasures
+from doorstep.journal.retain import Bounds
 from doorstep.journal.sealing import Opener, Sealer, open_sealed, pseudonym, subject_in
 from doorstep.journal.subjects import FILE, Erasure, Subjects
 from doorstep.journal.surface import EraseSubject, HoldSubject
@@ -269,6 +272,40 @@ def test_a_person_who_is_held_is_erased_when_the_hold_has_ended(home: Home) -> N
     assert home.opened() is None
     with pytest.raises(InputError, match="subject-in-reason"):
         hold_subject(home.app, HoldSubject(subject="anna", why="anna's case"))
+
+
+def test_what_is_held_is_not_dropped_before_the_hold_has_ended(home: Home) -> None:
+    home.compact(home.answer("anna"))
+    # Of another hour: files are merged by the hour before anything goes.
+    earlier = meta().at - 3 * 3600 * SECOND_US
+    home.compact(home.answer("bert", request=UUID(int=REQUEST.int + 1), at=earlier))
+    hold = HoldSubject(subject="anna", why="case 4")
+    hold_subject(home.app, hold)
+    bounds = Bounds({"loans": 60.0}, 1e12)
+
+    def rows_left(days: int) -> int:
+        for _ in range(days):
+            home.clock.move(86_400)
+            with Compactor(
+                home.path, NODE, no_profiles, bounds=lambda: bounds, clock=home.clock
+            ) as compactor:
+                compactor.run_once()
+        listed = fold(read_entries(home.path / "journal" / NODE)).files.values()
+        return sum(one.rows for one in listed)
+
+    with Compactor(
+        home.path, NODE, no_profiles, bounds=lambda: bounds, clock=home.clock
+    ) as compactor:
+        compactor.run_once()
+    assert len(list((home.path / "journal" / NODE / "compacted").glob("*.parquet"))) == 2
+    # Of a list that is lost the ledger knows.
+    (home.path / "journal" / "held").unlink()
+    finish_erasures(home.app)
+    assert rows_left(1) == 1
+    assert home.opened() is not None
+    assert rows_left(2) == 1
+    hold_subject(home.app, msgspec.structs.replace(hold, ends=True))
+    assert rows_left(3) == 0
 
 
 def test_a_person_is_erased_by_one_of_their_predictions(home: Home) -> None:

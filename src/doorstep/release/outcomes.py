@@ -65,6 +65,6 @@ def whole_cells(
     """What the newest rows say, of which there were too many: those before `since` were left out.
     An epoch that began before keeps what it said while it was whole: evidence that lost its
     beginning could be picked by when it is looked at."""
-    cut = {one.number for one in release.epochs if one.started_at < since}
+    cut = {one.number for one in release.epochs if one.started_at <= since}
     kept = tuple(one for one in before if one.epoch in cut)
     return kept + tuple(one for one in cells if one.epoch not in cut)

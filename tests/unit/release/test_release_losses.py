@@ -229,4 +229,5 @@ def test_an_epoch_whose_beginning_was_left_out_keeps_what_it_said_when_it_was_wh
     whole = whole_cells(now, before, release, first.started_at + 1)
     assert whole == (before[0], now[1])
     assert whole_cells(now, (), release, first.started_at + 1) == (now[1],)
-    assert whole_cells(now, before, release, first.started_at) == now
+    assert whole_cells(now, before, release, first.started_at) == whole
+    assert whole_cells(now, before, release, first.started_at - 1) == now

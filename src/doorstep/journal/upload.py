@@ -47,7 +47,7 @@ from doorstep.journal.summary import floor
 from doorstep.kernel.files import write_atomic
 from doorstep.kernel.store import Store, shared
 
-MIRROR_EVERY_S = 30
+LOOK_EVERY_S = 30
 FILES_AT_ONCE = 64
 """Uploaded between two writes of the store's list."""
 DAY_S = 86400
@@ -79,8 +79,11 @@ class Uploader:
     def run_once(self) -> bool:
         """One run; what happened is in `store-status.json`. Whether there is more to do at once.
         Raises: OSError (of this disk)."""
+        looks = self._clock.monotonic_s() - self._looked_s >= LOOK_EVERY_S
         try:
             added = self._step()
+            if looks:
+                self._require_ours()
         except DoorstepError as error:
             self._store = None
             self._behind_since = self._behind_since or self._clock.now()
@@ -88,12 +91,17 @@ class Uploader:
             return False
         self._behind_since = 0
         self._say(None)
-        self._look_at_others()
+        if looks:
+            self._look_at_others()
         return added == FILES_AT_ONCE
 
+    def _require_ours(self) -> None:
+        """Also who has nothing to write is told that another writes here."""
+        if self._store and self._store.get(self._name(STORE_INDEX), unless=self._etag):
+            raise shared(self._url, self._name(STORE_INDEX))
+
     def _look_at_others(self) -> None:
-        if self._store is None or self._clock.monotonic_s() - self._looked_s < MIRROR_EVERY_S:
-            return
+        assert self._store is not None
         self._looked_s = self._clock.monotonic_s()
         try:
             self._mirror.run_once(self._store)

@@ -401,9 +401,12 @@ def test_of_two_live_copies_of_a_home_the_one_that_started_last_writes(
         assert "store-shared" in read_status(world.folder).said(world.clock.now())
     copy.run_once()
     assert read_status(tmp_path / "copy" / "journal" / "n").problem == ""
-    # Whoever is started again is the last.
+    # Whoever is started again is the last, and the other hears of it though it writes nothing.
     world.upload()
     world.check()
+    world.clock.at += 30 * SECOND_US
+    copy.run_once()
+    assert "store-shared" in read_status(tmp_path / "copy" / "journal" / "n").problem
 
 
 def test_a_store_that_does_not_answer_is_said_after_a_quarter_of_an_hour(world: World) -> None:

@@ -21,6 +21,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -82,8 +83,8 @@ class Uploader:
         looks = self._clock.monotonic_s() - self._looked_s >= LOOK_EVERY_S
         try:
             added = self._step()
-            if looks:
-                self._require_ours()
+            if looks and self._store:
+                self._require_ours(self._store)
         except DoorstepError as error:
             self._store = None
             self._behind_since = self._behind_since or self._clock.now()
@@ -95,9 +96,9 @@ class Uploader:
             self._look_at_others()
         return added == FILES_AT_ONCE
 
-    def _require_ours(self) -> None:
+    def _require_ours(self, store: Store) -> None:
         """Also who has nothing to write is told that another writes here."""
-        if self._store and self._store.get(self._name(STORE_INDEX), unless=self._etag):
+        if store.get(self._name(STORE_INDEX), unless=self._etag):
             raise shared(self._url, self._name(STORE_INDEX))
 
     def _look_at_others(self) -> None:
@@ -161,7 +162,9 @@ class Uploader:
         there = [name for name in layout if (self._folder / name).exists()]
         try:
             for name in (*there, one.summary, one.path):
-                store.put_once(self._name(name), self._folder / name)
+                # A copy of this home calls what it makes of the same block the same.
+                ours = partial(self._require_ours, store)
+                store.put_once(self._name(name), self._folder / name, ours)
                 self._reached("store-put-one")
         except FileNotFoundError:
             if one.path not in fold(read_entries(self._folder)).files:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import mmap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,9 +86,12 @@ class Store:
             self.url, client_options=options, retry_config={"max_retries": RETRIES}
         )
 
-    def put_once(self, name: str, path: Path) -> bool:
+    def put_once(
+        self, name: str, path: Path, may_replace: Callable[[], None] = lambda: None
+    ) -> bool:
         """The file is there under this name, whole. Whether that is so only now: False if exactly
-        this was there before. Raises: FileNotFoundError for the file."""
+        this was there before. may_replace: raises if another content must stay. Raises:
+        FileNotFoundError for the file."""
         with (
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data,
@@ -99,6 +102,7 @@ class Store:
             except self._obstore.exceptions.AlreadyExistsError:
                 if self._digest(name) == sha256_of(file):
                     return False
+                may_replace()
                 self._put(name, data)
             return True
 
@@ -167,7 +171,15 @@ class Store:
 
     def _put(self, name: str, data: Any, mode: Any = "overwrite") -> Any:
         # In one request: a condition cannot go with several, and nothing half-written stays.
-        return self._obstore.put(self._store, name, data, mode=mode, use_multipart=False)
+        try:
+            return self._obstore.put(self._store, name, data, mode=mode, use_multipart=False)
+        except FileNotFoundError as error:
+            # Callers take that for a file of ours, which may be missing.
+            raise RefusedError(
+                "store-refused",
+                f"{self.url} has no place for {name}: {_said(error)}",
+                "make the bucket, or name one that is there: doorstep up --store URL",
+            ) from None
 
     def _digest(self, name: str) -> str:
         hashed = hashlib.sha256()

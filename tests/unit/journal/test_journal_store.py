@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import UUID
 
@@ -407,6 +409,61 @@ def test_of_two_live_copies_of_a_home_the_one_that_started_last_writes(
     world.clock.at += 30 * SECOND_US
     copy.run_once()
     assert "store-shared" in read_status(tmp_path / "copy" / "journal" / "n").problem
+
+
+def test_a_copy_that_lost_its_place_replaces_nothing_of_the_other(
+    tmp_path: Path, world: World
+) -> None:
+    world.write(1)
+    first = world.uploader()
+    first.run_once()
+    shutil.copytree(world.home, tmp_path / "copy")
+    world.compact()
+    copy = World.__new__(World)
+    copy.home, copy.folder, copy.clock = tmp_path / "copy", tmp_path / "copy/journal/n", world.clock
+    copy.store, copy.ids = world.store, world.ids
+    copy.compact()
+    copy.upload()
+    # As where the two made different keys of the same person.
+    (path,) = world.folder.glob("compacted/*.parquet")
+    path.write_bytes(path.read_bytes() + b"another")
+    first.run_once()
+    assert "store-shared" in read_status(world.folder).problem
+    copy.check()
+
+
+def test_a_bucket_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    class Nothing(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            said = b"<Error><Code>NoSuchBucket</Code></Error>"
+            self.send_response(404)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        do_GET = do_PUT = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name, value in (
+            ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}"),
+            ("AWS_ACCESS_KEY_ID", "who"),
+            ("AWS_SECRET_ACCESS_KEY", "ever"),
+        ):
+            monkeypatch.setenv(name, value)
+        (world.home / "store.json").unlink()
+        declare(world.home, "s3://nobody/here")
+        world.write(1)
+        world.compact()
+        world.uploader().run_once()
+        server.shutdown()
+    status = read_status(world.folder)
+    assert "NoSuchBucket" in status.said(world.clock.now())
+    assert status.waiting_files == 1
 
 
 def test_a_store_that_does_not_answer_is_said_after_a_quarter_of_an_hour(world: World) -> None:

@@ -21,7 +21,7 @@ import msgspec
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.ids import new_id
 from doorstep.core.manifest import decode_part
-from doorstep.journal.index import COMPACTED, ListedFile, fold, read_entries
+from doorstep.journal.index import COMPACTED, INDEX, ListedFile, fold, read_entries
 from doorstep.journal.options import DISK_RESERVE_MB, GB, MB
 from doorstep.kernel.child import run_child
 from doorstep.kernel.files import write_atomic
@@ -79,6 +79,10 @@ def declare(home: Path, url: str) -> None:
     id = place.id if place else new_id().hex[-12:]
     _require_once(home, wanted, id)
     write_atomic(home / DECLARED, msgspec.json.encode(Place(FORMAT, wanted, id)))
+    if not wanted:
+        # What was seen there of other homes cannot be fetched any more: no question is to need it.
+        for path in (home / FOLDER).glob(f"*/{INDEX}"):
+            shutil.rmtree(path.parent)
 
 
 def _require_once(home: Path, url: str, id: str) -> None:

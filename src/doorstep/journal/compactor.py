@@ -268,7 +268,7 @@ def main(arguments: list[str]) -> int:
         uploader = _uploader(options)
         if options.once:
             failed = _run_guarded(compactor.run_once)
-            _trim_replica(options)
+            _run_guarded(partial(_trim_replica, options))
             return (_run_guarded(uploader.run_once) if uploader else 0) or failed
         run = partial(_keep_uploading, uploader, options.every_s, stop)
         uploading = threading.Thread(target=run, name="uploader", daemon=True)
@@ -277,7 +277,7 @@ def main(arguments: list[str]) -> int:
             _run_guarded(compactor.run_once)
             if time.monotonic() >= trimmed_s + TRIM_EVERY_S:
                 trimmed_s = time.monotonic()
-                _trim_replica(options)
+                _run_guarded(partial(_trim_replica, options))
             stop.wait(options.every_s)
         uploading.join(UPLOAD_END_S)
         return 0

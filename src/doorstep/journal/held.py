@@ -16,6 +16,7 @@ from doorstep.journal.away import borrowed
 from doorstep.journal.index import ListedFile
 from doorstep.journal.layouts import read_layout
 from doorstep.journal.retain import AHEAD_S, AHEAD_SHARE, Bounds, plan_drops
+from doorstep.journal.rows import types_of
 from doorstep.kernel.files import write_atomic
 
 NAME = "held"
@@ -75,6 +76,8 @@ class HeldFiles:
             borrowed(home, self._folder, one, Path(temp)) as path,
             contextlib.closing(duck.connect(Path(temp) / "spill")) as con,
         ):
+            if SEALED not in types_of(con, [path]):
+                return False
             asked = (
                 f"SELECT count(*) FROM {duck.parquet_of([path])} "  # noqa: S608
                 f"WHERE split_part({SEALED}, '.', 1) IN (SELECT unnest(?))"

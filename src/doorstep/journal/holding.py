@@ -3,6 +3,8 @@ with predictions of theirs is dropped."""
 
 from __future__ import annotations
 
+import threading
+
 from sqlalchemy import Connection
 
 from doorstep.core.errors import InputError, NotFoundError, RefusedError
@@ -21,6 +23,8 @@ from doorstep.kernel.event import Event, Object
 from doorstep.kernel.ledger import EVENTS_READ_MAX, Filter, read_events
 
 HELD, FREED = "subject.held", "subject.freed"
+HOLDS = threading.Lock()
+"""While it is taken, no hold begins or ends."""
 
 
 @operation("subject.hold", permission="subject:hold", effect="write")
@@ -32,18 +36,30 @@ def hold_subject(app: App, asked: HoldSubject) -> Held:
         if (_hold(unit.connection, about) is not None) == asked.ends:
             unit.record(FREED if asked.ends else HELD, about, {"why": asked.why})
 
-    app.database.run(act, app.actor)
+    with HOLDS:
+        app.database.run(act, app.actor)
     tell_compactors(app)
     return Held(subject=about.id, is_held=not asked.ends)
 
 
 def tell_compactors(app: App) -> None:
     """Who is held, by the ledger."""
-    with app.database.reading() as connection:
-        events = read_events(connection, Filter(kind=HELD), EVENTS_READ_MAX)
-        held = {one.object.id for one in events if _hold(connection, one.object)}
-    if held != read_held(app.home.journal):
-        write_held(app.home.journal, held)
+    with HOLDS:
+        with app.database.reading() as connection:
+            began, ended = (_newest(connection, kind) for kind in (HELD, FREED))
+        held = {name for name, seq in began.items() if seq > ended.get(name, -1)}
+        if held != read_held(app.home.journal):
+            write_held(app.home.journal, held)
+
+
+def _newest(connection: Connection, kind: str) -> dict[str, int]:
+    """Of each person, the number of the last event of this kind."""
+    found: dict[str, int] = {}
+    before: int | None = None
+    while events := read_events(connection, Filter(kind=kind, before=before), EVENTS_READ_MAX):
+        found = {one.object.id: one.seq for one in reversed(events)} | found
+        before = events[-1].seq
+    return found
 
 
 def _hold(connection: Connection, about: Object) -> Event | None:

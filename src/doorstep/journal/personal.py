@@ -13,7 +13,7 @@ from doorstep.core.record import SEALED
 from doorstep.journal import query
 from doorstep.journal.erased import erased_error, kept_subjects, require_subjects
 from doorstep.journal.erasedlist import note_erased, remember, size_of
-from doorstep.journal.holding import name_of, require_free, tell_compactors
+from doorstep.journal.holding import HOLDS, name_of, require_free, tell_compactors
 from doorstep.journal.operations import find_row, views_of
 from doorstep.journal.subjects import Erasure, Subjects
 from doorstep.journal.surface import (
@@ -55,10 +55,11 @@ def open_prediction(app: App, asked: OpenPrediction) -> Prediction:
 def erase_subject(app: App, asked: EraseSubject) -> Erased:
     """Destroy the key of a person: what was recorded of them cannot be read any more."""
     name = name_of(app, asked)
-    require_free(app, name)
     subjects = require_subjects(app)
     one = Erasure(name, app.clock.now(), app.actor.id, asked.why)
-    subjects.erase(one)
+    with HOLDS:
+        require_free(app, name)
+        subjects.erase(one)
     sweep = app.kept.get(Sweep, Sweep)
     counts = _finish(app, subjects, [one], sweep)
     found = counts.get(name)

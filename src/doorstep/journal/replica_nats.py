@@ -159,6 +159,8 @@ class NatsReplica:
                 f"$JS.API.STREAM.INFO.{self._stream}", asked, timeout=READ_WAIT_S
             )
             said = msgspec.json.decode(told.data)
+            if "state" not in said:
+                raise nats.errors.Error(said.get("error", {}).get("description", "no answer"))
             part = said["state"].get("subjects") or {}
             total = said.get("total", 0) if part else 0
             found |= part

@@ -150,11 +150,10 @@ class _Node:
 def note_restored(home: Path, folder: Path) -> None:
     """What came back was compared with this store: of another it may have been a second time."""
     store = read_place(home)
-    line = f"{store.url if store else ''}\n"
-    path = folder / RESTORED
-    if not path.exists() or line not in path.read_text():
+    url, path = store.url if store else "", folder / RESTORED
+    if not path.exists() or url not in path.read_text().splitlines():
         with path.open("a") as file:
-            file.write(line)
+            file.write(f"{url}\n")
 
 
 def _times(found: Block) -> Iterator[tuple[str, Holds, Instant]]:

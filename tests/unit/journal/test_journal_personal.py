@@ -25,6 +25,7 @@ from doorstep.journal import personal, proof, query
 from doorstep.journal.compactor import Compactor
 from doorstep.journal.erased import personal_of, without_erased
 from doorstep.journal.erasedlist import ErasedList, note_erased
+from doorstep.journal.held import read_held
 from doorstep.journal.holding import hold_subject
 from doorstep.journal.index import fold, read_entries
 from doorstep.journal.ledgering import record_closed
@@ -272,6 +273,21 @@ def test_a_person_who_is_held_is_erased_when_the_hold_has_ended(home: Home) -> N
     assert home.opened() is None
     with pytest.raises(InputError, match="subject-in-reason"):
         hold_subject(home.app, HoldSubject(subject="anna", why="anna's case"))
+
+
+def test_of_many_holds_none_is_forgotten(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("doorstep.journal.holding.EVENTS_READ_MAX", 2)
+    home.compact(home.answer("anna"))
+    people = [f"p{number}" for number in range(5)]
+
+    def hold(person: str, **more: object) -> str:
+        return hold_subject(home.app, HoldSubject(subject=person, why="case 4", **more)).subject
+
+    names = [hold(one) for one in people]
+    hold(people[1], ends=True)
+    hold(people[3], ends=True)
+    hold(people[3])
+    assert read_held(home.path / "journal") == {*names} - {names[1]}
 
 
 def test_what_is_held_is_not_dropped_before_the_hold_has_ended(home: Home) -> None:

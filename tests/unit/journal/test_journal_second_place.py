@@ -158,6 +158,15 @@ def test_a_store_is_not_declared_behind_a_restore_that_did_not_know_it(
     assert place.bring_back(found) == (1, 1)
     declare(found, "none")
     declare(found, url)
+    # And what comes while none is declared was compared with none.
+    declare(found, "none")
+    one = Writing(lost, place.url, boot="b3")
+    one.write(4)
+    one.writer.close()
+    with closing(replica_of(place.url)) as replica_here:
+        list(restore(found, replica_here))
+    with pytest.raises(RefusedError, match=r"restored-before"):
+        declare(found, url)
 
 
 def test_of_a_block_that_the_store_has_in_part_the_rest_comes_back(

@@ -27,6 +27,7 @@ from doorstep.journal import block, duck
 from doorstep.journal.away import FOLDER, RESTORED, borrowed, read_place
 from doorstep.journal.block import Frame, FrameKind
 from doorstep.journal.compactor import Compactor
+from doorstep.journal.held import read_held
 from doorstep.journal.index import ListedFile, fold, read_entries
 from doorstep.journal.mirror import Mirror
 from doorstep.journal.profiles import PlanProfiles
@@ -88,6 +89,7 @@ class _Node:
         self._home, self._node, self._replica, self._since = home, node, replica, since
         self._folder = home / "journal" / node
         self._gone, self._too_old = read_gone(self._folder), gone
+        self._held = read_held(home / "journal")
 
     def restore(self, stems: list[str]) -> Restored:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -121,9 +123,10 @@ class _Node:
 
     def _is_past(self, data: bytes) -> bool:
         """Whether retention dropped, or would drop, each record of a block."""
-        return all(
+        found = read_block(data)
+        return not _is_held(found, self._held) and all(
             at <= max(self._too_old.get(service, -1), self._gone.get(f"{holds}/{service}", -1))
-            for service, holds, at in _times(read_block(data))
+            for service, holds, at in _times(found)
         )
 
     def _bring(self, stem: str, data: bytes) -> block.BlockEnd:
@@ -162,6 +165,15 @@ def _times(found: Block) -> Iterator[tuple[str, Holds, Instant]]:
             yield from ((part.layout.service, "predictions", row.at) for row in part.rows)
         else:
             yield part.service, "outcomes", part.received_at
+
+
+def _is_held(found: Block, held: Collection[str]) -> bool:
+    """Whether it has predictions of those people, or outcomes, which may be of theirs."""
+    return bool(held) and any(
+        not isinstance(part, Group)
+        or any((text or "").partition(".")[0] in held for row in part.rows for text in row.texts)
+        for part in found.parts()
+    )
 
 
 def _missing(stem: str, data: bytes, here: list[Places]) -> Iterator[tuple[str, bytes]]:

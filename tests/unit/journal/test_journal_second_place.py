@@ -25,6 +25,7 @@ from doorstep.core.instant import SECOND_US, SystemClock
 from doorstep.journal import replica
 from doorstep.journal.away import declare, read_place
 from doorstep.journal.compactor import Compactor
+from doorstep.journal.held import write_held
 from doorstep.journal.index import Listing, fold, read_entries
 from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.query import Question, ask
@@ -220,6 +221,11 @@ def test_what_retention_dropped_does_not_come_back(
     with closing(replica_of(place.url)) as replica_here:
         (told,) = restore(tmp_path, replica_here)
     assert (told.blocks, told.past) == (0, 1)
+    # Whom a legal hold keeps comes back all the same; here by the text that says whose a record is.
+    write_held(tmp_path / "journal", ["nobody", meta().texts[0]])
+    with closing(replica_of(place.url)) as replica_here:
+        (told,) = restore(tmp_path, replica_here)
+    assert (told.blocks, told.past) == (1, 0)
     # A home that never had them takes them.
     other = tmp_path / "other"
     other.mkdir()

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from doorstep.core.errors import RefusedError, UnreachableError
+from doorstep.core.errors import DoorstepError
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import SEALED
 from doorstep.journal import duck
@@ -45,7 +45,7 @@ class HeldFiles:
     def without(
         self, files: Iterable[ListedFile], bounds: Bounds, now: Instant
     ) -> list[ListedFile]:
-        """Files that may go. Raises: OSError, duckdb.Error; then nothing should."""
+        """Files that may go. Raises: OSError; then nothing should."""
         files, held = list(files), read_held(self._folder.parent)
         if held != self._held:
             self._held, self._known = held, {}
@@ -60,13 +60,15 @@ class HeldFiles:
         return [one for one in files if one.path not in stay]
 
     def _is_theirs(self, one: ListedFile) -> bool:
+        import duckdb
+
         if one.path not in self._known:
             layout = read_layout(self._folder, one.layout)
             seals = layout is None or layout.seals
             try:
                 self._known[one.path] = seals and self._has(one)
-            except (RefusedError, UnreachableError):
-                return True  # it is in the store alone, which does not give it now: it stays
+            except (DoorstepError, duckdb.Error):
+                return True  # who is in it cannot be seen now: it stays, and stops no other
         return self._known[one.path]
 
     def _has(self, one: ListedFile) -> bool:

@@ -44,6 +44,7 @@ from doorstep.kernel.keys import PersonalKey, create_keys, load_personal_key
 from doorstep.kernel.ledger import Filter, read_events
 
 NODE = "n"
+DAY_US = 86_400 * SECOND_US
 CANARY = "Anna Canary-7f3a"
 CONTRACT = Contract(
     inputs=(
@@ -319,7 +320,14 @@ def test_what_is_held_is_not_dropped_before_the_hold_has_ended(home: Home) -> No
     finish_erasures(home.app)
     assert rows_left(1) == 1
     assert home.opened() is not None
+    # A file that cannot be read may have records of theirs; it keeps no other.
+    (listed,) = fold(read_entries(home.path / "journal" / NODE)).files
+    path = home.path / "journal" / NODE / listed
+    data = path.read_bytes()
+    path.write_bytes(b"PAR1")
+    home.compact(home.answer("bert", request=UUID(int=REQUEST.int + 2), at=earlier - DAY_US))
     assert rows_left(2) == 1
+    path.write_bytes(data)
     hold_subject(home.app, msgspec.structs.replace(hold, ends=True))
     assert rows_left(3) == 0
 

@@ -461,8 +461,11 @@ class _Spool:
             return False
         self._number += 1
         self._path = self._folder / f"{self._name}-{self._number:06d}.open"
-        self._file = self._path.open("xb", buffering=0)
+        # An open file without a lock is taken as left: it has its name when it is locked.
+        unlocked = self._path.with_suffix(".new")
+        self._file = unlocked.open("xb", buffering=0)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unlocked.rename(self._path)
         self._size, self._opened_s = 0, time.monotonic()
         return True
 

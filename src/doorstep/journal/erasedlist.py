@@ -19,7 +19,9 @@ def note_erased(journal: Path, predictions: Iterable[str]) -> None:
     try:
         # What a full disk or a crash cut off is filled up, or all that follows would be off.
         whole = bytes(-os.fstat(fd).st_size % DIGEST_BYTES)
-        os.write(fd, whole + b"".join(map(_digest, predictions)))
+        left = memoryview(whole + b"".join(map(_digest, predictions)))
+        while left:  # a disk that is nearly full takes a part
+            left = left[os.write(fd, left) :]
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -143,9 +143,13 @@ def tally_outcomes(service: str, outcomes: Sequence[OutcomeRecord]) -> Summary:
 def _group(batch: Batch, bucket_s: int) -> tuple[list[CellKey], Groups]:
     """(the keys that occur, the key number of each row)."""
     ats, fields = batch.integers("at"), batch.fields
-    starts = (ats - ats % (bucket_s * SECOND_US)).tolist()
-    of = (fields[name] for name in ("version", "assigned", "kind", "segment"))
-    found: list[CellKey] = list(zip(starts, *of, strict=True))
+    starts = ats - ats % (bucket_s * SECOND_US)
+    others = ("version", "assigned", "kind", "segment")
+    if batch.constants.issuperset(others):
+        times, groups = np.unique(starts, return_inverse=True)
+        return [(at, *(fields[name][0] for name in others)) for at in times.tolist()], groups
+    of = (fields[name] for name in others)
+    found: list[CellKey] = list(zip(starts.tolist(), *of, strict=True))
     numbers = {key: number for number, key in enumerate(dict.fromkeys(found))}
     return list(numbers), np.array([numbers[key] for key in found], dtype=np.intp)
 

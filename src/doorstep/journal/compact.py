@@ -12,7 +12,7 @@ The steps, in order; a crash after any of them is repaired by the next run:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -70,11 +70,11 @@ class FilePlan(msgspec.Struct, frozen=True):
 
 
 class _Target(msgspec.Struct):
-    """One Parquet file in the making."""
+    """One Parquet file in the making. batches: queries of what is in it, in order."""
 
     plan: FilePlan
-    table: str
     summary: Summary
+    batches: list[duck.Computed] = []
 
 
 class BlockCompaction:
@@ -92,6 +92,7 @@ class BlockCompaction:
         self._now, self._reached = now, reached
         self._targets: dict[tuple[str, str], _Target] = {}
         self._subjects: Subjects | None = None
+        self._registered = 0
 
     def run(self, path: Path) -> Entry:
         """Do all the steps for one closed block.
@@ -107,7 +108,7 @@ class BlockCompaction:
             (self._folder / COMPACTED).mkdir(exist_ok=True)
             files = [self._write(one) for one in self._targets.values()]
         finally:
-            self._drop_tables()
+            self._forget()
         self._reached("write")
         publish(self._folder, files, self._reached)
         closed = contents.closed(path.stem)
@@ -136,38 +137,46 @@ class BlockCompaction:
             columns = outcome_columns(batch.outcomes, batch.ordinals, origin)
             summary = tally_outcomes(service, batch.outcomes)
         if (service, layout) not in self._targets:
-            self._targets[service, layout] = self._new_target(stem, service, layout, types)
+            self._targets[service, layout] = self._new_target(stem, service, layout)
         target = self._targets[service, layout]
-        duck.insert(self._con, target.table, types, columns)
+        self._registered += 1
+        name = f"batch{self._registered}"
+        target.batches.append(duck.select_from(self._con, name, types, columns))
         target.summary = merge(target.summary, summary)
 
-    def _new_target(self, stem: str, service: str, layout: str, types: dict[str, str]) -> _Target:
+    def _new_target(self, stem: str, service: str, layout: str) -> _Target:
         what = layout[:LAYOUT_DIGITS] or "outcomes"
         path = f"{COMPACTED}/{stem}.{parse_name(service)}.{what}"
         plan = FilePlan(path, service, "predictions" if layout else "outcomes", layout)
-        target = _Target(plan, f"target{len(self._targets) + 1}", Summary(service=service))
-        duck.create_table(self._con, target.table, types)
-        return target
+        return _Target(plan, Summary(service=service))
 
     def _write(self, target: _Target) -> ListedFile:
-        source = duck.quote_name(target.table)
-        return write_file(self._con, self._folder, target.plan, source, target.summary)
+        # From the arrays to the file: a table between them would cost as much again.
+        source = f"({' UNION ALL '.join(one.sql for one in target.batches)})"
+        values = [value for one in target.batches for value in one.values]
+        return write_file(self._con, self._folder, target.plan, source, target.summary, values)
 
-    def _drop_tables(self) -> None:
-        for target in self._targets.values():
-            self._con.execute(f"DROP TABLE IF EXISTS {duck.quote_name(target.table)}")
+    def _forget(self) -> None:
+        for number in range(self._registered):
+            self._con.unregister(f"batch{number + 1}")
 
 
 def write_file(
-    con: DuckDBPyConnection, folder: Path, plan: FilePlan, source: str, summary: Summary
+    con: DuckDBPyConnection,
+    folder: Path,
+    plan: FilePlan,
+    source: str,
+    summary: Summary,
+    values: Sequence[object] = (),
 ) -> ListedFile:
-    """Parquet and summary under names that start with a dot, on the disk; `publish` is next."""
+    """Parquet and summary under names that start with a dot, on the disk; `publish` is next.
+    source: a FROM item. values: its parameters."""
     path, beside = f"{plan.stem}.parquet", f"{plan.stem}.json"
     clock = "at" if plan.holds == "predictions" else "received_at"
-    rows, first, last = duck.span(con, source, clock)
+    rows, first, last = duck.span(con, source, clock, values)
     # A block is nearly in the order of time by itself.
     order = "" if plan.level == "block" else f"{duck.quote_name(clock)}, node, block, ordinal"
-    duck.copy_to(con, source, order, unnamed(folder / path))
+    duck.copy_to(con, source, order, unnamed(folder / path), values)
     unnamed(folder / beside).write_bytes(encode_summary(summary))
     with unnamed(folder / path).open("rb") as file:
         digest = sha256_of(file)

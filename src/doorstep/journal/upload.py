@@ -31,6 +31,7 @@ from doorstep.journal.compact import Reached, keep_going
 from doorstep.journal.index import COMPACTED, ListedFile, Listing, fold, read_entries
 from doorstep.journal.layouts import LAYOUTS
 from doorstep.journal.mirror import Mirror
+from doorstep.journal.reports import send_reports
 from doorstep.journal.retain import SETTLED_S
 from doorstep.journal.stored import (
     STATUS,
@@ -61,7 +62,7 @@ class Uploader:
         clock: Clock | None = None,
         reached: Reached = keep_going,
     ) -> None:
-        self._folder, self._url = folder, place.url
+        self._folder, self._place, self._url = folder, place, place.url
         self._prefix = f"journal/{place.of(folder.name)}"
         self._clock = clock or SystemClock()
         self._reached = reached
@@ -140,6 +141,7 @@ class Uploader:
         self._reached("store-delete")
         if files != self._stored.files or left != self._stored.gone:
             self._list(store, StoredIndex(node=self._folder.name, at=now, files=files, gone=left))
+        send_reports(store, self._folder.parent.parent, self._place)
         self._store = store
         return len(added)
 

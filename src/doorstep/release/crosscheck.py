@@ -101,6 +101,10 @@ def _differ(
     if passed:
         said.append(f"{passed:,} were not asked, for a reason that says nothing of the version")
     if more:
-        why = "while the evidence was read" if is_recent else "and no node counted them"
-        said.append(f"{more:,} are recorded {why}")
+        why = (
+            "came in while it was decided"
+            if is_recent
+            else "are recorded, and no node counted them"
+        )
+        said.append(f"{more:,} {why}")
     return "; ".join(said), missing <= 0 and (is_recent or not more)

@@ -12,6 +12,7 @@ from operator import add
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from doorstep.core.errors import InputError
 from doorstep.core.instant import SECOND_US, Instant
@@ -59,10 +60,15 @@ class ScoreSum(msgspec.Struct, frozen=True, array_like=True):
 
 class PairSums(msgspec.Struct, frozen=True, array_like=True):
     """Of how many rows, and the sum of the products of each pair of `Profile.pairs` columns
-    (`stats.pairs.cross_products`); () if there are none."""
+    (`stats.pairs.cross_products`), int64, little-endian; b"" if there are none. As bytes they take
+    a quarter of the memory, and are added at once."""
 
     rows: int = 0
-    products: Counts = ()
+    products: bytes = b""
+
+    @property
+    def sums(self) -> NDArray[np.int64]:
+        return np.frombuffer(self.products, dtype="<i8")
 
 
 class ReleaseCount(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,7 +241,11 @@ def _add_cells(one: Cell, other: Cell) -> Cell:
 
 
 def add_pairs(one: PairSums, other: PairSums) -> PairSums:
-    return PairSums(one.rows + other.rows, _add(one.products, other.products))
+    """Raises: ValueError if they are of another number of pairs."""
+    if not one.products or not other.products:
+        return PairSums(one.rows + other.rows, one.products or other.products)
+    both = (one.sums + other.sums).astype("<i8", copy=False)
+    return PairSums(one.rows + other.rows, both.tobytes())
 
 
 def add_counts(one: Cell, other: Cell) -> Cell:

@@ -244,7 +244,7 @@ def _sum_pairs(
         groups, scores = groups[order], scores[:, order]
     bounds = np.searchsorted(groups, np.arange(count + 1)).tolist()
     return [
-        PairSums(end - start, tuple(cross_products(scores[:, start:end].T).tolist()))
+        PairSums(end - start, cross_products(scores[:, start:end].T).astype("<i8").tobytes())
         for start, end in pairwise(bounds)
     ]
 

@@ -6,10 +6,10 @@ column that has drifted is left out: what it does to its pairs is no news.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from doorstep.core.manifest import ColumnProfile, Profile
 from doorstep.monitor.types import DriftWindow, Observation, ServiceFacts, Severity
@@ -86,7 +86,7 @@ def report_pairs(reference: Profile, window: DriftWindow) -> list[ColumnPair]:
     names = [profile.name for profile, _ in chosen]
     rows = window.pairs.rows
     tables = [score_table(profile.counts) for profile, _ in chosen]
-    products = _among(usable, len(known), window.pairs.products)
+    products = _among(usable, len(known), window.pairs.sums)
     now = correlations(rows, [counts.codes for _, counts in chosen], tables, products)
     kurtosis = np.array([kurtosis_of(profile.counts, profile.nulls) for profile, _ in chosen])
     before, spread = (
@@ -106,7 +106,7 @@ def _column(
     return None
 
 
-def _among(usable: list[int], count: int, values: Sequence[float]) -> NDArray[np.float64]:
+def _among(usable: list[int], count: int, values: ArrayLike) -> NDArray[np.float64]:
     """What belongs to pairs of these columns, of what belongs to all pairs of `count` columns."""
     square = np.zeros((count, count))
     square[np.triu_indices(count, 1)] = values

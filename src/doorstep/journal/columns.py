@@ -115,10 +115,8 @@ class Batch(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def constants(self) -> frozenset[str]:
-        """The fields of which all rows have the same value."""
-        rows = len(self.rows)
-        found = (name for name, one in self.fields.items() if one and one.count(one[0]) == rows)
-        return frozenset(found)
+        """The fields of _KINDS of which all rows have the same value."""
+        return frozenset(name for name in _KINDS if _is_constant(self.fields[name]))
 
     def integers(self, name: str) -> NDArray[np.int64]:
         values = self.fields[name]
@@ -150,9 +148,15 @@ def objects(values: Sequence[object]) -> Array:
     return made
 
 
+def _is_constant(values: Sequence[object]) -> bool:
+    # Most that are not say so at their ends.
+    ends = values[:1] == values[-1:] == values[len(values) // 2 :][:1]
+    return bool(values) and ends and values.count(values[0]) == len(values)
+
+
 def _texts(values: Sequence[str | None]) -> Array | Computed:
     """Texts, or the one that all of them are."""
-    if values and values.count(values[0]) == len(values):
+    if _is_constant(values):
         return Computed("?", (values[0],))
     return objects(values)
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 Reached = Callable[[str], None]
 """Told the name of each step when it is done: tests die there."""
+Span = tuple[int, Instant, Instant]
 CLOSED_SUFFIX = ".closed.json"
 LAYOUT_DIGITS = 12
 
@@ -68,13 +69,23 @@ class FilePlan(msgspec.Struct, frozen=True):
     layout: str
     level: Literal["block", "hour", "day"] = "block"
 
+    @property
+    def path(self) -> str:
+        return f"{self.stem}.parquet"
+
+    @property
+    def summary(self) -> str:
+        return f"{self.stem}.json"
+
 
 class _Target(msgspec.Struct):
-    """One Parquet file in the making. batches: queries of what is in it, in order."""
+    """One Parquet file in the making. batches: queries of what is in it, in order. span: (rows,
+    first, last)."""
 
     plan: FilePlan
     summary: Summary
     batches: list[duck.Computed] = []
+    span: Span = (0, 0, 0)
 
 
 class BlockCompaction:
@@ -130,11 +141,13 @@ class BlockCompaction:
                 self._subjects = self._subjects or subjects_of(self._folder.parent.parent)
                 batch = replace(batch, keys=self._subjects.wrap(batch))
             types, columns = prediction_types(batch.layout), prediction_columns(batch, origin)
+            times = batch.fields["at"]
             summary = tally(batch, self._profiles)
         else:
             service, layout = batch.service, ""
             types = OUTCOME_TYPES
             columns = outcome_columns(batch.outcomes, batch.ordinals, origin)
+            times = [one.received_at for one in batch.outcomes]
             summary = tally_outcomes(service, batch.outcomes)
         if (service, layout) not in self._targets:
             self._targets[service, layout] = self._new_target(stem, service, layout)
@@ -143,6 +156,7 @@ class BlockCompaction:
         name = f"batch{self._registered}"
         target.batches.append(duck.select_from(self._con, name, types, columns))
         target.summary = merge(target.summary, summary)
+        target.span = _wider(target.span, times)
 
     def _new_target(self, stem: str, service: str, layout: str) -> _Target:
         what = layout[:LAYOUT_DIGITS] or "outcomes"
@@ -154,41 +168,37 @@ class BlockCompaction:
         # From the arrays to the file: a table between them would cost as much again.
         source = f"({' UNION ALL '.join(one.sql for one in target.batches)})"
         values = [value for one in target.batches for value in one.values]
-        return write_file(self._con, self._folder, target.plan, source, target.summary, values)
+        duck.copy_to(self._con, source, "", unnamed(self._folder / target.plan.path), values)
+        return finish_file(self._folder, target.plan, target.summary, target.span)
 
     def _forget(self) -> None:
         for number in range(self._registered):
             self._con.unregister(f"batch{number + 1}")
 
 
-def write_file(
-    con: DuckDBPyConnection,
-    folder: Path,
-    plan: FilePlan,
-    source: str,
-    summary: Summary,
-    values: Sequence[object] = (),
-) -> ListedFile:
-    """Parquet and summary under names that start with a dot, on the disk; `publish` is next.
-    source: a FROM item. values: its parameters."""
-    path, beside = f"{plan.stem}.parquet", f"{plan.stem}.json"
-    clock = "at" if plan.holds == "predictions" else "received_at"
-    rows, first, last = duck.span(con, source, clock, values)
-    # A block is nearly in the order of time by itself.
-    order = "" if plan.level == "block" else f"{duck.quote_name(clock)}, node, block, ordinal"
-    duck.copy_to(con, source, order, unnamed(folder / path), values)
-    unnamed(folder / beside).write_bytes(encode_summary(summary))
-    with unnamed(folder / path).open("rb") as file:
+def _wider(span: Span, times: Sequence[Instant]) -> Span:
+    rows, first, last = span
+    seen = (min(times), max(times))
+    return rows + len(times), min(first, seen[0]) if rows else seen[0], max(last, seen[1])
+
+
+def finish_file(folder: Path, plan: FilePlan, summary: Summary, span: Span) -> ListedFile:
+    """Beside a Parquet file under a name that starts with a dot comes its summary; `publish` is
+    next."""
+    path = unnamed(folder / plan.path)
+    unnamed(folder / plan.summary).write_bytes(encode_summary(summary))
+    with path.open("rb") as file:
         digest = sha256_of(file)
+    rows, first, last = span
     return ListedFile(
-        path=path,
-        summary=beside,
+        path=plan.path,
+        summary=plan.summary,
         service=plan.service,
         holds=plan.holds,
         layout=plan.layout,
         level=plan.level,
         rows=rows,
-        bytes=unnamed(folder / path).stat().st_size,
+        bytes=path.stat().st_size,
         sha256=digest,
         first=first,
         last=last,

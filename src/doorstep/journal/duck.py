@@ -134,12 +134,10 @@ def copy_to(
     con.execute(f"COPY ({query}) TO {quote_text(str(path))} ({PARQUET})", values)
 
 
-def span(
-    con: DuckDBPyConnection, source: str, column: str, values: Sequence[object] = ()
-) -> tuple[int, Instant, Instant]:
+def span(con: DuckDBPyConnection, source: str, column: str) -> tuple[int, Instant, Instant]:
     """(rows, smallest, largest `column`); (0, 0, 0) if there are no rows."""
     name = quote_name(column)
     query = f"SELECT count(*), coalesce(min({name}), 0), coalesce(max({name}), 0)"
-    found = con.execute(f"{query} FROM {source}", values).fetchone()
+    found = con.execute(f"{query} FROM {source}").fetchone()
     assert found is not None
     return int(found[0]), int(found[1]), int(found[2])

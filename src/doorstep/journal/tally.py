@@ -231,9 +231,9 @@ def _sum_pairs(
     """A column that these records do not have is missing in all of them."""
     columns = profile.pairs.columns if profile is not None else ()
     known, place = _by_column(profile), {name: at for at, name in enumerate(columns)}
-    mine = {
-        place[one.name]: name for name, one in known.items() if name in codes if one.name in place
-    }
+    # An answer may be called as a column is: "1".
+    inputs = (name for name in known if name in codes and not name.startswith(OUTPUT))
+    mine = {place[known[name].name]: name for name in inputs if known[name].name in place}
     if not mine:
         return [PairSums()] * count
     scores = np.zeros((len(columns), groups.size))

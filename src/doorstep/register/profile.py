@@ -60,7 +60,7 @@ def profile_pairs(
     if len(chosen) < 2:
         return PairProfile()
     codes = [code_numbers(table.column(one.name).as_numbers(), one.edges) for one in chosen]
-    tables = [score_table(one.counts) for one in chosen]
+    tables = [score_table(one.counts).astype(np.int16) for one in chosen]
     scores = np.column_stack([of[one] for of, one in zip(tables, codes, strict=True)])
     found = (tuple(np.nan_to_num(one).round(6).tolist()) for one in spreads(scores))
     return PairProfile(

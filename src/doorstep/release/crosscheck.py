@@ -47,7 +47,8 @@ def compare(
             epoch=epoch, segment=segment, arm="challenger" if arm == "challenger" else "champion"
         )
         mine = recorded.get(place, _Recorded())
-        said, is_explained = _differ(cell, mine, _ended_at(release, epoch), at, kept_since)
+        ended_at = _ended_at(release, epoch) or (at if release.is_over else None)
+        said, is_explained = _differ(cell, mine, ended_at, at, kept_since)
         found.append(
             ComparedCell(
                 epoch=epoch,

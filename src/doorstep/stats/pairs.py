@@ -28,6 +28,8 @@ SCORE_UNIT = 1 / 64
 COLUMNS_MAX = 32
 """496 pairs: 3 KB of a summary's cell, and 0.1 us of a row."""
 TABLES_KEPT = 1024
+PART_ROWS = 50_000
+"""Of a reference that are floats at once: it may have millions."""
 ROWS_LEAST = 3
 ROWS_A_KURTOSIS = 20
 """A window has this many rows for the product of the two kurtoses (3 of a normal column, 1 / share
@@ -94,17 +96,23 @@ def correlations(
         return np.where(scale > 1e-9, np.clip(together / scale, -1.0, 1.0), math.nan)
 
 
-def spreads(scores: Floats) -> tuple[Floats, Floats]:
+def spreads(scores: NDArray[np.int16] | Floats) -> tuple[Floats, Floats]:
     """(correlations of the pairs of columns of `scores` [n, k]; how many times as wide as that of
     normal variables the standard error of each one's Fisher z is, at least 1).
 
     From the influence function of r, x y - r (x^2 + y^2) / 2 of standardised x and y (Devlin,
     Gnanadesikan and Kettenring 1975), whose variance is (1 - r^2)^2 if they are normal.
     """
-    spread = scores.std(axis=0)
-    x = (scores - scores.mean(axis=0)) / np.where(spread > 0, spread, math.nan)
-    n, at = len(x), np.triu_indices(scores.shape[1], 1)
-    r, squares, cubes = (x.T @ x) / n, (x**2).T @ (x**2) / n, (x**3).T @ x / n
+    n, at = len(scores), np.triu_indices(scores.shape[1], 1)
+    parts = [scores[start : start + PART_ROWS] for start in range(0, n, PART_ROWS)]
+    mean = scores.mean(axis=0, dtype=np.float64)
+    spread = np.sqrt(np.sum([((part - mean) ** 2).sum(axis=0) for part in parts], axis=0) / n)
+    r, squares, cubes = np.zeros((3, len(spread), len(spread)))
+    for part in parts:
+        x = (part - mean) / np.where(spread > 0, spread, math.nan)
+        r += x.T @ x / n
+        squares += (x**2).T @ (x**2) / n
+        cubes += (x**3).T @ x / n
     fourth = np.diag(squares)
     variance = (
         squares + r**2 / 4 * (np.add.outer(fourth, fourth) + 2 * squares) - r * (cubes + cubes.T)

@@ -40,10 +40,10 @@ def with_pairs(columns: dict[str, np.ndarray]) -> Profile:
 REFERENCE = with_pairs(together(np.random.default_rng(0), 20_000))
 
 
-def recorded(columns: dict[str, np.ndarray], at: int = T0) -> Summary:
+def recorded(columns: dict[str, np.ndarray], at: int = T0, profile: Profile = REFERENCE) -> Summary:
     """What the journal keeps of rows with these numbers."""
-    names = [name for name in columns if name in NUMBERS]
-    numbers = tuple(Column(f"in.{name}", "float") for name in names)
+    names = [name for name in columns if name in NUMBERS or name[:4] == "out."]
+    numbers = tuple(Column(one if "." in one else f"in.{one}", "float") for one in names)
     layout = Layout(format=1, service="loans", numbers=numbers, texts=())
     count = len(columns[names[0]])
     rows = [
@@ -54,7 +54,16 @@ def recorded(columns: dict[str, np.ndarray], at: int = T0) -> Summary:
     ]  # fmt: skip
     matrix = np.column_stack([columns[name] for name in names])
     batch = Batch(layout, rows, matrix, list(range(count)), [b""] * count)
-    return tally(batch, lambda _service, _version: REFERENCE)
+    return tally(batch, lambda _service, _version: profile)
+
+
+def test_an_answer_that_is_called_as_a_column_is_none() -> None:
+    columns = together(np.random.default_rng(7), 500)
+    (income,) = (one for one in REFERENCE.columns if one.name == "income")
+    profile = msgspec.structs.replace(REFERENCE, scores=(income,))
+    found = recorded(columns | {"out.income": columns["age"]}, profile=profile)
+    assert "out.income" in found.cells[0].columns
+    assert [one.pairs for one in found.cells] == [one.pairs for one in recorded(columns).cells]
 
 
 def seen(summary: Summary):

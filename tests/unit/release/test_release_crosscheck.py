@@ -79,6 +79,10 @@ def test_records_that_are_too_old_to_be_kept_are_not_missed() -> None:
     gone = compared(counted(90), kept_since=at(3601))
     assert (gone.said, gone.explained) == ("older than records are kept", True)
     assert not compared(counted(90), kept_since=at(3599)).explained
+    over = msgspec.structs.replace(in_step(), state=State.ROLLED_BACK)
+    assert compared(counted(90), release=over, kept_since=NOW + 1).explained
+    assert not compared(counted(90), release=over, kept_since=NOW).explained
+    assert not compared(counted(90), release=in_step(), kept_since=NOW + 1).explained
 
 
 def test_shadows_are_of_the_challenger_and_other_places_of_nobody() -> None:

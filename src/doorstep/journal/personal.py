@@ -61,7 +61,7 @@ def erase_subject(app: App, asked: EraseSubject) -> Erased:
         require_free(app, name)
         subjects.erase(one)
     sweep = app.kept.get(Sweep, Sweep)
-    counts = _finish(app, subjects, [one], sweep)
+    counts = _finish(app, subjects, [one], sweep, query.TIMEOUT_S)  # somebody waits for it
     found = counts.get(name)
     return Erased(subject=name, at=one.at, predictions=found, problem=sweep.problem)
 
@@ -103,10 +103,13 @@ def finish_erasures(app: App) -> int:
     sweep.list_bytes = size_of(app.home.journal)
     if app.clock.monotonic_s() < sweep.again_s:
         return 0
-    return len(_finish(app, subjects, subjects.undone()[:SUBJECTS_AT_ONCE], sweep))
+    some = subjects.undone()[:SUBJECTS_AT_ONCE]
+    return len(_finish(app, subjects, some, sweep, sweep.timeout_s))
 
 
-def _finish(app: App, subjects: Subjects, some: Sequence[Erasure], sweep: Sweep) -> dict[str, int]:
+def _finish(
+    app: App, subjects: Subjects, some: Sequence[Erasure], sweep: Sweep, timeout_s: float
+) -> dict[str, int]:
     """By name, how many predictions each has. The keys are gone already; each step may be done
     again. If the search fails, the ledger hears of them all the same, and nothing is returned."""
     if not some:
@@ -114,7 +117,7 @@ def _finish(app: App, subjects: Subjects, some: Sequence[Erasure], sweep: Sweep)
     names = tuple(one.name for one in some)
     asked = query.Question(what="sealed_of", home=str(app.home.path), names=names)
     try:
-        found = query.ask(asked, timeout_s=sweep.timeout_s)
+        found = query.ask(asked, timeout_s=timeout_s)
     except DoorstepError as error:
         for one in some:
             _tell(app, one, None)
@@ -131,6 +134,7 @@ def _finish(app: App, subjects: Subjects, some: Sequence[Erasure], sweep: Sweep)
         note_erased(app.home.journal, (id for id, _ in mine))
         subjects.finish(one, {text for row in mine for text in row if text})
     sweep.problem, sweep.timeout_s, sweep.pause_s = "", query.TIMEOUT_S, query.TIMEOUT_S
+    sweep.again_s = -math.inf  # others that were put off may be found now, too
     return {name: len(rows[name]) for name in until}
 
 

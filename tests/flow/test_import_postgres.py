@@ -14,6 +14,8 @@ import psycopg
 import pytest
 from shell_case import Shell
 
+from doorstep.cli.sources import rows_of_query
+from doorstep.core.errors import RefusedError
 from doorstep.testing.installation import RunningInstallation
 from doorstep.testing.processes import wait_for
 from watch_case import FILE, made_rows, weeks_ago
@@ -143,3 +145,10 @@ def test_an_import_that_is_killed_goes_on_and_no_row_is_there_twice(
     assert rest["refused"] == 0 and rest["imported"] == 6000 - before, (before, rest)
     found = installation.client.query(f'select count(*), count(distinct key) from "{service}"')
     assert tuple(found.rows[0]) == (6000, 6000)
+
+
+def test_a_query_that_never_ends_is_ended(postgres_url: str) -> None:
+    with pytest.raises(RefusedError) as found:
+        list(rows_of_query(postgres_url, "select pg_sleep(3600)", wait_s=0.2))
+    assert found.value.code == "sql-timed-out"
+    assert list(rows_of_query(postgres_url, "select 1 as one", wait_s=60)) == [({"one": 1}, "")]

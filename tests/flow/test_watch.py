@@ -64,6 +64,13 @@ def test_a_month_of_another_service_is_imported_once_and_its_drift_is_found(
     assert "answer 'perhaps' is none of no, yes" in reasons
     assert "the first 1,000 rows of month.csv" in found["reference"]
 
+    write_csv(folder / "wrong.csv", [{**shifted[0], "application": "x3", "model": ""}])
+    wrong = shell("journal", "import", service, "wrong.csv")
+    assert wrong.code == 1 and "all 1 rows of wrong.csv are refused" in wrong.told, wrong
+    write_csv(folder / "keyless.csv", [{k: v for k, v in rows[0].items() if k != "application"}])
+    keyless = shell("journal", "import", service, "keyless.csv")
+    assert keyless.code == 1 and "no-column" in keyless.told, keyless
+
     again = shell.json("journal", "import", service, "month.csv")
     overlap = write_lines(folder / "overlap.jsonl", shifted[-300:])
     more = shell.json("journal", "import", service, overlap.name)

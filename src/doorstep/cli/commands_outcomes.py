@@ -92,8 +92,10 @@ def outcome(
         "they join their predictions by themselves"
     )
     if sent.refused:
-        warn(f"{sent.refused:,} rows refused, see {sent.kept}: {sent.reason}")
+        warn(f"{sent.refused:,} rows refused, see {sent.kept}: {refusals.worst()}")
     emit(sent, f"{sent.recorded}", as_json=json)
+    if sent.is_all_refused:
+        raise typer.Exit(1)
 
 
 def import_journal(

@@ -90,7 +90,7 @@ def test_typed_rows_are_imported_once_and_the_next_run_takes_only_what_is_new(
     assert (one.inputs["amount"], one.at) == (rows[8]["amount"], round(rows[8]["answered"] * 1e6))
 
 
-def test_a_column_that_is_missing_is_a_reason_of_every_row(
+def test_a_column_that_is_missing_is_named_before_a_row_is_taken(
     installation: RunningInstallation, shell: Shell, answers: Any, postgres_url: str
 ) -> None:
     service = "pg-missing"
@@ -102,12 +102,12 @@ def test_a_column_that_is_missing_is_a_reason_of_every_row(
         return shell("journal", "import", service, *words)
 
     for query, reason in (
-        ("select application, answer, p_default from answers", "no time in column answered"),
-        ("select answered, answer, p_default from answers", "no key in column application"),
         (
-            "select application, answered, model from answers",
-            "neither an answer (answer)",
+            "select application, answer, p_default from answers",
+            "no column 'answered', which watch.time",
         ),
+        ("select answered, answer, p_default from answers", "'application', which ids.key"),
+        ("select application, answered, p_default, model from answers", "watch.prediction names"),
         ("select n from answers where n < 0", "there are none"),
     ):
         said = run(query)

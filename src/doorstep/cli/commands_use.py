@@ -251,8 +251,8 @@ def monitor_text(found: MonitorView) -> str:
     from doorstep.release.wording import say_time
 
     if found.version is None:
-        nothing = f"no version of {found.service} was released yet"
-        return f"{nothing}\nnext: doorstep release start {found.service}@1"
+        nothing = f"no version of {found.service} was released or is watched yet"
+        return f"{nothing}\nnext: doorstep status {found.service}"
     rows = [
         (
             "!" if one.drifted else "",

@@ -15,7 +15,7 @@ from doorstep.client import Client
 from doorstep.core.errors import InputError, NotFoundError, RefusedError
 from doorstep.core.servicefile import ServiceFile, parse_service_file
 from doorstep.core.servicefile_watch import REFERENCE_ROWS_MAX, WatchSpec
-from doorstep.journal.imports import mapped
+from doorstep.journal.imports import DEFAULT_VERSION, mapped
 from doorstep.journal.surface import ImportedRow
 from doorstep.register.watched import reference_of
 
@@ -92,25 +92,44 @@ def _prepare(
             "write ids: {key: COLUMN}, then: doorstep apply",
         )
     if watched:
-        if reference is not None:
-            raise RefusedError(
-                "reference-set",
-                f"{service} is compared with a reference already: {watched}",
-                "watch it as a service of another name to compare it with another one",
-            )
+        _require_first(service, watched if reference is not None else "")
         result.reference = watched
         return parsed
-    most = (parsed.watch or WatchSpec()).reference_rows
     if reference is not None:
-        rows = _readable(rows_of_file(reference), REFERENCE_ROWS_MAX)
-        said = f"{len(rows):,} rows of {reference.name}"
+        rows, said = _rows_of_reference(reference)
     else:
-        rows = _readable(opened(), most)
+        rows = _readable(opened(), (parsed.watch or WatchSpec()).reference_rows)
         said = f"the first {len(rows):,} rows of {name}, because no reference was given"
     first = _first_version(_with_columns(opened(), parsed, name), parsed, digest)
     client.watch(text, first, reference_of(rows, parsed, said))
     result.reference = said
     return parsed
+
+
+def set_reference(client: Client, service: str, reference: Path, file: Path) -> str:
+    """What all that comes later is compared with, before anything came: in words.
+
+    Raises: NotFoundError (`no-service`), RefusedError (`reference-set`), InputError."""
+    text, parsed, watched = _found(client, service, file)
+    _require_first(service, watched)
+    rows, said = _rows_of_reference(reference)
+    client.watch(text, DEFAULT_VERSION, reference_of(rows, parsed, said))
+    return said
+
+
+def _rows_of_reference(path: Path) -> tuple[list[dict[str, Any]], str]:
+    rows = _readable(rows_of_file(path), REFERENCE_ROWS_MAX)
+    return rows, f"{len(rows):,} rows of {path.name}"
+
+
+def _require_first(service: str, watched: str) -> None:
+    """Raises: RefusedError (`reference-set`)."""
+    if watched:
+        raise RefusedError(
+            "reference-set",
+            f"{service} is compared with a reference already: {watched}",
+            "watch it as a service of another name to compare it with another one",
+        )
 
 
 def _found(client: Client, service: str, file: Path) -> tuple[str, ServiceFile, str]:

@@ -43,7 +43,7 @@ def rows_of_file(path: Path, told: Told = lambda _: None) -> Iterator[Read]:
             raise InputError(
                 "bad-table",
                 f"{path.name} is one JSON list; expected an object on each line",
-                f"jq -c '.[]' {path} > rows.jsonl, or pandas: to_json(orient='records', lines=True)",
+                f"jq -c '.[]' {path} > rows.jsonl; pandas: to_json(orient='records', lines=True)",
             )
         return _json_lines(path, told)
     if b"\0" in start or start[:2] == GZIP:
@@ -143,8 +143,8 @@ def rows_of_query(
     url: str, sql: str, after: After | None = None, wait_s: float = QUERY_WAIT_S
 ) -> Iterator[Read]:
     """What a query answers, from SQLite (`sqlite:///file.db`) or PostgreSQL
-    (`postgresql://...`), read as it comes, in a transaction that can only read. wait_s: how long the
-    database may take for the next rows.
+    (`postgresql://...`), read as it comes, in a transaction that can only read. wait_s: how long
+    the database may take for the next rows.
 
     Raises: InputError (`bad-sql`), UnreachableError (`no-database`), RefusedError
     (`sql-timed-out`)."""
@@ -197,13 +197,12 @@ class _Patience:
         return time.monotonic() >= self._until_s
 
     def ends_statements_of(self, connection: Any) -> None:
+        inner = connection.connection.driver_connection
         if connection.dialect.name == "sqlite":
             # It asks while it computes; so a person's Ctrl-C is noticed too.
-            inner = connection.connection.driver_connection
             inner.set_progress_handler(lambda: self.is_over, SQLITE_STEPS)
-        else:
-            limit = f"SET LOCAL statement_timeout = {round(self._wait_s * 1000)}"
-            connection.exec_driver_sql(limit)  # of each fetch of the cursor
+        else:  # of each fetch of the cursor that the rows come by
+            inner.execute(f"SET LOCAL statement_timeout = {round(self._wait_s * 1000)}")
 
 
 def _after(sql: str, after: After) -> str:

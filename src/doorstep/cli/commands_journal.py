@@ -123,6 +123,8 @@ def restore(
     head = ("node", "blocks", "predictions", "outcomes", "unreadable")
     rows = [(one.node, *map(_number, _counts(one))) for one in found]
     emit(found, lambda: table(head, rows, right=(1, 2, 3, 4)), as_json=json)
+    if not found:
+        warn("nothing is there; is it the URL that the node had?")
     for one in found:
         if one.live:
             warn(f"{one.node} writes {one.live} of its blocks here; they were left alone")

@@ -158,6 +158,13 @@ def _shown(answer: str | float | None) -> str:
     return f"{answer:.6g}" if isinstance(answer, float) else str(answer)
 
 
+def _given(value: object) -> str:
+    """A field as it was sent: whole numbers are recorded as floats."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def _who(one: Prediction) -> str:
     who = "nobody" if one.answered_by is None else f"@{one.answered_by}"
     return who if one.answered_by == one.assigned else f"{who} for @{one.assigned}"
@@ -191,11 +198,12 @@ def show_prediction(
         lines = [
             f"{found.service}, {when(found.at)}: {_shown(found.answer)} by {_who(found)} "
             f"({found.status}, {found.latency_ms:.2f} ms)",
+            *([f"key: {found.key}"] if found.key else []),
             f"outcome: {'not yet known' if found.outcome is None else _shown(found.outcome)}",
             *(f"warning: {one}" for one in found.warnings),
             *([PERSONAL[found.personal]] if found.personal in PERSONAL else []),
             "",
-            table(("field", "value"), [(name, str(value)) for name, value in values]),
+            table(("field", "value"), [(name, _given(value)) for name, value in values]),
         ]
         return "\n".join(lines)
 
@@ -252,7 +260,8 @@ def monitor_text(found: MonitorView) -> str:
 
     if found.version is None:
         nothing = f"no version of {found.service} was released or is watched yet"
-        return f"{nothing}\nnext: doorstep status {found.service}"
+        watched = f"where it is watched: doorstep status {found.service}"
+        return f"{nothing}\nnext: doorstep release start {found.service}@1; {watched}"
     rows = [
         (
             "!" if one.drifted else "",

@@ -86,6 +86,6 @@ def _say(found: PredictionProof) -> None:
                 "opens its personal fields any more"
             )
         case "not-sealed":
-            fail(f"prediction {found.prediction} is not yet sealed")
+            fail(f"prediction {found.prediction} is not sealed in this ledger")
         case "broken":
             fail(f"prediction {found.prediction} is not proven")

@@ -20,12 +20,12 @@ import msgspec
 
 from doorstep.core.errors import DoorstepError, InputError, NotFoundError
 from doorstep.core.extras import install_line
-from doorstep.core.instant import SystemClock
+from doorstep.core.instant import SystemClock, to_text
 from doorstep.journal.away import read_place
 from doorstep.journal.block import decode_header, scan
 from doorstep.journal.options import SURVIVES
 from doorstep.journal.reader import list_blocks
-from doorstep.journal.stored import read_status
+from doorstep.journal.stored import read_status, read_trim
 from doorstep.kernel.home import open_home, resolve_home
 from doorstep.kernel.mounts import find_type, read_mounts
 from doorstep.kernel.server import Announcement, read_announcement
@@ -156,6 +156,7 @@ def _home(folder: Path) -> Iterator[Line]:
     yield _disk(folder)
     yield from _blocks(folder)
     yield from _store(folder)
+    yield from _replica(folder)
 
 
 def _blocks(folder: Path) -> Iterator[Line]:
@@ -173,11 +174,13 @@ def _blocks(folder: Path) -> Iterator[Line]:
 
 
 def _is_newer(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = memoryview(file.read(HEADER_BYTES_MAX))
     try:
+        with path.open("rb") as file:
+            start = memoryview(file.read(HEADER_BYTES_MAX))
         for first in scan(start)[0][:1]:
             decode_header(first)
+    except FileNotFoundError:  # compacted meanwhile
+        return False
     except InputError as error:
         return error.code == "newer-block"
     return False
@@ -201,6 +204,13 @@ def _store(folder: Path) -> Iterator[Line]:
         else:
             waits = f"; {status.waiting_files} files wait" if status.waiting_files else ""
             yield Line("pass", f"store of {node.name}", text + waits)
+
+
+def _replica(folder: Path) -> Iterator[Line]:
+    for node in sorted((folder / "journal").glob("*/")):
+        if status := read_trim(node):
+            text = f"it forgets nothing since {to_text(status.since)}: {status.problem}"
+            yield Line("fail", f"replica of {node.name}", text)
 
 
 def _disk(folder: Path) -> Line:
@@ -259,6 +269,8 @@ def _server(announced: Announcement, folder: Path) -> Iterator[Line]:
         yield Line("inconclusive", "server", text, "doorstep down, then doorstep up -d")
     else:
         yield Line("pass", "server", f"{text} (process {announced.pid})")
+    for problem in found.problems:
+        yield Line("fail", "server", problem)
     for node in found.nodes:
         said = f"{node.workers} workers, plan {node.plan_number} of {found.plan_number}"
         if not node.live:

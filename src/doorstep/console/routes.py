@@ -23,6 +23,7 @@ from doorstep.console.render import Renderer
 from doorstep.core.errors import DoorstepError, ForbiddenError, NotFoundError, UsageError
 from doorstep.core.ids import digest_of
 from doorstep.core.instant import Clock, SystemClock
+from doorstep.journal.surface import Erased, EraseSubject
 from doorstep.kernel.http_status import headers_of, status_of
 from doorstep.kernel.turns import Turns
 from doorstep.release.surface import ChangeRelease, Release, Rollback
@@ -93,7 +94,7 @@ def console_routes(
     console = _Console(ask, csrf_token, Renderer(chrome), clock or SystemClock())
     handlers: list[HTTPRouteHandler] = [console.page(path, maker) for path, maker in PAGES]
     handlers += [console.change(action) for action in CHANGES]
-    handlers += [console.rollback(), console.search(), _static(files)]
+    handlers += [console.rollback(), console.erase(), console.search(), _static(files)]
     router = Router(
         path="/",
         route_handlers=handlers,
@@ -180,6 +181,20 @@ class _Console:
             return _see(await turns.take(lambda: answer(self._ask, name, asked, Release)))
 
         return rollback
+
+    def erase(self) -> HTTPRouteHandler:
+        name = "subject.erase"
+        turns = Turns(name)
+
+        @post("/predictions/{prediction:str}/erase", status_code=303)
+        async def erase(request: AnyRequest, data: FormData) -> Redirect:
+            why, prediction = self._reason(request, data), request.path_params["prediction"]
+            asked = EraseSubject(prediction=prediction, why=why)
+            await turns.take(lambda: answer(self._ask, name, asked, Erased))
+            where = f"/predictions/{quote(prediction, safe='')}"
+            return Redirect(where, status_code=303, headers=PAGE_HEADERS)
+
+        return erase
 
     def _reason(self, request: AnyRequest, data: Mapping[str, str]) -> str:
         expected = self._csrf_token(request)

@@ -27,6 +27,7 @@ from doorstep.govern.surface import (
     Tenure,
     VerifyLedger,
 )
+from doorstep.journal.personal import erasure_problems
 from doorstep.kernel.app import App
 from doorstep.kernel.checkpoints import Signed, Signer, read_checkpoint, sign_checkpoint
 from doorstep.kernel.db import Database
@@ -204,6 +205,7 @@ def show_installation(app: App, asked: ShowInstallation) -> Installation:  # noq
         ledger_size=head.size,
         started_at=app.started_at,
         nodes=tuple(_node(report, report.node in alive) for report in app.nodes.reports()),
+        problems=erasure_problems(app),
     )
 
 

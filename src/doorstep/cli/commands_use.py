@@ -129,7 +129,7 @@ def list_predictions(
     home: Home = None,
 ) -> None:
     """List the newest predictions of a service."""
-    with connect(url, home) as client:
+    with connect(url, home) as client, progress(waiting="searching the journal"):
         found = client.predictions(
             service,
             limit,
@@ -248,7 +248,7 @@ def _signed_bar(share: float, width: int = 12) -> str:
 
 def monitor(service: Service, json: Json = False, url: Url = None, home: Home = None) -> None:
     """Show what is measured of a service now: drift, quality, errors, latency, promises."""
-    with connect(url, home) as client:
+    with connect(url, home) as client, progress(waiting="measuring"):
         found = client.monitor(service)
     emit(found, lambda: monitor_text(found), as_json=json)
 

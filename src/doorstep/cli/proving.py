@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from doorstep.cli.options import connect
-from doorstep.cli.output import done, emit, fail
+from doorstep.cli.output import done, emit, fail, progress
 from doorstep.core.errors import InputError, NotFoundError
 from doorstep.govern.surface import PredictionProof, Proof
 
@@ -25,7 +25,7 @@ def prove_or_check(
 ) -> None:
     """Exit code 0: proven (also: erased, as far as its leaf goes). 1: broken, or not yet sealed."""
     if prediction:
-        with connect(url, home) as client:
+        with connect(url, home) as client, progress(waiting="proving"):
             found = client.prove(prediction)
         if proof is not None and found.proof is not None:
             _write(proof, found.proof)

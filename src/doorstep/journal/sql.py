@@ -109,7 +109,8 @@ def query(asked: SqlQuestion) -> JournalTable:
     except duckdb.PermissionException as error:
         raise RefusedError("sql-not-allowed", _said(error), _hint(sources)) from None
     except duckdb.CatalogException as error:
-        raise InputError("no-such-table", _said(error), _hint(sources)) from None
+        code = "no-such-table" if "Table with name" in str(error) else "bad-sql"
+        raise InputError(code, _said(error), _hint(sources)) from None
     except duckdb.Error as error:
         raise InputError("bad-sql", _said(error), _hint(sources)) from None
     finally:

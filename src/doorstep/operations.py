@@ -31,6 +31,7 @@ def table() -> dict[str, Operation]:
             catalogue.show_gates,
             release.start_release,
             release.show_release,
+            release.recompute_release,
             release.list_releases,
             release.pause_release,
             release.resume_release,

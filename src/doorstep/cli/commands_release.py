@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from doorstep.gate.surface import GateRun
     from doorstep.register.surface import Service
     from doorstep.release.wording import say_difference
-from doorstep.release.surface import GuardrailView, Kill, Release
+from doorstep.release.surface import GuardrailView, Kill, Recomputed, Release
 
 POLL_S = 0.3
 RUNNING = ("shadow", "step", "bake", "paused")
@@ -199,11 +199,55 @@ def _interval(one: GuardrailView) -> str:
     return f"{one.low:.2f} {high} ×"
 
 
-def show(release: ReleaseName, json: Json = False, url: Url = None, home: Home = None) -> None:
-    """Show a release: where it stands, its evidence, its decisions and their reasons."""
+def show(
+    release: ReleaseName,
+    recompute: Annotated[
+        bool,
+        typer.Option("--recompute", help="Decide again, and compare evidence and journal."),
+    ] = False,
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Show a release: where it stands, its evidence, its decisions and their reasons.
+
+    With --recompute each decision is made again from the evidence that it stored, and what nodes
+    counted is shown beside what the journal recorded; exit code 1 if a decision is another one, or
+    a difference has no explanation.
+    """
     with connect(url, home) as client:
+        again = client.recompute(release) if recompute else None
         found = client.release(release)
-    emit(found, lambda: release_text(found) + "\n\n" + _decisions(found), as_json=json)
+    if again is None:
+        emit(found, lambda: release_text(found) + "\n\n" + _decisions(found), as_json=json)
+        return
+    emit(again, lambda: release_text(found) + "\n\n" + recomputed_text(again), as_json=json)
+    raise typer.Exit(0 if again.agrees else 1)
+
+
+def recomputed_text(again: Recomputed) -> str:
+    """Decisions made again, then counted against recorded."""
+    same = sum(one.same for one in again.decisions)
+    lines = [f"{same} of {len(again.decisions)} decisions are the same when made again"]
+    lines += [
+        f"✗ decision {one.sequence} ({one.action}, {when(one.at)}) is another one"
+        for one in again.decisions
+        if not one.same
+    ]
+    rows = [
+        (
+            str(one.epoch),
+            one.segment or "all",
+            one.arm,
+            *(f"{count:,}" for count in (*one.counted, *one.recorded)),
+            f"{'' if one.explained else '✗ '}{one.said}",
+        )
+        for one in again.cells
+    ]
+    head = ("epoch", "segment", "arm", "counted", "failed", "recorded", "failed", "")
+    evidence = f"counted by nodes until {when(again.at)}, and recorded in the journal:"
+    shown = table(head, rows, right=(0, 3, 4, 5, 6)) if rows else "no request yet"
+    return "\n".join([*lines, "", evidence, shown])
 
 
 def _decisions(release: Release) -> str:

@@ -116,8 +116,9 @@ class Record:
         self._rows = rows or rows_of
         place = resolve_home(str(home) if home else None, os.environ, Path.cwd())
         self._folder = place.joinpath(*SPOOL, parse_name(service))
-        if not is_home(place):
-            _log.warning("%s is no home of Doorstep yet; `doorstep up` makes it one", place)
+        with contextlib.suppress(OSError):  # as where we may not look; who writes says so
+            if not is_home(place):
+                _log.warning("%s is no home of Doorstep yet; `doorstep up` makes it one", place)
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
         me = weakref.ref(self)

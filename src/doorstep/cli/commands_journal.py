@@ -109,7 +109,7 @@ def restore(
 
     from doorstep.cli.running import home_folder
     from doorstep.core.errors import UsageError
-    from doorstep.journal.replica import VARIABLE, replica_of
+    from doorstep.journal.replica import VARIABLE, replica_of, say_replica
     from doorstep.journal.restore import restore as bring_back
     from doorstep.kernel.home import open_home
 
@@ -117,8 +117,8 @@ def restore(
     if named.startswith(("s3://", "gs://", "az://", "file://")):
         raise UsageError(
             "bad-replica",
-            f"{named} is an object store: nothing needs to be brought back from it",
-            f"doorstep up --store {named}",
+            f"{say_replica(named)} is an object store: nothing needs to be brought back from it",
+            f"doorstep up --store {say_replica(named)}",
         )
     place = replica_of(named)
     folder = open_home(home_folder(home), create=False).path

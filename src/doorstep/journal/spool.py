@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 from collections.abc import Iterable
@@ -93,7 +94,8 @@ def count_waiting(home: Path, service: str, most: int) -> int:
     """How many rows that were recorded wait for the reference, counted up to `most`."""
     found = 0
     for path in _waiting(watched_folder(home) / SPOOL / service):
-        found += len(lines_of(path).rows)
+        with contextlib.suppress(FileNotFoundError):  # taken meanwhile
+            found += len(lines_of(path).rows)
         if found >= most:
             break
     return found
@@ -101,11 +103,11 @@ def count_waiting(home: Path, service: str, most: int) -> int:
 
 def _is_left(path: Path) -> bool:
     """Whether the process that wrote it is gone."""
-    with path.open("rb") as file:
-        try:
+    try:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+    except (BlockingIOError, FileNotFoundError):  # the second: it was given to its reader
+        return False
     return True
 
 

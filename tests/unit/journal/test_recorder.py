@@ -302,3 +302,8 @@ def test_the_usual_shapes_are_known(request_: Any, response: Any, expected: Any)
 def test_another_shape_makes_no_rows(request_: Any, response: Any) -> None:
     with pytest.raises(ValueError, match=r"row|prediction"):
         rows_of(request_, response)
+
+
+def test_a_home_that_cannot_be_looked_at_does_not_stop_the_application(tmp_path: Path) -> None:
+    watched = doorstep.Record(app, service="loans", home=tmp_path / ("x" * 300))
+    assert watched.app is app

@@ -99,6 +99,8 @@ from doorstep.register.surface import (
 )
 from doorstep.release.surface import (
     ChangeRelease,
+    EstimateRelease,
+    Forecast,
     Kill,
     KillVersion,
     ListReleases,
@@ -249,6 +251,9 @@ class Client:
     def start_release(self, version: str, *, rehearsal: bool = False) -> Release:
         asked = StartRelease(version=version, rehearsal=rehearsal)
         return self.call("release.start", asked, Release)
+
+    def estimate_release(self, version: str) -> Forecast:
+        return self.call("release.estimate", EstimateRelease(version=version), Forecast)
 
     def release(self, release: str) -> Release:
         return self.call("release.show", ShowRelease(release=release), Release)

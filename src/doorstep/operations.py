@@ -30,6 +30,7 @@ def table() -> dict[str, Operation]:
             catalogue.run_gates,
             catalogue.show_gates,
             release.start_release,
+            release.estimate_release,
             release.show_release,
             release.list_releases,
             release.pause_release,

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from doorstep.client import Client
     from doorstep.gate.surface import GateRun
     from doorstep.register.surface import Service
-    from doorstep.release.wording import say_difference
 from doorstep.release.surface import GuardrailView, Kill, Release, WaveView
 
 POLL_S = 0.3
@@ -27,7 +26,7 @@ ReleaseName = Annotated[str, typer.Argument(help="A release id, or a service's n
 def add_to(app: typer.Typer) -> None:
     app.command("gate")(gate)
     releases = typer.Typer(no_args_is_help=True, help="Carry a version onto its service.")
-    for command in (start, show, list_releases, pause, resume, promote):
+    for command in (start, estimate, show, list_releases, pause, resume, promote):
         releases.command(command.__name__.replace("list_releases", "list"))(command)
     app.add_typer(releases, name="release")
     app.command("rollback")(rollback)
@@ -75,6 +74,10 @@ def start(
 
         require_file(rehearse)
     with connect(url, home) as client:
+        if rehearse is None:
+            from doorstep.cli.forecasting import say_forecast
+
+            say_forecast(client, version)
         begun = client.start_release(version, rehearsal=rehearse is not None)
         if rehearse is not None:
             from doorstep.cli.rehearse import rehearse_release
@@ -86,6 +89,16 @@ def start(
             ended = settle(client, begun)
     emit(ended, lambda: release_text(ended, with_reason=rehearse is None), as_json=json)
     raise typer.Exit(exit_code(ended) if wait or rehearse is not None else 0)
+
+
+def estimate(version: Version, json: Json = False, url: Url = None, home: Home = None) -> None:
+    """Say what a release would need at the present traffic: requests, outcomes and time."""
+    from doorstep.cli.forecasting import forecast_text
+
+    with connect(url, home) as client:
+        found = client.estimate_release(version)
+    emit(found, lambda: forecast_text(found), as_json=json)
+    raise typer.Exit(0 if found.fits else 4)
 
 
 def follow(client: Client, release: Release, timeout_s: float) -> Release:
@@ -215,6 +228,8 @@ def _interval(one: GuardrailView) -> str:
     if one.low is None or one.high is None:
         return "–"
     if one.compared == "difference":
+        from doorstep.release.wording import say_difference
+
         return say_difference(one.low, one.high)
     high = f"to {one.high:.2f}" if one.high < 1e6 else "or more"
     return f"{one.low:.2f} {high} ×"

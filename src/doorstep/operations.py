@@ -10,7 +10,7 @@ from doorstep.journal import importing, personal, telling
 from doorstep.journal import operations as journal
 from doorstep.monitor import operations as monitor
 from doorstep.register import actions as register
-from doorstep.release import catalogue
+from doorstep.release import catalogue, differences
 from doorstep.release import operations as release
 
 
@@ -32,6 +32,7 @@ def table() -> dict[str, Operation]:
             release.start_release,
             release.show_release,
             release.list_releases,
+            differences.show_differences,
             release.pause_release,
             release.resume_release,
             release.promote_release,

@@ -28,7 +28,7 @@ from doorstep.govern.surface import (
 from doorstep.journal.surface import Prediction, Predictions, Traffic
 from doorstep.monitor.surface import Findings, MonitorView, Statuses
 from doorstep.register.surface import Service, Services, Version, Versions
-from doorstep.release.surface import DecisionView, Release, Releases
+from doorstep.release.surface import DecisionView, Differences, Release, Releases
 from fakes import console_data as data
 from fakes import console_releases as told
 
@@ -247,6 +247,11 @@ def _predictions(fake: FakeDoorstep, given: Any) -> Predictions:
     return Predictions(predictions=tuple(found[: given.limit]) if given.service == "loans" else ())
 
 
+def _differences(fake: FakeDoorstep, given: Any) -> Differences:
+    ids = tuple(data.prediction(fake.begun, place).id for place in range(14))
+    return told.differences(fake.release(given.release), ids)
+
+
 def _explanation(fake: FakeDoorstep, given: Any) -> Explanation:
     shown = _prediction(fake, given)
     if not shown.scores:
@@ -405,6 +410,7 @@ NORMAL: dict[str, Answer] = {
     "version.show": _version,
     "gate.show": lambda fake, given: GateRuns(runs=(data.gate_run(given.version, fake.begun),)),
     "release.show": lambda fake, given: fake.release(given.release),
+    "release.differences": lambda fake, given: _differences(fake, given),
     "release.list": lambda fake, given: Releases(
         releases=tuple(msgspec.structs.replace(one, decisions=()) for one in fake.releases())
         if given.service in ("", "loans")

@@ -96,6 +96,13 @@ watches = Table(
     Column("at", At, nullable=False),
     info=dict(OPERATIONAL),
 )
+moments = Table(
+    "release_moments",
+    metadata,
+    Column("release", Text, primary_key=True),
+    Column("document", LargeBinary, nullable=False),
+    info=dict(OPERATIONAL),
+)
 cells = Table(
     "release_cells",
     metadata,
@@ -318,6 +325,17 @@ def note_watch(connection: Connection, release: str, at: Instant) -> None:
         connection.execute(insert(watches).values(release=release, at=at))
     else:
         connection.execute(update(watches).where(mine).values(at=at))
+
+
+def read_moments(connection: Connection, release: str) -> bytes:
+    """b"" before there are any."""
+    asked = select(moments.c.document).where(moments.c.release == release)
+    return bytes(connection.scalar(asked) or b"")
+
+
+def save_moments(connection: Connection, release: str, document: bytes) -> None:
+    connection.execute(delete(moments).where(moments.c.release == release))
+    connection.execute(insert(moments).values(release=release, document=document))
 
 
 def save_cells(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from doorstep.core.operation import Operation, tabulate
 from doorstep.explain import operations as explain
+from doorstep.govern import history, proving, tokens
 from doorstep.govern import operations as govern
-from doorstep.govern import proving, tokens
 from doorstep.journal import importing, personal, telling
 from doorstep.journal import operations as journal
 from doorstep.monitor import operations as monitor
@@ -56,7 +56,7 @@ def table() -> dict[str, Operation]:
             govern.list_events,
             govern.verify,
             proving.prove_prediction,
-            govern.show_history,
+            history.show_history,
             govern.show_installation,
             tokens.create_token,
             tokens.list_tokens,

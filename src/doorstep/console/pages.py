@@ -352,6 +352,24 @@ def prediction(ask: Ask, query: Query) -> Page:
     )
 
 
+def history(ask: Ask, query: Query) -> Page:
+    name = _service_name(query)
+    asked_at = query.text("at", 40)
+    at = parse_instant(asked_at) if asked_at else 0
+    return Page(
+        template="history.html",
+        title=f"{name} history",
+        section="overview",
+        fragments=(),
+        found={
+            "service": name,
+            "history": answer(ask, "service.history", ShowHistory(service=name, at=at), History),
+            "asked_at": asked_at,
+            "start": query.number("from"),
+        },
+    )
+
+
 def ledger(ask: Ask, query: Query) -> Page:
     asked = ListEvents(
         service=query.text("service"),
@@ -427,6 +445,7 @@ PAGES: tuple[tuple[str, PageMaker], ...] = (
     ("/services/{service:str}/versions/{number:int}", version),
     ("/services/{service:str}/monitor", monitor),
     ("/services/{service:str}/predictions", predictions),
+    ("/services/{service:str}/history", history),
     ("/releases/{release:str}", release),
     ("/predictions/{prediction:str}", prediction),
     ("/ledger", ledger),

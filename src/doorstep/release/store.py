@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from sqlalchemy import (
     Boolean,
@@ -218,6 +220,24 @@ def list_decisions(connection: Connection, release: str) -> list[tuple[int, str,
         (row.sequence, row.by, msgspec.json.decode(row.document, type=Decision))
         for row in connection.execute(asked.order_by(decisions.c.sequence))
     ]
+
+
+def last_decisions(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str, Decision]]:
+    """(by, decision) of the newest decision of each of these releases: what ended it, if it is over."""
+    newest = (
+        select(decisions.c.release, func.max(decisions.c.sequence).label("sequence"))
+        .where(decisions.c.release.in_(ids))
+        .group_by(decisions.c.release)
+        .subquery()
+    )
+    asked = select(decisions).join(
+        newest,
+        (decisions.c.release == newest.c.release) & (decisions.c.sequence == newest.c.sequence),
+    )
+    return {
+        row.release: (row.by, msgspec.json.decode(row.document, type=Decision))
+        for row in connection.execute(asked)
+    }
 
 
 def list_tenures(connection: Connection, service: str) -> list[TenureRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from doorstep.release.types import Numbers
+from doorstep.release.types import Decision, Numbers
 
 EVIDENCE_SAID_MAX = 1e9
 PERCENT_DIGITS_BELOW = 0.01
@@ -61,6 +61,19 @@ def say_ratio(numbers: Numbers) -> str:
     else:
         ratio = f"{low:.2g} to {high:.2g}" if low > 0.0 else f"at most {high:.2g}"
     return f"{numbers.guardrail} {rates}, ratio {ratio}"
+
+
+def say_basis(decision: Decision) -> str:
+    """What a decision rests on: `errors 0.36 % against 0.41 %, ratio 0.5 to 1.6; 41,277 requests
+    of the champion, 1,284 of the challenger`."""
+    pooled = [one for one in decision.numbers if one.segment is None]
+    requests = {
+        arm: sum(one.requests for one in decision.evidence.cells if one.arm == arm)
+        for arm in ("champion", "challenger")
+    }
+    counted = [f"{n:,} requests of the {arm}" for arm, n in requests.items() if n]
+    said = [*map(say_ratio, pooled), *([", ".join(counted)] if counted else [])]
+    return "; ".join(said) or "nothing was counted"
 
 
 def say_difference(low: float | None, high: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.release.surface import (
@@ -14,6 +15,7 @@ from doorstep.release.surface import (
     Pattern,
     Release,
     SplitView,
+    WaveView,
 )
 
 MINUTE = 60 * SECOND_US
@@ -72,6 +74,14 @@ def split(start: Instant, *changes: tuple[float, str, float]) -> tuple[SplitView
     return tuple(
         SplitView(at=start + round(minute * MINUTE), state=state, share=share)
         for minute, state, share in changes
+    )
+
+
+def wave(
+    name: str, state: Any, share: float, step: int, match: dict[str, tuple[str, ...]]
+) -> WaveView:
+    return WaveView(
+        name=name, match=match, state=state, share=share, shares=(0.01, 0.05, 0.25, 0.5), step=step
     )
 
 
@@ -182,6 +192,11 @@ def _stepping(now: Instant) -> Release:
         next="next are 25 % in about 12 min at the present traffic, mostly for latency",
         next_s=720.0,
         split=split(start, (0, "shadow", 0.0), (5, "step", 0.01), (31, "step", 0.05)),
+        waves=(
+            wave("pilot", "now", 0.05, 2, {"store": ("3", "17", "44", "208", "391")}),
+            wave("north", "waiting", 0.0, 0, {"region": ("north",)}),
+            wave("", "waiting", 0.0, 0, {}),
+        ),
         moments=moments(start, 47),
     )
 

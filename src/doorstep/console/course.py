@@ -16,7 +16,7 @@ from doorstep.core.instant import SECOND_US, Instant
 from doorstep.release.surface import MomentView, Release
 
 TOP, FLOOR, HEIGHT = 36, 132, 152
-LABEL_WIDTH = 44.0
+LABEL_WIDTH, LETTER = 44.0, 6.5
 TICK_WIDTH = 110.0
 MARKED = ("advance", "rollback", "finish", "promote", "pause", "resume", "inconclusive")
 _STEPS_S = (
@@ -109,12 +109,13 @@ def _parts(shown: Release, scale: _Scale) -> Iterator[Part]:
         x = scale.x(one.at)
         width = round(scale.x(end) - x, 1)
         label = one.state if one.state in ("shadow", "paused") else rate(one.share)
+        named = f"{one.wave} {label}" if one.wave else label
         yield Part(
             x=x,
             width=width,
             y=round(FLOOR - high, 1),
             height=round(high, 1),
-            label=label if width >= LABEL_WIDTH else "",
+            label=named if width >= max(LABEL_WIDTH, LETTER * len(named)) else "",
         )
 
 

@@ -212,7 +212,7 @@ def release(ask: Ask, query: Query) -> Page:
         template="release.html",
         title=f"{shown.service}@{shown.challenger} release",
         section="overview",
-        fragments=("headline", "actions", "split", "guardrails", "decisions"),
+        fragments=("headline", "actions", "split", "waves", "guardrails", "decisions"),
         found={
             "release": shown,
             "name": f"{shown.service}@{shown.challenger}",

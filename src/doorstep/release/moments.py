@@ -17,6 +17,7 @@ from doorstep.release import store
 from doorstep.release.collect import collect
 from doorstep.release.judge import judge
 from doorstep.release.types import Numbers, Release
+from doorstep.release.wording import name_of
 
 MOMENTS_MAX = 120
 APART_S_MIN = 5.0
@@ -39,14 +40,15 @@ class Moment(msgspec.Struct, frozen=True, array_like=True):
 
 
 def moment_of(at: Instant, numbers: Iterable[Numbers]) -> Moment:
-    """Of the pooled guardrails."""
-    return Moment(at, tuple(_reading(one) for one in numbers if one.segment is None))
+    """Of each guardrail, of all traffic and of the wave that is carried."""
+    asked = [one for one in numbers if one.segment is None or one.log_e_advance is not None]
+    return Moment(at, tuple(map(_reading, asked)))
 
 
 def _reading(numbers: Numbers) -> Reading:
     worse = _part(numbers.log_e_rollback, numbers.log_rollback_at)
     return Reading(
-        numbers.guardrail,
+        name_of(numbers),
         0.0 if worse is None else worse,
         _part(numbers.log_e_advance, numbers.log_advance_at),
     )

@@ -15,7 +15,7 @@ import msgspec
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.release.judge import pairs_of
 from doorstep.release.types import Evidence, Numbers, Release, State
-from doorstep.release.wording import percent, say_evidence, say_time
+from doorstep.release.wording import name_of, percent, say_evidence, say_time, say_wave
 
 DOUBT = 0.5
 """This part of the evidence that rolls back is worth a word before it does."""
@@ -38,12 +38,12 @@ def outlook(
 ) -> Outlook:
     if release.is_over or release.state in (State.PAUSED, State.INCONCLUSIVE):
         return Outlook(headline=_ended(release), next="", next_s=None, waits_s={})
-    pooled = [one for one in numbers if one.segment is None]
-    waiting = [one for one in pooled if one.log_e_advance is not None and not one.is_good]
-    waits = {one.guardrail: _wait_s(release, evidence, one, now) for one in waiting}
+    asked = [one for one in numbers if one.segment == release.wave]
+    waiting = [one for one in asked if one.log_e_advance is not None and not one.is_good]
+    waits = {name_of(one): _wait_s(release, evidence, one, now) for one in waiting}
     next_s = _next_s(release, evidence, list(waits.values()), now)
     return Outlook(
-        headline=f"{_stands(release)}; {_speaks(pooled)}",
+        headline=f"{_stands(release)}; {_speaks(numbers)}",
         next=_next(release, next_s, waits),
         next_s=next_s,
         waits_s=waits,
@@ -62,8 +62,10 @@ def _stands(release: Release) -> str:
             kept = percent(1.0 - release.share)
             return f"{mine} answers all but {kept}, which stay with {other} to compare with"
         case _:
-            step = f"step {release.step + 1} of {len(release.spec.steps)}"
-            return f"{mine} answers {percent(release.share)}, {other} the rest ({step})"
+            wave, step = release.spec.wave_of(release.step)
+            place = f"step {step + 1} of {len(release.spec.steps_of(wave))}"
+            where = "" if release.wave is None else f" in {say_wave(release.wave)}"
+            return f"{mine} answers {percent(release.share)}{where}, {other} the others ({place})"
 
 
 def _speaks(numbers: Sequence[Numbers]) -> str:
@@ -74,7 +76,7 @@ def _speaks(numbers: Sequence[Numbers]) -> str:
     worst = max(doubts, key=lambda one: one.log_e_rollback / one.log_rollback_at)
     enough = math.exp(worst.log_rollback_at)
     return (
-        f"{worst.guardrail} speaks against it ({say_evidence(worst.log_e_rollback)}; at "
+        f"{name_of(worst)} speaks against it ({say_evidence(worst.log_e_rollback)}; at "
         f"{enough:,.0f} it is taken back)"
     )
 
@@ -118,7 +120,10 @@ def _goal(release: Release) -> str:
     at = 0 if release.state is State.SHADOW else release.step + 1
     if at == len(steps):
         return f"next are {percent(release.spec.bake_share)}, the bake,"
-    return f"next are {percent(release.spec.share_of(at))}"
+    where = ""
+    if release.spec.wave_steps:
+        where = f" in {say_wave(release.spec.segments[release.spec.wave_of(at)[0]])}"
+    return f"next are {percent(release.spec.share_of(at))}{where}"
 
 
 def _why(unknown: Sequence[str]) -> str:
@@ -136,7 +141,7 @@ def _next_s(
     left_s: list[float | None] = [max(0.0, stay_s - (now - release.entered_at) / SECOND_US)]
     if release.state is State.SHADOW:
         missing = release.spec.shadow_requests - sum(pairs_of(evidence.cells))
-        left_s.append(_time(missing, *_counted(release, evidence, "errors", now)))
+        left_s.append(_time(missing, *_counted(release, evidence, "errors", None, now)))
     if release.state is not State.BAKE:
         left_s += waits
     known = [one for one in left_s if one is not None]
@@ -146,7 +151,8 @@ def _next_s(
 def _wait_s(release: Release, evidence: Evidence, numbers: Numbers, now: Instant) -> float | None:
     if numbers.units_missing is None:
         return None
-    return _time(numbers.units_missing, *_counted(release, evidence, numbers.guardrail, now))
+    counted = _counted(release, evidence, numbers.guardrail, numbers.segment, now)
+    return _time(numbers.units_missing, *counted)
 
 
 def _time(missing: float, counted: float, elapsed_s: float) -> float | None:
@@ -158,7 +164,7 @@ def _time(missing: float, counted: float, elapsed_s: float) -> float | None:
 
 
 def _counted(
-    release: Release, evidence: Evidence, guardrail: str, now: Instant
+    release: Release, evidence: Evidence, guardrail: str, segment: str | None, now: Instant
 ) -> tuple[float, float]:
     """(what came in since the step began, in what `units_missing` counts; in how many seconds)."""
     here = [
@@ -168,10 +174,12 @@ def _counted(
     ]
     numbers = {one.number for one in here}
     elapsed_s = (now - here[0].started_at) / SECOND_US
-    cells = [one for one in evidence.cells if one.epoch in numbers]
+    cells = [
+        one for one in evidence.cells if one.epoch in numbers and segment in (None, one.segment)
+    ]
     if guardrail == "quality":
         # Outcomes come late: of the whole release, not of the step.
-        told = sum(one.sums[0] for one in evidence.losses)
+        told = sum(one.sums[0] for one in evidence.losses if segment in (None, one.segment))
         return told, (now - release.started_at) / SECOND_US
     if release.epoch.state is State.SHADOW:
         return sum(pairs_of(cells)), elapsed_s

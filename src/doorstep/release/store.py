@@ -223,7 +223,7 @@ def list_decisions(connection: Connection, release: str) -> list[tuple[int, str,
 
 
 def last_decisions(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str, Decision]]:
-    """(by, decision) of the newest decision of each of these releases: what ended it, if it is over."""
+    """(by, decision) of the newest decision of each release: what ended it, if it is over."""
     newest = (
         select(decisions.c.release, func.max(decisions.c.sequence).label("sequence"))
         .where(decisions.c.release.in_(ids))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 
@@ -19,10 +20,11 @@ from doorstep.release.surface import (
     MomentView,
     Release,
     SplitView,
+    WaveView,
 )
 from doorstep.release.types import Cell, Decision, Evidence, Numbers, State
 from doorstep.release.types import Release as Inner
-from doorstep.release.wording import say_missing, say_time
+from doorstep.release.wording import name_of, say_missing, say_time, say_wave
 
 Decided = list[tuple[int, str, Decision]]
 """(sequence, by, decision), oldest first."""
@@ -46,7 +48,7 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         state=inner.state.value,
         step=_step_number(inner),
         share=inner.share,
-        shares=tuple(inner.spec.share_of(step) for step in range(len(inner.spec.steps))),
+        shares=_shares(inner, inner.spec.wave_of(inner.step)[0]),
         rehearsal=inner.rehearsal,
         started_at=inner.started_at,
         changed_at=inner.changed_at,
@@ -66,6 +68,7 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         ),
         silent=tuple(sorted(app.nodes.silent())),
         plan_number=row.plan_number,
+        waves=_waves(inner),
         headline=seen.headline,
         next=seen.next,
         next_s=seen.next_s,
@@ -75,11 +78,15 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
 
 
 def _split(release: Inner) -> Iterator[SplitView]:
-    last: tuple[State, float] | None = None
+    spec, last = release.spec, None
     for epoch in release.epochs:
-        if (epoch.state, epoch.share) != last:
-            last = epoch.state, epoch.share
-            yield SplitView(at=epoch.started_at, state=epoch.state.value, share=epoch.share)
+        has_wave = spec.wave_steps and epoch.state is State.STEP and epoch.share > 0.0
+        wave = say_wave(spec.segments[spec.wave_of(epoch.step)[0]]) if has_wave else ""
+        if (epoch.state, epoch.share, wave) != last:
+            last = epoch.state, epoch.share, wave
+            yield SplitView(
+                at=epoch.started_at, state=epoch.state.value, share=epoch.share, wave=wave
+            )
 
 
 def _moments(app: App, release_id: str, decided: Decided) -> tuple[MomentView, ...]:
@@ -97,12 +104,45 @@ def _moments(app: App, release_id: str, decided: Decided) -> tuple[MomentView, .
     )
 
 
+def _shares(release: Inner, wave: int) -> tuple[float, ...]:
+    return tuple(release.spec.share_of(step) for step in release.spec.steps_of(wave))
+
+
+def _waves(release: Inner) -> tuple[WaveView, ...]:
+    spec = release.spec
+    if not spec.wave_steps or release.is_first:
+        return ()
+    match = {wave.name: wave.match for wave in spec.waves}
+    now, step = spec.wave_of(release.step)
+    is_carried = State.BAKE in (release.state, release.resumes) or release.state is State.DONE
+    found = []
+    for place, name in enumerate(spec.segments):
+        steps = spec.wave_steps[place]
+        state: Literal["waiting", "now", "carried", "ended"] = "waiting"
+        at = 0
+        if is_carried or place < now:
+            state, at = "carried", steps
+        elif place == now and _step_number(release):
+            state, at = "ended" if release.is_over else "now", step + 1
+        found.append(
+            WaveView(
+                name=name,
+                match=match.get(name, {}),
+                state=state,
+                share=release.share_in(release.epoch, name),
+                shares=_shares(release, place),
+                step=at,
+            )
+        )
+    return tuple(found)
+
+
 def _step_number(release: Inner) -> int:
-    """1 is the first step, as people count; 0 in the shadow and for a first version."""
+    """1 is the first step of its wave, as people count; 0 in the shadow and for a first version."""
     # One that was ended in the shadow ended there, not at the first step.
     ended = release.history[-1].before if release.is_over and release.history else None
     in_shadow = State.SHADOW in (release.state, release.resumes, ended)
-    return 0 if in_shadow or release.is_first else release.step + 1
+    return 0 if in_shadow or release.is_first else release.spec.wave_of(release.step)[1] + 1
 
 
 def _reason(release: Inner, newest: Decision) -> str:
@@ -136,10 +176,7 @@ def _guardrails(
         last = next((one for one in reversed(decisions) if one.guardrails), None)
         if last is not None:
             return last.guardrails
-    return tuple(
-        _guardrail(release, one, seen.waits_s.get(one.guardrail) if one.segment is None else None)
-        for one in newest.numbers
-    )
+    return tuple(_guardrail(release, one, seen.waits_s.get(name_of(one))) for one in newest.numbers)
 
 
 def _guardrail(release: Inner, numbers: Numbers, wait_s: float | None = None) -> GuardrailView:
@@ -148,9 +185,8 @@ def _guardrail(release: Inner, numbers: Numbers, wait_s: float | None = None) ->
     margins = rule.margins if rule and rule.margins else release.spec.margins
     # Disagreement is under its limit or over it: there is nothing between.
     is_limit = numbers.guardrail == "disagreement"
-    name = numbers.guardrail if not numbers.segment else f"{numbers.guardrail} in {numbers.segment}"
     return GuardrailView(
-        name=name,
+        name=name_of(numbers),
         champion=numbers.champion_rate,
         challenger=numbers.challenger_rate,
         compared="ratio" if numbers.is_ratio else "difference",

@@ -99,6 +99,7 @@ from doorstep.register.surface import (
 )
 from doorstep.release.surface import (
     ChangeRelease,
+    Differences,
     EstimateRelease,
     Forecast,
     Kill,
@@ -108,6 +109,7 @@ from doorstep.release.surface import (
     Releases,
     ReviveVersion,
     Rollback,
+    ShowDifferences,
     ShowRelease,
     StartRelease,
 )
@@ -260,6 +262,9 @@ class Client:
 
     def releases(self, service: str = "") -> tuple[Release, ...]:
         return self.call("release.list", ListReleases(service=service), Releases).releases
+
+    def differences(self, release: str) -> Differences:
+        return self.call("release.differences", ShowDifferences(release=release), Differences)
 
     def pause(self, release: str, why: str) -> Release:
         return self.call("release.pause", ChangeRelease(release=release, why=why), Release)

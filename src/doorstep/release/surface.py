@@ -83,7 +83,8 @@ class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
     """One guardrail now. champion, challenger: rates 0..1, None before there is any evidence.
     compared: low, high are the 95 % confidence interval of challenger / champion, or of the
     difference of their mean losses. tolerance, margin: in the same terms. log_e_*: natural
-    logs, to be compared with their thresholds (rolled back beyond, may advance beyond)."""
+    logs, to be compared with their thresholds (rolled back beyond, may advance beyond). wait_s:
+    about how long until it has enough at the present traffic, None if it cannot be said."""
 
     name: str
     champion: float | None
@@ -98,6 +99,7 @@ class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
     tolerance: float
     margin: float
     missing: str
+    wait_s: float | None = None
 
 
 class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +158,24 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     regressions: tuple[RegressionView, ...]
 
 
+class SplitView(msgspec.Struct, frozen=True, kw_only=True):
+    """From `at` on the challenger had this share, of the wave in words where there are waves."""
+
+    at: Instant
+    state: str
+    share: float
+    wave: str = ""
+
+
+class MomentView(msgspec.Struct, frozen=True, kw_only=True):
+    """Evidence at one moment by guardrail, as parts of what is enough: 1 rolls back (worse), or may
+    advance (better, without those that could not)."""
+
+    at: Instant
+    worse: dict[str, float]
+    better: dict[str, float]
+
+
 class WaveView(msgspec.Struct, frozen=True, kw_only=True):
     """A segment that a release carries in its turn. name: "" is the rest, everybody whom no other
     matches. match: values by context field. state: waiting; now; carried, which has been through
@@ -176,7 +196,10 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     share: the challenger's, in that wave. waves: in their order; () if all are carried together.
     requests_*, failed_*: assigned to the arm since the start, and those that it did not answer, so
     that another did; in the shadow they reached no caller.
-    settled: every live node reports the plan of the newest decision; silent: nodes that do not."""
+    settled: every live node reports the plan of the newest decision; silent: nodes that do not.
+    headline: where it stands, in a sentence. next: what comes next and when, "" if nothing does;
+    next_s: the same in seconds, None if it cannot be said. split, moments: how shares and evidence
+    went, oldest first; with the decisions only."""
 
     id: str
     service: str
@@ -202,6 +225,51 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     silent: tuple[str, ...]
     plan_number: int
     waves: tuple[WaveView, ...] = ()
+    headline: str = ""
+    next: str = ""
+    next_s: float | None = None
+    split: tuple[SplitView, ...] = ()
+    moments: tuple[MomentView, ...] = ()
+
+
+class ShowDifferences(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """release: its id, or a service's name: then its newest release."""
+
+    release: str
+
+
+class Pattern(msgspec.Struct, frozen=True, kw_only=True):
+    """So many requests were answered with this label by one and that one by the other."""
+
+    champion: str
+    challenger: str
+    requests: int
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """One request that both answered, differently. inputs: as recorded, without sealed fields."""
+
+    prediction: str
+    at: Instant
+    segment: str
+    champion: str | float
+    challenger: str | float
+    inputs: dict[str, Any]
+
+
+class Differences(msgspec.Struct, frozen=True, kw_only=True):
+    """compared: requests of the shadow that both answered; differ: of these. patterns: of labels,
+    the most frequent first, those of the examples. examples: of labels the newest, of numbers those
+    that are furthest apart."""
+
+    release: str
+    service: str
+    champion: int | None
+    challenger: int
+    compared: int
+    differ: int
+    patterns: tuple[Pattern, ...]
+    examples: tuple[Difference, ...]
 
 
 class Releases(msgspec.Struct, frozen=True, kw_only=True):

@@ -98,8 +98,12 @@ from doorstep.register.surface import (
     WatchVersion,
 )
 from doorstep.release.surface import (
+    Approvals,
+    ApproveVersion,
     ChangeRelease,
     Differences,
+    EstimateRelease,
+    Forecast,
     Kill,
     KillVersion,
     ListReleases,
@@ -248,9 +252,15 @@ class Client:
     def gates(self, version: str) -> tuple[GateRun, ...]:
         return self.call("gate.show", ShowGates(version=version), GateRuns).runs
 
+    def approve(self, version: str, why: str) -> Approvals:
+        return self.call("version.approve", ApproveVersion(version=version, why=why), Approvals)
+
     def start_release(self, version: str, *, rehearsal: bool = False) -> Release:
         asked = StartRelease(version=version, rehearsal=rehearsal)
         return self.call("release.start", asked, Release)
+
+    def estimate_release(self, version: str) -> Forecast:
+        return self.call("release.estimate", EstimateRelease(version=version), Forecast)
 
     def release(self, release: str) -> Release:
         return self.call("release.show", ShowRelease(release=release), Release)

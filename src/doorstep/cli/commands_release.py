@@ -41,10 +41,11 @@ ReleaseName = Annotated[str, typer.Argument(help="A release id, or a service's n
 def add_to(app: typer.Typer) -> None:
     app.command("gate")(gate)
     releases = typer.Typer(no_args_is_help=True, help="Carry a version onto its service.")
-    for command in (start, show, list_releases, pause, resume, promote):
+    for command in (start, estimate, show, list_releases, pause, resume, promote):
         releases.command(command.__name__.replace("list_releases", "list"))(command)
     app.add_typer(releases, name="release")
     app.command("rollback")(rollback)
+    app.command("approve")(approve)
     app.command("kill")(kill)
     app.command("revive")(revive)
     app.command("status")(status)
@@ -89,6 +90,10 @@ def start(
 
         require_file(rehearse)
     with connect(url, home) as client:
+        if rehearse is None:
+            from doorstep.cli.forecasting import say_forecast
+
+            say_forecast(client, version)
         begun = client.start_release(version, rehearsal=rehearse is not None)
         if rehearse is not None:
             from doorstep.cli.rehearse import rehearse_release
@@ -100,6 +105,16 @@ def start(
             ended = settle(client, begun)
     emit(ended, lambda: release_text(ended, with_reason=rehearse is None), as_json=json)
     raise typer.Exit(exit_code(ended) if wait or rehearse is not None else 0)
+
+
+def estimate(version: Version, json: Json = False, url: Url = None, home: Home = None) -> None:
+    """Say what a release would need at the present traffic: requests, outcomes and time."""
+    from doorstep.cli.forecasting import forecast_text
+
+    with connect(url, home) as client:
+        found = client.estimate_release(version)
+    emit(found, lambda: forecast_text(found), as_json=json)
+    raise typer.Exit(0 if found.fits else 4)
 
 
 def follow(client: Client, release: Release, timeout_s: float) -> Release:
@@ -379,6 +394,21 @@ def rolled_back_text(state: Service) -> str:
 
     callers = instead(state.service, parse_service_file(state.file).serve.fallback)
     return f"no version of {state.service} serves now: callers get {callers}"
+
+
+def approve(
+    version: Version, why: Why, json: Json = False, url: Url = None, home: Home = None
+) -> None:
+    """Say yes to a version that somebody else registered: it may be released as it is.
+
+    The yes is for this bundle, what its gates rest on now, and this environment; when one of them
+    changes it counts no more.
+    """
+    with connect(url, home) as client:
+        found = client.approve(version, why)
+    given = ", ".join(one.by for one in found.given)
+    done(f"{version}: {len(found.given)} of {found.people} said yes: {given}")
+    emit(found, found.version, as_json=json)
 
 
 def kill(

@@ -17,6 +17,12 @@ class StartRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     rehearsal: bool = False
 
 
+class EstimateRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """version: `loans@2`, that would be released."""
+
+    version: str
+
+
 class ShowRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """release: its id, or a service's name: then its newest release."""
 
@@ -34,6 +40,30 @@ class ChangeRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     release: str
     why: str
+
+
+class ApproveVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """version: `loans@2`, that may be released as it is."""
+
+    version: str
+    why: str
+
+
+class ApprovalView(msgspec.Struct, frozen=True, kw_only=True):
+    """Who said yes, when and why."""
+
+    by: str
+    at: Instant
+    why: str
+
+
+class Approvals(msgspec.Struct, frozen=True, kw_only=True):
+    """people: how many must say yes before a release. given: by those who did, for the version on
+    what its gates rest on now; of them, who asks for the release does not count."""
+
+    version: str
+    people: int
+    given: tuple[ApprovalView, ...]
 
 
 class Rollback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,6 +138,48 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     guardrails: tuple[GuardrailView, ...] = ()
     evidence: dict[str, Any] = {}
+
+
+class StageView(msgspec.Struct, frozen=True, kw_only=True):
+    """needs: requests of both versions, in shadow pairs. seconds: at least its dwell time; null:
+    for ever. waits_for: the guardrail that takes longest, "" where it is the dwell time."""
+
+    name: str
+    share: float
+    needs: float | None
+    seconds: float | None
+    waits_for: str
+
+
+class RegressionView(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is counted on average, at the last step's share, until this is rolled back.
+    shadow_*: the same in shadow, null where it is not seen there."""
+
+    guardrail: str
+    what: str
+    counted: str
+    needs: float | None
+    seconds: float | None
+    shadow_needs: float | None
+    shadow_s: float | None
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What a release of a version would need at the present traffic. total_s: until an equal
+    challenger is champion, with a chance of 97.5 % or more; null: never. fits: it is through its
+    steps before the deadline; reason: said where it is not."""
+
+    version: str
+    champion: int | None
+    requests_per_s: float
+    error_rate: float
+    outcomes_per_s: float
+    stages: tuple[StageView, ...]
+    total_s: float | None
+    deadline_s: float
+    fits: bool
+    reason: str
+    regressions: tuple[RegressionView, ...]
 
 
 class SplitView(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,8 +25,9 @@ from doorstep.stats.eprocess import (
 OVERHEAD = 1.35
 """Measured mean requests of M1 over the bound: 1.26 to 1.50 in six cases."""
 SEARCH_MAX = 10**9
-CHANCE = 0.99
-"""A release has several stages, which must all be left in time."""
+CHANCE = 0.975
+"""A release has several stages, of which mostly one decides how long it takes."""
+_Z = NormalDist().inv_cdf(CHANCE)
 EXACT_BELOW = 100.0
 """Means above this have quantiles of a normal distribution, to a percent."""
 
@@ -102,7 +103,7 @@ def below_within(rate: float, p0: float, alpha: float = 0.05) -> float:
 
 
 def alike_within(pi: float, rate: float, r0: float, alpha: float = 0.05) -> float:
-    """Units of both arms until M1, in a mean of two, excludes the ratio `r0`; both rates are `rate`.
+    """Units of both arms until M1, in a mean of two, excludes ratio `r0`; both rates are `rate`.
     Infinite without events, or without a control."""
     if rate <= 0.0 or not 0.0 < pi < 1.0:
         return math.inf
@@ -115,14 +116,17 @@ def alike_within(pi: float, rate: float, r0: float, alpha: float = 0.05) -> floa
     return _least(crosses) / rate
 
 
-def pairs_within(rate: float, margin: float, alpha: float = 0.05, skew: float = 0.0) -> float:
+def pairs_within(rate: float, margin: float, alpha: float = 0.05) -> float:
     """Pairs until M3 excludes "worse by `margin`", where each version alone is wrong in `rate` of
-    them. skew: by how much the challenger alone is wrong less often."""
+    them."""
     need = math.log(1.0 / alpha)
     bets = np.minimum(np.asarray(BETS_PAIRED), 0.8 / (1.0 + margin))
 
     def crosses(n: int) -> bool:
-        plus, minus = _at_most(n, rate), n * (rate + skew)
+        # Of the excess half of the variance is the other version's.
+        excess = _at_most(n, rate) - n * rate
+        minus = max(n * rate - excess / math.sqrt(2.0), 0.0)
+        plus = minus + excess * math.sqrt(2.0)
         zero = n - plus - minus
         gains = (
             plus * np.log1p(-bets * (1.0 - margin))
@@ -135,16 +139,22 @@ def pairs_within(rate: float, margin: float, alpha: float = 0.05, skew: float = 
 
 
 def difference_needed(pi: float, variance: float, delta: float, alpha: float = 0.05) -> float:
-    """Mean outcomes of both arms until M2 sees a difference of mean losses of `delta`, or excludes
-    it where there is none. variance: of one loss.
-
-    The best bet gains delta^2 pi (1 - pi) / (2 variance) an outcome; the largest of the grid less.
-    """
+    """Mean outcomes of both arms until M2 sees a difference of mean losses of `delta`. variance: of
+    one loss. The best bet gains delta^2 pi (1 - pi) / (2 variance) an outcome."""
     v = pi * (1.0 - pi)
     if v <= 0.0 or variance <= 0.0 or delta <= 0.0:
         return math.inf
     bet = min(delta / variance, BETS[-1])
     return _needed(v * bet * (delta - bet * variance / 2.0), alpha)
+
+
+def difference_within(pi: float, variance: float, delta: float, alpha: float = 0.05) -> float:
+    """Outcomes of both arms until M2 excludes a difference of `delta` where there is none: log
+    evidence that gains g an outcome spreads with a variance of 2 g an outcome."""
+    mean = difference_needed(pi, variance, delta, alpha)
+    need = math.log(1.0 / alpha)
+    late = ((_Z * math.sqrt(2.0) + math.sqrt(2.0 * _Z**2 + 4.0 * need)) / 2.0) ** 2
+    return mean / (OVERHEAD * need) * max(late, OVERHEAD * need)
 
 
 def _at_most(n: int, rate: float) -> int:

@@ -76,8 +76,8 @@ def _speaks(numbers: Sequence[Numbers]) -> str:
     worst = max(doubts, key=lambda one: one.log_e_rollback / one.log_rollback_at)
     enough = math.exp(worst.log_rollback_at)
     return (
-        f"{name_of(worst)} speaks against it ({say_evidence(worst.log_e_rollback)}; at "
-        f"{enough:,.0f} it is taken back)"
+        f"some evidence is against it: {name_of(worst)}, {say_evidence(worst.log_e_rollback)}, "
+        f"and {enough:,.0f} to 1 takes it back"
     )
 
 

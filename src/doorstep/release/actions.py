@@ -66,16 +66,19 @@ def start_release(app: App, asked: StartRelease, requests_per_s: float) -> store
 
 def _measured(app: App, service: str, number: int) -> Before:
     """What is frozen into a release with somebody to compare with. Raises: NotFoundError,
-    RefusedError (`no-outcomes`, `no-traffic`)."""
+    RefusedError (see `measure`)."""
     with app.database.reading() as connection:
         row = versions.get_service(connection, service)
         running = store.find_running(connection, service)
         champion = store.champions(connection).get(service)
-    if champion is None and running is not None:
-        champion = running.release.challenger
-    if champion in (None, number):
-        return Before()
-    return measure(app, service, champion, guarded(parsed_file(row.file, app.home.environment)))
+        if champion is None and running is not None:
+            champion = running.release.challenger
+        if champion is None or champion == number:
+            return Before()
+        serving = versions.get_version(connection, service, champion)
+    manifest = manifest_of(app.home.bundles, serving.digest)
+    file = parsed_file(row.file, app.home.environment)
+    return measure(app, file, champion, manifest, guarded(file))
 
 
 def _start(

@@ -41,9 +41,11 @@ from doorstep.release.types import (
 from doorstep.release.wording import (
     percent,
     say_evidence,
+    say_leads,
     say_missing,
     say_ratio,
     say_time,
+    say_undecided,
     say_verdict,
 )
 
@@ -143,7 +145,11 @@ def _guardrails(view: _View) -> Said | None:
     crossed = [one for one in view.numbers if one.is_bad]
     if not crossed:
         return None
-    return Rollback("guardrail"), "; ".join(say_verdict(one) for one in crossed)
+    is_lost = all(one.is_experiment for one in crossed)
+    said = "; ".join(say_verdict(one) for one in crossed)
+    return (Rollback("experiment"), f"the champion won: {said}") if is_lost else (
+        Rollback("guardrail"), said
+    )  # fmt: skip
 
 
 def _hard_kill(view: _View) -> Said | None:
@@ -183,7 +189,8 @@ def _step(view: _View) -> Said | None:
         return None
     is_last = release.step + 1 == len(spec.steps)
     share = spec.bake_share if is_last else spec.share_of(release.step + 1)
-    reason = f"{_all_said(view.numbers)}; {percent(share)} next"
+    won = "the challenger won: " if spec.experiment is not None else ""
+    reason = f"{won}{_all_said(view.numbers)}; {percent(share)} next"
     if is_last:
         return Advance(State.BAKE, release.step, share), reason
     return Advance(State.STEP, release.step + 1, share), reason
@@ -204,6 +211,9 @@ def _deadline(view: _View) -> Said | None:
         return None
     asked = say_time(release.spec.deadline_s)
     pooled = [one for one in view.numbers if one.segment is None]
+    tested = next((one for one in pooled if one.is_experiment), None)
+    if tested is not None and not tested.is_good:
+        return Inconclusive(release.spec.deadline_then), f"{say_undecided(tested)} in {asked}"
     found = "; ".join(f"{say_ratio(one)}, {say_missing(one)}" for one in pooled)
     return Inconclusive(release.spec.deadline_then), f"no answer within {asked}: {found}"
 
@@ -256,7 +266,11 @@ def _has_own_requests(view: _View) -> bool:
 
 def _missing(numbers: Sequence[Numbers]) -> str:
     waiting = [one for one in numbers if one.segment is None and not one.is_good]
-    return "; ".join(f"{one.guardrail}: {say_missing(one)}" for one in waiting) or "waits"
+    said = (
+        f"{say_leads(one)}" if one.is_experiment else f"{one.guardrail}: {say_missing(one)}"
+        for one in waiting
+    )
+    return "; ".join(said) or "waits"
 
 
 def _all_said(numbers: Sequence[Numbers]) -> str:

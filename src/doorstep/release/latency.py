@@ -38,6 +38,8 @@ def latency_numbers(
 ) -> Numbers:
     """cells: of the segment that is judged, or all. epochs: those of the canary that are measured,
     in order; starts: places in them where evidence begins anew. The limits are filled in later."""
+    if guardrail.limits:
+        return _promised_numbers(release, cells, guardrail)
     slow = [_slow(cells, epochs, place) for place in range(len(SLOW_QUANTILES))]
     worse = [eprocess.share_log_e_restarted(one, starts, 1.0, +1) for one in slow]
     better = None
@@ -55,6 +57,33 @@ def latency_numbers(
         log_e_rollback=eprocess.log_mean_exp(worse),
         log_rollback_at=math.inf,
         log_e_advance=better,
+        log_advance_at=None,
+        units_missing=None,
+    )
+
+
+def _promised_numbers(release: Release, cells: Sequence[Cell], guardrail: Guardrail) -> Numbers:
+    """Of a first release: M4 on what callers were promised, of all its measured requests. What is
+    shown is the promise that fewest requests may miss."""
+    epochs = [one for one in release.epochs if one.measured and one.share > 0.0]
+    mine = _mine(cells, epochs, "challenger")
+    n = sum(one.timed for one in mine)
+    slow = [sum(one.slow[place] for one in mine) for place in range(len(guardrail.limits))]
+    worse = [
+        eprocess.one_sample_log_e(k, n, limit)
+        for k, limit in zip(slow, guardrail.limits, strict=True)
+    ]
+    return Numbers(
+        guardrail=guardrail.name,
+        segment=None,
+        method="M4 promise",
+        champion_rate=None,
+        challenger_rate=slow[0] / n if n else None,
+        low=None,
+        high=None,
+        log_e_rollback=eprocess.log_mean_exp(worse),
+        log_rollback_at=math.inf,
+        log_e_advance=None,
         log_advance_at=None,
         units_missing=None,
     )

@@ -74,10 +74,12 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
-    """One guardrail now. champion, challenger: rates 0..1, None before there is any evidence.
-    compared: low, high are the 95 % confidence interval of challenger / champion, or of the
-    difference of their mean losses. tolerance, margin: in the same terms. log_e_*: natural
-    logs, to be compared with their thresholds (rolled back beyond, may advance beyond)."""
+    """One guardrail now, or the metric of an experiment (role). champion, challenger: rates 0..1,
+    means of what has a unit; None before there is any evidence. compared: low, high are the 95 %
+    confidence interval of challenger / champion, or of the difference of their mean losses.
+    tolerance, margin: in the same terms. is_better_high: more of it is better. log_e_*: natural
+    logs, to be compared with their thresholds (rolled back beyond, may advance beyond; of an
+    experiment: the champion has won, the challenger has)."""
 
     name: str
     champion: float | None
@@ -92,6 +94,19 @@ class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
     tolerance: float
     margin: float
     missing: str
+    role: Literal["guardrail", "experiment"] = "guardrail"
+    unit: str = ""
+    is_better_high: bool = False
+
+
+class ExperimentView(msgspec.Struct, frozen=True, kw_only=True):
+    """winner: none while nobody has won, and at its end if nobody did. ends_at: when it ends
+    without one. sentence: what is known, in words."""
+
+    metric: str
+    ends_at: Instant
+    winner: Literal["challenger", "champion", "none"]
+    sentence: str
 
 
 class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +153,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     settled: bool
     silent: tuple[str, ...]
     plan_number: int
+    experiment: ExperimentView | None = None
 
 
 class Releases(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import msgspec
 
@@ -10,10 +11,11 @@ from doorstep.kernel.app import App
 from doorstep.release import store
 from doorstep.release.collect import collect
 from doorstep.release.decide import decide
-from doorstep.release.surface import DecisionView, GuardrailView, Release
-from doorstep.release.types import Cell, Decision, Evidence, Numbers, State
+from doorstep.release.metrics import METRICS
+from doorstep.release.surface import DecisionView, ExperimentView, GuardrailView, Release
+from doorstep.release.types import Cell, Decision, Evidence, Guardrail, Numbers, State
 from doorstep.release.types import Release as Inner
-from doorstep.release.wording import say_missing
+from doorstep.release.wording import say_leads, say_missing, say_ratio, say_undecided
 
 
 def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True) -> Release:
@@ -52,6 +54,33 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         ),
         silent=tuple(sorted(app.nodes.silent())),
         plan_number=row.plan_number,
+        experiment=_experiment(inner, _last_numbers(app, inner, newest)),
+    )
+
+
+def _last_numbers(app: App, release: Inner, newest: Decision) -> tuple[Numbers, ...]:
+    """An ended release is told by what ended it."""
+    if not release.is_over or release.spec.experiment is None:
+        return newest.numbers
+    with app.database.reading() as connection:
+        found = [one for _, _, one in store.list_decisions(connection, release.id) if one.numbers]
+    won = (one for one in found if any(it.is_experiment and it.is_good for it in one.numbers))
+    return next(won, found[-1] if found else newest).numbers
+
+
+def _experiment(release: Inner, numbers: tuple[Numbers, ...]) -> ExperimentView | None:
+    found = next((one for one in numbers if one.is_experiment), None)
+    if found is None:
+        return None
+    winner: Literal["challenger", "champion", "none"] = "none"
+    if found.is_bad or found.is_good:
+        winner = "champion" if found.is_bad else "challenger"
+    said = say_leads(found) if not release.is_over else say_undecided(found)
+    return ExperimentView(
+        metric=found.guardrail,
+        ends_at=release.deadline_at,
+        winner=winner,
+        sentence=said if winner == "none" else f"the {winner} won: {say_ratio(found)}",
     )
 
 
@@ -98,12 +127,10 @@ def _guardrails(
 
 
 def _guardrail(release: Inner, numbers: Numbers) -> GuardrailView:
-    step = min(release.step, len(release.spec.margins) - 1)
-    rule = next((one for one in release.spec.guardrails if one.name == numbers.guardrail), None)
-    margins = rule.margins if rule and rule.margins else release.spec.margins
-    # Disagreement is under its limit or over it: there is nothing between.
-    is_limit = numbers.guardrail == "disagreement"
     name = numbers.guardrail if not numbers.segment else f"{numbers.guardrail} in {numbers.segment}"
+    rule = _rule(release, numbers)
+    tolerance, margin = _limits(release, numbers, rule)
+    missing = say_leads(numbers) if numbers.is_experiment else say_missing(numbers)
     return GuardrailView(
         name=name,
         champion=numbers.champion_rate,
@@ -115,10 +142,37 @@ def _guardrail(release: Inner, numbers: Numbers) -> GuardrailView:
         log_e_rollback_threshold=numbers.log_rollback_at,
         log_e_advance=_finite(numbers.log_e_advance or 0.0),
         log_e_advance_threshold=numbers.log_advance_at or 0.0,
-        tolerance=rule.tolerance if rule else 1.0,
-        margin=rule.tolerance if rule and is_limit else margins[step],
-        missing="" if numbers.is_good or release.is_over else say_missing(numbers),
+        tolerance=tolerance,
+        margin=margin,
+        missing="" if numbers.is_good or release.is_over else missing,
+        role="experiment" if numbers.is_experiment else "guardrail",
+        unit=_UNITS.get(numbers.guardrail, ""),
+        is_better_high=METRICS[numbers.guardrail].is_better_high,
     )
+
+
+_UNITS = {"mean-latency": "us", "revenue": "value"}
+
+
+def _rule(release: Inner, numbers: Numbers) -> Guardrail | None:
+    if numbers.is_experiment and release.spec.experiment is not None:
+        return release.spec.experiment.measure
+    return next((one for one in release.spec.guardrails if one.name == numbers.guardrail), None)
+
+
+def _limits(release: Inner, numbers: Numbers, rule: Guardrail | None) -> tuple[float, float]:
+    """Tolerance and margin as what is compared: 0.05 less conversion is a ratio of 0.95."""
+    if rule is None:
+        return 1.0, 1.0
+    margins = rule.margins or release.spec.margins
+    margin = margins[min(release.step, len(margins) - 1)]
+    # Disagreement is under its limit or over it: there is nothing between.
+    if numbers.guardrail == "disagreement":
+        margin = rule.tolerance
+    if rule.metric.compared != "part":
+        return rule.tolerance, margin
+    sign = -1.0 if rule.metric.is_better_high else 1.0
+    return 1.0 + sign * rule.tolerance, 1.0 + sign * margin
 
 
 def _finite(value: float) -> float:

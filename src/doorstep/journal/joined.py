@@ -123,7 +123,7 @@ SELECT p.*, last.label, last.value, last."at" AS outcome_at, last.received_at
     (p.release = $release AND (list_contains($split, epoch) OR list_contains($whole, epoch))))
   QUALIFY $release = '' OR list_contains($whole, epoch) OR last.about IS NOT NULL OR row_number()
     OVER (PARTITION BY p.kind, p.cached, list_contains($whole, epoch),
-      CASE p.unit WHEN '' THEN p.id ELSE p.unit END ORDER BY p."at", p.id) = 1
+      CASE p.unit WHEN '' THEN split_part(p.id, '.', 1) ELSE p.unit END ORDER BY p."at", p.id) = 1
   ORDER BY CASE $release WHEN '' THEN -p."at" ELSE p."at" END, p.id, p.version LIMIT $rows
 """
 _NEEDED = (

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from doorstep.core.record import Kind
 from doorstep.journal.joined import OutcomeArrays
-from doorstep.release.losses import Floats, Mask, first_of_units, shadow_epochs
+from doorstep.release.losses import Floats, Mask, first_of_units, shadow_epochs, units_of
 from doorstep.release.types import Guardrail, LossCell, Release
 from doorstep.stats import eprocess
 
@@ -60,8 +60,7 @@ def _cells(
     live = [one.number for one in release.epochs if one.measured and one.share > 0.0]
     pairs = _copied(arrays, known & kinds & np.isin(arrays.epoch, shadow), known & ~kinds)
     answered = known & ~kinds & np.isin(arrays.epoch, live)
-    own = first_of_units(np.where(arrays.unit == "", arrays.id, arrays.unit),
-                         np.flatnonzero(answered))  # fmt: skip
+    own = first_of_units(units_of(arrays), np.flatnonzero(answered))
     for epochs, rows, other in (
         (shadow, pairs[0], pairs[1]),
         (live, np.flatnonzero(own & is_b), None),

@@ -79,7 +79,7 @@ def unit_losses(
     """(loss, whether it is the first of its unit and its time is over), [rows] by time."""
     loss, due = np.ones(arrays.rows), np.zeros(arrays.rows, dtype=bool)
     rows = np.flatnonzero(live)
-    names, first, of = np.unique(_units(arrays)[rows], return_index=True, return_inverse=True)
+    names, first, of = np.unique(units_of(arrays)[rows].astype(str), return_index=True, return_inverse=True)
     wait_us = round(guardrail.delay_s * SECOND_US)
     began = arrays.at[rows[first]]
     known = (arrays.received_at[rows] > 0) & (arrays.received_at[rows] <= began[of] + wait_us)
@@ -108,9 +108,12 @@ def shadow_epochs(release: Release) -> list[int]:
     return [one.number for one in release.epochs if one.measured and one.state is State.SHADOW]
 
 
-def _units(arrays: OutcomeArrays) -> NDArray[np.str_]:
-    units = arrays.unit.astype(str)
-    found: NDArray[np.str_] = np.where(units == "", arrays.id.astype(str), units)
+def units_of(arrays: OutcomeArrays) -> NDArray[np.object_]:
+    """[rows]; where nobody is named, all rows of a request: they went to one version together."""
+    found = np.empty(arrays.rows, dtype=object)
+    found[:] = [
+        unit or id.partition(".")[0] for unit, id in zip(arrays.unit, arrays.id, strict=True)
+    ]
     return found
 
 
@@ -118,12 +121,11 @@ def _chosen(
     arrays: OutcomeArrays, release: Release, which: Mask, epoch: NDArray[np.int64], loss: Floats
 ) -> Told:
     chosen = np.flatnonzero(which)
-    ids, units = arrays.id[chosen], arrays.unit[chosen]
     return Told(
-        id=ids,
+        id=arrays.id[chosen],
         epoch=epoch[chosen],
         segment=arrays.segment[chosen],
-        unit=np.where(units == "", ids, units),
+        unit=units_of(arrays)[chosen],
         is_challenger=(arrays.assigned == release.challenger)[chosen],
         is_shadow=(arrays.kind == int(Kind.SHADOW))[chosen],
         loss=loss[chosen],

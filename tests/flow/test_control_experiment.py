@@ -76,5 +76,9 @@ def test_the_version_wins_that_more_people_buy_from(
     assert ended.experiment is not None and ended.experiment.winner == winner
     assert ended.experiment.sentence.startswith(f"the {winner} won: conversion ")
     tested = next(one for one in ended.guardrails if one.role == "experiment")
-    assert tested.name == "conversion" and tested.compared == "ratio" and tested.is_better_high
+    assert (
+        tested.name == "conversion (experiment)"
+        and tested.compared == "ratio"
+        and tested.is_better_high
+    )
     assert here.client.verify_ledger().intact

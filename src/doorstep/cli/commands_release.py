@@ -4,7 +4,7 @@ status."""
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from doorstep.client import Client
     from doorstep.gate.surface import GateRun
     from doorstep.register.surface import Service
-    from doorstep.release.wording import say_difference
-from doorstep.release.surface import GuardrailView, Kill, Release
+from doorstep.release.surface import Differences, GuardrailView, Kill, Release, WaveView
+from doorstep.release.wording import say_difference
 
 POLL_S = 0.3
+INPUTS_SHOWN = 6
 RUNNING = ("shadow", "step", "bake", "paused")
 Version = Annotated[str, typer.Argument(help="SERVICE@NUMBER, such as loans@3.")]
 ReleaseName = Annotated[str, typer.Argument(help="A release id, or a service's name.")]
@@ -27,10 +28,11 @@ ReleaseName = Annotated[str, typer.Argument(help="A release id, or a service's n
 def add_to(app: typer.Typer) -> None:
     app.command("gate")(gate)
     releases = typer.Typer(no_args_is_help=True, help="Carry a version onto its service.")
-    for command in (start, show, list_releases, pause, resume, promote):
+    for command in (start, estimate, show, list_releases, pause, resume, promote):
         releases.command(command.__name__.replace("list_releases", "list"))(command)
     app.add_typer(releases, name="release")
     app.command("rollback")(rollback)
+    app.command("approve")(approve)
     app.command("kill")(kill)
     app.command("revive")(revive)
     app.command("status")(status)
@@ -75,6 +77,10 @@ def start(
 
         require_file(rehearse)
     with connect(url, home) as client:
+        if rehearse is None:
+            from doorstep.cli.forecasting import say_forecast
+
+            say_forecast(client, version)
         begun = client.start_release(version, rehearsal=rehearse is not None)
         if rehearse is not None:
             from doorstep.cli.rehearse import rehearse_release
@@ -86,6 +92,16 @@ def start(
             ended = settle(client, begun)
     emit(ended, lambda: release_text(ended, with_reason=rehearse is None), as_json=json)
     raise typer.Exit(exit_code(ended) if wait or rehearse is not None else 0)
+
+
+def estimate(version: Version, json: Json = False, url: Url = None, home: Home = None) -> None:
+    """Say what a release would need at the present traffic: requests, outcomes and time."""
+    from doorstep.cli.forecasting import forecast_text
+
+    with connect(url, home) as client:
+        found = client.estimate_release(version)
+    emit(found, lambda: forecast_text(found), as_json=json)
+    raise typer.Exit(0 if found.fits else 4)
 
 
 def follow(client: Client, release: Release, timeout_s: float) -> Release:
@@ -104,11 +120,16 @@ def follow(client: Client, release: Release, timeout_s: float) -> Release:
                 return settle(client, release)
             asked = f"{release.requests_champion:,} + {release.requests_challenger:,}"
             shown.stage(
-                f"{release.service}@{release.challenger} {release.state} "
+                f"{release.service}@{release.challenger} {release.state}{_wave_now(release)} "
                 f"{percent(release.share, 0)}",
                 detail=f" · {asked} requests",
             )
             time.sleep(POLL_S)
+
+
+def _wave_now(release: Release) -> str:
+    now = next((one for one in release.waves if one.state == "now"), None)
+    return f" {now.name or 'the rest'}" if now else ""
 
 
 def settle(client: Client, release: Release, timeout_s: float = 10.0) -> Release:
@@ -148,11 +169,27 @@ def release_text(release: Release, *, with_reason: bool = True) -> str:
     said = f"{release.state}: {because}" if because else release.state
     lines = [f"{mark} {name} {said} ({confirmed})"]
     is_over = release.ended_at is not None
+    if release.waves:
+        lines += ["", wave_table(release.waves)]
     if release.guardrails:
         lines += ["", guardrail_table(release.guardrails, is_over=is_over)]
     if release.state == "rolled-back":
         lines += ["", f"next: doorstep release show {release.id}"]
     return "\n".join(lines)
+
+
+def wave_table(waves: tuple[WaveView, ...]) -> str:
+    rows = [
+        (
+            one.name or "the rest",
+            one.state,
+            percent(one.share, 0),
+            f"{one.step} of {len(one.shares)}",
+            ", ".join(f"{field} {' '.join(values)}" for field, values in one.match.items())[:60],
+        )
+        for one in waves
+    ]
+    return table(("wave", "state", "share", "step", "matches"), rows, right=(2,))
 
 
 def guardrail_table(guardrails: tuple[GuardrailView, ...], *, is_over: bool) -> str:
@@ -199,11 +236,55 @@ def _interval(one: GuardrailView) -> str:
     return f"{one.low:.2f} {high} ×"
 
 
-def show(release: ReleaseName, json: Json = False, url: Url = None, home: Home = None) -> None:
+def show(
+    release: ReleaseName,
+    differences: Annotated[
+        bool,
+        typer.Option("--differences", help="Requests of the shadow that both answered, apart."),
+    ] = False,
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
     """Show a release: where it stands, its evidence, its decisions and their reasons."""
     with connect(url, home) as client:
+        if differences:
+            apart = client.differences(release)
+            emit(apart, lambda: differences_text(apart), as_json=json)
+            return
         found = client.release(release)
-    emit(found, lambda: release_text(found) + "\n\n" + _decisions(found), as_json=json)
+    emit(found, lambda: shown_text(found), as_json=json)
+
+
+def shown_text(found: Release) -> str:
+    """What `doorstep release show` prints."""
+    said = [found.headline] if found.headline else []
+    said += [found.next] if found.next else []
+    return "\n".join(said) + "\n\n" + release_text(found) + "\n\n" + _decisions(found)
+
+
+def differences_text(found: Differences) -> str:
+    """What `doorstep release show --differences` prints."""
+    mine, other = f"@{found.challenger}", f"@{found.champion}"
+    if not found.compared:
+        return "no request was answered by both versions: only a shadow asks both"
+    share = percent(found.differ / found.compared)
+    said = f"{found.differ:,} of {found.compared:,} requests were answered differently ({share})"
+    lines = [said]
+    lines += [f"{one.requests:>7,}  {one.champion} -> {one.challenger}" for one in found.patterns]
+    rows = [
+        (one.prediction, when(one.at), str(one.champion), str(one.challenger), _asked(one.inputs))
+        for one in found.examples
+    ]
+    if rows:
+        lines += ["", table(("prediction", "at", other, mine, "asked"), rows)]
+        lines += ["", f"next: doorstep explain {found.examples[0].prediction}"]
+    return "\n".join(lines)
+
+
+def _asked(inputs: dict[str, Any]) -> str:
+    shown = [f"{name}={value}" for name, value in list(inputs.items())[:INPUTS_SHOWN]]
+    return " ".join(shown) + (" …" if len(inputs) > INPUTS_SHOWN else "")
 
 
 def _decisions(release: Release) -> str:
@@ -300,6 +381,21 @@ def rolled_back_text(state: Service) -> str:
 
     callers = instead(state.service, parse_service_file(state.file).serve.fallback)
     return f"no version of {state.service} serves now: callers get {callers}"
+
+
+def approve(
+    version: Version, why: Why, json: Json = False, url: Url = None, home: Home = None
+) -> None:
+    """Say yes to a version that somebody else registered: it may be released as it is.
+
+    The yes is for this bundle, what its gates rest on now, and this environment; when one of them
+    changes it counts no more.
+    """
+    with connect(url, home) as client:
+        found = client.approve(version, why)
+    given = ", ".join(one.by for one in found.given)
+    done(f"{version}: {len(found.given)} of {found.people} said yes: {given}")
+    emit(found, found.version, as_json=json)
 
 
 def kill(

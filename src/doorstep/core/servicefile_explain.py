@@ -125,8 +125,6 @@ def _thin_gates(file: ServiceFile) -> Iterator[Thin]:
 
 
 def _thin_release(file: ServiceFile) -> Iterator[Thin]:
-    if file.release.waves:
-        yield "release.waves", "is checked; a release goes to everybody at once for now"
     for index, alert in enumerate(file.alert):
         if alert.to != "console":
             yield f"alert[{index}].to", f"{alert.to} is not sent to yet; see the console"
@@ -140,7 +138,7 @@ def _thin_people(file: ServiceFile) -> Iterator[Thin]:
     if file.retrain.when:
         yield "retrain.when", "is checked; training is not yet started by itself"
     if file.approve.people:
-        yield "approve", "is checked; a release is not yet held for people to approve"
+        yield "approve.role", "is kept; anybody who neither registered nor asks may approve for now"
 
 
 def advice(service_file: ServiceFile) -> list[Thin]:

@@ -195,9 +195,7 @@ def outcomes_joined(
         tempfile.TemporaryDirectory() as temp,
         contextlib.closing(duck.connect(Path(temp))) as con,
     ):
-        return join_outcomes(
-            con, take_snapshots(home), service, since, until, kinds, about, trials
-        )
+        return join_outcomes(con, take_snapshots(home), service, since, until, kinds, about, trials)
 
 
 def sealed_of(home: Path, subject: str, until: Instant) -> list[tuple[str, str]]:

@@ -88,9 +88,7 @@ def _copied(arrays: OutcomeArrays, shadow: Mask, live: Mask) -> tuple[Places, Pl
     """Places of shadow records, and of the live ones of the same requests."""
     place_of = dict(zip(arrays.id[live], np.flatnonzero(live), strict=True))
     both = [
-        (at, place_of[arrays.id[at]])
-        for at in np.flatnonzero(shadow)
-        if arrays.id[at] in place_of
+        (at, place_of[arrays.id[at]]) for at in np.flatnonzero(shadow) if arrays.id[at] in place_of
     ]
     found = np.array(both, dtype=np.int64).reshape(-1, 2)
     return found[:, 0], found[:, 1]

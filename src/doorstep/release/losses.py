@@ -65,7 +65,8 @@ def trials_of(arrays: OutcomeArrays, release: Release, guardrail: Guardrail, now
     """Of a metric that needs no outcome. arrays: records of this release by time, of each unit the
     first. A unit counts where it was first met; conversion and revenue are what came of all its
     requests within `delay_s` from then, so a unit is looked at once that time is over."""
-    live = (arrays.kind == int(Kind.LIVE)) & np.isin(arrays.epoch, split_epochs(release))
+    live = arrays.kind == int(Kind.LIVE)
+    live &= is_split(arrays.epoch, arrays.segment, release)
     if guardrail.name == "mean-latency":
         loss = np.minimum(arrays.latency_us / guardrail.loss_max, 1.0)
         return _chosen(arrays, release, live & (arrays.latency_us >= 0), arrays.epoch, loss)
@@ -79,7 +80,9 @@ def unit_losses(
     """(loss, whether it is the first of its unit and its time is over), [rows] by time."""
     loss, due = np.ones(arrays.rows), np.zeros(arrays.rows, dtype=bool)
     rows = np.flatnonzero(live)
-    names, first, of = np.unique(units_of(arrays)[rows].astype(str), return_index=True, return_inverse=True)
+    names, first, of = np.unique(
+        units_of(arrays)[rows].astype(str), return_index=True, return_inverse=True
+    )
     wait_us = round(guardrail.delay_s * SECOND_US)
     began = arrays.at[rows[first]]
     known = (arrays.received_at[rows] > 0) & (arrays.received_at[rows] <= began[of] + wait_us)
@@ -101,7 +104,12 @@ def worth_of(arrays: OutcomeArrays, guardrail: Guardrail) -> Floats:
 
 
 def split_epochs(release: Release) -> list[int]:
-    return [one.number for one in release.epochs if one.measured and 0.0 < one.share < 1.0]
+    segments = release.spec.segments
+    return [
+        one.number
+        for one in release.epochs
+        if any(release.is_split(one, segment) for segment in segments)
+    ]
 
 
 def shadow_epochs(release: Release) -> list[int]:
@@ -177,9 +185,8 @@ def loss_cells(
 
 
 def _cells(told: Told, release: Release, guardrail: Guardrail) -> Iterator[LossCell]:
-    first = first_of_units(
-        told.unit, np.flatnonzero(~told.is_shadow & np.isin(told.epoch, split_epochs(release)))
-    )
+    split = ~told.is_shadow & is_split(told.epoch, told.segment, release)
+    first = first_of_units(told.unit, np.flatnonzero(split))
     margin = guardrail.margin_at(release.step)
     for epoch in release.epochs:
         for segment in release.spec.segments:
@@ -189,9 +196,19 @@ def _cells(told: Told, release: Release, guardrail: Guardrail) -> Iterator[LossC
             if epoch.state is State.SHADOW:
                 cell = _paired(told, here, epoch, segment, guardrail, margin)
             else:
-                cell = _split(told, here & first, epoch, segment, guardrail, margin)
+                share = release.share_in(epoch, segment)
+                cell = _split(told, here & first, (epoch.number, segment, share), guardrail, margin)
             if cell is not None:
                 yield cell
+
+
+def is_split(epochs: NDArray[np.int64], segments: NDArray[np.object_], release: Release) -> Mask:
+    """[rows]: what came while both versions were asked, which chance had divided."""
+    found = np.zeros(len(epochs), dtype=bool)
+    for epoch in release.epochs:
+        split = [one for one in release.spec.segments if release.is_split(epoch, one)]
+        found |= (epochs == epoch.number) & np.isin(segments.astype(str), split)
+    return found
 
 
 def first_of_units(units: NDArray[np.object_], among: NDArray[np.int64]) -> Mask:
@@ -203,15 +220,17 @@ def first_of_units(units: NDArray[np.object_], among: NDArray[np.int64]) -> Mask
 
 
 def _split(
-    told: Told, here: Mask, epoch: Epoch, segment: str, guardrail: Guardrail, margin: float
+    told: Told, here: Mask, place: tuple[int, str, float], guardrail: Guardrail, margin: float
 ) -> LossCell | None:
-    if not here.any() or not 0.0 < epoch.share < 1.0:
+    """place: epoch, segment and the challenger's share there."""
+    if not here.any():
         return None
     is_b, loss = told.is_challenger[here], told.loss[here]
-    pi, m = epoch.share, guardrail.reference
+    epoch, segment, pi = place
+    m = guardrail.reference
     z = (is_b - pi) * (loss - m)
     cell = LossCell(
-        epoch=epoch.number,
+        epoch=epoch,
         segment=segment,
         paired=False,
         champion=_sum(loss[~is_b]),

@@ -74,11 +74,10 @@ def _wealth(cells: Sequence[LossCell], name: str) -> float:
     return eprocess.log_mean_exp(np.sum([getattr(one, name) for one in cells], axis=0))
 
 
-def share_cells(release: Release, cells: Sequence[LossCell]) -> list[eprocess.ShareCell]:
+def _events(release: Release, cells: Sequence[LossCell]) -> list[eprocess.ShareCell]:
     """Conversions of both arms, as M1 counts events."""
-    shares = _shares(release)
     return [
-        (shares[one.epoch], round(n_b - lost_b), round(n_a - lost_a))
+        (_share(release, one), round(n_b - lost_b), round(n_a - lost_a))
         for one in cells
         for (n_b, lost_b), (n_a, lost_a) in [(one.challenger, one.champion)]
     ]
@@ -87,7 +86,7 @@ def share_cells(release: Release, cells: Sequence[LossCell]) -> list[eprocess.Sh
 def _conversion(
     release: Release, losses: Sequence[LossCell], guardrail: Guardrail, margin: float
 ) -> tuple[float, float]:
-    cells, grid = share_cells(release, losses), eprocess.GRID_KPI
+    cells, grid = _events(release, losses), eprocess.GRID_KPI
     worse = eprocess.share_log_e(cells, 1.0 - guardrail.tolerance, -1, grid)
     return worse, eprocess.share_log_e(cells, 1.0 - margin, +1, grid)
 
@@ -104,18 +103,14 @@ def _gaps(
         eprocess.log_mean_exp([_signed(release, losses, part, "worse", at) for at in _PLACES])
         for part in parts
     ]
-    better = [
-        _signed(release, fitting, part, "better", at) for part in parts for at in _PLACES
-    ]
+    better = [_signed(release, fitting, part, "better", at) for part in parts for at in _PLACES]
     return max(worse) - math.log(len(parts)), min(better)
 
 
 _PLACES = range(len(SIGNS))
 
 
-def _signed(
-    release: Release, cells: Sequence[LossCell], part: str, name: str, at: int
-) -> float:
+def _signed(release: Release, cells: Sequence[LossCell], part: str, name: str, at: int) -> float:
     mine = [one for one in cells if one.part == part]
     half = len(eprocess.BETS_PAIRED)
 
@@ -152,16 +147,15 @@ def _mean(cells: Sequence[LossCell], arm: str, guardrail: Guardrail) -> float | 
     return (1.0 - loss if guardrail.metric.is_better_high else loss) * guardrail.loss_max
 
 
-def _shares(release: Release) -> dict[int, float]:
-    return {epoch.number: epoch.share for epoch in release.epochs}
+def _share(release: Release, cell: LossCell) -> float:
+    epoch = next(one for one in release.epochs if one.number == cell.epoch)
+    return release.share_in(epoch, cell.segment)
 
 
 def _interval(release: Release, cells: Sequence[LossCell], guardrail: Guardrail) -> Interval:
     """95 % confidence sequence of the ratio or of the difference."""
     if guardrail.name == "conversion":
-        low, high = eprocess.share_interval(
-            share_cells(release, cells), CS_ALPHA, eprocess.GRID_KPI
-        )
+        low, high = eprocess.share_interval(_events(release, cells), CS_ALPHA, eprocess.GRID_KPI)
         return low, high if math.isfinite(high) else None
     low_, high_ = _difference(release, cells, guardrail)
     if low_ is None or high_ is None or guardrail.metric.compared != "part":
@@ -174,12 +168,12 @@ def _interval(release: Release, cells: Sequence[LossCell], guardrail: Guardrail)
 def _difference(release: Release, cells: Sequence[LossCell], guardrail: Guardrail) -> Interval:
     """The asymptotic sequence: of the canary, once it says something, else of the pairs."""
     split = [one for one in cells if not one.paired]
-    shares = _shares(release)
     used = split or list(cells)
     is_whole = guardrail.name == "fairness"
+    shares = [_share(release, one) for one in used]
     weights = [
-        1.0 if one.paired or is_whole else shares[one.epoch] * (1.0 - shares[one.epoch])
-        for one in used
+        1.0 if one.paired or is_whole else share * (1.0 - share)
+        for one, share in zip(used, shares, strict=True)
     ]
     n = sum(one.sums[0] for one in used)
     v = sum(one.sums[0] * weight for one, weight in zip(used, weights, strict=True))

@@ -51,7 +51,7 @@ def spec_of(
     the champion; what was not is not guarded, as in a first release.
 
     Raises: InputError (`bad-release`), RefusedError (`shadow-needs-inputs`,
-    `cannot-compare-answers`).
+    `cannot-compare-answers`, `wave-matches-nothing`).
     """
     asked = file.release
     test = asked.experiment if contracts else None
@@ -62,22 +62,25 @@ def spec_of(
     shadow_requests = 0 if test else asked.shadow.requests
     if shadow_requests and contracts:
         shadow_requests = _shadow_requests(file, contracts)
+    if contracts:
+        _require_matches(file, contracts[0])
     if contracts and "disagreement" in guarded(file):
         _require_answers(file, shadow_requests)
-    dwell_s = tuple(asked.dwell_s_at(step, len(steps)) for step in range(len(steps)))
-    margins = (
-        tuple(errors.margin_at(step, len(steps)) for step in range(len(steps)))
-        if errors
-        else (1.5,) * len(steps)
+    rises = [wave.steps or steps for wave in asked.waves] + [steps]
+    counts = [len(rise) for rise in rises]
+    dwell_s = tuple(
+        asked.dwell_s_at(step, len(rise), wave)
+        for rise, wave in zip(rises, (*asked.waves, None), strict=True)
+        for step in range(len(rise))
     )
     return ReleaseSpec(
         shadow_requests=shadow_requests,
-        steps=steps,
+        steps=tuple(share for rise in rises for share in rise),
         dwell_s=dwell_s,
-        margins=margins,
+        margins=_margins(errors, counts) if errors else (1.5,) * sum(counts),
         alpha=asked.alpha,
         guardrails=_guardrails(
-            file, len(steps), before, shadow_requests if contracts else 0, is_first=not contracts
+            file, counts, before, shadow_requests if contracts else 0, is_first=not contracts
         ),
         # A minute, but never more than a fifth of a step: shortened releases stay decidable.
         warmup_s=min(WARMUP_S, WARMUP_OF_DWELL * min(dwell_s)),
@@ -86,8 +89,9 @@ def spec_of(
         epoch_s=max(EPOCH_S, deadline_s / EPOCHS_MAX * (1 + len(asked.waves))),
         deadline_s=deadline_s,
         deadline_then=asked.deadline.then,
-        segments=(REST, *(wave.name for wave in asked.waves)),
+        segments=(*(wave.name for wave in asked.waves), REST),
         waves=waves_of(file),
+        wave_steps=tuple(counts) if asked.waves else (),
         key=file.ids.key,
         unit=file.ids.unit,
         experiment=_experiment(file, before) if test else None,
@@ -102,6 +106,11 @@ def guarded(file: ServiceFile) -> frozenset[str]:
     return frozenset(found)
 
 
+def _margins(asked: Asked, counts: Sequence[int]) -> tuple[float, ...]:
+    """counts: steps of each wave. Each wave goes down to the last margin."""
+    return tuple(asked.margin_at(step, count) for count in counts for step in range(count))
+
+
 def _experiment(file: ServiceFile, before: Before) -> Experiment | None:
     """Of which neither version may win for being a little better than tolerated: any difference
     counts."""
@@ -111,16 +120,16 @@ def _experiment(file: ServiceFile, before: Before) -> Experiment | None:
     none = 1.0 if test.metric == "errors" else 0.0
     asked = Asked(name=test.metric, tolerance=none, margins=(none,))
     measured = before.baselines.get(test.metric)
-    measure = _guardrail(file, asked, 1, measured)
+    measure = _guardrail(file, asked, (1,), measured)
     return Experiment(measure=measure, alpha=file.release.alpha)
 
 
 def _guardrails(
-    file: ServiceFile, steps: int, before: Before, pairs: int, *, is_first: bool
+    file: ServiceFile, counts: Sequence[int], before: Before, pairs: int, *, is_first: bool
 ) -> tuple[Guardrail, ...]:
-    """Each may spend an equal part of alpha. pairs: how many the shadow scores. Those of which
-    nothing was measured are left out, as in a first release, which has what callers were promised
-    instead."""
+    """Each may spend an equal part of alpha. counts: steps of each wave. pairs: how many the shadow
+    scores. Those of which nothing was measured are left out, as in a first release, which has what
+    callers were promised instead."""
     asked = {one.name: one for one in file.release.guardrails}
     errors = asked.get("errors", Asked(name="errors"))
     found = [Guardrail(tolerance=errors.tolerance, ceiling=errors.ceiling)]
@@ -128,9 +137,9 @@ def _guardrails(
         found = _promised(file, found[0])
     for one in file.release.guardrails:
         if one.name == "latency" and before.slow_us:
-            found.append(_guardrail(file, one, steps, None, slow_us=before.slow_us))
+            found.append(_guardrail(file, one, counts, None, slow_us=before.slow_us))
         elif measured := before.baselines.get(one.name):
-            found.append(_guardrail(file, one, steps, measured))
+            found.append(_guardrail(file, one, counts, measured))
         elif one.name == "disagreement" and pairs:
             found.append(Guardrail(name="disagreement", tolerance=one.tolerance))
     return tuple(msgspec.structs.replace(one, weight=1.0 / len(found)) for one in found)
@@ -158,13 +167,13 @@ def _promised(file: ServiceFile, errors: Guardrail) -> list[Guardrail]:
 
 
 def _guardrail(
-    file: ServiceFile, asked: Asked, steps: int, measured: Baseline | None, **frozen: Any
+    file: ServiceFile, asked: Asked, counts: Sequence[int], measured: Baseline | None, **frozen: Any
 ) -> Guardrail:
     if measured is not None:
         frozen |= msgspec.structs.asdict(measured)
         waits = METRICS[asked.name].read == "outcomes" or METRICS[asked.name].are_units
         frozen["delay_s"] = file.monitor.outcomes.delay_s if waits else 0.0
-    margins = tuple(asked.margin_at(step, steps) for step in range(steps))
+    margins = _margins(asked, counts)
     return Guardrail(
         name=asked.name, tolerance=asked.tolerance, margins=margins, loss=asked.loss, **frozen
     )
@@ -182,6 +191,23 @@ def _require_answers(file: ServiceFile, shadow_requests: int) -> None:
             f"release.guardrails names disagreement, but {why}",
             "take disagreement out of the guardrails",
         )
+
+
+def _require_matches(file: ServiceFile, contract: Contract) -> None:
+    """contract: of the champion, by which requests are read. Raises: RefusedError
+    (`wave-matches-nothing`)."""
+    known = {one.name: one.values for one in contract.context}
+    for wave in file.release.waves:
+        for field, values in wave.match.items():
+            found = known.get(field)
+            if found is None or (found and not set(found) & set(values)):
+                said = f"no field {field!r}" if found is None else f"{field} {', '.join(found[:5])}"
+                raise RefusedError(
+                    "wave-matches-nothing",
+                    f"release.waves: {wave.name} matches {field} {', '.join(values[:5])}, but the "
+                    f"context of {file.service} has {said}",
+                    "correct release.waves, or declare the field in contract.context",
+                )
 
 
 def waves_of(file: ServiceFile) -> tuple[Segment, ...]:

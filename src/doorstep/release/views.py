@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -12,10 +13,31 @@ from doorstep.release import store
 from doorstep.release.collect import collect
 from doorstep.release.decide import decide
 from doorstep.release.metrics import METRICS
-from doorstep.release.surface import DecisionView, ExperimentView, GuardrailView, Release
+from doorstep.release.moments import moment_of, moments_in
+from doorstep.release.outlook import Outlook, outlook
+from doorstep.release.surface import (
+    DecisionView,
+    ExperimentView,
+    GuardrailView,
+    MomentView,
+    Release,
+    SplitView,
+    WaveView,
+)
 from doorstep.release.types import Cell, Decision, Evidence, Guardrail, Numbers, State
 from doorstep.release.types import Release as Inner
-from doorstep.release.wording import say_leads, say_missing, say_ratio, say_undecided
+from doorstep.release.wording import (
+    name_of,
+    say_leads,
+    say_missing,
+    say_ratio,
+    say_time,
+    say_undecided,
+    say_wave,
+)
+
+Decided = list[tuple[int, str, Decision]]
+"""(sequence, by, decision), oldest first."""
 
 
 def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True) -> Release:
@@ -23,7 +45,9 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
     inner = row.release
     evidence = collect(app, inner)
     newest = decide(inner, evidence, app.clock.now())
-    decisions = _decisions(app, inner.id) if with_decisions or inner.is_over else ()
+    seen = outlook(inner, evidence, newest.numbers, app.clock.now())
+    decided = _decided(app, inner.id) if with_decisions or inner.is_over else []
+    decisions = tuple(_decision(*one) for one in decided)
     cells = _cells(inner, evidence, decisions)
     alive = app.nodes.alive()
     return Release(
@@ -34,7 +58,7 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         state=inner.state.value,
         step=_step_number(inner),
         share=inner.share,
-        shares=tuple(inner.spec.share_of(step) for step in range(len(inner.spec.steps))),
+        shares=_shares(inner, inner.spec.wave_of(inner.step)[0]),
         rehearsal=inner.rehearsal,
         started_at=inner.started_at,
         changed_at=inner.changed_at,
@@ -45,7 +69,7 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         requests_challenger=_requests(cells, "challenger"),
         failed_champion=_failed(cells, "champion"),
         failed_challenger=_failed(cells, "challenger"),
-        guardrails=_guardrails(inner, newest, decisions),
+        guardrails=_guardrails(inner, newest, decisions, seen),
         decisions=decisions if with_decisions else (),
         settled=bool(alive)
         and all(
@@ -54,18 +78,23 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         ),
         silent=tuple(sorted(app.nodes.silent())),
         plan_number=row.plan_number,
-        experiment=_experiment(inner, _last_numbers(app, inner, newest)),
+        waves=_waves(inner),
+        headline=seen.headline,
+        next=seen.next,
+        next_s=seen.next_s,
+        split=tuple(_split(inner)) if with_decisions else (),
+        moments=_moments(app, inner.id, decided) if with_decisions else (),
+        experiment=_experiment(inner, _last_numbers(inner, newest, decided)),
     )
 
 
-def _last_numbers(app: App, release: Inner, newest: Decision) -> tuple[Numbers, ...]:
-    """An ended release is told by what ended it."""
-    if not release.is_over or release.spec.experiment is None:
+def _last_numbers(release: Inner, newest: Decision, decided: Decided) -> tuple[Numbers, ...]:
+    """An ended release is told by what ended it, an experiment by where somebody won."""
+    found = [one.numbers for _, _, one in decided if one.numbers]
+    if not release.is_over or not found:
         return newest.numbers
-    with app.database.reading() as connection:
-        found = [one for _, _, one in store.list_decisions(connection, release.id) if one.numbers]
-    won = (one for one in found if any(it.is_experiment and it.is_good for it in one.numbers))
-    return next(won, found[-1] if found else newest).numbers
+    won = (one for one in found if any(it.is_experiment and it.is_good for it in one))
+    return next(won, found[-1])
 
 
 def _experiment(release: Inner, numbers: tuple[Numbers, ...]) -> ExperimentView | None:
@@ -84,12 +113,72 @@ def _experiment(release: Inner, numbers: tuple[Numbers, ...]) -> ExperimentView 
     )
 
 
+def _split(release: Inner) -> Iterator[SplitView]:
+    spec, last = release.spec, None
+    for epoch in release.epochs:
+        has_wave = spec.wave_steps and epoch.state is State.STEP and epoch.share > 0.0
+        wave = say_wave(spec.segments[spec.wave_of(epoch.step)[0]]) if has_wave else ""
+        if (epoch.state, epoch.share, wave) != last:
+            last = epoch.state, epoch.share, wave
+            yield SplitView(
+                at=epoch.started_at, state=epoch.state.value, share=epoch.share, wave=wave
+            )
+
+
+def _moments(app: App, release_id: str, decided: Decided) -> tuple[MomentView, ...]:
+    """Those that were kept, and those of the decisions, which say more."""
+    with app.database.reading() as connection:
+        kept = moments_in(store.read_moments(connection, release_id))
+    found = [*kept, *(moment_of(one.at, one.numbers) for _, _, one in decided)]
+    return tuple(
+        MomentView(
+            at=one.at,
+            worse={read.name: read.worse for read in one.readings},
+            better={read.name: read.better for read in one.readings if read.better is not None},
+        )
+        for one in sorted(found, key=lambda one: one.at)
+    )
+
+
+def _shares(release: Inner, wave: int) -> tuple[float, ...]:
+    return tuple(release.spec.share_of(step) for step in release.spec.steps_of(wave))
+
+
+def _waves(release: Inner) -> tuple[WaveView, ...]:
+    spec = release.spec
+    if not spec.wave_steps or release.is_first:
+        return ()
+    match = {wave.name: wave.match for wave in spec.waves}
+    now, step = spec.wave_of(release.step)
+    is_carried = State.BAKE in (release.state, release.resumes) or release.state is State.DONE
+    found = []
+    for place, name in enumerate(spec.segments):
+        steps = spec.wave_steps[place]
+        state: Literal["waiting", "now", "carried", "ended"] = "waiting"
+        at = 0
+        if is_carried or place < now:
+            state, at = "carried", steps
+        elif place == now and _step_number(release):
+            state, at = "ended" if release.is_over else "now", step + 1
+        found.append(
+            WaveView(
+                name=name,
+                match=match.get(name, {}),
+                state=state,
+                share=release.share_in(release.epoch, name),
+                shares=_shares(release, place),
+                step=at,
+            )
+        )
+    return tuple(found)
+
+
 def _step_number(release: Inner) -> int:
-    """1 is the first step, as people count; 0 in the shadow and for a first version."""
+    """1 is the first step of its wave, as people count; 0 in the shadow and for a first version."""
     # One that was ended in the shadow ended there, not at the first step.
     ended = release.history[-1].before if release.is_over and release.history else None
     in_shadow = State.SHADOW in (release.state, release.resumes, ended)
-    return 0 if in_shadow or release.is_first else release.step + 1
+    return 0 if in_shadow or release.is_first else release.spec.wave_of(release.step)[1] + 1
 
 
 def _reason(release: Inner, newest: Decision) -> str:
@@ -116,23 +205,21 @@ def _failed(cells: tuple[Cell, ...], arm: str) -> int:
 
 
 def _guardrails(
-    release: Inner, newest: Decision, decisions: tuple[DecisionView, ...]
+    release: Inner, newest: Decision, decisions: tuple[DecisionView, ...], seen: Outlook
 ) -> tuple[GuardrailView, ...]:
     # An ended release shows the numbers that ended it, not what came in since.
     if release.is_over:
         last = next((one for one in reversed(decisions) if one.guardrails), None)
         if last is not None:
             return last.guardrails
-    return tuple(_guardrail(release, one) for one in newest.numbers)
+    return tuple(_guardrail(release, one, seen.waits_s.get(name_of(one))) for one in newest.numbers)
 
 
-def _guardrail(release: Inner, numbers: Numbers) -> GuardrailView:
-    name = numbers.guardrail if not numbers.segment else f"{numbers.guardrail} in {numbers.segment}"
+def _guardrail(release: Inner, numbers: Numbers, wait_s: float | None = None) -> GuardrailView:
     rule = _rule(release, numbers)
     tolerance, margin = _limits(release, numbers, rule)
-    missing = say_leads(numbers) if numbers.is_experiment else say_missing(numbers)
     return GuardrailView(
-        name=name,
+        name=name_of(numbers),
         champion=numbers.champion_rate,
         challenger=numbers.challenger_rate,
         compared="ratio" if numbers.is_ratio else "difference",
@@ -144,11 +231,19 @@ def _guardrail(release: Inner, numbers: Numbers) -> GuardrailView:
         log_e_advance_threshold=numbers.log_advance_at or 0.0,
         tolerance=tolerance,
         margin=margin,
-        missing="" if numbers.is_good or release.is_over else missing,
+        missing="" if numbers.is_good or release.is_over else _missing(numbers, wait_s),
         role="experiment" if numbers.is_experiment else "guardrail",
         unit=_UNITS.get(numbers.guardrail, ""),
         is_better_high=METRICS[numbers.guardrail].is_better_high,
+        wait_s=wait_s,
     )
+
+
+def _missing(numbers: Numbers, wait_s: float | None) -> str:
+    if numbers.is_experiment:
+        return say_leads(numbers)
+    when = "" if wait_s is None else f": about {say_time(wait_s)} at the present traffic"
+    return say_missing(numbers) + when
 
 
 _UNITS = {"mean-latency": "us", "revenue": "value"}
@@ -179,10 +274,9 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else math.copysign(1e6, value)
 
 
-def _decisions(app: App, release_id: str) -> tuple[DecisionView, ...]:
+def _decided(app: App, release_id: str) -> Decided:
     with app.database.reading() as connection:
-        found = store.list_decisions(connection, release_id)
-    return tuple(_decision(sequence, by, decision) for sequence, by, decision in found)
+        return store.list_decisions(connection, release_id)
 
 
 def _decision(sequence: int, by: str, decision: Decision) -> DecisionView:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from doorstep.release.metrics import METRICS
-from doorstep.release.types import Numbers
+from doorstep.release.types import Decision, Numbers, Release
 
 EVIDENCE_SAID_MAX = 1e9
 PERCENT_DIGITS_BELOW = 0.01
@@ -40,12 +40,37 @@ def say_verdict(numbers: Numbers) -> str:
     log_e = numbers.log_e_rollback
     if not numbers.is_bad and numbers.log_e_advance is not None:
         log_e = numbers.log_e_advance
-    where = f' in segment "{numbers.segment}"' if numbers.segment is not None else ""
+    where = f" in {say_segment(numbers.segment)}" if numbers.segment is not None else ""
     against = f" against {say_value(numbers, numbers.champion_rate)}"
     if numbers.method.startswith("M4") or numbers.champion_rate is None:
         against = ""
     rate = say_value(numbers, numbers.challenger_rate)
     return f"{_name(numbers)}{where} {rate}{against} ({say_evidence(log_e)})"
+
+
+def say_wave(name: str) -> str:
+    return f"wave {name}" if name else "the rest"
+
+
+def name_of(numbers: Numbers) -> str:
+    """`errors`, `errors in north`, `conversion (experiment)`."""
+    if numbers.is_experiment:
+        return f"{numbers.guardrail} (experiment)"
+    if numbers.segment is None:
+        return numbers.guardrail
+    return f"{numbers.guardrail} in {numbers.segment or 'the rest'}"
+
+
+def say_segment(name: str) -> str:
+    return f'segment "{name}"' if name else "the rest"
+
+
+def say_step(release: Release, step: int) -> str:
+    """`step 2`, or where there are waves `wave pilot, step 2`; `the rest, step 1`."""
+    wave, place = release.spec.wave_of(step)
+    if not release.spec.wave_steps:
+        return f"step {step + 1}"
+    return f"{say_wave(release.spec.segments[wave])}, step {place + 1}"
 
 
 def say_ratio(numbers: Numbers) -> str:
@@ -98,6 +123,19 @@ def say_value(numbers: Numbers, value: float | None) -> str:
     if value is None or numbers.guardrail not in ("revenue", "mean-latency"):
         return percent(value)
     return f"{value / 1000:.3g} ms" if numbers.guardrail == "mean-latency" else f"{value:.3g}"
+
+
+def say_basis(decision: Decision) -> str:
+    """What a decision rests on: `errors 0.36 % against 0.41 %, ratio 0.5 to 1.6; 41,277 requests
+    of the champion, 1,284 of the challenger`."""
+    pooled = [one for one in decision.numbers if one.segment is None]
+    requests = {
+        arm: sum(one.requests for one in decision.evidence.cells if one.arm == arm)
+        for arm in ("champion", "challenger")
+    }
+    counted = [f"{n:,} requests of the {arm}" for arm, n in requests.items() if n]
+    said = [*map(say_ratio, pooled), *([", ".join(counted)] if counted else [])]
+    return "; ".join(said) or "nothing was counted"
 
 
 def say_difference(low: float | None, high: float | None) -> str:

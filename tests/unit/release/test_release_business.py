@@ -246,9 +246,7 @@ def test_an_experiment_has_a_winner_or_says_how_large_a_difference_there_may_be(
 def test_an_experiment_still_goes_back_for_its_guardrails() -> None:
     release = in_experiment(CONVERSION)
     told = seen(converted((20_000, 1000), (20_000, 1300)), EXPERIMENT, 0.0)
-    broken = msgspec.structs.replace(
-        told, cells=tuple(arms(1, (20_000, 0), (20_000, 400)))
-    )
+    broken = msgspec.structs.replace(told, cells=tuple(arms(1, (20_000, 0), (20_000, 400))))
     found = decide(release, broken, at(60))
     assert found.outcome == Rollback("guardrail") and found.reason.startswith("errors 2 %")
 

@@ -11,9 +11,9 @@ from release_cases import arms, arrays_of, at, evidence, in_step, started
 
 from doorstep.core.errors import RefusedError
 from doorstep.core.record import Kind
+from doorstep.release.baselines import baseline_from
 from doorstep.release.decide import decide, recompute
 from doorstep.release.judge import judge
-from doorstep.release.baselines import baseline_from
 from doorstep.release.losses import loss_cells, losses_of, told_of
 from doorstep.release.quality import quality_numbers
 from doorstep.release.types import Advance, Evidence, Guardrail, Hold, Release, Rollback

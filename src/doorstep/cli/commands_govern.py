@@ -77,7 +77,12 @@ def history_text(found: History) -> str:
     said = [
         text
         for line, one in zip(lines, found.served, strict=True)
-        for text in (line, f"    because: {one.because}", f"    evidence: {one.evidence}")
+        for text in (
+            line,
+            f"    because: {one.because}",
+            f"    evidence: {one.evidence}",
+            *([f"    goal: {one.goal}"] if one.goal else []),
+        )
     ]
     answering = [
         f"{service}@{one}" + (f" {percent(share, 0)}" if share < 1.0 else "")

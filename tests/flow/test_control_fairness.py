@@ -28,7 +28,7 @@ def answer_of(seed: int, row: dict[str, float]) -> str:
 
 
 def apply_for(here: RunningInstallation, service: str, seed: int) -> None:
-    """90 people, two thirds of them men, whom the second version would answer well, and no woman."""
+    """90 people, two thirds of them men: the second version answers these well, and no woman."""
     generator = random.Random(seed)
     rows: list[dict[str, float]] = []
     while len(rows) < 90:

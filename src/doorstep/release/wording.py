@@ -134,8 +134,15 @@ def say_basis(decision: Decision) -> str:
         for arm in ("champion", "challenger")
     }
     counted = [f"{n:,} requests of the {arm}" for arm, n in requests.items() if n]
-    said = [*map(say_ratio, pooled), *([", ".join(counted)] if counted else [])]
+    said = [*map(_briefly, pooled), *([", ".join(counted)] if counted else [])]
     return "; ".join(said) or "nothing was counted"
+
+
+def _briefly(numbers: Numbers) -> str:
+    """As `say_ratio`, without what is not known."""
+    if numbers.champion_rate is None:
+        return f"{_name(numbers)} {say_value(numbers, numbers.challenger_rate)}"
+    return say_ratio(numbers).removesuffix(", ratio unknown").removesuffix(", difference unknown")
 
 
 def say_difference(low: float | None, high: float | None) -> str:

@@ -24,7 +24,7 @@ from doorstep.core.filekeys import (
     suggestion,
 )
 from doorstep.core.filereaders import Group, ListOf, Word
-from doorstep.core.filewords import GOAL_METRICS, condition, name, text
+from doorstep.core.filewords import GOAL_METRICS, condition, name, show_duration, text
 from doorstep.core.ids import parse_name
 from doorstep.core.servicefile_people import (
     APPROVAL,
@@ -181,6 +181,10 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
         if self.model.label in self.contract.inputs:
             where = f"contract.inputs.{self.model.label}"
             yield where, "is the label; a model that is given it is told the answer"
+        if self.monitor.outcomes.delay_s >= self.privacy.keep_s:
+            delay, keep = map(show_duration, (self.monitor.outcomes.delay_s, self.privacy.keep_s))
+            said = f"is {delay}, and predictions are kept for {keep} (privacy.keep)"
+            yield "monitor.outcomes.delay", f"{said}: they are gone when they could be judged"
         yield from self._fallback_faults()
         yield from self._goal_faults()
         yield from self._outcome_faults()

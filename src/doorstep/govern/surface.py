@@ -189,6 +189,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     ledger_size: int
     started_at: Instant
     nodes: tuple[NodeView, ...]
+    problems: tuple[str, ...] = ()
 
 
 class CreateToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

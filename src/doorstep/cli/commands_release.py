@@ -219,8 +219,8 @@ def guardrail_table(guardrails: tuple[GuardrailView, ...], *, is_over: bool) -> 
     rows = [
         (
             one.name,
-            percent(one.champion),
-            percent(one.challenger),
+            _amount(one.champion, one.unit),
+            _amount(one.challenger, one.unit),
             _interval(one),
             _evidence(one.log_e_rollback, one.log_e_rollback_threshold),
             _evidence(one.log_e_advance, one.log_e_advance_threshold),
@@ -229,6 +229,12 @@ def guardrail_table(guardrails: tuple[GuardrailView, ...], *, is_over: bool) -> 
         for one in guardrails
     ]
     return table(head, rows, right=(1, 2, 3, 4, 5))
+
+
+def _amount(value: float | None, unit: str) -> str:
+    if value is None or not unit:
+        return percent(value)
+    return f"{value / 1000:.3g} ms" if unit == "us" else f"{value:.4g}"
 
 
 def _evidence(log_e: float, threshold: float) -> str:

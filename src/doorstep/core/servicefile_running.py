@@ -113,14 +113,15 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
     def defaults_for(cls, written: dict[str, Any]) -> dict[str, Any]:
         """Of the kind that is named; a tolerance that is larger than a margin takes it along."""
         quality = (0.002,) if written.get("loss") == "brier" else (0.005,)
-        tolerance, margins = {
+        kinds: dict[str, tuple[float, tuple[float, ...]]] = {
             "quality": (0.0, quality),
             "disagreement": (0.02, (0.02,)),
             "fairness": (0.05, (0.05,)),
             "mean-latency": (0.05, (0.05,)),
             "conversion": (0.0, (0.05,)),
             "revenue": (0.0, (0.05,)),
-        }.get(str(written.get("name")), (1.1, MARGINS))
+        }
+        tolerance, margins = kinds.get(str(written.get("name")), (1.1, MARGINS))
         least = written.get("tolerance", tolerance)
         if not isinstance(least, float):
             return {"tolerance": tolerance, "margins": margins}

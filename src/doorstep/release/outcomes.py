@@ -58,14 +58,11 @@ def read_losses(
     app: App, release: Release, before: tuple[LossCell, ...] = ()
 ) -> tuple[LossCell, ...]:
     """Of a release of which something is measured by the journal. before: what was read last."""
-    now = app.clock.now()
-    return tuple(
-        cell
-        for metric, guardrail in measured(release)
-        for cell in _read(
-            app, release, metric, guardrail, now, tuple(o for o in before if o.metric == metric)
-        )
-    )
+    found: list[LossCell] = []
+    for metric, guardrail in measured(release):
+        known = tuple(one for one in before if one.metric == metric)
+        found += _read(app, release, metric, guardrail, known)
+    return tuple(found)
 
 
 def _read(
@@ -73,9 +70,9 @@ def _read(
     release: Release,
     metric: str,
     guardrail: Guardrail,
-    now: Instant,
     before: tuple[LossCell, ...],
 ) -> tuple[LossCell, ...]:
+    now = app.clock.now()
     needs_outcome = guardrail.metric.read == "outcomes"
     trials = Trials(
         field=guardrail.field,
@@ -94,19 +91,10 @@ def _read(
     if guardrail.name == "fairness":
         return gap_cells(arrays, release, guardrail)
     if not needs_outcome:
-        # Of too many the oldest are kept: what was counted stays as it is.
-        told = trials_of(arrays, release, guardrail, now)
-        return loss_cells(told, release, guardrail, metric)
+        # Of too many the first are read: evidence then stays as it is.
+        return loss_cells(trials_of(arrays, release, guardrail, now), release, guardrail, metric)
     cells = loss_cells(told_of(arrays, release, guardrail), release, guardrail, metric)
     return whole_cells(cells, before, release, int(arrays.at[0])) if arrays.is_cut else cells
-
-
-def _used(release: Release, guardrail: Guardrail) -> list[int]:
-    """Epochs in which units are met. Of fairness the challenger's own gap counts, wherever it
-    answers."""
-    if guardrail.name != "fairness":
-        return split_epochs(release)
-    return [one.number for one in release.epochs if one.measured and one.share > 0.0]
 
 
 def whole_cells(
@@ -118,3 +106,11 @@ def whole_cells(
     cut = {one.number for one in release.epochs if one.started_at <= since}
     kept = tuple(one for one in before if one.epoch in cut)
     return kept + tuple(one for one in cells if one.epoch not in cut)
+
+
+def _used(release: Release, guardrail: Guardrail) -> list[int]:
+    """Epochs in which units are met. Of fairness the challenger's own gap counts, wherever it
+    answers."""
+    if guardrail.name != "fairness":
+        return split_epochs(release)
+    return [one.number for one in release.epochs if one.measured and one.share > 0.0]

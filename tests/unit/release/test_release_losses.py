@@ -155,7 +155,8 @@ def test_a_regression_is_judged_by_its_absolute_error():
         row(True), row(False),
     ]  # fmt: skip
     numeric = msgspec.structs.replace(QUALITY, loss_max=4.0)
-    np.testing.assert_array_equal(losses_of(arrays_of(rows), numeric), [0.5, 1.0, np.nan, 1.0, 0.0])
+    found = losses_of(arrays_of(rows), numeric)
+    np.testing.assert_array_equal(found, [0.5, 1.0, np.nan, 1.0, 0.0])
 
 
 def test_the_baseline_is_the_champions_own():

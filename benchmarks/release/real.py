@@ -1,0 +1,5 @@
+from table import Part
+
+
+def measure() -> Part:
+    return Part("real: not yet")

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 from rules import (
-    KAYENTA,
     LOG_LIMIT,
     OURS,
     PLAIN,
@@ -17,6 +16,7 @@ from rules import (
     by_share,
     log_mean,
     release_path,
+    restarted_path,
 )
 from streams import PER_MINUTE, Floats, Plan, Stream, constant, draw, ramp
 from table import ALPHA, Part, at_most, share_of
@@ -81,8 +81,6 @@ def _require_same(stream: Stream) -> None:
     ]
     starts = [edges.index(one) for one in stream.plan.restarts[: eprocess.RESTART_SLOTS]]
     shipped = eprocess.share_log_e_restarted(cells, starts, TOLERANCE, +1)
-    from rules import restarted_path
-
     ours = float(restarted_path(stream, TOLERANCE)[-1])
     if abs(ours - shipped) > 1e-6:
         raise AssertionError(f"the simulated rule says {ours}, the shipped one {shipped}")
@@ -144,7 +142,9 @@ def paired_peak(
     wealth = np.cumsum(np.where(is_plus[:, None], gains[0] - gains[1], gains[2] - gains[1]), axis=0)
     # Between two that differ the path only falls or rises evenly: its ends are enough.
     after = log_mean(wealth + at[:, None] * gains[1])
-    before = log_mean(np.vstack([np.zeros(5), wealth]) + np.append(at - 1, pairs)[:, None] * gains[1])
+    before = log_mean(
+        np.vstack([np.zeros(5), wealth]) + np.append(at - 1, pairs)[:, None] * gains[1]
+    )
     return float(max(after.max(), before.max()))
 
 
@@ -200,9 +200,13 @@ def several(rng: np.random.Generator, runs: int) -> Part:
         any_union += max(peaks) >= union
         any_alone += max(peaks) >= LOG_LIMIT
     stops = [draw(rng, twice) for _ in range(runs)]
-    needed = [np.median([by_share(one, 1.0, limit) for one in stops]) for limit in (union, LOG_LIMIT)]
-    part.row("", "false rollback", "a doubling is seen")
-    part.row("each at 1 / (alpha x weight)", f"{any_union / runs:.1%}", f"{needed[0]:,.0f}")
-    part.row("each at 1 / alpha", f"{any_alone / runs:.1%}", f"{needed[1]:,.0f}")
+    needed = [
+        np.median([by_share(one, 1.0, limit) for one in stops]) for limit in (union, LOG_LIMIT)
+    ]
+    part.row("", "false rollback", "a doubling is seen", width=20)
+    part.row(
+        "each at 1 / (alpha x weight)", f"{any_union / runs:.1%}", f"{needed[0]:,.0f}", width=20
+    )
+    part.row("each at 1 / alpha", f"{any_alone / runs:.1%}", f"{needed[1]:,.0f}", width=20)
     part.goal(any_union / runs <= at_most(ALPHA, runs), f"{any_union / runs:.1%} false rollbacks")
     return part

@@ -45,11 +45,15 @@ def shards(rng: np.random.Generator, runs: int) -> Part:
         Beginning(id="r", service="s", champion=1, challenger=2,
                   spec=ReleaseSpec(shadow_requests=0, warmup_s=0.0)), 0
     )  # fmt: skip
-    reports = [_report(rng, f"n{node}", str(boot)) for node in range(NODES) for boot in range(BOOTS)]
+    reports = [
+        _report(rng, f"n{node}", str(boot)) for node in range(NODES) for boot in range(BOOTS)
+    ]
     decisions = set()
     for _ in range(runs):
         gathered: Gathered = {}
-        for at in rng.permutation(np.append(np.arange(len(reports)), rng.integers(0, len(reports), 5))):
+        for at in rng.permutation(
+            np.append(np.arange(len(reports)), rng.integers(0, len(reports), 5))
+        ):
             gathered = merge(gathered, reports[at])
         made = decide(release, evidence_of(release, gathered), MINUTE_US)
         decisions.add(msgspec.json.encode(made))

@@ -7,14 +7,12 @@ import math
 import numpy as np
 from alarms import _shown as shown
 from rules import (
-    LOG_LIMIT,
     NEVER,
     OURS,
     PLAIN,
     RULES,
     SPRT,
     TOLERANCE,
-    by_share,
     first,
     log_mean,
     log_wealth,
@@ -60,9 +58,7 @@ def errors(rng: np.random.Generator, runs: int, case: int) -> Part:
 
 
 def _summary(streams: list[Stream], stops: np.ndarray) -> tuple[float, float, float, float]:
-    harm = [
-        one.bad_until(min(stop, HORIZON)) for one, stop in zip(streams, stops, strict=True)
-    ]
+    harm = [one.bad_until(min(stop, HORIZON)) for one, stop in zip(streams, stops, strict=True)]
     mean = float(stops.mean()) if np.isfinite(stops).all() else NEVER
     acts = float((stops <= HORIZON).mean())
     return float(np.median(stops)), mean, float(np.median(harm)), acts
@@ -113,7 +109,7 @@ def _pairs(rng: np.random.Generator, plus: float, minus: float) -> tuple[float, 
     return first(at, log_mean(wealth)), first(at, ratio)
 
 
-QUIET = 300_000
+QUIET = 1_200_000
 LATER = 4_500_000
 
 
@@ -157,7 +153,9 @@ def latency(rng: np.random.Generator, runs: int) -> Part:
     found = [[_slower(rng, pi, 1.0, 0.0, 0.0) for _ in range(runs)] for pi in (0.5, 0.05)]
     false = [share_of(math.isfinite(one[0]) for one in runs_of) for runs_of in found]
     windows_false = share_of(math.isfinite(one[1]) for one in found[1])
-    part.row("no change: acts", *(f"{one:.1%}" for one in false), f"{windows_false:.0%} (5 %)", width=26)
+    part.row(
+        "no change: acts", *(f"{one:.1%}" for one in false), f"{windows_false:.0%} (5 %)", width=26
+    )
     part.goal(max(false) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs), f"{max(false):.1%} false")
     return part
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +25,12 @@ from table import Part
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from fakes.load import Load, Tally
-
 from doorstep.core.errors import DoorstepError
 from doorstep.core.outcome import OutcomeGiven
 from doorstep.release.surface import Release
 from doorstep.testing.home import Behaviour, linear_weights
 from doorstep.testing.installation import RunningInstallation
+from fakes.load import Load, Tally
 
 ROUNDS = 10
 PAUSE_S = 0.004
@@ -106,7 +105,9 @@ class Watched(Load):
     def _outcome(self, prediction: str) -> OutcomeGiven:
         weights, offsets = self._truth
         scores = np.array(list(self._row.values())) @ weights + offsets
-        return OutcomeGiven(prediction=prediction, label="bad" if scores[0] >= scores[1] else "good")
+        return OutcomeGiven(
+            prediction=prediction, label="bad" if scores[0] >= scores[1] else "good"
+        )
 
 
 class Traffic:
@@ -293,17 +294,26 @@ def _table(part: Part, done: list[Done], tallies: list[Tally]) -> None:
                 states = [one.ended.state for one in mine]
                 bad = np.median([one.ended.failed_challenger for one in mine])
                 part.row(
-                    story.name if is_bad else f"  its equal",
+                    story.name if is_bad else "  its equal",
                     f"{states.count('done')}", f"{states.count('rolled-back')}", f"{bad:.0f}",
                     f"{np.median([one.took_s for one in mine]):.0f}", width=14,
                 )  # fmt: skip
     part.lines.append("  * of the challenger, which the champion answered for it")
     last = [max(one.last_s, 0.0) for one in done if one.last_s is not None]
     if last:
-        part.row("decision to last answer, s", f"median {np.median(last):.2f}", f"most {max(last):.2f}")
-        part.goal(max(last) < LAST_ANSWER_S_MAX, f"last answer {max(last):.2f} s after the decision")
+        part.row(
+            "decision to last answer, s", f"median {np.median(last):.2f}", f"most {max(last):.2f}"
+        )
+        part.goal(
+            max(last) < LAST_ANSWER_S_MAX, f"last answer {max(last):.2f} s after the decision"
+        )
     first = sum(one.failed_first for one in tallies)
-    odd = sum(n for one in tallies for status, n in one.statuses.items() if status not in (200, 502, 503, 504))
+    odd = sum(
+        n
+        for one in tallies
+        for status, n in one.statuses.items()
+        if status not in (200, 502, 503, 504)
+    )
     failed = sum(one.gave_up for one in tallies) + odd
     part.row("requests", f"{sum(one.requests for one in tallies):,}")
     part.row("failed at first, by a killed worker", f"{first}")

@@ -20,7 +20,7 @@ from doorstep.release.decide import decide
 from doorstep.release.estimate import estimate
 from doorstep.release.spec import auto_steps
 from doorstep.release.transition import Beginning, apply, begin
-from doorstep.release.types import Cell, Evidence, Guardrail, Release, ReleaseSpec, State
+from doorstep.release.types import Cell, Evidence, Guardrail, ReleaseSpec, State
 
 PER_MINUTE = 6000
 MINUTES_MAX = 700

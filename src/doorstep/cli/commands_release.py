@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from doorstep.gate.surface import GateRun
     from doorstep.register.surface import Service
     from doorstep.release.wording import say_difference
-from doorstep.release.surface import GuardrailView, Kill, Release
+from doorstep.release.surface import GuardrailView, Kill, Release, WaveView
 
 POLL_S = 0.3
 RUNNING = ("shadow", "step", "bake", "paused")
@@ -104,11 +104,16 @@ def follow(client: Client, release: Release, timeout_s: float) -> Release:
                 return settle(client, release)
             asked = f"{release.requests_champion:,} + {release.requests_challenger:,}"
             shown.stage(
-                f"{release.service}@{release.challenger} {release.state} "
+                f"{release.service}@{release.challenger} {release.state}{_wave_now(release)} "
                 f"{percent(release.share, 0)}",
                 detail=f" · {asked} requests",
             )
             time.sleep(POLL_S)
+
+
+def _wave_now(release: Release) -> str:
+    now = next((one for one in release.waves if one.state == "now"), None)
+    return f" {now.name or 'the rest'}" if now else ""
 
 
 def settle(client: Client, release: Release, timeout_s: float = 10.0) -> Release:
@@ -148,11 +153,27 @@ def release_text(release: Release, *, with_reason: bool = True) -> str:
     said = f"{release.state}: {because}" if because else release.state
     lines = [f"{mark} {name} {said} ({confirmed})"]
     is_over = release.ended_at is not None
+    if release.waves:
+        lines += ["", wave_table(release.waves)]
     if release.guardrails:
         lines += ["", guardrail_table(release.guardrails, is_over=is_over)]
     if release.state == "rolled-back":
         lines += ["", f"next: doorstep release show {release.id}"]
     return "\n".join(lines)
+
+
+def wave_table(waves: tuple[WaveView, ...]) -> str:
+    rows = [
+        (
+            one.name or "the rest",
+            one.state,
+            percent(one.share, 0),
+            f"{one.step} of {len(one.shares)}",
+            ", ".join(f"{field} {' '.join(values)}" for field, values in one.match.items())[:60],
+        )
+        for one in waves
+    ]
+    return table(("wave", "state", "share", "step", "matches"), rows, right=(2,))
 
 
 def guardrail_table(guardrails: tuple[GuardrailView, ...], *, is_over: bool) -> str:

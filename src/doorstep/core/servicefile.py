@@ -184,11 +184,15 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
         if not self.contract.context:
             return
         for index, wave in enumerate(self.release.waves):
-            for field in wave.match:
+            for field, values in wave.match.items():
+                where = f"release.waves[{index}].match.{field}"
                 if field not in self.contract.context:
                     near = suggestion(field, list(self.contract.context))
-                    where = f"release.waves[{index}].match.{field}"
                     yield where, f"is not in contract.context{near}"
+                    continue
+                known = self.contract.context[field].values
+                if known and not set(known) & set(values):
+                    yield where, f"has none of its values; it has {', '.join(known[:5])}"
 
     def _fallback_faults(self) -> Iterator[tuple[str, str]]:
         fields = [*self.contract.inputs, *self.contract.context]

@@ -129,8 +129,6 @@ def _thin_release(file: ServiceFile) -> Iterator[Thin]:
         if guardrail.name == "fairness":
             said = "fairness is not compared in this release yet; the others are"
             yield f"release.guardrails[{index}]", said
-    if file.release.waves:
-        yield "release.waves", "is checked; a release goes to everybody at once for now"
     for index, alert in enumerate(file.alert):
         if alert.to != "console":
             yield f"alert[{index}].to", f"{alert.to} is not sent to yet; see the console"

@@ -7,6 +7,7 @@ that are no worse get through.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -124,7 +125,8 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wave(msgspec.Struct, frozen=True, kw_only=True):
-    """A segment, as text values per context field; every field must match."""
+    """A segment, as text values per context field; every field must match. steps, dwell_s: () for
+    those of the release."""
 
     name: Annotated[str, name("segment"), "of the segment"]
     match: Annotated[
@@ -132,10 +134,33 @@ class Wave(msgspec.Struct, frozen=True, kw_only=True):
         MapOf(ListOf(category(), least=1, most=1000, lone=True), "context field", 10),
         "values of context fields that belong to it",
     ]
+    steps: Annotated[
+        tuple[float, ...],
+        ListOf(share(0.0001, 1.0), least=1, most=STEPS_MAX),
+        "shares that the challenger is given in this wave, one after the other",
+        "those of the release",
+    ] = ()
+    dwell_s: Annotated[
+        tuple[float, ...],
+        ListOf(duration(0, YEAR_S), least=1, most=STEPS_MAX, lone=True),
+        "shortest time in each of its steps; one value for all",
+        "that of the release",
+    ] = ()
 
     def faults(self) -> Iterator[tuple[str, str]]:
         if not self.match:
             yield "match", "is empty; expected at least one context field"
+        yield from _step_faults(self.steps, self.dwell_s)
+
+    def overlap(self, other: Wave) -> str:
+        """`store 3`: what this wave and an earlier one both match, in so many words; "" for
+        nothing, or only for rows that the earlier one picks out by a further field."""
+        mine = {field: set(self.match.get(field, ())) for field in other.match}
+        shared = {field: mine[field] & set(other.match[field]) for field in other.match}
+        is_alike = self.match.keys() == other.match.keys()
+        if not all(shared.values()) or not (is_alike or shared == mine):
+            return ""
+        return ", ".join(f"{field} {min(found)}" for field, found in sorted(shared.items()))
 
 
 class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,27 +207,34 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     waves: Annotated[
         tuple[Wave, ...],
         ListOf(Group(Wave), most=50),
-        "segments in their order; the rest is implied",
+        "segments, carried one after the other; the rest is implied, and last",
         "none: everybody at once",
     ] = ()
 
-    def dwell_s_at(self, step: int, steps: int) -> float:
+    def dwell_s_at(self, step: int, steps: int, wave: Wave | None = None) -> float:
         """Shortest time in step `step` (from 0) of `steps`, counted from the last as margins."""
-        return _from_the_end(self.dwell_s, step, steps)
+        return _from_the_end((wave and wave.dwell_s) or self.dwell_s, step, steps)
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        if any(a >= b for a, b in zip(self.steps, self.steps[1:], strict=False)):
-            yield "steps", "each share must be larger than the one before"
-        if self.steps and len(self.dwell_s) not in {1, len(self.steps)}:
-            is_default = self.dwell_s == (300.0, 600.0, 600.0, 600.0)
-            if not is_default:
-                yield "dwell", f"{len(self.dwell_s)} times for {len(self.steps)} steps"
+        is_default = self.dwell_s == (300.0, 600.0, 600.0, 600.0)
+        yield from _step_faults(self.steps, () if is_default else self.dwell_s)
+        for at, wave in enumerate(self.waves):
+            for earlier in self.waves[:at]:
+                if both := wave.overlap(earlier):
+                    yield f"waves[{at}].match", f"{both} belongs to wave {earlier.name} already"
         for key, names in (
             ("guardrails", [one.name for one in self.guardrails]),
             ("waves", [one.name for one in self.waves]),
         ):
             if len(set(names)) < len(names):
                 yield key, "a name is listed twice"
+
+
+def _step_faults(steps: tuple[float, ...], dwell_s: tuple[float, ...]) -> Iterator[tuple[str, str]]:
+    if any(a >= b for a, b in pairwise(steps)):
+        yield "steps", "each share must be larger than the one before"
+    if steps and dwell_s and len(dwell_s) not in {1, len(steps)}:
+        yield "dwell", f"{len(dwell_s)} times for {len(steps)} steps"
 
 
 def _from_the_end(values: tuple[float, ...], step: int, steps: int) -> float:

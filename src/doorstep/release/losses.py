@@ -98,8 +98,7 @@ def loss_cells(told: Told, release: Release, guardrail: Guardrail) -> tuple[Loss
 
 def _cells(told: Told, release: Release, guardrail: Guardrail) -> Iterator[LossCell]:
     margin = guardrail.margins[min(release.step, len(guardrail.margins) - 1)]
-    split = [one.number for one in release.epochs if one.measured and 0.0 < one.share < 1.0]
-    first = _first_of_units(told.unit, np.flatnonzero(~told.is_shadow & np.isin(told.epoch, split)))
+    first = _first_of_units(told.unit, np.flatnonzero(_split_of(told, release)))
     for epoch in release.epochs:
         for segment in release.spec.segments:
             here = (told.epoch == epoch.number) & (told.segment == segment)
@@ -108,9 +107,19 @@ def _cells(told: Told, release: Release, guardrail: Guardrail) -> Iterator[LossC
             if epoch.state is State.SHADOW:
                 cell = _paired(told, here, epoch, segment, guardrail, margin)
             else:
-                cell = _split(told, here & first, epoch, segment, guardrail, margin)
+                share = release.share_in(epoch, segment)
+                cell = _split(told, here & first, (epoch.number, segment, share), guardrail, margin)
             if cell is not None:
                 yield cell
+
+
+def _split_of(told: Told, release: Release) -> Mask:
+    """Those that came while both versions were asked, which chance had divided."""
+    found = np.zeros(len(told.id), dtype=bool)
+    for epoch in release.epochs:
+        split = [one for one in release.spec.segments if release.is_split(epoch, one)]
+        found |= (told.epoch == epoch.number) & np.isin(told.segment.astype(str), split)
+    return found & ~told.is_shadow
 
 
 def _first_of_units(units: NDArray[np.object_], among: NDArray[np.int64]) -> Mask:
@@ -122,16 +131,18 @@ def _first_of_units(units: NDArray[np.object_], among: NDArray[np.int64]) -> Mas
 
 
 def _split(
-    told: Told, here: Mask, epoch: Epoch, segment: str, guardrail: Guardrail, margin: float
+    told: Told, here: Mask, place: tuple[int, str, float], guardrail: Guardrail, margin: float
 ) -> LossCell | None:
-    if not here.any() or not 0.0 < epoch.share < 1.0:
+    """place: epoch, segment and the challenger's share there."""
+    if not here.any():
         return None
     is_b, loss = told.is_challenger[here], told.loss[here]
-    pi, m = epoch.share, guardrail.reference
+    epoch, segment, pi = place
+    m = guardrail.reference
     z = (is_b - pi) * (loss - m)
     wealth = eprocess.residual_wealth
     return LossCell(
-        epoch=epoch.number,
+        epoch=epoch,
         segment=segment,
         paired=False,
         champion=_sum(loss[~is_b]),

@@ -68,9 +68,13 @@ def _interval(release: Release, cells: Sequence[LossCell]) -> tuple[float | None
     """The difference with its asymptotic confidence sequence: of the canary, once it says
     something, else of the pairs."""
     split = [one for one in cells if not one.paired]
-    shares = {epoch.number: epoch.share for epoch in release.epochs}
+    epochs = {epoch.number: epoch for epoch in release.epochs}
     used = split or list(cells)
-    weights = [1.0 if one.paired else shares[one.epoch] * (1.0 - shares[one.epoch]) for one in used]
+    shares = [release.share_in(epochs[one.epoch], one.segment) for one in used]
+    weights = [
+        1.0 if one.paired else share * (1.0 - share)
+        for one, share in zip(used, shares, strict=True)
+    ]
     n = sum(one.sums[0] for one in used)
     v = sum(one.sums[0] * weight for one, weight in zip(used, weights, strict=True))
     first, second = sum(one.sums[1] for one in used), sum(one.sums[2] for one in used)

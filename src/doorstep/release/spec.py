@@ -43,7 +43,7 @@ def spec_of(
     the champion; what was not is not guarded, as in a first release.
 
     Fairness is not decided on yet, which `doorstep check` says. Raises: InputError (`bad-release`),
-    RefusedError (`shadow-needs-inputs`, `cannot-compare-answers`).
+    RefusedError (`shadow-needs-inputs`, `cannot-compare-answers`, `wave-matches-nothing`).
     """
     asked = file.release
     steps = asked.steps or auto_steps(requests_per_s, asked.deadline.after_s)
@@ -51,29 +51,33 @@ def spec_of(
     shadow_requests = asked.shadow.requests
     if shadow_requests and contracts:
         shadow_requests = _shadow_requests(file, contracts)
+    if contracts:
+        _require_matches(file, contracts[0])
     if contracts and "disagreement" in guarded(file):
         _require_answers(file, shadow_requests)
-    dwell_s = tuple(asked.dwell_s_at(step, len(steps)) for step in range(len(steps)))
-    margins = (
-        tuple(errors.margin_at(step, len(steps)) for step in range(len(steps)))
-        if errors
-        else (1.5,) * len(steps)
+    rises = [wave.steps or steps for wave in asked.waves] + [steps]
+    counts = [len(rise) for rise in rises]
+    dwell_s = tuple(
+        asked.dwell_s_at(step, len(rise), wave)
+        for rise, wave in zip(rises, (*asked.waves, None), strict=True)
+        for step in range(len(rise))
     )
     return ReleaseSpec(
         shadow_requests=shadow_requests,
-        steps=steps,
+        steps=tuple(share for rise in rises for share in rise),
         dwell_s=dwell_s,
-        margins=margins,
+        margins=_margins(errors, counts) if errors else (1.5,) * sum(counts),
         alpha=asked.alpha,
-        guardrails=_guardrails(file, len(steps), before, shadow_requests if contracts else 0),
+        guardrails=_guardrails(file, counts, before, shadow_requests if contracts else 0),
         # A minute, but never more than a fifth of a step: shortened releases stay decidable.
         warmup_s=min(WARMUP_S, WARMUP_OF_DWELL * min(dwell_s)),
         bake_s=asked.bake_s,
         holdback=asked.holdback,
         deadline_s=asked.deadline.after_s,
         deadline_then=asked.deadline.then,
-        segments=(REST, *(wave.name for wave in asked.waves)),
+        segments=(*(wave.name for wave in asked.waves), REST),
         waves=waves_of(file),
+        wave_steps=tuple(counts) if asked.waves else (),
         key=file.ids.key,
         unit=file.ids.unit,
     )
@@ -84,17 +88,25 @@ def guarded(file: ServiceFile) -> frozenset[str]:
     return frozenset(one.name for one in file.release.guardrails) | {"errors"}
 
 
-def _guardrails(file: ServiceFile, steps: int, before: Before, pairs: int) -> tuple[Guardrail, ...]:
-    """Each may spend an equal part of alpha. pairs: how many the shadow scores."""
+def _margins(asked: Asked, counts: Sequence[int]) -> tuple[float, ...]:
+    """counts: steps of each wave. Each wave goes down to the last margin."""
+    return tuple(asked.margin_at(step, count) for count in counts for step in range(count))
+
+
+def _guardrails(
+    file: ServiceFile, counts: Sequence[int], before: Before, pairs: int
+) -> tuple[Guardrail, ...]:
+    """Each may spend an equal part of alpha. counts: steps of each wave. pairs: how many the shadow
+    scores."""
     asked = {one.name: one for one in file.release.guardrails}
     errors = asked.get("errors", Asked(name="errors"))
     found = [Guardrail(tolerance=errors.tolerance, ceiling=errors.ceiling)]
     if before.slow_us and (latency := asked.get("latency")):
-        found.append(_stepped("latency", latency, steps, slow_us=before.slow_us))
+        found.append(_stepped("latency", latency, counts, slow_us=before.slow_us))
     if before.quality is not None and (quality := asked.get("quality")):
         found.append(
             _stepped(
-                "quality", quality, steps,
+                "quality", quality, counts,
                 reference=before.quality.reference, loss_max=before.quality.loss_max,
                 delay_s=file.monitor.outcomes.delay_s,
             )
@@ -118,8 +130,25 @@ def _require_answers(file: ServiceFile, shadow_requests: int) -> None:
         )
 
 
-def _stepped(name: GuardrailName, asked: Asked, steps: int, **frozen: Any) -> Guardrail:
-    margins = tuple(asked.margin_at(step, steps) for step in range(steps))
+def _require_matches(file: ServiceFile, contract: Contract) -> None:
+    """contract: of the champion, by which requests are read. Raises: RefusedError
+    (`wave-matches-nothing`)."""
+    known = {one.name: one.values for one in contract.context}
+    for wave in file.release.waves:
+        for field, values in wave.match.items():
+            found = known.get(field)
+            if found is None or (found and not set(found) & set(values)):
+                said = f"no field {field!r}" if found is None else f"{field} {', '.join(found[:5])}"
+                raise RefusedError(
+                    "wave-matches-nothing",
+                    f"release.waves: {wave.name} matches {field} {', '.join(values[:5])}, but the "
+                    f"context of {file.service} has {said}",
+                    "correct release.waves, or declare the field in contract.context",
+                )
+
+
+def _stepped(name: GuardrailName, asked: Asked, counts: Sequence[int], **frozen: Any) -> Guardrail:
+    margins = _margins(asked, counts)
     return Guardrail(name=name, tolerance=asked.tolerance, margins=margins, **frozen)
 
 

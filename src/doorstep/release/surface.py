@@ -108,9 +108,24 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     evidence: dict[str, Any] = {}
 
 
+class WaveView(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment that a release carries in its turn. name: "" is the rest, everybody whom no other
+    matches. match: values by context field. state: waiting; now; carried, which has been through
+    its steps; ended, at which the release was stopped. share: of its units, that the challenger is
+    given now. step: of `shares`, from 1; 0 before the first."""
+
+    name: str
+    match: dict[str, tuple[str, ...]]
+    state: Literal["waiting", "now", "carried", "ended"]
+    share: float
+    shares: tuple[float, ...]
+    step: int
+
+
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """state: shadow, step, bake, paused, done, rolled-back, inconclusive. shares: one per step.
-    step: 1 is the first, 0 in the shadow.
+    """state: shadow, step, bake, paused, done, rolled-back, inconclusive. shares: one per step, of
+    the wave that is carried where there are waves. step: 1 is the first, 0 in the shadow.
+    share: the challenger's, in that wave. waves: in their order; () if all are carried together.
     requests_*, failed_*: assigned to the arm since the start, and those that it did not answer, so
     that another did; in the shadow they reached no caller.
     settled: every live node reports the plan of the newest decision; silent: nodes that do not."""
@@ -138,6 +153,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     settled: bool
     silent: tuple[str, ...]
     plan_number: int
+    waves: tuple[WaveView, ...] = ()
 
 
 class Releases(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,9 +21,11 @@ from doorstep.core.errors import InputError
 from doorstep.core.instant import Instant
 from doorstep.core.plan import REST, Segment
 
-METHOD = 2
-"""1 decided on errors alone; what it started is finished by the same rules here."""
-STEPS_MAX = 20
+METHOD = 3
+"""1 decided on errors alone, and 2 gave every segment the same share at the same time; what they
+started is finished by the same rules here."""
+STEPS_MAX = 1020
+"""20 in each of 50 waves and of the rest."""
 HISTORY_MAX = 200
 HOLDBACK_MIN = 0.01
 """At 100 % there is no control beside the challenger and evidence stops: something stays back."""
@@ -105,11 +107,14 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a release was asked to do; frozen when it starts. Raises: InputError (`bad-release`).
 
     steps: shares of the challenger, rising, in (0, 1]; a step never takes more than 1 - holdback.
+    wave_steps: how many of them belong to each of `segments`, which are carried one after the other
+    and keep what they have reached; () carries all of them together, in one rise.
     dwell_s: shortest stay per step. margins: per step, the ratio of rates that must be excluded
     before the next. alpha: chance of a false rollback over the whole release. alpha_p: chance of
     advancing wrongly. shadow_requests: 0 means no shadow. shadow_margin: excess of the challenger's
     error rate that shadow must exclude. segments: those the release is for. waves: how they are
-    told apart. key, unit: the fields of `ids`, by which units stick to a version.
+    told apart; whom none matches is the rest. key, unit: the fields of `ids`, by which units stick
+    to a version.
     """
 
     method: int = METHOD
@@ -130,6 +135,7 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     deadline_then: OnDeadline = "rollback"
     segments: tuple[str, ...] = (REST,)
     waves: tuple[Segment, ...] = ()
+    wave_steps: tuple[int, ...] = ()
     key: str = ""
     unit: str = ""
 
@@ -155,12 +161,32 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     def bake_share(self) -> float:
         return 1.0 - self.holdback
 
+    def wave_of(self, step: int) -> tuple[int, int]:
+        """The place among `segments` that `step` carries, and the step's place in that wave."""
+        for wave, count in enumerate(self.wave_steps):
+            if step < count:
+                return wave, step
+            step -= count
+        return 0, step
+
+    def steps_of(self, wave: int) -> range:
+        """The steps of a wave; all of them where there are no waves."""
+        first = sum(self.wave_steps[:wave])
+        count = self.wave_steps[wave] if self.wave_steps else len(self.steps)
+        return range(first, first + count)
+
 
 def _check_steps(spec: ReleaseSpec) -> None:
     steps, n = spec.steps, len(spec.steps)
     _check(1 <= n <= STEPS_MAX, "steps", n, f"1 to {STEPS_MAX} of them")
     _check(all(0.0 < s <= 1.0 for s in steps), "steps", steps, "shares above 0, at most 1")
-    _check(all(a < b for a, b in pairwise(steps)), "steps", steps, "rising")
+    if spec.wave_steps:
+        counts, told = spec.wave_steps, len(spec.segments)
+        fits = len(counts) == told > 1 and min(counts) > 0 and sum(counts) == n
+        _check(fits, "waves", counts, f"steps of each of {told} segments, {n} together")
+    for wave in range(len(spec.wave_steps) or 1):
+        mine = [steps[at] for at in spec.steps_of(wave)]
+        _check(all(a < b for a, b in pairwise(mine)), "steps", tuple(mine), "rising")
     _check(len(spec.dwell_s) == n, "dwell", spec.dwell_s, f"{n} durations, one a step")
     _check(all(0.0 <= s < math.inf for s in spec.dwell_s), "dwell", spec.dwell_s, "0 s or more")
     _check(len(spec.margins) == n, "margins", spec.margins, f"{n} ratios, one a step")
@@ -184,8 +210,9 @@ def _check_numbers(spec: ReleaseSpec) -> None:
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):
-    """A longest period with one share. measured: false in warm-up, whose cells decide nothing but
-    the hard kill. opened: why it began."""
+    """A longest period with one share. share: of the segments that the step carries; for others see
+    `Release.share_in`. measured: false in warm-up, whose cells decide nothing but the hard kill.
+    opened: why it began."""
 
     number: int
     share: float
@@ -241,7 +268,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def share(self) -> float:
-        """Share of units that the plan gives to the challenger now, in each of its segments."""
+        """Share of units that the plan gives to the challenger now, in the wave that is carried; in
+        each segment where there are no waves."""
         return self.epoch.share
 
     @property
@@ -259,9 +287,32 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
         """The champion of the service as this release leaves it now; None: its fallback answers."""
         return self.challenger if self.state is State.DONE else self.champion
 
+    @property
+    def wave(self) -> str | None:
+        """The segment that is carried now; None where all are together: in the shadow, while it
+        bakes, without waves."""
+        if not self.spec.wave_steps or self.epoch.state is not State.STEP:
+            return None
+        return self.spec.segments[self.spec.wave_of(self.step)[0]]
+
+    def share_in(self, epoch: Epoch, segment: str) -> float:
+        """Probability that a unit of `segment` was assigned to the challenger in `epoch`: earlier
+        waves stay at the bake share, later ones are not begun."""
+        spec = self.spec
+        if not spec.wave_steps or epoch.state is not State.STEP or epoch.share == 0.0:
+            return epoch.share
+        place, now = spec.segments.index(segment), spec.wave_of(epoch.step)[0]
+        if place == now:
+            return epoch.share
+        return spec.bake_share if place < now else 0.0
+
+    def is_split(self, epoch: Epoch, segment: str) -> bool:
+        """Whether both versions were asked there, chosen by chance, and what came counts."""
+        return epoch.measured and 0.0 < self.share_in(epoch, segment) < 1.0
+
     def plan_shares(self) -> dict[str, float]:
         """The challenger's share per segment, as `core.plan.ReleasePlan.shares` wants it."""
-        return dict.fromkeys(self.spec.segments, self.share)
+        return {one: self.share_in(self.epoch, one) for one in self.spec.segments}
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import msgspec
 
@@ -10,7 +11,7 @@ from doorstep.kernel.app import App
 from doorstep.release import store
 from doorstep.release.collect import collect
 from doorstep.release.decide import decide
-from doorstep.release.surface import DecisionView, GuardrailView, Release
+from doorstep.release.surface import DecisionView, GuardrailView, Release, WaveView
 from doorstep.release.types import Cell, Decision, Evidence, Numbers, State
 from doorstep.release.types import Release as Inner
 from doorstep.release.wording import say_missing
@@ -32,7 +33,7 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         state=inner.state.value,
         step=_step_number(inner),
         share=inner.share,
-        shares=tuple(inner.spec.share_of(step) for step in range(len(inner.spec.steps))),
+        shares=_shares(inner, inner.spec.wave_of(inner.step)[0]),
         rehearsal=inner.rehearsal,
         started_at=inner.started_at,
         changed_at=inner.changed_at,
@@ -52,15 +53,49 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         ),
         silent=tuple(sorted(app.nodes.silent())),
         plan_number=row.plan_number,
+        waves=_waves(inner),
     )
 
 
+def _shares(release: Inner, wave: int) -> tuple[float, ...]:
+    return tuple(release.spec.share_of(step) for step in release.spec.steps_of(wave))
+
+
+def _waves(release: Inner) -> tuple[WaveView, ...]:
+    spec = release.spec
+    if not spec.wave_steps or release.is_first:
+        return ()
+    match = {wave.name: wave.match for wave in spec.waves}
+    now, step = spec.wave_of(release.step)
+    is_carried = State.BAKE in (release.state, release.resumes) or release.state is State.DONE
+    found = []
+    for place, name in enumerate(spec.segments):
+        steps = spec.wave_steps[place]
+        state: Literal["waiting", "now", "carried", "ended"] = "waiting"
+        at = 0
+        if is_carried or place < now:
+            state, at = "carried", steps
+        elif place == now and _step_number(release):
+            state, at = "ended" if release.is_over else "now", step + 1
+        found.append(
+            WaveView(
+                name=name,
+                match=match.get(name, {}),
+                state=state,
+                share=release.share_in(release.epoch, name),
+                shares=_shares(release, place),
+                step=at,
+            )
+        )
+    return tuple(found)
+
+
 def _step_number(release: Inner) -> int:
-    """1 is the first step, as people count; 0 in the shadow and for a first version."""
+    """1 is the first step of its wave, as people count; 0 in the shadow and for a first version."""
     # One that was ended in the shadow ended there, not at the first step.
     ended = release.history[-1].before if release.is_over and release.history else None
     in_shadow = State.SHADOW in (release.state, release.resumes, ended)
-    return 0 if in_shadow or release.is_first else release.step + 1
+    return 0 if in_shadow or release.is_first else release.spec.wave_of(release.step)[1] + 1
 
 
 def _reason(release: Inner, newest: Decision) -> str:
@@ -103,7 +138,9 @@ def _guardrail(release: Inner, numbers: Numbers) -> GuardrailView:
     margins = rule.margins if rule and rule.margins else release.spec.margins
     # Disagreement is under its limit or over it: there is nothing between.
     is_limit = numbers.guardrail == "disagreement"
-    name = numbers.guardrail if not numbers.segment else f"{numbers.guardrail} in {numbers.segment}"
+    name = numbers.guardrail
+    if numbers.segment is not None:
+        name += f" in {numbers.segment or 'the rest'}"
     return GuardrailView(
         name=name,
         champion=numbers.champion_rate,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from doorstep.release.types import Numbers
+from doorstep.release.types import Numbers, Release
 
 EVIDENCE_SAID_MAX = 1e9
 PERCENT_DIGITS_BELOW = 0.01
@@ -39,12 +39,25 @@ def say_verdict(numbers: Numbers) -> str:
     log_e = numbers.log_e_rollback
     if not numbers.is_bad and numbers.log_e_advance is not None:
         log_e = numbers.log_e_advance
-    where = f' in segment "{numbers.segment}"' if numbers.segment is not None else ""
+    where = f" in {say_segment(numbers.segment)}" if numbers.segment is not None else ""
     against = (
         "" if numbers.method.startswith("M4") else f" against {percent(numbers.champion_rate)}"
     )
     rate = percent(numbers.challenger_rate)
     return f"{_name(numbers)}{where} {rate}{against} ({say_evidence(log_e)})"
+
+
+def say_segment(name: str) -> str:
+    return f'segment "{name}"' if name else "the rest"
+
+
+def say_step(release: Release, step: int) -> str:
+    """`step 2`, or where there are waves `wave pilot, step 2`; `the rest, step 1`."""
+    wave, place = release.spec.wave_of(step)
+    if not release.spec.wave_steps:
+        return f"step {step + 1}"
+    name = release.spec.segments[wave]
+    return f"{f'wave {name}' if name else 'the rest'}, step {place + 1}"
 
 
 def say_ratio(numbers: Numbers) -> str:

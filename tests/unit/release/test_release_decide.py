@@ -274,7 +274,7 @@ def test_the_same_version_cannot_be_released_over_itself():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"method": 3},
+        {"method": 4},
         {"steps": ()},
         {"steps": (0.5, 0.1)},
         {"steps": (0.0, 0.1)},
@@ -291,6 +291,10 @@ def test_the_same_version_cannot_be_released_over_itself():
         {"guardrails": (Guardrail(weight=0.5),)},
         {"segments": ()},
         {"segments": ("a", "a")},
+        {"segments": ("a", "b"), "wave_steps": (4,)},
+        {"segments": ("a", "b"), "wave_steps": (4, 0)},
+        {"segments": ("a",), "wave_steps": (4,)},
+        {"segments": ("a", "b"), "wave_steps": (2, 2), "steps": (0.1, 0.5, 0.5, 0.1)},
     ],
 )
 def test_a_release_that_makes_no_sense_is_refused(wrong):

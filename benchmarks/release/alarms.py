@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from rules import (
@@ -56,13 +57,13 @@ def _alarms(rng: np.random.Generator, plan: Plan, runs: int) -> dict[str, float]
     for stream in streams[:5]:
         _require_same(stream)
     return {
-        name: share_of(math.isfinite(rule(one)) for one in streams[: _shown(name, runs)])
+        name: share_of(math.isfinite(rule(one)) for one in streams[: shown(name, runs)])
         for name, rule in RULES.items()
         if name != SPRT
     }
 
 
-def _shown(name: str, runs: int) -> int:
+def shown(name: str, runs: int) -> int:
     return max(5, round(runs * SLOW_RULES.get(name, 1.0)))
 
 
@@ -77,7 +78,7 @@ def _require_same(stream: Stream) -> None:
             int(stream.bad_b[begin:end].sum()),
             int(stream.bad_a[begin:end].sum()),
         )
-        for begin, end in zip(edges, edges[1:], strict=False)
+        for begin, end in pairwise(edges)
     ]
     starts = [edges.index(one) for one in stream.plan.restarts[: eprocess.RESTART_SLOTS]]
     shipped = eprocess.share_log_e_restarted(cells, starts, TOLERANCE, +1)

@@ -98,5 +98,7 @@ def _loss_cell(rng: np.random.Generator, epoch: int) -> LossCell:
         tuple(eprocess.residual_wealth(is_b, loss, 0.5, 0.5, delta, d).tolist())
         for delta, d in ((0.0, +1), (0.005, -1))
     ]
-    return LossCell(epoch=epoch, segment="", paired=False, champion=(1, 0.0), challenger=(1, 0.0),
-                    sums=(0, 0.0, 0.0), margin=0.005, worse=wealth[0], better=wealth[1])  # fmt: skip
+    return LossCell(
+        epoch=epoch, segment="", paired=False, champion=(1, 0.0), challenger=(1, 0.0),
+        sums=(0, 0.0, 0.0), margin=0.005, worse=wealth[0], better=wealth[1],
+    )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from alarms import _shown as shown
+from alarms import shown
 from rules import (
     NEVER,
     OURS,

@@ -80,7 +80,7 @@ class Rollout:
         return Ending(self.release.state, minute, bad_answers)
 
     def _tick(self, minute: int) -> int:
-        fine = minute < 60 or self._per_minute >= PER_MINUTE or not self.release.epoch.measured
+        fine = minute < 60 or self.release.state is not State.BAKE and self._per_minute >= PER_MINUTE or not self.release.epoch.measured
         return 1 if fine else COARSE
 
     def _serve(self, n: int, rate_a: float, rate_b: float) -> int:

@@ -10,6 +10,7 @@ import math
 
 import msgspec
 
+from doorstep.release.decide import CEILING_PART, PATIENCE
 from doorstep.release.types import ReleaseSpec
 from doorstep.stats.planner import (
     clean_units_needed,
@@ -47,6 +48,12 @@ def estimate(spec: ReleaseSpec, units_per_s: float, error_rate: float = 0.0) -> 
         share = spec.share_of(at)
         need = _units_needed(spec, at, error_rate, mine)
         stay_s = max(spec.dwell_s[at], spec.warmup_s + _time_for(need, units_per_s))
+        if at + 1 == len(spec.steps):
+            proof = _units_needed(spec, at, error_rate, mine, CEILING_PART)
+            sure_s = max(spec.dwell_s[at], spec.warmup_s + _time_for(proof, units_per_s))
+            left_s = max(0.0, spec.deadline_s - shadow_s - done_s)
+            long_s = min(PATIENCE * spec.dwell_s[at], left_s / 2)
+            stay_s = min(sure_s, max(stay_s, long_s))
         steps.append(StepEstimate(share, need, stay_s))
         mine += max(0.0, stay_s - spec.warmup_s) * units_per_s * share
         done_s += stay_s
@@ -55,11 +62,14 @@ def estimate(spec: ReleaseSpec, units_per_s: float, error_rate: float = 0.0) -> 
     return Estimate(shadow_s, tuple(steps), total_s, fits, "" if fits else _why(spec, units_per_s))
 
 
-def _units_needed(spec: ReleaseSpec, at: int, error_rate: float, mine: float) -> float:
-    """Units of both arms in this step, when the challenger already has `mine` from earlier ones."""
+def _units_needed(
+    spec: ReleaseSpec, at: int, error_rate: float, mine: float, part: float = 1.0
+) -> float:
+    """Units of both arms in this step, when the challenger already has `mine` from earlier ones.
+    part: of the ceiling that has to be excluded."""
     share = spec.share_of(at)
     by_ratio = share_requests_needed(share, error_rate, 1.0, spec.margins[at], spec.alpha_p)
-    ceiling = min(guardrail.ceiling for guardrail in spec.guardrails)
+    ceiling = part * min(guardrail.ceiling for guardrail in spec.guardrails)
     if error_rate == 0.0:
         by_ceiling = float(clean_units_needed(ceiling, spec.alpha_p))
     elif error_rate < ceiling:

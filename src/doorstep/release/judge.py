@@ -22,8 +22,11 @@ from doorstep.stats import eprocess
 from doorstep.stats.planner import clean_units_needed
 
 SPLIT_LIMIT = math.log(1000.0)
-SHADOW_WEIGHT = 0.2
-"""Part of the rollback capital that is bet in shadow, where a wrong version hurts nobody."""
+SHADOW_WEIGHT = 0.1
+"""Part of the rollback capital that is bet in shadow, where a wrong version hurts nobody: what is
+bet there is missing where it does."""
+SHADOW_WEIGHT_BEFORE = {1: 0.2, 2: 0.2}
+"""By the method that a release was started with."""
 CS_ALPHA = 0.05
 POOLED_PART = 0.5
 """With several segments: this part of alpha watches their sum, the rest is shared among them."""
@@ -205,7 +208,8 @@ def _log_rollback(release: Release, guardrail: Guardrail, tally: _Tally) -> floa
     if release.spec.shadow_requests == 0:
         return canary
     shadow = eprocess.paired_log_e(*tally.pairs)
-    return eprocess.log_mean_exp([shadow, canary], [SHADOW_WEIGHT, 1.0 - SHADOW_WEIGHT])
+    weight = SHADOW_WEIGHT_BEFORE.get(release.spec.method, SHADOW_WEIGHT)
+    return eprocess.log_mean_exp([shadow, canary], [weight, 1.0 - weight])
 
 
 def _log_advance(release: Release, guardrail: Guardrail, tally: _Tally) -> float | None:

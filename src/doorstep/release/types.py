@@ -22,8 +22,8 @@ from doorstep.core.instant import Instant
 from doorstep.core.plan import REST, Segment
 
 METHOD = 3
-"""1 decided on errors alone, and 2 gave every segment the same share at the same time; what they
-started is finished by the same rules here."""
+"""1 decided on errors alone, and 2 gave every segment the same share at the same time, bet more in
+shadow and was less patient in the last step; what they started is finished by the same rules."""
 STEPS_MAX = 1020
 """20 in each of 50 waves and of the rest."""
 HISTORY_MAX = 200

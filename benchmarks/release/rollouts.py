@@ -31,13 +31,15 @@ COARSE = 5
 @dataclass(frozen=True)
 class Truth:
     """rate: of errors, ratio: the challenger's over it. drifts: a wave of +-80 % in two hours, and
-    an incident of 8 times for ten minutes. times: how much slower the challenger is."""
+    an incident of 8 times for ten minutes. times: how much slower the challenger is. shadow: whether
+    it is scored unseen first."""
 
     name: str
     rate: float
     ratio: float = 1.0
     drifts: bool = False
     times: float = 1.0
+    shadow: bool = True
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,10 @@ EQUAL = (
     Truth("equal, 1 %, wave and incident", 0.01, drifts=True),
 )
 AT_MARGIN = (
-    Truth("1.5 x 0.67 % = ceiling and margin", 0.00667, 1.5),
+    Truth("1.5 x 0.1 %, no shadow", 0.001, 1.5, shadow=False),
+    Truth("1.5 x 0.5 %, no shadow", 0.005, 1.5, shadow=False),
+    Truth("1.5 x 1 %, no shadow", 0.01, 1.5, shadow=False),
     Truth("1.5 x 1 %", 0.01, 1.5),
-    Truth("1.5 x 2 %", 0.02, 1.5),
 )
 WORSE = (
     Truth("1.25 x 1 %", 0.01, 1.25),
@@ -174,7 +177,8 @@ def releases(rng: np.random.Generator, runs: int, truths: Sequence[Truth]) -> Pa
     part = Part(f"Whole releases: 6,000 requests a minute, defaults ({runs} runs)")
     part.row("", "promoted", "rolled back", "minutes", "bad answers", "Argo: promoted", width=15)
     for truth in truths:
-        endings = [Rollout(rng, truth, ReleaseSpec(), PER_MINUTE).run() for _ in range(runs)]
+        spec = ReleaseSpec() if truth.shadow else ReleaseSpec(shadow_requests=0)
+        endings = [Rollout(rng, truth, spec, PER_MINUTE).run() for _ in range(runs)]
         promoted, gone, minutes, bad = summary(endings)
         others = share_of(argo(rng, truth) for _ in range(runs))
         part.row(

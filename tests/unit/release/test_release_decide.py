@@ -61,9 +61,9 @@ def test_the_last_step_waits_for_the_ratio_before_it_is_content_with_the_ceiling
     release, seen = in_step(**LAST), evidence(arms(1, (5000, 5), (5000, 5)))
     hasty = decide(release, seen, at(600))
     assert isinstance(hasty.outcome, Hold)
-    assert hasty.reason.endswith("needed, or a rate under the ceiling in 50 min"), hasty.reason
-    assert isinstance(decide(release, seen, at(3599)).outcome, Hold)
-    patient = decide(release, seen, at(3600))
+    assert hasty.reason.endswith("needed, or a rate under the ceiling in 1.8 h"), hasty.reason
+    assert isinstance(decide(release, seen, at(7199)).outcome, Hold)
+    patient = decide(release, seen, at(7200))
     assert patient.outcome == Advance(State.BAKE, 0, 0.95)
     for decision in (hasty, patient):
         assert recompute(decision) == decision

@@ -48,10 +48,10 @@ PARTS: dict[str, tuple[tuple[Measure, float], ...]] = {
     "late": ((detection.onset, 0.5),),
     "latency": ((detection.latency, 0.4),),
     "releases": tuple(
-        (partial(rollouts.releases, truths=some), 1.0)
+        (partial(rollouts.releases, truths=some), 0.5)
         for some in (rollouts.EQUAL, rollouts.AT_MARGIN, rollouts.WORSE)
     ),
-    "sparse": tuple((partial(rollouts.sparse, latency=one), 0.2) for one in (False, True)),
+    "sparse": tuple((partial(rollouts.sparse, latency=one), 0.12) for one in (False, True)),
 }
 """What is measured, and how many times as many runs as usual it takes."""
 REAL = "real"

@@ -99,6 +99,9 @@ from doorstep.register.surface import (
 )
 from doorstep.release.surface import (
     ChangeRelease,
+    Differences,
+    EstimateRelease,
+    Forecast,
     Kill,
     KillVersion,
     ListReleases,
@@ -106,6 +109,7 @@ from doorstep.release.surface import (
     Releases,
     ReviveVersion,
     Rollback,
+    ShowDifferences,
     ShowRelease,
     StartRelease,
 )
@@ -250,11 +254,17 @@ class Client:
         asked = StartRelease(version=version, rehearsal=rehearsal)
         return self.call("release.start", asked, Release)
 
+    def estimate_release(self, version: str) -> Forecast:
+        return self.call("release.estimate", EstimateRelease(version=version), Forecast)
+
     def release(self, release: str) -> Release:
         return self.call("release.show", ShowRelease(release=release), Release)
 
     def releases(self, service: str = "") -> tuple[Release, ...]:
         return self.call("release.list", ListReleases(service=service), Releases).releases
+
+    def differences(self, release: str) -> Differences:
+        return self.call("release.differences", ShowDifferences(release=release), Differences)
 
     def pause(self, release: str, why: str) -> Release:
         return self.call("release.pause", ChangeRelease(release=release, why=why), Release)

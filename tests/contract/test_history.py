@@ -6,7 +6,7 @@ from pathlib import Path
 
 from doorstep.compose.control import ControlPlane
 from doorstep.core.instant import SECOND_US, SystemClock
-from doorstep.govern.operations import HISTORY_EVENTS, show_history
+from doorstep.govern.history import HISTORY_EVENTS, show_history
 from doorstep.govern.surface import ShowHistory
 from doorstep.kernel.db import Database
 from doorstep.kernel.event import Actor, Object

@@ -4,7 +4,7 @@ status."""
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from doorstep.client import Client
     from doorstep.gate.surface import GateRun
     from doorstep.register.surface import Service
-    from doorstep.release.wording import say_difference
-from doorstep.release.surface import GuardrailView, Kill, Release, WaveView
+from doorstep.release.surface import Differences, GuardrailView, Kill, Release, WaveView
+from doorstep.release.wording import say_difference
 
 POLL_S = 0.3
+INPUTS_SHOWN = 6
 RUNNING = ("shadow", "step", "bake", "paused")
 Version = Annotated[str, typer.Argument(help="SERVICE@NUMBER, such as loans@3.")]
 ReleaseName = Annotated[str, typer.Argument(help="A release id, or a service's name.")]
@@ -27,7 +28,7 @@ ReleaseName = Annotated[str, typer.Argument(help="A release id, or a service's n
 def add_to(app: typer.Typer) -> None:
     app.command("gate")(gate)
     releases = typer.Typer(no_args_is_help=True, help="Carry a version onto its service.")
-    for command in (start, show, list_releases, pause, resume, promote):
+    for command in (start, estimate, show, list_releases, pause, resume, promote):
         releases.command(command.__name__.replace("list_releases", "list"))(command)
     app.add_typer(releases, name="release")
     app.command("rollback")(rollback)
@@ -75,6 +76,10 @@ def start(
 
         require_file(rehearse)
     with connect(url, home) as client:
+        if rehearse is None:
+            from doorstep.cli.forecasting import say_forecast
+
+            say_forecast(client, version)
         begun = client.start_release(version, rehearsal=rehearse is not None)
         if rehearse is not None:
             from doorstep.cli.rehearse import rehearse_release
@@ -86,6 +91,16 @@ def start(
             ended = settle(client, begun)
     emit(ended, lambda: release_text(ended, with_reason=rehearse is None), as_json=json)
     raise typer.Exit(exit_code(ended) if wait or rehearse is not None else 0)
+
+
+def estimate(version: Version, json: Json = False, url: Url = None, home: Home = None) -> None:
+    """Say what a release would need at the present traffic: requests, outcomes and time."""
+    from doorstep.cli.forecasting import forecast_text
+
+    with connect(url, home) as client:
+        found = client.estimate_release(version)
+    emit(found, lambda: forecast_text(found), as_json=json)
+    raise typer.Exit(0 if found.fits else 4)
 
 
 def follow(client: Client, release: Release, timeout_s: float) -> Release:
@@ -220,11 +235,55 @@ def _interval(one: GuardrailView) -> str:
     return f"{one.low:.2f} {high} ×"
 
 
-def show(release: ReleaseName, json: Json = False, url: Url = None, home: Home = None) -> None:
+def show(
+    release: ReleaseName,
+    differences: Annotated[
+        bool,
+        typer.Option("--differences", help="Requests of the shadow that both answered, apart."),
+    ] = False,
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
     """Show a release: where it stands, its evidence, its decisions and their reasons."""
     with connect(url, home) as client:
+        if differences:
+            apart = client.differences(release)
+            emit(apart, lambda: differences_text(apart), as_json=json)
+            return
         found = client.release(release)
-    emit(found, lambda: release_text(found) + "\n\n" + _decisions(found), as_json=json)
+    emit(found, lambda: shown_text(found), as_json=json)
+
+
+def shown_text(found: Release) -> str:
+    """What `doorstep release show` prints."""
+    said = [found.headline] if found.headline else []
+    said += [found.next] if found.next else []
+    return "\n".join(said) + "\n\n" + release_text(found) + "\n\n" + _decisions(found)
+
+
+def differences_text(found: Differences) -> str:
+    """What `doorstep release show --differences` prints."""
+    mine, other = f"@{found.challenger}", f"@{found.champion}"
+    if not found.compared:
+        return "no request was answered by both versions: only a shadow asks both"
+    share = percent(found.differ / found.compared)
+    said = f"{found.differ:,} of {found.compared:,} requests were answered differently ({share})"
+    lines = [said]
+    lines += [f"{one.requests:>7,}  {one.champion} -> {one.challenger}" for one in found.patterns]
+    rows = [
+        (one.prediction, when(one.at), str(one.champion), str(one.challenger), _asked(one.inputs))
+        for one in found.examples
+    ]
+    if rows:
+        lines += ["", table(("prediction", "at", other, mine, "asked"), rows)]
+        lines += ["", f"next: doorstep explain {found.examples[0].prediction}"]
+    return "\n".join(lines)
+
+
+def _asked(inputs: dict[str, Any]) -> str:
+    shown = [f"{name}={value}" for name, value in list(inputs.items())[:INPUTS_SHOWN]]
+    return " ".join(shown) + (" …" if len(inputs) > INPUTS_SHOWN else "")
 
 
 def _decisions(release: Release) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from doorstep.console import marks, story, timeline, words
+from doorstep.console import course, marks, story, timeline, words
 from doorstep.console.asking import Ask, Query, answer, attempt
 from doorstep.console.measures import estimate_of, metrics_of, ruler_of, stays_of, totals_of
 from doorstep.console.servicefile import annotate_file
@@ -55,7 +55,14 @@ from doorstep.register.surface import (
     Version,
     Versions,
 )
-from doorstep.release.surface import ListReleases, Release, Releases, ShowRelease
+from doorstep.release.surface import (
+    Differences,
+    ListReleases,
+    Release,
+    Releases,
+    ShowDifferences,
+    ShowRelease,
+)
 
 COLUMNS_PER_PAGE = 40
 VERSIONS_WITH_GATES = 12
@@ -66,6 +73,8 @@ RANGES = {"1h": (60, 60), "6h": (360, 300), "24h": (1440, 900), "7d": (10_080, 7
 """Name of a time range -> (minutes, bucket_s): at most 100 bars or so, whatever the range."""
 
 
+COURSE_WIDTHS = (1120, 340)
+"""Of the picture of a split, on a desk and in a hand."""
 RELEASE_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -195,11 +204,15 @@ def release(ask: Ask, query: Query) -> Page:
     ratios = [one for one in shown.guardrails if one.compared == "ratio"]
     found = [end for one in ratios for end in (one.low, one.high, one.tolerance, one.margin)]
     domain = marks.ratio_domain(found)
+    asked = ShowDifferences(release=shown.id)
+    differences, why_not = None, None
+    if shown.champion is not None and not query.fragments:
+        differences, why_not = attempt(ask, "release.differences", asked, Differences)
     return Page(
         template="release.html",
         title=f"{shown.service}@{shown.challenger} release",
         section="overview",
-        fragments=("headline", "actions", "guardrails", "decisions"),
+        fragments=("headline", "actions", "split", "waves", "guardrails", "decisions"),
         found={
             "release": shown,
             "name": f"{shown.service}@{shown.challenger}",
@@ -207,6 +220,11 @@ def release(ask: Ask, query: Query) -> Page:
             "estimates": {one.name: estimate_of(one) for one in shown.guardrails},
             "over": shown.ended_at is not None,
             "stays": stays_of(shown, query.now),
+            "courses": [course.course(shown, query.now, width) for width in COURSE_WIDTHS],
+            "evidences": {o.name: course.evidence(shown.moments, o.name) for o in shown.guardrails},
+            "last": next((one for one in reversed(shown.decisions) if one.action != "hold"), None),
+            "differences": differences,
+            "differences_error": why_not,
         },
     )
 
@@ -334,6 +352,24 @@ def prediction(ask: Ask, query: Query) -> Page:
     )
 
 
+def history(ask: Ask, query: Query) -> Page:
+    name = _service_name(query)
+    asked_at = query.text("at", 40)
+    at = parse_instant(asked_at) if asked_at else 0
+    return Page(
+        template="history.html",
+        title=f"{name} history",
+        section="overview",
+        fragments=(),
+        found={
+            "service": name,
+            "history": answer(ask, "service.history", ShowHistory(service=name, at=at), History),
+            "asked_at": asked_at,
+            "start": query.number("from"),
+        },
+    )
+
+
 def ledger(ask: Ask, query: Query) -> Page:
     asked = ListEvents(
         service=query.text("service"),
@@ -409,6 +445,7 @@ PAGES: tuple[tuple[str, PageMaker], ...] = (
     ("/services/{service:str}/versions/{number:int}", version),
     ("/services/{service:str}/monitor", monitor),
     ("/services/{service:str}/predictions", predictions),
+    ("/services/{service:str}/history", history),
     ("/releases/{release:str}", release),
     ("/predictions/{prediction:str}", prediction),
     ("/ledger", ledger),

@@ -23,6 +23,8 @@ from doorstep.console.render import Renderer
 from doorstep.core.errors import DoorstepError, ForbiddenError, NotFoundError, UsageError
 from doorstep.core.ids import digest_of
 from doorstep.core.instant import Clock, SystemClock
+from doorstep.govern.history_csv import to_csv
+from doorstep.govern.surface import History, ShowHistory
 from doorstep.kernel.http_status import headers_of, status_of
 from doorstep.kernel.turns import Turns
 from doorstep.release.surface import ChangeRelease, Release, Rollback
@@ -93,7 +95,7 @@ def console_routes(
     console = _Console(ask, csrf_token, Renderer(chrome), clock or SystemClock())
     handlers: list[HTTPRouteHandler] = [console.page(path, maker) for path, maker in PAGES]
     handlers += [console.change(action) for action in CHANGES]
-    handlers += [console.rollback(), console.search(), _static(files)]
+    handlers += [console.rollback(), console.search(), console.history_csv(), _static(files)]
     router = Router(
         path="/",
         route_handlers=handlers,
@@ -180,6 +182,19 @@ class _Console:
             return _see(await turns.take(lambda: answer(self._ask, name, asked, Release)))
 
         return rollback
+
+    def history_csv(self) -> HTTPRouteHandler:
+        turns = Turns("the table of a history")
+
+        @get("/services/{service:str}/history.csv", name="console-history-csv")
+        async def history_csv(request: AnyRequest) -> Response[str]:
+            self._csrf_token(request)  # refuses who is not signed in, as every page does
+            asked = ShowHistory(service=str(request.path_params["service"]))
+            shown = await turns.take(lambda: answer(self._ask, "service.history", asked, History))
+            named = {"content-disposition": f'attachment; filename="{shown.service}-history.csv"'}
+            return Response(to_csv(shown), media_type="text/csv", headers=PAGE_HEADERS | named)
+
+        return history_csv
 
     def _reason(self, request: AnyRequest, data: Mapping[str, str]) -> str:
         expected = self._csrf_token(request)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from sqlalchemy import Connection
 
 from doorstep.core.contract import Contract
 from doorstep.core.errors import InputError, RefusedError
@@ -27,8 +28,10 @@ from doorstep.release import store
 from doorstep.release.before import measure
 from doorstep.release.collect import collect
 from doorstep.release.decide import decide, decide_person
+from doorstep.release.estimate import Traffic, estimate
+from doorstep.release.forecast import choose_spec, read_traffic
 from doorstep.release.planning import parsed_file, write_plan
-from doorstep.release.spec import Before, guarded, spec_of
+from doorstep.release.spec import Before, guarded
 from doorstep.release.surface import StartRelease
 from doorstep.release.transition import METHOD_NAME, Beginning, apply, begin, unwatched
 from doorstep.release.types import (
@@ -38,6 +41,7 @@ from doorstep.release.types import (
     Hold,
     Person,
     Release,
+    ReleaseSpec,
     State,
 )
 
@@ -58,24 +62,48 @@ def start_release(app: App, asked: StartRelease, requests_per_s: float) -> store
             "a rehearsal sends its own rows; this environment is production",
             f"doorstep release start {asked.version}",
         )
-    before = _measured(app, service, number)
+    before, traffic = _measured(app, service, number, requests_per_s)
     return app.database.run(
-        lambda unit: _start(unit, app, service, number, asked, requests_per_s, before), app.actor
+        lambda unit: _start(unit, app, service, number, asked, before, traffic), app.actor
     )
 
 
-def _measured(app: App, service: str, number: int) -> Before:
+def plan_release(
+    app: App, version: str, requests_per_s: float
+) -> tuple[int | None, ReleaseSpec, Traffic]:
+    """The champion that it would be compared with, what it would do, and the traffic it would meet.
+    Raises: NotFoundError, RefusedError, as `start_release`."""
+    service, number = parse_version(version)
+    before, traffic = _measured(app, service, number, requests_per_s)
+    with app.database.reading() as connection:
+        row = versions.get_service(connection, service)
+        asked = versions.get_version(connection, service, number)
+        champion = _to_compare(connection, service, number)
+        contracts = _contracts(connection, app, asked, champion)
+    file = parsed_file(row.file, app.home.environment)
+    return champion, choose_spec(file, traffic, contracts, before), traffic
+
+
+def _measured(app: App, service: str, number: int, requests_per_s: float) -> tuple[Before, Traffic]:
     """What is frozen into a release with somebody to compare with. Raises: NotFoundError,
     RefusedError (`no-outcomes`, `no-traffic`)."""
     with app.database.reading() as connection:
         row = versions.get_service(connection, service)
-        running = store.find_running(connection, service)
-        champion = store.champions(connection).get(service)
+        champion = _to_compare(connection, service, number)
+    if champion is None:
+        return Before(), Traffic(units_per_s=requests_per_s)
+    file = parsed_file(row.file, app.home.environment)
+    before = measure(app, service, champion, guarded(file))
+    return before, read_traffic(app, file, requests_per_s)
+
+
+def _to_compare(connection: Connection, service: str, number: int) -> int | None:
+    """The champion, or the first version that is still watched; None if there is no other."""
+    running = store.find_running(connection, service)
+    champion = store.champions(connection).get(service)
     if champion is None and running is not None:
         champion = running.release.challenger
-    if champion in (None, number):
-        return Before()
-    return measure(app, service, champion, guarded(parsed_file(row.file, app.home.environment)))
+    return None if champion == number else champion
 
 
 def _start(
@@ -84,8 +112,8 @@ def _start(
     service: str,
     number: int,
     asked: StartRelease,
-    requests_per_s: float,
     before: Before,
+    traffic: Traffic,
 ) -> store.ReleaseRow:
     version = versions.get_version(unit.connection, service, number)
     require_alive(unit, service, number)
@@ -94,8 +122,8 @@ def _start(
     champion = _settle_first(unit, app, service, version)
     row = versions.get_service(unit.connection, service)
     file = parsed_file(row.file, app.home.environment)
-    contracts = _contracts(unit, app, version, champion)
-    spec = spec_of(file, requests_per_s, contracts, before)
+    contracts = _contracts(unit.connection, app, version, champion)
+    spec = choose_spec(file, traffic, contracts, before)
     if asked.rehearsal:
         # Nobody waits for the answers of a rehearsal, so its first minute is evidence as well.
         spec = msgspec.structs.replace(spec, warmup_s=0.0)
@@ -120,18 +148,19 @@ def _start(
             "state": release.state.value,
             "rehearsal": asked.rehearsal,
             "spec": spec,
+            "forecast": "" if champion is None else estimate(spec, traffic).reason,
         },
     )
     return with_plan(unit, app, started)
 
 
 def _contracts(
-    unit: Unit, app: App, version: versions.VersionRow, champion: int | None
+    connection: Connection, app: App, version: versions.VersionRow, champion: int | None
 ) -> list[Contract]:
     """Of the champion and of the version; none without a champion."""
     if champion is None:
         return []
-    serving = versions.get_version(unit.connection, version.service, champion)
+    serving = versions.get_version(connection, version.service, champion)
     return [manifest_of(app.home.bundles, one.digest).contract for one in (serving, version)]
 
 

@@ -9,8 +9,11 @@ from doorstep.release import actions, killing, store
 from doorstep.release.back import roll_back_service
 from doorstep.release.callers import read_callers
 from doorstep.release.collect import collect
+from doorstep.release.forecast import forecast_of
 from doorstep.release.surface import (
     ChangeRelease,
+    EstimateRelease,
+    Forecast,
     Kill,
     KillVersion,
     ListReleases,
@@ -41,6 +44,13 @@ def _requests_per_s(app: App, version: str) -> float:
         if one.service == service
     )
     return float(total)
+
+
+@operation("release.estimate", permission="release:read", effect="read")
+def estimate_release(app: App, asked: EstimateRelease) -> Forecast:
+    """Say what a release would need at the present traffic, before it starts."""
+    per_s = _requests_per_s(app, asked.version)
+    return forecast_of(asked.version, *actions.plan_release(app, asked.version, per_s))
 
 
 @operation("release.show", permission="release:read", effect="read")

@@ -17,6 +17,12 @@ class StartRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     rehearsal: bool = False
 
 
+class EstimateRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """version: `loans@2`, that would be released."""
+
+    version: str
+
+
 class ShowRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """release: its id, or a service's name: then its newest release."""
 
@@ -77,7 +83,8 @@ class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
     """One guardrail now. champion, challenger: rates 0..1, None before there is any evidence.
     compared: low, high are the 95 % confidence interval of challenger / champion, or of the
     difference of their mean losses. tolerance, margin: in the same terms. log_e_*: natural
-    logs, to be compared with their thresholds (rolled back beyond, may advance beyond)."""
+    logs, to be compared with their thresholds (rolled back beyond, may advance beyond). wait_s:
+    about how long until it has enough at the present traffic, None if it cannot be said."""
 
     name: str
     champion: float | None
@@ -92,6 +99,7 @@ class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
     tolerance: float
     margin: float
     missing: str
+    wait_s: float | None = None
 
 
 class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +114,66 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     guardrails: tuple[GuardrailView, ...] = ()
     evidence: dict[str, Any] = {}
+
+
+class StageView(msgspec.Struct, frozen=True, kw_only=True):
+    """needs: requests of both versions, in shadow pairs. seconds: at least its dwell time; null:
+    for ever. waits_for: the guardrail that takes longest, "" where it is the dwell time."""
+
+    name: str
+    share: float
+    needs: float | None
+    seconds: float | None
+    waits_for: str
+
+
+class RegressionView(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is counted on average, at the last step's share, until this is rolled back.
+    shadow_*: the same in shadow, null where it is not seen there."""
+
+    guardrail: str
+    what: str
+    counted: str
+    needs: float | None
+    seconds: float | None
+    shadow_needs: float | None
+    shadow_s: float | None
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What a release of a version would need at the present traffic. total_s: until an equal
+    challenger is champion, with a chance of 97.5 % or more; null: never. fits: it is through its
+    steps before the deadline; reason: said where it is not."""
+
+    version: str
+    champion: int | None
+    requests_per_s: float
+    error_rate: float
+    outcomes_per_s: float
+    stages: tuple[StageView, ...]
+    total_s: float | None
+    deadline_s: float
+    fits: bool
+    reason: str
+    regressions: tuple[RegressionView, ...]
+
+
+class SplitView(msgspec.Struct, frozen=True, kw_only=True):
+    """From `at` on the challenger had this share, of the wave in words where there are waves."""
+
+    at: Instant
+    state: str
+    share: float
+    wave: str = ""
+
+
+class MomentView(msgspec.Struct, frozen=True, kw_only=True):
+    """Evidence at one moment by guardrail, as parts of what is enough: 1 rolls back (worse), or may
+    advance (better, without those that could not)."""
+
+    at: Instant
+    worse: dict[str, float]
+    better: dict[str, float]
 
 
 class WaveView(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +196,10 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     share: the challenger's, in that wave. waves: in their order; () if all are carried together.
     requests_*, failed_*: assigned to the arm since the start, and those that it did not answer, so
     that another did; in the shadow they reached no caller.
-    settled: every live node reports the plan of the newest decision; silent: nodes that do not."""
+    settled: every live node reports the plan of the newest decision; silent: nodes that do not.
+    headline: where it stands, in a sentence. next: what comes next and when, "" if nothing does;
+    next_s: the same in seconds, None if it cannot be said. split, moments: how shares and evidence
+    went, oldest first; with the decisions only."""
 
     id: str
     service: str
@@ -154,6 +225,51 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     silent: tuple[str, ...]
     plan_number: int
     waves: tuple[WaveView, ...] = ()
+    headline: str = ""
+    next: str = ""
+    next_s: float | None = None
+    split: tuple[SplitView, ...] = ()
+    moments: tuple[MomentView, ...] = ()
+
+
+class ShowDifferences(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """release: its id, or a service's name: then its newest release."""
+
+    release: str
+
+
+class Pattern(msgspec.Struct, frozen=True, kw_only=True):
+    """So many requests were answered with this label by one and that one by the other."""
+
+    champion: str
+    challenger: str
+    requests: int
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """One request that both answered, differently. inputs: as recorded, without sealed fields."""
+
+    prediction: str
+    at: Instant
+    segment: str
+    champion: str | float
+    challenger: str | float
+    inputs: dict[str, Any]
+
+
+class Differences(msgspec.Struct, frozen=True, kw_only=True):
+    """compared: requests of the shadow that both answered; differ: of these. patterns: of labels,
+    the most frequent first, those of the examples. examples: of labels the newest, of numbers those
+    that are furthest apart."""
+
+    release: str
+    service: str
+    champion: int | None
+    challenger: int
+    compared: int
+    differ: int
+    patterns: tuple[Pattern, ...]
+    examples: tuple[Difference, ...]
 
 
 class Releases(msgspec.Struct, frozen=True, kw_only=True):

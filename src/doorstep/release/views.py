@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -11,10 +12,22 @@ from doorstep.kernel.app import App
 from doorstep.release import store
 from doorstep.release.collect import collect
 from doorstep.release.decide import decide
-from doorstep.release.surface import DecisionView, GuardrailView, Release, WaveView
+from doorstep.release.moments import moment_of, moments_in
+from doorstep.release.outlook import Outlook, outlook
+from doorstep.release.surface import (
+    DecisionView,
+    GuardrailView,
+    MomentView,
+    Release,
+    SplitView,
+    WaveView,
+)
 from doorstep.release.types import Cell, Decision, Evidence, Numbers, State
 from doorstep.release.types import Release as Inner
-from doorstep.release.wording import say_missing
+from doorstep.release.wording import name_of, say_missing, say_time, say_wave
+
+Decided = list[tuple[int, str, Decision]]
+"""(sequence, by, decision), oldest first."""
 
 
 def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True) -> Release:
@@ -22,7 +35,9 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
     inner = row.release
     evidence = collect(app, inner)
     newest = decide(inner, evidence, app.clock.now())
-    decisions = _decisions(app, inner.id) if with_decisions or inner.is_over else ()
+    seen = outlook(inner, evidence, newest.numbers, app.clock.now())
+    decided = _decided(app, inner.id) if with_decisions or inner.is_over else []
+    decisions = tuple(_decision(*one) for one in decided)
     cells = _cells(inner, evidence, decisions)
     alive = app.nodes.alive()
     return Release(
@@ -44,7 +59,7 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         requests_challenger=_requests(cells, "challenger"),
         failed_champion=_failed(cells, "champion"),
         failed_challenger=_failed(cells, "challenger"),
-        guardrails=_guardrails(inner, newest, decisions),
+        guardrails=_guardrails(inner, newest, decisions, seen),
         decisions=decisions if with_decisions else (),
         settled=bool(alive)
         and all(
@@ -54,6 +69,38 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         silent=tuple(sorted(app.nodes.silent())),
         plan_number=row.plan_number,
         waves=_waves(inner),
+        headline=seen.headline,
+        next=seen.next,
+        next_s=seen.next_s,
+        split=tuple(_split(inner)) if with_decisions else (),
+        moments=_moments(app, inner.id, decided) if with_decisions else (),
+    )
+
+
+def _split(release: Inner) -> Iterator[SplitView]:
+    spec, last = release.spec, None
+    for epoch in release.epochs:
+        has_wave = spec.wave_steps and epoch.state is State.STEP and epoch.share > 0.0
+        wave = say_wave(spec.segments[spec.wave_of(epoch.step)[0]]) if has_wave else ""
+        if (epoch.state, epoch.share, wave) != last:
+            last = epoch.state, epoch.share, wave
+            yield SplitView(
+                at=epoch.started_at, state=epoch.state.value, share=epoch.share, wave=wave
+            )
+
+
+def _moments(app: App, release_id: str, decided: Decided) -> tuple[MomentView, ...]:
+    """Those that were kept, and those of the decisions, which say more."""
+    with app.database.reading() as connection:
+        kept = moments_in(store.read_moments(connection, release_id))
+    found = [*kept, *(moment_of(one.at, one.numbers) for _, _, one in decided)]
+    return tuple(
+        MomentView(
+            at=one.at,
+            worse={read.name: read.worse for read in one.readings},
+            better={read.name: read.better for read in one.readings if read.better is not None},
+        )
+        for one in sorted(found, key=lambda one: one.at)
     )
 
 
@@ -122,27 +169,24 @@ def _failed(cells: tuple[Cell, ...], arm: str) -> int:
 
 
 def _guardrails(
-    release: Inner, newest: Decision, decisions: tuple[DecisionView, ...]
+    release: Inner, newest: Decision, decisions: tuple[DecisionView, ...], seen: Outlook
 ) -> tuple[GuardrailView, ...]:
     # An ended release shows the numbers that ended it, not what came in since.
     if release.is_over:
         last = next((one for one in reversed(decisions) if one.guardrails), None)
         if last is not None:
             return last.guardrails
-    return tuple(_guardrail(release, one) for one in newest.numbers)
+    return tuple(_guardrail(release, one, seen.waits_s.get(name_of(one))) for one in newest.numbers)
 
 
-def _guardrail(release: Inner, numbers: Numbers) -> GuardrailView:
+def _guardrail(release: Inner, numbers: Numbers, wait_s: float | None = None) -> GuardrailView:
     step = min(release.step, len(release.spec.margins) - 1)
     rule = next((one for one in release.spec.guardrails if one.name == numbers.guardrail), None)
     margins = rule.margins if rule and rule.margins else release.spec.margins
     # Disagreement is under its limit or over it: there is nothing between.
     is_limit = numbers.guardrail == "disagreement"
-    name = numbers.guardrail
-    if numbers.segment is not None:
-        name += f" in {numbers.segment or 'the rest'}"
     return GuardrailView(
-        name=name,
+        name=name_of(numbers),
         champion=numbers.champion_rate,
         challenger=numbers.challenger_rate,
         compared="ratio" if numbers.is_ratio else "difference",
@@ -154,18 +198,23 @@ def _guardrail(release: Inner, numbers: Numbers) -> GuardrailView:
         log_e_advance_threshold=numbers.log_advance_at or 0.0,
         tolerance=rule.tolerance if rule else 1.0,
         margin=rule.tolerance if rule and is_limit else margins[step],
-        missing="" if numbers.is_good or release.is_over else say_missing(numbers),
+        missing="" if numbers.is_good or release.is_over else _missing(numbers, wait_s),
+        wait_s=wait_s,
     )
+
+
+def _missing(numbers: Numbers, wait_s: float | None) -> str:
+    when = "" if wait_s is None else f": about {say_time(wait_s)} at the present traffic"
+    return say_missing(numbers) + when
 
 
 def _finite(value: float) -> float:
     return value if math.isfinite(value) else math.copysign(1e6, value)
 
 
-def _decisions(app: App, release_id: str) -> tuple[DecisionView, ...]:
+def _decided(app: App, release_id: str) -> Decided:
     with app.database.reading() as connection:
-        found = store.list_decisions(connection, release_id)
-    return tuple(_decision(sequence, by, decision) for sequence, by, decision in found)
+        return store.list_decisions(connection, release_id)
 
 
 def _decision(sequence: int, by: str, decision: Decision) -> DecisionView:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from doorstep.release.types import Numbers, Release
+from doorstep.release.types import Decision, Numbers, Release
 
 EVIDENCE_SAID_MAX = 1e9
 PERCENT_DIGITS_BELOW = 0.01
@@ -47,6 +47,17 @@ def say_verdict(numbers: Numbers) -> str:
     return f"{_name(numbers)}{where} {rate}{against} ({say_evidence(log_e)})"
 
 
+def say_wave(name: str) -> str:
+    return f"wave {name}" if name else "the rest"
+
+
+def name_of(numbers: Numbers) -> str:
+    """`errors`, `errors in north`."""
+    if numbers.segment is None:
+        return numbers.guardrail
+    return f"{numbers.guardrail} in {numbers.segment or 'the rest'}"
+
+
 def say_segment(name: str) -> str:
     return f'segment "{name}"' if name else "the rest"
 
@@ -56,8 +67,7 @@ def say_step(release: Release, step: int) -> str:
     wave, place = release.spec.wave_of(step)
     if not release.spec.wave_steps:
         return f"step {step + 1}"
-    name = release.spec.segments[wave]
-    return f"{f'wave {name}' if name else 'the rest'}, step {place + 1}"
+    return f"{say_wave(release.spec.segments[wave])}, step {place + 1}"
 
 
 def say_ratio(numbers: Numbers) -> str:
@@ -74,6 +84,19 @@ def say_ratio(numbers: Numbers) -> str:
     else:
         ratio = f"{low:.2g} to {high:.2g}" if low > 0.0 else f"at most {high:.2g}"
     return f"{numbers.guardrail} {rates}, ratio {ratio}"
+
+
+def say_basis(decision: Decision) -> str:
+    """What a decision rests on: `errors 0.36 % against 0.41 %, ratio 0.5 to 1.6; 41,277 requests
+    of the champion, 1,284 of the challenger`."""
+    pooled = [one for one in decision.numbers if one.segment is None]
+    requests = {
+        arm: sum(one.requests for one in decision.evidence.cells if one.arm == arm)
+        for arm in ("champion", "challenger")
+    }
+    counted = [f"{n:,} requests of the {arm}" for arm, n in requests.items() if n]
+    said = [*map(say_ratio, pooled), *([", ".join(counted)] if counted else [])]
+    return "; ".join(said) or "nothing was counted"
 
 
 def say_difference(low: float | None, high: float | None) -> str:

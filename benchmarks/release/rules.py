@@ -65,17 +65,17 @@ def release_path(stream: Stream) -> Floats:
 
 def restarted_path(stream: Stream, r0: float) -> Floats:
     wealth = log_wealth(stream, r0)
-    slot = (1.0 - eprocess.RESTART_WHOLE) / eprocess.RESTART_SLOTS
+    weights, idle = eprocess.restart_weights(len(stream.plan.restarts), is_open=True)
     total = eprocess.RESTART_WHOLE * np.exp(np.minimum(log_mean(wealth), LOG_MAX))
     begins = [
         int(np.searchsorted(stream.at, minute * PER_MINUTE, side="right"))
-        for minute in stream.plan.restarts[: eprocess.RESTART_SLOTS]
+        for minute in stream.plan.restarts
     ]
-    for begun in begins:
+    for begun, weight in zip(begins, weights, strict=True):
         before = wealth[begun - 1] if begun else np.zeros(wealth.shape[1])
         since = np.exp(np.minimum(log_mean(wealth[begun:] - before), LOG_MAX))
-        total = total + slot * np.concatenate([np.ones(begun), since])
-    path: Floats = np.log(total + slot * (eprocess.RESTART_SLOTS - len(begins)))
+        total = total + weight * np.concatenate([np.ones(begun), since])
+    path: Floats = np.log(total + idle)
     return path
 
 

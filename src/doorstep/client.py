@@ -98,6 +98,8 @@ from doorstep.register.surface import (
     WatchVersion,
 )
 from doorstep.release.surface import (
+    Approvals,
+    ApproveVersion,
     ChangeRelease,
     Differences,
     EstimateRelease,
@@ -249,6 +251,9 @@ class Client:
 
     def gates(self, version: str) -> tuple[GateRun, ...]:
         return self.call("gate.show", ShowGates(version=version), GateRuns).runs
+
+    def approve(self, version: str, why: str) -> Approvals:
+        return self.call("version.approve", ApproveVersion(version=version, why=why), Approvals)
 
     def start_release(self, version: str, *, rehearsal: bool = False) -> Release:
         asked = StartRelease(version=version, rehearsal=rehearsal)

@@ -29,6 +29,7 @@ def table() -> dict[str, Operation]:
             catalogue.list_versions,
             catalogue.run_gates,
             catalogue.show_gates,
+            release.approve_version,
             release.start_release,
             release.estimate_release,
             release.show_release,

@@ -32,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
         releases.command(command.__name__.replace("list_releases", "list"))(command)
     app.add_typer(releases, name="release")
     app.command("rollback")(rollback)
+    app.command("approve")(approve)
     app.command("kill")(kill)
     app.command("revive")(revive)
     app.command("status")(status)
@@ -380,6 +381,21 @@ def rolled_back_text(state: Service) -> str:
 
     callers = instead(state.service, parse_service_file(state.file).serve.fallback)
     return f"no version of {state.service} serves now: callers get {callers}"
+
+
+def approve(
+    version: Version, why: Why, json: Json = False, url: Url = None, home: Home = None
+) -> None:
+    """Say yes to a version that somebody else registered: it may be released as it is.
+
+    The yes is for this bundle, what its gates rest on now, and this environment; when one of them
+    changes it counts no more.
+    """
+    with connect(url, home) as client:
+        found = client.approve(version, why)
+    given = ", ".join(one.by for one in found.given)
+    done(f"{version}: {len(found.given)} of {found.people} said yes: {given}")
+    emit(found, found.version, as_json=json)
 
 
 def kill(

@@ -142,7 +142,7 @@ def _thin_people(file: ServiceFile) -> Iterator[Thin]:
     if file.retrain.when:
         yield "retrain.when", "is checked; training is not yet started by itself"
     if file.approve.people:
-        yield "approve", "is checked; a release is not yet held for people to approve"
+        yield "approve.role", "is kept; anybody who neither registered nor asks may approve for now"
 
 
 def advice(service_file: ServiceFile) -> list[Thin]:

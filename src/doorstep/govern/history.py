@@ -15,6 +15,7 @@ from doorstep.kernel.event import Event
 from doorstep.kernel.ledger import Filter, read_events
 from doorstep.register.store import get_service
 from doorstep.release import store as releases
+from doorstep.release.approvals import Approval, list_approvals
 from doorstep.release.types import Decision, Finish
 from doorstep.release.wording import say_basis
 
@@ -25,12 +26,24 @@ WORD = "a person's word"
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """rows: releases by id. decided: the decision that ended each, where one did."""
+    """rows: releases by id. decided: the decision that ended each, where one did. approvals: of
+    all versions, in this environment."""
 
     service: str
     tenures: Sequence[releases.TenureRow]
     rows: Mapping[str, releases.ReleaseRow]
     decided: Mapping[str, tuple[str, Decision]]
+    approvals: Sequence[Approval]
+
+    def approved_by(self, row: releases.ReleaseRow) -> tuple[str, ...]:
+        """Who had approved what was released, when it began."""
+        release = row.release
+        found = {
+            one.by
+            for one in self.approvals
+            if one.number == release.challenger and one.at <= release.started_at
+        }
+        return tuple(sorted(found - {row.by}))
 
 
 @operation("service.history", permission="service:read", effect="read")
@@ -45,6 +58,7 @@ def show_history(app: App, asked: ShowHistory) -> History:
             tenures=releases.list_tenures(connection, asked.service),
             rows={one.release.id: one for one in rows},
             decided=releases.last_decisions(connection, ids),
+            approvals=list_approvals(connection, asked.service, app.home.environment),
         )
         events = read_events(connection, Filter(service=asked.service), HISTORY_EVENTS)
         killed = [
@@ -93,7 +107,7 @@ def _served(known: _Known) -> Iterator[Served]:
     is_open = bool(known.tenures) and known.tenures[0].until is None
     for row in known.rows.values():
         if row.release.is_first and row.ended_at is None and not is_open:
-            yield _watched(row)
+            yield _watched(known, row)
         elif (found := _as_challenger(known, row)) is not None:
             yield found
 
@@ -111,13 +125,14 @@ def _as_champion(known: _Known, tenure: releases.TenureRow) -> Served:
         until=tenure.until,
         release=tenure.release,
         asked_by=row.by if row is not None and carried else tenure.by,
+        approved_by=known.approved_by(row) if row is not None and carried else (),
         decided_by=tenure.by,
         because=tenure.because,
         evidence=say_basis(decision) if decision is not None and is_evidence else WORD,
     )
 
 
-def _watched(row: releases.ReleaseRow) -> Served:
+def _watched(known: _Known, row: releases.ReleaseRow) -> Served:
     return Served(
         version=row.release.challenger,
         role="champion",
@@ -126,6 +141,7 @@ def _watched(row: releases.ReleaseRow) -> Served:
         until=None,
         release=row.release.id,
         asked_by=row.by,
+        approved_by=known.approved_by(row),
         decided_by=row.by,
         because="the first version: serves, and is watched",
         evidence="the gates that it passed",
@@ -147,6 +163,7 @@ def _as_challenger(known: _Known, row: releases.ReleaseRow) -> Served | None:
         until=row.ended_at,
         release=release.id,
         asked_by=row.by,
+        approved_by=known.approved_by(row),
         decided_by=by or "doorstep",
         because=release.reason or "its release goes on",
         evidence=say_basis(decision) if decision is not None else "",

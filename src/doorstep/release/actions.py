@@ -15,9 +15,6 @@ from doorstep.core.contract import Contract
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.ids import new_id, parse_version
 from doorstep.core.instant import SECOND_US, Instant
-from doorstep.core.verdict import Verdict
-from doorstep.gate.basis import basis_of, what_changed
-from doorstep.gate.store import find_newest
 from doorstep.kernel.app import App
 from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
@@ -30,6 +27,7 @@ from doorstep.release.collect import collect
 from doorstep.release.decide import decide, decide_person
 from doorstep.release.estimate import Traffic, estimate
 from doorstep.release.forecast import choose_spec, read_traffic
+from doorstep.release.permits import require_approvals, require_gates
 from doorstep.release.planning import parsed_file, write_plan
 from doorstep.release.spec import Before, guarded
 from doorstep.release.surface import StartRelease
@@ -118,7 +116,8 @@ def _start(
     version = versions.get_version(unit.connection, service, number)
     require_alive(unit, service, number)
     require_model(version)
-    _require_gates(unit, app, version)
+    require_gates(unit, app, version)
+    approved_by = require_approvals(unit, app, version, unit.actor.id)
     champion = _settle_first(unit, app, service, version)
     row = versions.get_service(unit.connection, service)
     file = parsed_file(row.file, app.home.environment)
@@ -148,6 +147,7 @@ def _start(
             "state": release.state.value,
             "rehearsal": asked.rehearsal,
             "spec": spec,
+            "approved_by": approved_by,
             "forecast": "" if champion is None else estimate(spec, traffic).reason,
         },
     )
@@ -173,50 +173,6 @@ def require_alive(unit: Unit, service: str, number: int) -> None:
             f"{service}@{number} was killed by {killed.by}: {killed.why}",
             f'doorstep revive {service}@{number} --why "..."',
         )
-
-
-def _require_gates(unit: Unit, app: App, version: versions.VersionRow) -> None:
-    """The newest run says pass, and what it rests on is what would be asked now.
-
-    Raises: RefusedError (`gate-not-passed`, `gate-outdated`)."""
-    run = find_newest(unit.connection, version.service, version.number)
-    if run is None or run.verdict is not Verdict.PASS:
-        said = "it has not been through its gates"
-        if run is not None:
-            said = f"its gates say {run.verdict.value}"
-        raise RefusedError(
-            "gate-not-passed",
-            f"{version.name} cannot be released: {said}; a release needs pass",
-            f"doorstep gate {version.name}",
-        )
-    row = versions.get_service(unit.connection, version.service)
-    file = parsed_file(row.file, app.home.environment)
-    compared = _compared_with(unit, version)
-    if compared is None:
-        compared = run.basis.champion
-    changed = what_changed(run.basis, basis_of(file, compared, version.holdout))
-    if changed:
-        raise RefusedError(
-            "gate-outdated",
-            f"{version.name} passed its gates, but {changed} since then",
-            f"doorstep gate {version.name}",
-        )
-
-
-def _compared_with(unit: Unit, version: versions.VersionRow) -> str | None:
-    """Digest of the version that gates would compare it with now, as `gate.run` chooses it: the
-    champion, or a first version that is still watched. "" if there is none; None if it is the
-    version itself, which nothing can make a challenger."""
-    service = version.service
-    champion = store.champions(unit.connection).get(service)
-    running = store.find_running(unit.connection, service)
-    if champion is None and running is not None:
-        champion = running.release.challenger
-    if champion is None:
-        return ""
-    if champion == version.number:
-        return None
-    return versions.get_version(unit.connection, service, champion).digest
 
 
 def _settle_first(unit: Unit, app: App, service: str, version: versions.VersionRow) -> int | None:
@@ -362,6 +318,10 @@ def change_release(app: App, name: str, person: Person, evidence: Evidence) -> s
     def act(unit: Unit) -> store.ReleaseRow:
         row = store.find_running(unit.connection, name) or store.get_release(unit.connection, name)
         decision = decide_person(row.release, evidence, unit.now(), person)
+        if person.action == "promote":
+            release = row.release
+            asked = versions.get_version(unit.connection, release.service, release.challenger)
+            require_approvals(unit, app, asked, person.name)
         return apply_decision(unit, app, row, decision, person.name)
 
     return app.database.run(act, app.actor)

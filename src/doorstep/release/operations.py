@@ -5,12 +5,14 @@ from __future__ import annotations
 from doorstep.core.operation import operation
 from doorstep.kernel.app import App
 from doorstep.register.store import get_service
-from doorstep.release import actions, killing, store
+from doorstep.release import actions, killing, permits, store
 from doorstep.release.back import roll_back_service
 from doorstep.release.callers import read_callers
 from doorstep.release.collect import collect
 from doorstep.release.forecast import forecast_of
 from doorstep.release.surface import (
+    Approvals,
+    ApproveVersion,
     ChangeRelease,
     EstimateRelease,
     Forecast,
@@ -65,6 +67,13 @@ def list_releases(app: App, asked: ListReleases) -> Releases:
     with app.database.reading() as connection:
         rows = store.list_releases(connection, asked.service)
     return Releases(releases=tuple(release_view(app, row, with_decisions=False) for row in rows))
+
+
+@operation("version.approve", permission="version:approve", effect="write")
+def approve_version(app: App, asked: ApproveVersion) -> Approvals:
+    """Say yes to a version that somebody else registered: it may be released as it is."""
+    actions.require_why("approve", asked.why)
+    return permits.approve_version(app, asked.version, asked.why)
 
 
 @operation("release.pause", permission="release:write", effect="write")

@@ -42,6 +42,30 @@ class ChangeRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     why: str
 
 
+class ApproveVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """version: `loans@2`, that may be released as it is."""
+
+    version: str
+    why: str
+
+
+class ApprovalView(msgspec.Struct, frozen=True, kw_only=True):
+    """Who said yes, when and why."""
+
+    by: str
+    at: Instant
+    why: str
+
+
+class Approvals(msgspec.Struct, frozen=True, kw_only=True):
+    """people: how many must say yes before a release. given: by those who did, for the version on
+    what its gates rest on now; of them, who asks for the release does not count."""
+
+    version: str
+    people: int
+    given: tuple[ApprovalView, ...]
+
+
 class Rollback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Give the service back: to the champion while a release runs, else to the last champion. to:
     the number of the version that serves after it, which must have served before; 0 is none."""

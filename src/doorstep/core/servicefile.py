@@ -35,7 +35,13 @@ from doorstep.core.servicefile_people import (
     ReviewRule,
 )
 from doorstep.core.servicefile_risk import RiskDefaults, defaults_of
-from doorstep.core.servicefile_running import AlertSpec, MonitorSpec, ReleaseSpec, ServeSpec
+from doorstep.core.servicefile_running import (
+    OF_OUTCOMES,
+    AlertSpec,
+    MonitorSpec,
+    ReleaseSpec,
+    ServeSpec,
+)
 from doorstep.core.servicefile_types import (
     ContractSpec,
     DataSetsSpec,
@@ -176,6 +182,7 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
             where = f"contract.inputs.{self.model.label}"
             yield where, "is the label; a model that is given it is told the answer"
         yield from self._fallback_faults()
+        yield from self._outcome_faults()
         for part, fields in (("inputs", self.contract.inputs), ("context", self.contract.context)):
             for written, spec in fields.items():
                 if spec.personal == "seal" and not (self.ids.subject or self.ids.key):
@@ -193,6 +200,22 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
                 known = self.contract.context[field].values
                 if known and not set(known) & set(values):
                     yield where, f"has none of its values; it has {', '.join(known[:5])}"
+
+    def _outcome_faults(self) -> Iterator[tuple[str, str]]:
+        """A case without an outcome says something only once its time is over."""
+        experiment, delay_s = self.release.experiment, self.monitor.outcomes.delay_s
+        asked = [(f"guardrails[{at}]", one.name) for at, one in enumerate(self.release.guardrails)]
+        asked += [("experiment.metric", experiment.metric)] if experiment else []
+        for key, metric in asked:
+            if metric in OF_OUTCOMES and not delay_s:
+                said = f"{metric} is a metric without outcomes; expected monitor.outcomes.delay"
+                yield f"release.{key}", f"{said}, after which a case that has none counts as none"
+            if metric == "revenue" and not self.monitor.outcomes.unit:
+                said = "revenue is a metric without values; expected monitor.outcomes.unit"
+                yield f"release.{key}", said
+        if experiment and experiment.metric in OF_OUTCOMES and experiment.for_s <= delay_s:
+            said = "is no longer than monitor.outcomes.delay, so no outcome would ever count"
+            yield "release.experiment.for", said
 
     def _fallback_faults(self) -> Iterator[tuple[str, str]]:
         fields = [*self.contract.inputs, *self.contract.context]

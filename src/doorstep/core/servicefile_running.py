@@ -65,25 +65,35 @@ class DeadlineSpec(msgspec.Struct, frozen=True, kw_only=True):
     ] = "rollback"
 
 
-class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
-    """tolerance and margins are ratios to the champion for errors and latency, and differences for
-    quality (points as a fraction), disagreement (share of answers; it has no margins) and fairness
-    (gap). ceiling is read for errors only."""
+GuardrailName: TypeAlias = Literal[
+    "errors", "latency", "mean-latency", "quality", "disagreement", "fairness",
+    "conversion", "revenue",
+]  # fmt: skip
+LossName: TypeAlias = Literal["wrong", "brier", "log-loss"]
+OF_OUTCOMES = ("conversion", "revenue")
+"""Metrics of what became of a case: no outcome by the time of `monitor.outcomes.delay` is one."""
 
-    name: Annotated[
-        Literal["errors", "latency", "quality", "disagreement", "fairness"], "what is compared"
-    ]
+
+class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
+    """tolerance and margins are ratios to the champion for errors and latency, parts of the
+    champion's for mean-latency, conversion and revenue, and differences for quality (points as a
+    fraction), disagreement (share of answers; it has no margins) and fairness (gap). ceiling is
+    read for errors only, loss for quality only."""
+
+    name: Annotated[GuardrailName, "what is compared"]
     tolerance: Annotated[
         float,
         number(0, 100),
         "worse than the champion by more than this rolls back",
-        "1.1 times for errors and latency, 0 for quality, 0.02 for disagreement, 0.05 for fairness",
+        "1.1 times for errors and latency; 0 for quality, conversion and revenue; 0.02 for "
+        "disagreement, 0.05 for fairness and mean-latency",
     ] = 1.1
     margins: Annotated[
         tuple[float, ...],
         ListOf(number(0, 100), least=1, most=STEPS_MAX, lone=True),
         "not worse than this must be proven before each next step",
-        "5, 3, 2, 1.5 times for errors and latency, 0.005 for quality, 0.05 for fairness",
+        "5, 3, 2, 1.5 times for errors and latency, 0.005 for quality (0.002 for its brier loss), "
+        "0.05 for the others",
     ] = MARGINS
     ceiling: Annotated[
         float,
@@ -92,15 +102,25 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
         "1 %: proven after 496 challenger requests without an error",
     ] = 0.01
 
+    loss: Annotated[
+        LossName,
+        choice("wrong", "brier", "log-loss"),
+        "what an answer costs that was not right; of a regression it is its absolute error",
+        "wrong: 1 for a wrong answer; brier and log-loss need probabilities, and fewer outcomes",
+    ] = "wrong"
+
     @classmethod
     def defaults_for(cls, written: dict[str, Any]) -> dict[str, Any]:
         match written.get("name"):
             case "quality":
-                return {"tolerance": 0.0, "margins": (0.005,)}
+                is_brier = written.get("loss") == "brier"
+                return {"tolerance": 0.0, "margins": (0.002 if is_brier else 0.005,)}
             case "disagreement":
                 return {"tolerance": 0.02, "margins": (0.02,)}
-            case "fairness":
+            case "fairness" | "mean-latency":
                 return {"tolerance": 0.05, "margins": (0.05,)}
+            case "conversion" | "revenue":
+                return {"tolerance": 0.0, "margins": (0.05,)}
             case _:
                 return {"tolerance": 1.1, "margins": MARGINS}
 
@@ -118,6 +138,11 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
             yield "margins", f"each is a {kind}; expected {expected}"
         if list(self.margins) != sorted(self.margins, reverse=True):
             yield "margins", "may only shrink from step to step"
+        if min(self.margins) < self.tolerance and self.name != "disagreement":
+            said = f"{min(self.margins):g} is below the tolerance, {self.tolerance:g}"
+            yield "margins", f"{said}: what is tolerated could never be shown"
+        if self.loss != "wrong" and self.name != "quality":
+            yield "loss", f"is for quality; {self.name} has none"
 
     def margin_at(self, step: int, steps: int) -> float:
         """Margin of step `step` (from 0) of `steps`: the last margin belongs to the last step."""
@@ -161,6 +186,26 @@ class Wave(msgspec.Struct, frozen=True, kw_only=True):
         if not all(shared.values()) or not (is_alike or shared == mine):
             return ""
         return ", ".join(f"{field} {min(found)}" for field, found in sorted(shared.items()))
+
+
+class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that asks which version is better, instead of whether the new one is no worse."""
+
+    metric: Annotated[
+        Literal["conversion", "revenue", "quality", "errors"], "which decides who wins"
+    ]
+    share: Annotated[
+        float,
+        share(0.01, 0.95),
+        "of the traffic that the challenger is given until there is a winner",
+        "50 %: it takes the fewest requests",
+    ] = 0.5
+    for_s: Annotated[
+        float,
+        duration(1, YEAR_S),
+        "after which it ends without a winner",
+        "14d: two of each day of the week",
+    ] = 14 * DAY_S
 
 
 class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,6 +255,12 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
         "segments, carried one after the other; the rest is implied, and last",
         "none: everybody at once",
     ] = ()
+    experiment: Annotated[
+        ExperimentSpec | None,
+        Group(ExperimentSpec),
+        "a test of the challenger against the champion that one of them wins",
+        "none: the challenger must be no worse",
+    ] = None
 
     def dwell_s_at(self, step: int, steps: int, wave: Wave | None = None) -> float:
         """Shortest time in step `step` (from 0) of `steps`, counted from the last as margins."""
@@ -222,6 +273,9 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
             for earlier in self.waves[:at]:
                 if both := wave.overlap(earlier):
                     yield f"waves[{at}].match", f"{both} belongs to wave {earlier.name} already"
+        if self.experiment is not None and (self.steps or self.waves):
+            said = "has one step for everybody; remove steps and waves"
+            yield "experiment", said
         for key, names in (
             ("guardrails", [one.name for one in self.guardrails]),
             ("waves", [one.name for one in self.waves]),

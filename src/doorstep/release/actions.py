@@ -84,14 +84,16 @@ def plan_release(
 
 def _measured(app: App, service: str, number: int, requests_per_s: float) -> tuple[Before, Traffic]:
     """What is frozen into a release with somebody to compare with. Raises: NotFoundError,
-    RefusedError (`no-outcomes`, `no-traffic`)."""
+    RefusedError (see `measure`)."""
     with app.database.reading() as connection:
         row = versions.get_service(connection, service)
         champion = _to_compare(connection, service, number)
-    if champion is None:
-        return Before(), Traffic(units_per_s=requests_per_s)
+        if champion is None:
+            return Before(), Traffic(units_per_s=requests_per_s)
+        serving = versions.get_version(connection, service, champion)
+    manifest = manifest_of(app.home.bundles, serving.digest)
     file = parsed_file(row.file, app.home.environment)
-    before = measure(app, service, champion, guarded(file))
+    before = measure(app, file, champion, manifest, guarded(file))
     return before, read_traffic(app, file, requests_per_s)
 
 

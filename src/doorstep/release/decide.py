@@ -41,10 +41,12 @@ from doorstep.release.types import (
 from doorstep.release.wording import (
     percent,
     say_evidence,
+    say_leads,
     say_missing,
     say_ratio,
     say_step,
     say_time,
+    say_undecided,
     say_verdict,
 )
 
@@ -171,7 +173,11 @@ def _guardrails(view: _View) -> Said | None:
     crossed = [one for one in view.numbers if one.is_bad]
     if not crossed:
         return None
-    return Rollback("guardrail"), "; ".join(say_verdict(one) for one in crossed)
+    is_lost = all(one.is_experiment for one in crossed)
+    said = "; ".join(say_verdict(one) for one in crossed)
+    return (Rollback("experiment"), f"the champion won: {said}") if is_lost else (
+        Rollback("guardrail"), said
+    )  # fmt: skip
 
 
 def _hard_kill(view: _View) -> Said | None:
@@ -209,7 +215,8 @@ def _step(view: _View) -> Said | None:
     has_dwelt = view.elapsed_s(release.entered_at) >= spec.dwell_s[release.step]
     if not has_dwelt or not judge.is_advancing(view.numbers):
         return None
-    said, after = _all_said(view), release.step + 1
+    won = "the challenger won: " if spec.experiment is not None else ""
+    said, after = f"{won}{_all_said(view)}", release.step + 1
     if after == len(spec.steps):
         everywhere = " everywhere" if spec.wave_steps else ""
         reason = f"{said}; {percent(spec.bake_share)}{everywhere} next"
@@ -236,6 +243,9 @@ def _deadline(view: _View) -> Said | None:
     if release.state not in (State.SHADOW, State.STEP) or view.now < release.deadline_at:
         return None
     asked = say_time(release.spec.deadline_s)
+    tested = next((one for one in view.numbers if one.is_experiment), None)
+    if tested is not None and not tested.is_good:
+        return Inconclusive(release.spec.deadline_then), f"{say_undecided(tested)} in {asked}"
     found = "; ".join(f"{say_ratio(one)}, {say_missing(one)}" for one in _asked_now(view))
     where = f" ({say_step(release, release.step)})" if release.wave is not None else ""
     return Inconclusive(release.spec.deadline_then), f"no answer within {asked}{where}: {found}"
@@ -296,7 +306,11 @@ def _asked_now(view: _View) -> list[Numbers]:
 
 def _missing(view: _View) -> str:
     waiting = [one for one in _asked_now(view) if not one.is_good]
-    return "; ".join(f"{one.guardrail}: {say_missing(one)}" for one in waiting) or "waits"
+    said = (
+        say_leads(one) if one.is_experiment else f"{one.guardrail}: {say_missing(one)}"
+        for one in waiting
+    )
+    return "; ".join(said) or "waits"
 
 
 def _all_said(view: _View) -> str:

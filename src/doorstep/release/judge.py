@@ -17,7 +17,16 @@ import msgspec
 from doorstep.release.latency import disagreement_numbers, latency_numbers
 from doorstep.release.quality import quality_numbers
 from doorstep.release.shares import share_cells
-from doorstep.release.types import Cell, Evidence, Guardrail, Numbers, Release, State
+from doorstep.release.types import (
+    EXPERIMENT,
+    Cell,
+    Evidence,
+    Experiment,
+    Guardrail,
+    Numbers,
+    Release,
+    State,
+)
 from doorstep.stats import eprocess
 from doorstep.stats.planner import clean_units_needed
 
@@ -52,10 +61,35 @@ def judge(release: Release, evidence: Evidence) -> tuple[Numbers, ...]:
     segments: list[str | None] = [None]
     if len(release.spec.segments) > 1:
         segments += release.spec.segments
-    return tuple(
+    found = [
         _numbers(release, evidence, guardrail, segment)
         for guardrail in release.spec.guardrails
         for segment in segments
+    ]
+    if release.spec.experiment is not None:
+        found.append(_experiment(release, evidence, release.spec.experiment))
+    return tuple(found)
+
+
+def _experiment(release: Release, evidence: Evidence, asked: Experiment) -> Numbers:
+    """Both ways against "there is no difference": R that the challenger is worse, P that it is
+    better, each with half of alpha."""
+    if asked.measure.name == "errors":
+        segments = release.spec.segments
+        tally = _tally(release, evidence.cells, segments)
+        found = msgspec.structs.replace(
+            _error_numbers(release, evidence.cells, segments, asked.measure),
+            method="M1 share",
+            log_e_rollback=eprocess.share_log_e(tally.share_cells, 1.0, +1),
+            log_e_advance=eprocess.share_log_e(tally.share_cells, 1.0, -1),
+            units_missing=None,
+        )
+    else:
+        losses = [one for one in evidence.losses if one.metric == EXPERIMENT]
+        found = quality_numbers(release, losses, asked.measure)
+    need = math.log(2.0 / asked.alpha)
+    return msgspec.structs.replace(
+        found, is_experiment=True, log_rollback_at=need, log_advance_at=need, units_missing=None
     )
 
 
@@ -132,8 +166,12 @@ def _weigh(
             return latency_numbers(release, cells, segments, guardrail)
         case "disagreement":
             return disagreement_numbers(release, cells, guardrail)
-        case "quality":
-            losses = [one for one in evidence.losses if segment is None or one.segment == segment]
+        case name:
+            losses = [
+                one
+                for one in evidence.losses
+                if one.metric == name and segment in (None, one.segment)
+            ]
             return quality_numbers(release, losses, guardrail)
 
 

@@ -33,6 +33,8 @@ def latency_numbers(
     release: Release, cells: Sequence[Cell], segments: Sequence[str], guardrail: Guardrail
 ) -> Numbers:
     """cells: of `segments`, those that are judged together. The limits are filled in later."""
+    if guardrail.limits:
+        return _promised_numbers(release, cells, guardrail)
     timed = _timed(release, cells)
     counted = [
         share_cells(release, timed, segments, lambda cell, at=place: cell.slow[at])  # type: ignore[misc]
@@ -55,6 +57,33 @@ def latency_numbers(
         log_e_rollback=eprocess.log_mean_exp(worse),
         log_rollback_at=math.inf,
         log_e_advance=better,
+        log_advance_at=None,
+        units_missing=None,
+    )
+
+
+def _promised_numbers(release: Release, cells: Sequence[Cell], guardrail: Guardrail) -> Numbers:
+    """Of a first release: M4 on what callers were promised, of all its measured requests. What is
+    shown is the promise that fewest requests may miss."""
+    measured = {one.number for one in release.epochs if one.measured}
+    mine = [one for one in cells if one.slow and one.arm == "challenger" and one.epoch in measured]
+    n = sum(one.timed for one in mine)
+    slow = [sum(one.slow[place] for one in mine) for place in range(len(guardrail.limits))]
+    worse = [
+        eprocess.one_sample_log_e(k, n, limit)
+        for k, limit in zip(slow, guardrail.limits, strict=True)
+    ]
+    return Numbers(
+        guardrail=guardrail.name,
+        segment=None,
+        method="M4 promise",
+        champion_rate=None,
+        challenger_rate=slow[0] / n if n else None,
+        low=None,
+        high=None,
+        log_e_rollback=eprocess.log_mean_exp(worse),
+        log_rollback_at=math.inf,
+        log_e_advance=None,
         log_advance_at=None,
         units_missing=None,
     )

@@ -104,11 +104,13 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
-    """One guardrail now. champion, challenger: rates 0..1, None before there is any evidence.
-    compared: low, high are the 95 % confidence interval of challenger / champion, or of the
-    difference of their mean losses. tolerance, margin: in the same terms. log_e_*: natural
-    logs, to be compared with their thresholds (rolled back beyond, may advance beyond). wait_s:
-    about how long until it has enough at the present traffic, None if it cannot be said."""
+    """One guardrail now, or the metric of an experiment (role). champion, challenger: rates 0..1,
+    means of what has a unit; None before there is any evidence. compared: low, high are the 95 %
+    confidence interval of challenger / champion, or of the difference of their mean losses.
+    tolerance, margin: in the same terms. is_better_high: more of it is better. log_e_*: natural
+    logs, to be compared with their thresholds (rolled back beyond, may advance beyond; of an
+    experiment: the champion has won, the challenger has). wait_s: about how long until it has
+    enough at the present traffic, None if it cannot be said."""
 
     name: str
     champion: float | None
@@ -124,6 +126,19 @@ class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
     margin: float
     missing: str
     wait_s: float | None = None
+    role: Literal["guardrail", "experiment"] = "guardrail"
+    unit: str = ""
+    is_better_high: bool = False
+
+
+class ExperimentView(msgspec.Struct, frozen=True, kw_only=True):
+    """winner: none while nobody has won, and at its end if nobody did. ends_at: when it ends
+    without one. sentence: what is known, in words."""
+
+    metric: str
+    ends_at: Instant
+    winner: Literal["challenger", "champion", "none"]
+    sentence: str
 
 
 class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -254,6 +269,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     next_s: float | None = None
     split: tuple[SplitView, ...] = ()
     moments: tuple[MomentView, ...] = ()
+    experiment: ExperimentView | None = None
 
 
 class ShowDifferences(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,6 +20,8 @@ import msgspec
 from doorstep.core.errors import InputError
 from doorstep.core.instant import Instant
 from doorstep.core.plan import REST, Segment
+from doorstep.core.servicefile_running import GuardrailName, LossName
+from doorstep.release.metrics import METRICS, Metric
 
 METHOD = 3
 """1 decided on errors alone, and 2 gave every segment the same share at the same time, bet more in
@@ -31,9 +33,9 @@ HOLDBACK_MIN = 0.01
 """At 100 % there is no control beside the challenger and evidence stops: something stays back."""
 
 SLOW_QUANTILES = (0.5, 0.9, 0.99, 0.999)
-GuardrailName = Literal["errors", "latency", "quality", "disagreement"]
-STEPPED = ("latency", "quality")
-"""They have margins of their own."""
+EXPERIMENT = "experiment"
+WITHOUT_MARGINS = ("errors", "disagreement")
+"""The others have margins of their own, one a step."""
 OnDeadline = Literal["rollback", "hold", "ask"]
 Opened = Literal["start", "step", "warm", "hour", "full", "stop"]
 """Why an epoch began: the release started, a step, the end of its warm-up, an hour was over, a set
@@ -56,17 +58,19 @@ def _check(is_fine: bool, field: str, value: object, expected: str) -> None:
 
 
 class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
-    """What may not get worse.
+    """What may not get worse, or what an experiment is about.
 
     weight: its part of alpha, all weights sum to 1. tolerance: what is still no reason to go back:
-    of errors a ratio of rates, of latency a factor, of quality a difference of mean losses, of
-    disagreement the share of answers that may differ. margins: per step, what must be excluded
-    before the next; those of errors are the release's, disagreement has none. ceiling: error rate
-    that is good enough whatever the champion's is. reference: the champion's mean loss before the
-    release, about: any value is valid, a good one is fast. loss_max: of a regression, the absolute
-    error that counts as a loss of 1. delay_s: how long it takes until outcomes are known: only
-    older requests are judged, by what was known at that age. slow_us: the champion's latency at
-    SLOW_QUANTILES.
+    see `metrics`. margins: per step, what must be excluded before the next; those of errors are the
+    release's, disagreement has none. ceiling: error rate that is good enough whatever the
+    champion's is. reference: the champion's mean loss before the release, about: any value is
+    valid, a good one is fast. loss: of quality. loss_max: of a regression, the absolute error
+    that counts as a loss of 1; of revenue and mean latency the value above which all count alike.
+    delay_s: how long it takes until outcomes are known: only older requests are judged, by what was
+    known at that age. slow_us: the champion's latency at SLOW_QUANTILES; limits: of a first
+    release, the shares that may be slower. label: that counts as a conversion ("": a value above
+    0), or that people would rather get. field, groups: whom fairness compares, the largest group
+    first, each with the number of its requests beside which one of the smallest is looked at.
     """
 
     name: GuardrailName = "errors"
@@ -75,17 +79,40 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
     margins: tuple[float, ...] = ()
     ceiling: float = 0.01
     reference: float = 0.1
+    loss: LossName = "wrong"
     loss_max: float = 1.0
     delay_s: float = 0.0
     slow_us: tuple[int, ...] = ()
+    limits: tuple[float, ...] = ()
+    label: str = ""
+    field: str = ""
+    groups: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def metric(self) -> Metric:
+        return METRICS[self.name]
 
     @property
     def is_ratio(self) -> bool:
-        return self.name in ("errors", "latency")
+        return self.metric.compared == "ratio"
 
     @property
     def slow_challenger_us(self) -> tuple[int, ...]:
+        if self.limits:
+            return self.slow_us
         return tuple(round(one * self.tolerance) for one in self.slow_us)
+
+    @property
+    def mean(self) -> float:
+        """The champion's mean before the release, as a part of `loss_max`."""
+        return 1.0 - self.reference if self.metric.is_better_high else self.reference
+
+    def margin_at(self, step: int) -> float:
+        return self.margins[min(step, len(self.margins) - 1)]
+
+    def delta(self, written: float) -> float:
+        """A tolerance or margin as a difference of mean losses."""
+        return written * self.mean if self.metric.compared == "part" else written
 
     def __post_init__(self) -> None:
         _check(0.0 < self.weight <= 1.0, "guardrails.weight", self.weight, "above 0, at most 1")
@@ -93,14 +120,22 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
         is_fine = least <= self.tolerance <= most
         _check(is_fine, "guardrails.tolerance", self.tolerance, f"{least:g} to {most:g}")
         lowest, highest = (1.0, 100.0) if self.is_ratio else (self.tolerance, 1.0)
-        fits = all(lowest < one <= highest for one in self.margins)
-        said = f"above {lowest:g}, at most {highest:g}"
+        fits = all(lowest <= one <= highest for one in self.margins)
+        said = f"{lowest:g} or more, at most {highest:g}"
         _check(fits, "guardrails.margins", self.margins, said)
-        places = len(SLOW_QUANTILES) if self.name == "latency" else 0
+        places = len(self.limits) or len(SLOW_QUANTILES) if self.name == "latency" else 0
         _check(len(self.slow_us) == places, "guardrails.slow_us", self.slow_us, f"{places} of them")
         _check(0.0 < self.reference < 1.0, "guardrails.reference", self.reference, "0 to 1")
         _check(0.0 < self.loss_max < math.inf, "guardrails.loss_max", self.loss_max, "above 0")
         _check(0.0 < self.ceiling < 1.0, "guardrails.ceiling", self.ceiling, "between 0 and 1")
+
+
+class Experiment(msgspec.Struct, frozen=True, kw_only=True):
+    """measure: what decides who wins; its tolerance and margin are none. alpha: chance that one of
+    two equal versions wins, half of it for each."""
+
+    measure: Guardrail
+    alpha: float = 0.05
 
 
 class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +149,7 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     advancing wrongly. shadow_requests: 0 means no shadow. shadow_margin: excess of the challenger's
     error rate that shadow must exclude. segments: those the release is for. waves: how they are
     told apart; whom none matches is the rest. key, unit: the fields of `ids`, by which units stick
-    to a version.
+    to a version. experiment: then there is one step, which ends when one of both has won.
     """
 
     method: int = METHOD
@@ -138,6 +173,7 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     wave_steps: tuple[int, ...] = ()
     key: str = ""
     unit: str = ""
+    experiment: Experiment | None = None
 
     def __post_init__(self) -> None:
         _check(1 <= self.method <= METHOD, "method", self.method, f"1 to {METHOD}")
@@ -148,7 +184,8 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
         names = [guardrail.name for guardrail in self.guardrails]
         _check(len(set(names)) == len(names), "guardrails", names, "each name once")
         for one in self.guardrails:
-            is_fine = one.name not in STEPPED or len(one.margins) == len(self.steps)
+            is_free = one.name in WITHOUT_MARGINS or bool(one.limits)
+            is_fine = is_free or len(one.margins) == len(self.steps)
             _check(is_fine, "guardrails.margins", one.margins, f"{len(self.steps)}, one a step")
         unique = 0 < len(set(self.segments)) == len(self.segments)
         _check(unique, "segments", self.segments, "at least one, each once")
@@ -350,12 +387,13 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LossCell(msgspec.Struct, frozen=True, kw_only=True):
-    """What outcomes say in one (epoch, segment): losses in 0..1, one outcome a unit.
+    """What the journal says of one metric in one (epoch, segment): losses in 0..1, one a unit.
 
-    paired: both versions on the same requests (shadow), else each on its own. champion, challenger:
+    metric: of a guardrail, or EXPERIMENT. part: of several comparisons, which. paired: both versions on the same requests (shadow), else each on its own. champion, challenger:
     (n, sum of losses). sums: (n, sum Z, sum Z^2) of the difference's estimate, for display. worse,
     better: log-wealth of each bet against "worse by at most the tolerance" and against "worse by
-    at least the margin" (`margin`, of the step at which it was computed).
+    at least the margin" (`margin`, of the step at which it was computed); of fairness of each sign,
+    one after the other.
     """
 
     epoch: int
@@ -365,8 +403,10 @@ class LossCell(msgspec.Struct, frozen=True, kw_only=True):
     challenger: tuple[int, float]
     sums: tuple[int, float, float]
     margin: float
-    worse: tuple[float, ...]
-    better: tuple[float, ...]
+    worse: tuple[float, ...] = ()
+    better: tuple[float, ...] = ()
+    metric: str = "quality"
+    part: str = ""
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -383,14 +423,14 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     """One guardrail at one moment. Rates in 0..1, None where nothing was counted: of units that had
     an error, of requests slower than the champion's p90 was, of answers that differ; of quality
-    they are mean losses.
+    they are mean losses, of revenue and mean latency means, of fairness gaps.
 
     log_e_rollback >= log_rollback_at: worse than tolerated. log_e_advance >= log_advance_at: not
     worse than the step's margin (None: nothing to advance to). segment: "" pooled, else the one
-    that is judged alone. low, high: 95 % confidence sequence of the ratio of rates; of quality of
-    the difference of mean losses, for display. None for an open end. units_missing: rough number
+    that is judged alone. low, high: 95 % confidence sequence of the ratio of rates or means; of
+    quality and fairness of the difference, for display. None for an open end. units_missing: rough number
     of further units (of both arms, in shadow: requests; of quality: outcomes) until it can advance,
-    None when it cannot be said.
+    None when it cannot be said. is_experiment: then either side that crosses has won.
     """
 
     guardrail: str
@@ -405,10 +445,11 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     log_e_advance: float | None
     log_advance_at: float | None
     units_missing: int | None
+    is_experiment: bool = False
 
     @property
     def is_ratio(self) -> bool:
-        return self.guardrail in ("errors", "latency")
+        return METRICS[self.guardrail].compared != "difference"
 
     @property
     def is_bad(self) -> bool:
@@ -438,7 +479,7 @@ class Hold(msgspec.Struct, frozen=True, tag="hold"):
 class Rollback(msgspec.Struct, frozen=True, tag="rollback"):
     """The challenger gets nothing from now on."""
 
-    cause: Literal["guardrail", "hard", "person"]
+    cause: Literal["guardrail", "hard", "person", "experiment"]
 
 
 class Pause(msgspec.Struct, frozen=True, tag="pause"):

@@ -12,19 +12,29 @@ from doorstep.kernel.app import App
 from doorstep.release import store
 from doorstep.release.collect import collect
 from doorstep.release.decide import decide
+from doorstep.release.metrics import METRICS
 from doorstep.release.moments import moment_of, moments_in
 from doorstep.release.outlook import Outlook, outlook
 from doorstep.release.surface import (
     DecisionView,
+    ExperimentView,
     GuardrailView,
     MomentView,
     Release,
     SplitView,
     WaveView,
 )
-from doorstep.release.types import Cell, Decision, Evidence, Numbers, State
+from doorstep.release.types import Cell, Decision, Evidence, Guardrail, Numbers, State
 from doorstep.release.types import Release as Inner
-from doorstep.release.wording import name_of, say_missing, say_time, say_wave
+from doorstep.release.wording import (
+    name_of,
+    say_leads,
+    say_missing,
+    say_ratio,
+    say_time,
+    say_undecided,
+    say_wave,
+)
 
 Decided = list[tuple[int, str, Decision]]
 """(sequence, by, decision), oldest first."""
@@ -74,6 +84,32 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         next_s=seen.next_s,
         split=tuple(_split(inner)) if with_decisions else (),
         moments=_moments(app, inner.id, decided) if with_decisions else (),
+        experiment=_experiment(inner, _last_numbers(inner, newest, decided)),
+    )
+
+
+def _last_numbers(release: Inner, newest: Decision, decided: Decided) -> tuple[Numbers, ...]:
+    """An ended release is told by what ended it, an experiment by where somebody won."""
+    found = [one.numbers for _, _, one in decided if one.numbers]
+    if not release.is_over or not found:
+        return newest.numbers
+    won = (one for one in found if any(it.is_experiment and it.is_good for it in one))
+    return next(won, found[-1])
+
+
+def _experiment(release: Inner, numbers: tuple[Numbers, ...]) -> ExperimentView | None:
+    found = next((one for one in numbers if one.is_experiment), None)
+    if found is None:
+        return None
+    winner: Literal["challenger", "champion", "none"] = "none"
+    if found.is_bad or found.is_good:
+        winner = "champion" if found.is_bad else "challenger"
+    said = say_leads(found) if not release.is_over else say_undecided(found)
+    return ExperimentView(
+        metric=found.guardrail,
+        ends_at=release.deadline_at,
+        winner=winner,
+        sentence=said if winner == "none" else f"the {winner} won: {say_ratio(found)}",
     )
 
 
@@ -180,11 +216,8 @@ def _guardrails(
 
 
 def _guardrail(release: Inner, numbers: Numbers, wait_s: float | None = None) -> GuardrailView:
-    step = min(release.step, len(release.spec.margins) - 1)
-    rule = next((one for one in release.spec.guardrails if one.name == numbers.guardrail), None)
-    margins = rule.margins if rule and rule.margins else release.spec.margins
-    # Disagreement is under its limit or over it: there is nothing between.
-    is_limit = numbers.guardrail == "disagreement"
+    rule = _rule(release, numbers)
+    tolerance, margin = _limits(release, numbers, rule)
     return GuardrailView(
         name=name_of(numbers),
         champion=numbers.champion_rate,
@@ -196,16 +229,45 @@ def _guardrail(release: Inner, numbers: Numbers, wait_s: float | None = None) ->
         log_e_rollback_threshold=numbers.log_rollback_at,
         log_e_advance=_finite(numbers.log_e_advance or 0.0),
         log_e_advance_threshold=numbers.log_advance_at or 0.0,
-        tolerance=rule.tolerance if rule else 1.0,
-        margin=rule.tolerance if rule and is_limit else margins[step],
+        tolerance=tolerance,
+        margin=margin,
         missing="" if numbers.is_good or release.is_over else _missing(numbers, wait_s),
+        role="experiment" if numbers.is_experiment else "guardrail",
+        unit=_UNITS.get(numbers.guardrail, ""),
+        is_better_high=METRICS[numbers.guardrail].is_better_high,
         wait_s=wait_s,
     )
 
 
 def _missing(numbers: Numbers, wait_s: float | None) -> str:
+    if numbers.is_experiment:
+        return say_leads(numbers)
     when = "" if wait_s is None else f": about {say_time(wait_s)} at the present traffic"
     return say_missing(numbers) + when
+
+
+_UNITS = {"mean-latency": "us", "revenue": "value"}
+
+
+def _rule(release: Inner, numbers: Numbers) -> Guardrail | None:
+    if numbers.is_experiment and release.spec.experiment is not None:
+        return release.spec.experiment.measure
+    return next((one for one in release.spec.guardrails if one.name == numbers.guardrail), None)
+
+
+def _limits(release: Inner, numbers: Numbers, rule: Guardrail | None) -> tuple[float, float]:
+    """Tolerance and margin as what is compared: 0.05 less conversion is a ratio of 0.95."""
+    if rule is None:
+        return 1.0, 1.0
+    margins = rule.margins or release.spec.margins
+    margin = margins[min(release.step, len(margins) - 1)]
+    # Disagreement is under its limit or over it: there is nothing between.
+    if numbers.guardrail == "disagreement":
+        margin = rule.tolerance
+    if rule.metric.compared != "part":
+        return rule.tolerance, margin
+    sign = -1.0 if rule.metric.is_better_high else 1.0
+    return 1.0 + sign * rule.tolerance, 1.0 + sign * margin
 
 
 def _finite(value: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from doorstep.release.metrics import METRICS
 from doorstep.release.types import Decision, Numbers, Release
 
 EVIDENCE_SAID_MAX = 1e9
@@ -40,10 +41,10 @@ def say_verdict(numbers: Numbers) -> str:
     if not numbers.is_bad and numbers.log_e_advance is not None:
         log_e = numbers.log_e_advance
     where = f" in {say_segment(numbers.segment)}" if numbers.segment is not None else ""
-    against = (
-        "" if numbers.method.startswith("M4") else f" against {percent(numbers.champion_rate)}"
-    )
-    rate = percent(numbers.challenger_rate)
+    against = f" against {say_value(numbers, numbers.champion_rate)}"
+    if numbers.method.startswith("M4") or numbers.champion_rate is None:
+        against = ""
+    rate = say_value(numbers, numbers.challenger_rate)
     return f"{_name(numbers)}{where} {rate}{against} ({say_evidence(log_e)})"
 
 
@@ -52,7 +53,9 @@ def say_wave(name: str) -> str:
 
 
 def name_of(numbers: Numbers) -> str:
-    """`errors`, `errors in north`."""
+    """`errors`, `errors in north`, `conversion (experiment)`."""
+    if numbers.is_experiment:
+        return f"{numbers.guardrail} (experiment)"
     if numbers.segment is None:
         return numbers.guardrail
     return f"{numbers.guardrail} in {numbers.segment or 'the rest'}"
@@ -73,17 +76,53 @@ def say_step(release: Release, step: int) -> str:
 def say_ratio(numbers: Numbers) -> str:
     """`errors 0.2 % against 0.1 %, ratio 0.4 to 8.1`; an end that is open is said as such. Of
     quality: `quality loss 11 % against 10 %, difference -0.4 to +2.1 points`."""
-    rates = f"{percent(numbers.challenger_rate)} against {percent(numbers.champion_rate)}"
+    rates = (
+        f"{say_value(numbers, numbers.challenger_rate)} against "
+        f"{say_value(numbers, numbers.champion_rate)}"
+    )
     if numbers.guardrail == "disagreement":
         return f"{_name(numbers)} {percent(numbers.challenger_rate)}"
     if not numbers.is_ratio:
         return f"{_name(numbers)} {rates}, difference {say_difference(numbers.low, numbers.high)}"
+    return f"{numbers.guardrail} {rates}, ratio {_ratio(numbers)}"
+
+
+def _ratio(numbers: Numbers) -> str:
     low, high = numbers.low or 0.0, numbers.high
     if high is None:
-        ratio = f"at least {low:.2g}" if low > 0.0 else "unknown"
-    else:
-        ratio = f"{low:.2g} to {high:.2g}" if low > 0.0 else f"at most {high:.2g}"
-    return f"{numbers.guardrail} {rates}, ratio {ratio}"
+        return f"at least {low:.3g}" if low > 0.0 else "unknown"
+    return f"{low:.3g} to {high:.3g}" if low > 0.0 else f"at most {high:.3g}"
+
+
+def say_undecided(numbers: Numbers) -> str:
+    """Of an experiment: `neither won: conversion 5.1 % against 5 %; no difference beyond a ratio of
+    0.94 to 1.1 was seen`."""
+    between = f"a ratio of {_ratio(numbers)}"
+    if not numbers.is_ratio:
+        between = say_difference(numbers.low, numbers.high)
+    rates = (
+        f"{say_value(numbers, numbers.challenger_rate)} against "
+        f"{say_value(numbers, numbers.champion_rate)}"
+    )
+    if numbers.low is None and numbers.high is None:
+        return f"neither won: {_name(numbers)} {rates}; nothing was seen that tells them apart"
+    return f"neither won: {_name(numbers)} {rates}; no difference beyond {between} was seen"
+
+
+def say_leads(numbers: Numbers) -> str:
+    """Of an experiment that runs: `conversion 5.1 % against 4.8 %, ratio 0.9 to 1.2: evidence 3.1
+    to 1 of 40 that it is better, 0.2 to 1 that it is worse`."""
+    need = math.exp(numbers.log_rollback_at)
+    better = say_evidence(numbers.log_e_advance or 0.0)
+    worse = say_evidence(numbers.log_e_rollback).removeprefix("evidence ")
+    return f"{say_ratio(numbers)}: {better} of {need:,.0f} that it is better, {worse} that worse"
+
+
+def say_value(numbers: Numbers, value: float | None) -> str:
+    """A rate in percent; of what has a unit (revenue, mean latency) the number."""
+    if value is None or numbers.guardrail not in ("revenue", "mean-latency"):
+        return percent(value)
+    return f"{value / 1000:.3g} ms" if numbers.guardrail == "mean-latency" else f"{value:.3g}"
 
 
 def say_basis(decision: Decision) -> str:
@@ -106,16 +145,8 @@ def say_difference(low: float | None, high: float | None) -> str:
     return f"{low * 100:+.2g} to {high * 100:+.2g} points"
 
 
-_NAMES = {
-    "latency": "slow requests",
-    "quality": "quality loss",
-    "disagreement": "answers that differ",
-}
-_COUNTED = {"latency": "requests", "quality": "outcomes", "disagreement": "requests"}
-
-
 def _name(numbers: Numbers) -> str:
-    return _NAMES.get(numbers.guardrail, numbers.guardrail)
+    return METRICS[numbers.guardrail].said
 
 
 def say_missing(numbers: Numbers) -> str:
@@ -127,5 +158,5 @@ def say_missing(numbers: Numbers) -> str:
     need = f"{say_evidence(numbers.log_e_advance)} of {math.exp(numbers.log_advance_at):,.0f}"
     if numbers.units_missing is None:
         return f"{need}, more evidence needed"
-    what = _COUNTED.get(numbers.guardrail, "units")
+    what = METRICS[numbers.guardrail].counted
     return f"{need}, about {numbers.units_missing:,} more {what} needed"

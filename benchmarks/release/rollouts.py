@@ -31,8 +31,8 @@ COARSE = 5
 @dataclass(frozen=True)
 class Truth:
     """rate: of errors, ratio: the challenger's over it. drifts: a wave of +-80 % in two hours, and
-    an incident of 8 times for ten minutes. times: how much slower the challenger is. shadow: whether
-    it is scored unseen first."""
+    an incident of 8 times for ten minutes. times: how much slower the challenger is. shadow:
+    whether it is scored unseen first."""
 
     name: str
     rate: float
@@ -82,7 +82,8 @@ class Rollout:
         return Ending(self.release.state, minute, bad_answers)
 
     def _tick(self, minute: int) -> int:
-        fine = minute < 60 or self.release.state is not State.BAKE and self._per_minute >= PER_MINUTE or not self.release.epoch.measured
+        is_busy = self._per_minute >= PER_MINUTE and self.release.state is not State.BAKE
+        fine = minute < 60 or is_busy or not self.release.epoch.measured
         return 1 if fine else COARSE
 
     def _serve(self, n: int, rate_a: float, rate_b: float) -> int:

@@ -241,7 +241,11 @@ def _log_rollback(release: Release, guardrail: Guardrail, tally: _Tally) -> floa
         # so under the ceiling the chance of a bad trial is never larger than it.
         return eprocess.one_sample_log_e(tally.failed, tally.requests, guardrail.ceiling)
     canary = eprocess.share_log_e_restarted(
-        tally.share_cells, tally.starts, guardrail.tolerance, +1, is_open=release.spec.is_open
+        tally.share_cells,
+        tally.starts,
+        guardrail.tolerance,
+        +1,
+        is_open=release.spec.has_open_restarts,
     )
     if release.spec.shadow_requests == 0:
         return canary

@@ -195,7 +195,7 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
         return min(self.steps[step], self.bake_share)
 
     @property
-    def is_open(self) -> bool:
+    def has_open_restarts(self) -> bool:
         """Whether evidence begins anew for as long as the release takes, not only eight times."""
         return self.method >= 3
 

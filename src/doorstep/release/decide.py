@@ -54,7 +54,7 @@ REQUESTS_MIN = 20
 """Requests of its own that a step needs before it may end, and that a hard kill needs."""
 PATIENCE = 12
 """Before a release bakes, a challenger under the ceiling that is not proven to be no worse than the
-champion stays in its last step this many times as long: what is 1.5 times a small rate is seen then."""
+champion stays in its last step this many times as long: 1.5 times a small rate is seen then."""
 CEILING_PART = 0.1
 """Part of the ceiling under which nobody has to wait that long."""
 METHOD_PATIENT = 3

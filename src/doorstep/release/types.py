@@ -25,7 +25,8 @@ from doorstep.release.metrics import METRICS, Metric
 
 METHOD = 3
 """1 decided on errors alone, and 2 gave every segment the same share at the same time, bet more in
-shadow, began anew eight times at most and was less patient in the last step; what they started is finished by the same rules."""
+shadow, began anew eight times at most and was less patient in the last step; what they started is
+finished by the same rules."""
 STEPS_MAX = 1020
 """20 in each of 50 waves and of the rest."""
 HISTORY_MAX = 200

@@ -50,6 +50,8 @@ from doorstep.journal.surface import (
     Erased,
     EraseSubject,
     ExportJournal,
+    Held,
+    HoldSubject,
     Imported,
     ImportedRow,
     ImportRows,
@@ -307,6 +309,10 @@ class Client:
     def erase(self, subject: str, why: str) -> Erased:
         """Destroy the key of a person. There is no way back."""
         return self.call("subject.erase", EraseSubject(subject=subject, why=why), Erased)
+
+    def hold(self, subject: str, why: str, *, ends: bool = False) -> Held:
+        """Keep a person from being erased; or end that."""
+        return self.call("subject.hold", HoldSubject(subject=subject, why=why, ends=ends), Held)
 
     def predictions(
         self,

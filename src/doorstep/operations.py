@@ -6,7 +6,7 @@ from doorstep.core.operation import Operation, tabulate
 from doorstep.explain import operations as explain
 from doorstep.govern import history, proving, tokens
 from doorstep.govern import operations as govern
-from doorstep.journal import importing, personal, telling
+from doorstep.journal import holding, importing, personal, telling
 from doorstep.journal import operations as journal
 from doorstep.monitor import operations as monitor
 from doorstep.register import actions as register
@@ -49,6 +49,7 @@ def table() -> dict[str, Operation]:
             telling.keep_mark,
             personal.open_prediction,
             personal.erase_subject,
+            holding.hold_subject,
             importing.import_rows,
             journal.count_traffic,
             explain.explain_prediction,

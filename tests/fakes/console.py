@@ -27,7 +27,7 @@ from doorstep.govern.surface import (
     Stop,
     Tenure,
 )
-from doorstep.journal.surface import Prediction, Predictions, Traffic
+from doorstep.journal.surface import Erased, Prediction, Predictions, Traffic
 from doorstep.monitor.surface import Findings, MonitorView, Statuses
 from doorstep.register.surface import Service, Services, Version, Versions
 from doorstep.release.surface import DecisionView, Differences, Release, Releases
@@ -62,6 +62,7 @@ class FakeDoorstep:
         self._begun = self._clock.now()
         self._releases = {one.id: one for one in told.releases(self._begun)}
         self.asked: list[tuple[str, Any]] = []
+        self.erased: set[str] = set()
 
     def ask(self, name: str, given: Any) -> msgspec.Struct:
         """Raises: NotFoundError for names that nothing has, as the operations do."""
@@ -224,12 +225,18 @@ def _prediction(fake: FakeDoorstep, given: Any) -> Prediction:
     for place in range(60):
         found = data.prediction(fake.begun, place)
         if found.id == given.prediction:
-            return found
+            sealed = "erased" if found.id in fake.erased else "sealed"
+            return msgspec.structs.replace(found, personal="none" if place else sealed)
     raise NotFoundError(
         "no-such-prediction",
         f"no prediction has the id {given.prediction!r}",
         "doorstep journal query loans",
     )
+
+
+def _erase(fake: FakeDoorstep, given: Any) -> Erased:
+    fake.erased.add(given.prediction)
+    return Erased(subject="5b1c", at=fake.now, predictions=1)
 
 
 def _predictions(fake: FakeDoorstep, given: Any) -> Predictions:
@@ -459,6 +466,7 @@ NORMAL: dict[str, Answer] = {
         given.service, "rollback", "rolled-back", given.why
     ),
     "prediction.show": _prediction,
+    "subject.erase": _erase,
     "prediction.list": _predictions,
     "prediction.explain": _explanation,
     "traffic.count": _traffic,

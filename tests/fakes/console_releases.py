@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
+
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.release.surface import (
     DecisionView,
@@ -62,10 +64,20 @@ def guardrails(progress: float) -> tuple[GuardrailView, ...]:
         margin=0.005,
         missing="outcomes of 240 requests; none has arrived",
     )
+    revenue = msgspec.structs.replace(
+        one("revenue (experiment)", (41.2, 43.9), 0.3, 0.5),
+        tolerance=1.0,
+        margin=0.95,
+        role="experiment",
+        unit="value",
+        is_better_high=True,
+        missing="revenue 43.9 against 41.2, ratio 0.8 to 1.4",
+    )
     return (
         one("errors", (0.0041, 0.0036), 0.62, 0.2),
         one("latency", (0.0100, 0.0124), 0.34, 1.6),
         quality,
+        revenue,
     )
 
 

@@ -28,7 +28,7 @@ class Place:
 
     def blocks(self) -> dict[tuple[str, str], list[Segment]]:
         with closing(replica_of(self.url)) as found:
-            return {one: found.read(*one) for one in found.blocks()}
+            return {one: found.read(*one) for one in found.blocks().blocks}
 
     def bring_back(self, home: Path) -> tuple[int, int]:
         """Restore; how many blocks and predictions came."""

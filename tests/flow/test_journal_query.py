@@ -291,6 +291,17 @@ def test_outcomes_are_joined_across_files_layouts_and_open_blocks(journal):
         journal.compact()
 
 
+def test_of_too_many_outcomes_the_newest_are_told_and_it_is_said(journal, monkeypatch):
+    rows = [meta(at=AT + at) for at in range(3)]
+    journal.add(*rows)
+    for row in rows:
+        journal.tell(at=AT + 20, prediction=str(UUID(bytes=row.request)), label="no")
+    for most, is_cut in ((3, False), (2, True)):
+        monkeypatch.setattr("doorstep.journal.joined.JOINED_ROWS_MAX", most)
+        found = outcomes_joined(journal.home, "loans", AT, AT + MINUTE)
+        assert (found.at.tolist(), found.is_cut) == ([AT, AT + 1, AT + 2][-most:], is_cut)
+
+
 def test_outcomes_of_some_predictions_are_those_that_a_join_of_all_gives_them(journal):
     first, second, other = (meta(key=key, at=AT + at) for key, at in (("a", 0), ("a", 4), ("", 5)))
     journal.add(first, second, other)

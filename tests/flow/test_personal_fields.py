@@ -143,6 +143,11 @@ def test_a_person_erased_in_an_open_block_stays_closed_when_it_is_compacted(
     here: RunningInstallation,
 ) -> None:
     prediction = ask(here, "carl", "c3")
+    held = cli(here, "hold", f"carl-{CANARY}", "--why", "case 4")
+    assert (held[0], "nobody erases them" in held[1]) == (0, True)
+    with pytest.raises(RefusedError, match=r"subject-held: .*case 4"):
+        here.client.erase(f"carl-{CANARY}", "ticket 8")
+    assert cli(here, "hold", f"carl-{CANARY}", "--end", "--why", "case 4 is closed")[0] == 0
     assert here.client.erase(f"carl-{CANARY}", "ticket 8").predictions == 1
     assert here.client.prediction(prediction).personal == "erased"
     compacted(here, prediction)

@@ -22,6 +22,7 @@ Service = Annotated[str, typer.Argument(help="The service.")]
 def add_to(app: typer.Typer) -> None:
     app.command("history")(history)
     app.command("erase")(erase)
+    app.command("hold")(hold)
     ledger = typer.Typer(no_args_is_help=True, help="The tamper-evident record of every change.")
     ledger.command("show")(show)
     ledger.command("verify")(verify)
@@ -77,7 +78,12 @@ def history_text(found: History) -> str:
     said = [
         text
         for line, one in zip(lines, found.served, strict=True)
-        for text in (line, f"    because: {one.because}", f"    evidence: {one.evidence}")
+        for text in (
+            line,
+            f"    because: {one.because}",
+            f"    evidence: {one.evidence}",
+            *([f"    goal: {one.goal}"] if one.goal else []),
+        )
     ]
     answering = [
         f"{service}@{one}" + (f" {percent(share, 0)}" if share < 1.0 else "")
@@ -110,10 +116,30 @@ def erase(
     """Destroy the key of a person: their sealed fields cannot be read any more, by anybody."""
     with connect(url, home) as client:
         found = client.erase(subject, why)
-    if found.predictions:
+    if found.predictions is None:
+        warn(
+            "the key is destroyed; the journal could not be searched for the predictions yet "
+            f"({found.problem}); doorstep doctor says until it was"
+        )
+    elif found.predictions:
         done(f"{found.predictions:,} predictions cannot be opened any more")
     else:
         warn("no prediction with sealed fields was found; is it written as callers send it?")
+    emit(found, found.subject, as_json=json)
+
+
+def hold(
+    subject: Annotated[str, typer.Argument(help="The person, as callers send it (ids.subject).")],
+    why: Why,
+    end: Annotated[bool, typer.Option("--end", help="End the hold.")] = False,
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
+) -> None:
+    """Keep a person from being erased, as a court may ask; or end that."""
+    with connect(url, home) as client:
+        found = client.hold(subject, why, ends=end)
+    done("held: nobody erases them now" if found.is_held else "not held")
     emit(found, found.subject, as_json=json)
 
 

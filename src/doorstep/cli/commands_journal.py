@@ -126,6 +126,8 @@ def restore(
     for one in found:
         if one.live:
             warn(f"{one.node} writes {one.live} of its blocks here; they were left alone")
+    if past := sum(one.past for one in found):
+        warn(f"{past} blocks are older than their services keep records, and were left alone")
     if any(one.unreadable for one in found):
         warn("of a block that is unreadable the replica has no beginning: it was trimmed")
 

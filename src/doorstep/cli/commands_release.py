@@ -9,11 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from doorstep.cli.options import Home, Json, Url, Why, connect
-from doorstep.cli.output import MARKS, done, emit, fail, note, percent, progress, table, warn, when
+from doorstep.cli.output import (
+    MARKS,
+    done,
+    emit,
+    fail,
+    note,
+    percent,
+    progress,
+    say_goal,
+    table,
+    warn,
+    when,
+)
 
 if TYPE_CHECKING:
     from doorstep.client import Client
     from doorstep.gate.surface import GateRun
+    from doorstep.monitor.surface import GoalNow
     from doorstep.register.surface import Service
 from doorstep.release.surface import Differences, GuardrailView, Kill, Release, WaveView
 from doorstep.release.wording import say_difference
@@ -206,8 +219,8 @@ def guardrail_table(guardrails: tuple[GuardrailView, ...], *, is_over: bool) -> 
     rows = [
         (
             one.name,
-            percent(one.champion),
-            percent(one.challenger),
+            _amount(one.champion, one.unit),
+            _amount(one.challenger, one.unit),
             _interval(one),
             _evidence(one.log_e_rollback, one.log_e_rollback_threshold),
             _evidence(one.log_e_advance, one.log_e_advance_threshold),
@@ -216,6 +229,12 @@ def guardrail_table(guardrails: tuple[GuardrailView, ...], *, is_over: bool) -> 
         for one in guardrails
     ]
     return table(head, rows, right=(1, 2, 3, 4, 5))
+
+
+def _amount(value: float | None, unit: str) -> str:
+    if value is None or not unit:
+        return percent(value)
+    return f"{value / 1000:.3g} ms" if unit == "us" else f"{value:.4g}"
 
 
 def _evidence(log_e: float, threshold: float) -> str:
@@ -482,4 +501,18 @@ def status(
         "no services yet\n"
         "next: doorstep init MODEL --train FILE --holdout FILE --label COL; doorstep register MODEL"
     )
-    emit(found, lambda: table(head, rows, right=(4, 5, 6, 7)) if rows else empty, as_json=json)
+    goals = "".join(f"\n{line}" for one in found for line in goal_lines(one.service, one.goal))
+
+    def text() -> str:
+        return table(head, rows, right=(4, 5, 6, 7)) + (f"\n{goals}" if goals else "")
+
+    emit(found, lambda: text() if rows else empty, as_json=json)
+
+
+def goal_lines(service: str, goals: tuple[GoalNow, ...]) -> list[str]:
+    """`goal default_rate <= 0.24: loans@2 kept, 21 % [18.4 %, 23.8 %] of 1,204 cases ...`."""
+    marks = {"kept": "✓", "broken": "✗"}
+    return [
+        f"{marks.get(one.state, '?')} goal {one.text}: {service}@{one.version} {say_goal(one)}"
+        for one in goals
+    ]

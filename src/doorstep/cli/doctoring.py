@@ -20,10 +20,10 @@ import msgspec
 
 from doorstep.core.errors import DoorstepError, NotFoundError
 from doorstep.core.extras import install_line
-from doorstep.core.instant import SystemClock
+from doorstep.core.instant import SystemClock, to_text
 from doorstep.journal.away import read_place
 from doorstep.journal.options import SURVIVES
-from doorstep.journal.stored import read_status
+from doorstep.journal.stored import read_status, read_trim
 from doorstep.kernel.home import open_home, resolve_home
 from doorstep.kernel.mounts import find_type, read_mounts
 from doorstep.kernel.server import Announcement, read_announcement
@@ -152,6 +152,7 @@ def _home(folder: Path) -> Iterator[Line]:
         return
     yield _disk(folder)
     yield from _store(folder)
+    yield from _replica(folder)
 
 
 def _store(folder: Path) -> Iterator[Line]:
@@ -172,6 +173,13 @@ def _store(folder: Path) -> Iterator[Line]:
         else:
             waits = f"; {status.waiting_files} files wait" if status.waiting_files else ""
             yield Line("pass", f"store of {node.name}", text + waits)
+
+
+def _replica(folder: Path) -> Iterator[Line]:
+    for node in sorted((folder / "journal").glob("*/")):
+        if status := read_trim(node):
+            text = f"it forgets nothing since {to_text(status.since)}: {status.problem}"
+            yield Line("fail", f"replica of {node.name}", text)
 
 
 def _disk(folder: Path) -> Line:
@@ -219,6 +227,13 @@ def _server(announced: Announcement, folder: Path) -> Iterator[Line]:
         with connect(announced.url, home=folder) as client:
             found = client.installation()
             services = client.status()
+            unloaded = [
+                version
+                for one in services
+                if one.state in ("broken", "watch")
+                for version in client.versions(one.service)
+                if version.state == "not loadable"
+            ]
     except DoorstepError as error:
         text = f"process {announced.pid} was announced, but {error.message}"
         yield Line("fail", "server", text, f"look into {folder / 'run' / 'up.log'}")
@@ -230,6 +245,8 @@ def _server(announced: Announcement, folder: Path) -> Iterator[Line]:
         yield Line("inconclusive", "server", text, "doorstep down, then doorstep up -d")
     else:
         yield Line("pass", "server", f"{text} (process {announced.pid})")
+    for problem in found.problems:
+        yield Line("fail", "server", problem)
     for node in found.nodes:
         said = f"{node.workers} workers, plan {node.plan_number} of {found.plan_number}"
         if not node.live:
@@ -244,6 +261,10 @@ def _server(announced: Announcement, folder: Path) -> Iterator[Line]:
         if one.state == "killed":
             again = f'doorstep revive {one.service}@{one.champion or one.challenger} --why "..."'
             yield Line("fail", f"service {one.service}", one.headline, again)
+    for version in unloaded:
+        name = f"{version.service}@{version.number}"
+        why = f"doorstep status {version.service} says which node, and why"
+        yield Line("fail", f"version {name}", "cannot be loaded, though it is to be served", why)
     if not found.nodes:
         yield Line("inconclusive", "nodes", "none has reported yet", "doorstep doctor")
 

@@ -7,6 +7,7 @@ those that were read are known by their digests.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,7 +28,11 @@ class MarkedQuery:
         self._client, self._service, self._column = client, service, column
         self._url, self._sql = url, sql
         place = urlsplit(url)
-        where = [place.scheme, place.hostname, place.port, place.path, place.query]
+        path = place.path
+        if place.scheme == "sqlite":
+            # Another folder has another file of this name, and another name for this file.
+            path = f"/{Path(path.removeprefix('/')).resolve()}"
+        where = [place.scheme, place.hostname, place.port, path, place.query]
         self._source = digest_of(msgspec.json.encode([where, sql, column]))
         self._mark = Mark()
 

@@ -42,6 +42,7 @@ from doorstep.monitor.surface import (
     Findings,
     ListFindings,
     MonitorView,
+    Promise,
     ServiceStatus,
     ShowMonitor,
     ShowStatus,
@@ -139,7 +140,8 @@ def service(ask: Ask, query: Query) -> Page:
         "versions": versions,
         "gates": {} if query.fragments else _gates(ask, versions),
         "history": history,
-        "file": annotate_file(shown.file, monitor.promises if monitor else ()),
+        "goals": {one.version: one for one in status.goal} if status else {},
+        "file": annotate_file(shown.file, _promises(monitor, status)),
     }
     found |= _chart(ask, query, found)
     return Page(
@@ -149,6 +151,15 @@ def service(ask: Ask, query: Query) -> Page:
         fragments=("headline", "chartdata", "promises", "releases"),
         found=found,
     )
+
+
+def _promises(monitor: MonitorView | None, status: ServiceStatus | None) -> tuple[Promise, ...]:
+    """What is measured of the file's lines, the goal as the version keeps it that serves."""
+    goals = status.goal if status else ()
+    serving = (status.champion or status.watched or status.challenger) if status else None
+    mine = [one for one in goals if one.version == serving]
+    found = [Promise(text=one.text, state=one.state, measured=one.measured) for one in mine]
+    return (*found, *(monitor.promises if monitor else ()))
 
 
 def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
@@ -161,7 +172,8 @@ def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
     asked_findings = ListFindings(service=name, state="")
     findings = answer(ask, "finding.list", asked_findings, Findings).findings
     window = (traffic.since, traffic.until)
-    seen = story.marks_of(_told(ask, found["releases"], traffic.since), traffic.since)
+    told = _told(ask, found["releases"], traffic.since)
+    seen = story.marks_of(told, found["history"].stops, name, traffic.since)
     lanes = story.lanes_of(findings, window)
     promise = status.promise_ms_p99 if status else None
     return {

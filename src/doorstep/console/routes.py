@@ -25,6 +25,7 @@ from doorstep.core.ids import digest_of
 from doorstep.core.instant import Clock, SystemClock
 from doorstep.govern.history_csv import to_csv
 from doorstep.govern.surface import History, ShowHistory
+from doorstep.journal.surface import Erased, EraseSubject
 from doorstep.kernel.http_status import headers_of, status_of
 from doorstep.kernel.turns import Turns
 from doorstep.release.surface import ChangeRelease, Release, Rollback
@@ -95,7 +96,8 @@ def console_routes(
     console = _Console(ask, csrf_token, Renderer(chrome), clock or SystemClock())
     handlers: list[HTTPRouteHandler] = [console.page(path, maker) for path, maker in PAGES]
     handlers += [console.change(action) for action in CHANGES]
-    handlers += [console.rollback(), console.search(), console.history_csv(), _static(files)]
+    handlers += [console.rollback(), console.erase(), console.search(), console.history_csv()]
+    handlers += [_static(files)]
     router = Router(
         path="/",
         route_handlers=handlers,
@@ -195,6 +197,20 @@ class _Console:
             return Response(to_csv(shown), media_type="text/csv", headers=PAGE_HEADERS | named)
 
         return history_csv
+
+    def erase(self) -> HTTPRouteHandler:
+        name = "subject.erase"
+        turns = Turns(name)
+
+        @post("/predictions/{prediction:str}/erase", status_code=303)
+        async def erase(request: AnyRequest, data: FormData) -> Redirect:
+            why, prediction = self._reason(request, data), request.path_params["prediction"]
+            asked = EraseSubject(prediction=prediction, why=why)
+            await turns.take(lambda: answer(self._ask, name, asked, Erased))
+            where = f"/predictions/{quote(prediction, safe='')}"
+            return Redirect(where, status_code=303, headers=PAGE_HEADERS)
+
+        return erase
 
     def _reason(self, request: AnyRequest, data: Mapping[str, str]) -> str:
         expected = self._csrf_token(request)

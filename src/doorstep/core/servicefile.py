@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from doorstep.core.condition import Condition
+from doorstep.core.condition import Condition, Quantity
 from doorstep.core.errors import InputError
 from doorstep.core.filekeys import (
     PROBLEMS_MAX,
@@ -24,7 +24,7 @@ from doorstep.core.filekeys import (
     suggestion,
 )
 from doorstep.core.filereaders import Group, ListOf, Word
-from doorstep.core.filewords import condition, name, text
+from doorstep.core.filewords import GOAL_METRICS, condition, name, show_duration, text
 from doorstep.core.ids import parse_name
 from doorstep.core.servicefile_people import (
     APPROVAL,
@@ -133,7 +133,7 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     goal: Annotated[
         Condition | None,
-        condition("default_rate <= 0.24"),
+        condition("default_rate <= 0.24", GOAL_METRICS),
         "the business promise, measured live per version",
         "none",
     ] = None
@@ -181,7 +181,12 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
         if self.model.label in self.contract.inputs:
             where = f"contract.inputs.{self.model.label}"
             yield where, "is the label; a model that is given it is told the answer"
+        if self.monitor.outcomes.delay_s >= self.privacy.keep_s:
+            delay, keep = map(show_duration, (self.monitor.outcomes.delay_s, self.privacy.keep_s))
+            said = f"is {delay}, and predictions are kept for {keep} (privacy.keep)"
+            yield "monitor.outcomes.delay", f"{said}: they are gone when they could be judged"
         yield from self._fallback_faults()
+        yield from self._goal_faults()
         yield from self._outcome_faults()
         for part, fields in (("inputs", self.contract.inputs), ("context", self.contract.context)):
             for written, spec in fields.items():
@@ -200,6 +205,20 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
                 known = self.contract.context[field].values
                 if known and not set(known) & set(values):
                     yield where, f"has none of its values; it has {', '.join(known[:5])}"
+
+    def _goal_faults(self) -> Iterator[tuple[str, str]]:
+        if self.goal is None:
+            return
+        name = self.goal.left
+        if self.goal.operator in ("==", "!=") or not isinstance(self.goal.right, Quantity):
+            yield "goal", "is a bound on a number; expected <=, >=, < or > and a number"
+        if name == "conversion" and not self.monitor.outcomes.delay_s:
+            said = "conversion needs monitor.outcomes.delay: until then a case may still convert"
+            yield "goal", said
+        if name == "mean_value" and not self.monitor.outcomes.unit:
+            yield "goal", "mean_value needs monitor.outcomes.unit: what the values of cases are in"
+        if name == "selection_rate" and not self.model.favourable:
+            yield "goal", "selection_rate needs model.favourable: the label that is counted"
 
     def _outcome_faults(self) -> Iterator[tuple[str, str]]:
         """A case without an outcome says something only once its time is over."""

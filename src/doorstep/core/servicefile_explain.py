@@ -93,8 +93,6 @@ def thin_keys(service_file: ServiceFile) -> list[Thin]:
 def _thin_model(file: ServiceFile) -> Iterator[Thin]:
     if file.regimes:
         yield "regimes", _NOT_YET
-    if file.goal:
-        yield "goal", _NOT_YET
     if file.model.task in {"ranking", "text-classification"}:
         yield "model.task", f"{file.model.task} cannot be registered in this release yet"
     if file.model.trainer:

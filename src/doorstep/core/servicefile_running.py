@@ -111,18 +111,21 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def defaults_for(cls, written: dict[str, Any]) -> dict[str, Any]:
-        match written.get("name"):
-            case "quality":
-                is_brier = written.get("loss") == "brier"
-                return {"tolerance": 0.0, "margins": (0.002 if is_brier else 0.005,)}
-            case "disagreement":
-                return {"tolerance": 0.02, "margins": (0.02,)}
-            case "fairness" | "mean-latency":
-                return {"tolerance": 0.05, "margins": (0.05,)}
-            case "conversion" | "revenue":
-                return {"tolerance": 0.0, "margins": (0.05,)}
-            case _:
-                return {"tolerance": 1.1, "margins": MARGINS}
+        """Of the kind that is named; a tolerance that is larger than a margin takes it along."""
+        quality = (0.002,) if written.get("loss") == "brier" else (0.005,)
+        kinds: dict[str, tuple[float, tuple[float, ...]]] = {
+            "quality": (0.0, quality),
+            "disagreement": (0.02, (0.02,)),
+            "fairness": (0.05, (0.05,)),
+            "mean-latency": (0.05, (0.05,)),
+            "conversion": (0.0, (0.05,)),
+            "revenue": (0.0, (0.05,)),
+        }
+        tolerance, margins = kinds.get(str(written.get("name")), (1.1, MARGINS))
+        least = written.get("tolerance", tolerance)
+        if isinstance(least, float):
+            margins = tuple(max(one, least) for one in margins)
+        return {"tolerance": tolerance, "margins": margins}
 
     @property
     def is_ratio(self) -> bool:

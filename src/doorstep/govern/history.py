@@ -13,9 +13,11 @@ from doorstep.govern.views import event_view
 from doorstep.kernel.app import App
 from doorstep.kernel.event import Event
 from doorstep.kernel.ledger import Filter, read_events
+from doorstep.monitor.goals import goals_of
 from doorstep.register.store import get_service
 from doorstep.release import store as releases
 from doorstep.release.approvals import Approval, list_approvals
+from doorstep.release.planning import parsed_file
 from doorstep.release.types import Decision, Finish
 from doorstep.release.wording import say_basis
 
@@ -50,7 +52,7 @@ class _Known(msgspec.Struct, frozen=True):
 def show_history(app: App, asked: ShowHistory) -> History:
     """Say who served a service when, on whose word and on what evidence."""
     with app.database.reading() as connection:
-        get_service(connection, asked.service)
+        service = get_service(connection, asked.service)
         rows = releases.list_releases(connection, asked.service, RELEASES_MAX)
         ids = [one.release.id for one in rows]
         known = _Known(
@@ -69,7 +71,12 @@ def show_history(app: App, asked: ShowHistory) -> History:
             )
         ]
     at = asked.at or app.clock.now()
-    served = tuple(sorted(_served(known), key=lambda one: -one.since))
+    goals = goals_of(app, asked.service, parsed_file(service.file, app.home.environment).goal)
+    kept = {one.version: f"{one.text}: {one.state}, {one.measured}" for one in goals}
+    served = tuple(
+        msgspec.structs.replace(one, goal=kept.get(one.version, ""))
+        for one in sorted(_served(known), key=lambda one: -one.since)
+    )
     champions = [one for one in served if one.role == "champion"]
     live = next((one.version for one in champions if _holds(one, at)), None)
     stops = tuple(_stops(asked.service, killed))

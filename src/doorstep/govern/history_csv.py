@@ -10,7 +10,7 @@ from doorstep.govern.surface import History
 
 COLUMNS = (
     *("service", "version", "role", "share", "from", "until", "release", "asked_by"),
-    *("approved_by", "decided_by", "because", "evidence"),
+    *("approved_by", "decided_by", "because", "evidence", "goal"),
 )
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet takes a cell that begins so for a formula, and reasons are written by people."""
@@ -26,7 +26,7 @@ def to_csv(shown: History) -> str:
         cells = (
             *(shown.service, f"{shown.service}@{one.version}", one.role, f"{one.share:g}"),
             *(to_text(one.since), until, one.release, one.asked_by),
-            *(", ".join(one.approved_by), one.decided_by, one.because, one.evidence),
+            *(", ".join(one.approved_by), one.decided_by, one.because, one.evidence, one.goal),
         )
         writer.writerow([harmless(cell) for cell in cells])
     return text.getvalue()

@@ -21,6 +21,7 @@ from doorstep.govern.surface import (
     VerifyLedger,
 )
 from doorstep.govern.views import event_view
+from doorstep.journal.personal import erasure_problems
 from doorstep.kernel.app import App
 from doorstep.kernel.checkpoints import Signed, Signer, read_checkpoint, sign_checkpoint
 from doorstep.kernel.db import Database
@@ -110,6 +111,7 @@ def show_installation(app: App, asked: ShowInstallation) -> Installation:  # noq
         ledger_size=head.size,
         started_at=app.started_at,
         nodes=tuple(_node(report, report.node in alive) for report in app.nodes.reports()),
+        problems=erasure_problems(app),
     )
 
 

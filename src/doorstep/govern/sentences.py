@@ -87,10 +87,21 @@ def _dropped(_: Event, data: Data) -> str:
 
 
 def _erased(event: Event, data: Data) -> str:
+    count = data["predictions"]
+    found = "the predictions" if count is None else f"{count:,} predictions"
+    said = " are still searched for" if count is None else " with sealed fields"
     return (
-        f"the person {_short(event.object.id)} was erased by {data['by']}: {data['predictions']:,} "
-        f"predictions with sealed fields ({data['why']})"
+        f"the person {_short(event.object.id)} was erased by {data['by']}: {found}{said} "
+        f"({data['why']})"
     )
+
+
+def _held(event: Event, data: Data) -> str:
+    return f"the person {_short(event.object.id)} is held and cannot be erased: {data['why']}"
+
+
+def _freed(event: Event, data: Data) -> str:
+    return f"the hold of the person {_short(event.object.id)} ended: {data['why']}"
 
 
 def _opened(event: Event, data: Data) -> str:
@@ -139,6 +150,8 @@ _SENTENCES: Mapping[str, Callable[[Event, Data], str]] = {
     "journal.closed": _closed,
     "journal.dropped": _dropped,
     "subject.erased": _erased,
+    "subject.held": _held,
+    "subject.freed": _freed,
     "prediction.opened": _opened,
     "token.created": _token_created,
     "token.revoked": _token_revoked,

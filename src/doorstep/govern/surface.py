@@ -118,7 +118,7 @@ class Tenure(msgspec.Struct, frozen=True, kw_only=True):
 class Served(msgspec.Struct, frozen=True, kw_only=True):
     """A stretch of time in which a version answered callers: as champion, or as challenger up to
     `share` of the units. because, evidence: of the decision that made it champion, or that ended
-    the challenger."""
+    the challenger. goal: how it keeps the service's goal, in words, "" without one."""
 
     version: int
     role: Literal["champion", "challenger"]
@@ -131,6 +131,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     because: str
     evidence: str
     approved_by: tuple[str, ...] = ()
+    goal: str = ""
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,6 +189,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     ledger_size: int
     started_at: Instant
     nodes: tuple[NodeView, ...]
+    problems: tuple[str, ...] = ()
 
 
 class CreateToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -34,6 +34,8 @@ CACHE_BYTES_MAX = 10 * GB
 IN_USE_S = 900
 """A question that was told where a file is has this long to read it."""
 ROUNDS_MAX = 100
+RESTORED = "restored"
+"""Beside a node's list: with which stores what came back from a replica was compared."""
 T = TypeVar("T")
 
 
@@ -75,7 +77,25 @@ def declare(home: Path, url: str) -> None:
             "keep this store, or first raise --journal-max and export what you need",
         )
     id = place.id if place else new_id().hex[-12:]
+    _require_once(home, wanted, id)
     write_atomic(home / DECLARED, msgspec.json.encode(Place(FORMAT, wanted, id)))
+
+
+def _require_once(home: Path, url: str, id: str) -> None:
+    """Of a node whose records came back without this store, it must have none: they would be there
+    as another home's, and count twice. Raises: RefusedError (`restored-before`), as Store."""
+    marks = (home / "journal").glob(f"*/{RESTORED}")
+    without = {one.parent.name for one in marks if {*one.read_text().splitlines()} - {url}}
+    if not url or not without:
+        return
+    places = [one.rpartition(".") for one in Store(url).folders("journal")]
+    if doubled := sorted({node for node, _, of in places if node in without and of != id}):
+        raise RefusedError(
+            "restored-before",
+            f"{url} has records of {', '.join(doubled)} of another home, and those of this home "
+            "were brought back without it: what is in both would count twice",
+            "name a prefix that is empty; or make another home with this store, and restore there",
+        )
 
 
 def _only_there(home: Path) -> int:
@@ -194,6 +214,18 @@ def _wanted(home: Path, names: Sequence[str]) -> Iterator[tuple[str, Path, Liste
         for path in sorted(paths & listed.keys()):
             if not (cache / path).exists():
                 yield f"journal/{cache.name}/{path}", cache / path, listed[path]
+
+
+@contextlib.contextmanager
+def borrowed(home: Path, folder: Path, one: ListedFile, temp: Path) -> Iterator[Path]:
+    """A listed file where it is, or fetched into `temp`: for who reads all there are, once, the
+    cache has no room. Raises: as `fetch`."""
+    there = next((path for path in places_of([(folder, one)]) if path.exists()), None)
+    place, cache = read_place(home), cache_of(folder)
+    if there is None and place and place.url and cache:
+        there = temp / "borrowed.parquet"
+        _bring(Store(place.url), f"journal/{cache.name}/{one.path}", there, one)
+    yield there or folder / one.path
 
 
 def _bring(store: Store, name: str, target: Path, one: ListedFile) -> None:

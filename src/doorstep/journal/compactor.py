@@ -40,6 +40,7 @@ from doorstep.journal.compact import (
     finish_listed,
     keep_going,
 )
+from doorstep.journal.held import HeldFiles
 from doorstep.journal.index import COMPACTED, ClosedBlock, Entry, fold, read_entries
 from doorstep.journal.merge import carry_out, plan_merges, remove_replaced, shorten_index
 from doorstep.journal.options import GB, JOURNAL_GB_MAX
@@ -47,7 +48,7 @@ from doorstep.journal.profiles import PlanProfiles
 from doorstep.journal.recover import recover, remove_old_locks
 from doorstep.journal.replica import VARIABLE, replica_of
 from doorstep.journal.retain import Bounds, apply_bounds
-from doorstep.journal.stored import read_stored
+from doorstep.journal.stored import note_trim, read_stored
 from doorstep.journal.tally import Profiles
 from doorstep.journal.upload import Uploader, evict
 
@@ -84,7 +85,7 @@ class Compactor:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock_fd = _lock(self._folder / ".compacting", node)
         self._profiles, self._reached = profiles, reached
-        self._bounds = bounds
+        self._bounds, self._held = bounds, HeldFiles(self._folder)
         self._clock = clock or SystemClock()
         self._temp = self._folder / ".spill"
         self._clean()
@@ -127,7 +128,7 @@ class Compactor:
             bounds, now = self._bounds(), self._clock.now()
             # What the store has is not lost for want of room here: it only leaves this disk.
             kept = Bounds(bounds.keep_s, math.inf) if self._has_store else bounds
-            gone = apply_bounds(self._folder, files, kept, now)
+            gone = apply_bounds(self._folder, self._held.without(files, kept, now), kept, now)
             entries += [gone] if gone else []
             if self._has_store:
                 evict(self._folder, bounds.bytes_max, now)
@@ -267,7 +268,7 @@ def main(arguments: list[str]) -> int:
         uploader = _uploader(options)
         if options.once:
             failed = _run_guarded(compactor.run_once)
-            _trim_replica(options.replica_days)
+            _trim_replica(options)
             return (_run_guarded(uploader.run_once) if uploader else 0) or failed
         run = partial(_keep_uploading, uploader, options.every_s, stop)
         uploading = threading.Thread(target=run, name="uploader", daemon=True)
@@ -276,7 +277,7 @@ def main(arguments: list[str]) -> int:
             _run_guarded(compactor.run_once)
             if time.monotonic() >= trimmed_s + TRIM_EVERY_S:
                 trimmed_s = time.monotonic()
-                _trim_replica(options.replica_days)
+                _trim_replica(options)
             stop.wait(options.every_s)
         uploading.join(UPLOAD_END_S)
         return 0
@@ -315,14 +316,17 @@ def _stop_with_parent(stop: threading.Event) -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def _trim_replica(days: float) -> None:
-    """Best effort: writers say when the replica cannot be reached. days: 0 forgets nothing, where
-    somebody else was told how long it keeps what."""
-    if days and (url := os.environ.get(VARIABLE)):
-        replica = replica_of(url)
-        with contextlib.suppress(UnreachableError):
-            replica.trim(days, SystemClock().now())
+def _trim_replica(options: _Options) -> None:
+    """Days of 0 forget nothing, where somebody else was told how long it keeps what. What went
+    wrong is in a file beside the list; the next run tries again."""
+    if options.replica_days and (url := os.environ.get(VARIABLE)):
+        replica, problem, now = replica_of(url), "", SystemClock().now()
+        try:
+            replica.trim(options.replica_days, now)
+        except UnreachableError as error:
+            problem = error.message
         replica.close()
+        note_trim(options.home / "journal" / options.node, problem, now)
 
 
 def _run_guarded(run: Callable[[], object]) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from doorstep.core.errors import RefusedError
+from doorstep.core.errors import NotFoundError, RefusedError
 from doorstep.core.instant import Instant
 from doorstep.core.record import SEALED, OutcomeRecord, outcome_refused
 from doorstep.journal import query
-from doorstep.journal.rows import Filters
+from doorstep.journal.snapshot import NO_END
 from doorstep.journal.subjects import Subjects, has_key, subjects_of
 from doorstep.journal.surface import Personal
 from doorstep.kernel.app import App
@@ -21,6 +22,16 @@ def kept_subjects(app: App) -> Subjects | None:
     if not has_key(app.home.path):
         return None
     return app.kept.get(Subjects, lambda: subjects_of(app.home.path))
+
+
+def require_subjects(app: App) -> Subjects:
+    """Raises: NotFoundError (`no-key`)."""
+    found = kept_subjects(app)
+    if found is None:
+        raise NotFoundError(
+            "no-key", f"{app.home.path} has no key of personal fields", "doorstep up"
+        )
+    return found
 
 
 def erased_error(prediction: str) -> RefusedError:
@@ -61,23 +72,22 @@ def _find_erased(app: App, records: Sequence[OutcomeRecord]) -> set[int]:
     subjects = kept_subjects(app)
     if subjects is None:
         return set()
-    gone = subjects.erased_among(one.prediction or one.key for one in records)
+    until = subjects.erased_among(one.prediction or one.key for one in records)
+    gone = {place for place, one in enumerate(records) if (one.prediction or one.key) in until}
+    # Of a key that has predictions since, the outcome may be about one of these.
+    keys = defaultdict[str, dict[str, Instant]](dict)
+    for one in (records[place] for place in gone if records[place].key):
+        keys[one.service][one.key] = until[one.prediction or one.key]
+    home = str(app.home.path)
+    back = {
+        (service, key): at
+        for service, after in keys.items()
+        for key, at in query.ask(
+            query.Question(what="first_after", home=home, service=service, after=after)
+        ).items()
+    }
     return {
         place
-        for place, one in enumerate(records)
-        if (until := gone.get(one.prediction or one.key)) is not None
-        and not (one.key and _is_back(app, one, until))
+        for place in gone
+        if back.get((records[place].service, records[place].key), NO_END) > records[place].at
     }
-
-
-def _is_back(app: App, one: OutcomeRecord, until: Instant) -> bool:
-    """Whether the key has a prediction since, which the outcome may be about."""
-    question = query.Question(
-        what="predictions",
-        home=str(app.home.path),
-        service=one.service,
-        limit=1,
-        before=(one.at + 1, ""),
-        filters=Filters(key=one.key, since=until + 1),
-    )
-    return bool(query.ask(question))

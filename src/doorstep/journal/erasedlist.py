@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from hashlib import blake2b
@@ -13,6 +14,7 @@ DIGEST_BYTES = 16
 
 def note_erased(journal: Path, predictions: Iterable[str]) -> None:
     """Add these ids, on the disk; to add one again does no harm. Raises: OSError."""
+    journal.mkdir(exist_ok=True)
     fd = os.open(journal / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
     try:
         # What a full disk or a crash cut off is filled up, or all that follows would be off.
@@ -21,6 +23,25 @@ def note_erased(journal: Path, predictions: Iterable[str]) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def remember(journal: Path, predictions: Iterable[str]) -> None:
+    """Add those of these ids that are missing, as after the journal was lost."""
+    try:
+        data = (journal / NAME).read_bytes()
+    except FileNotFoundError:
+        data = b""
+    known = {data[at : at + DIGEST_BYTES] for at in range(0, len(data), DIGEST_BYTES)}
+    if missing := [one for one in predictions if _digest(one) not in known]:
+        note_erased(journal, missing)
+
+
+def size_of(journal: Path) -> int:
+    """In bytes; 0 if there is none."""
+    try:
+        return (journal / NAME).stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 class ErasedList:
@@ -36,14 +57,16 @@ class ErasedList:
         return _digest(str(prediction)) in self._known
 
     def _read(self) -> None:
-        try:
-            if self._path.stat().st_size - self._read_bytes < DIGEST_BYTES:
-                return
-            with self._path.open("rb") as file:
-                file.seek(self._read_bytes)
-                data = file.read()
-        except FileNotFoundError:
+        size = size_of(self._path.parent)
+        # One that was lost is made again, in another order.
+        self._read_bytes = 0 if size < self._read_bytes else self._read_bytes
+        if size - self._read_bytes < DIGEST_BYTES:
             return
+        with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
+            file.seek(self._read_bytes)
+            self._take(file.read())
+
+    def _take(self, data: bytes) -> None:
         whole = len(data) // DIGEST_BYTES * DIGEST_BYTES
         self._known |= {data[at : at + DIGEST_BYTES] for at in range(0, whole, DIGEST_BYTES)}
         self._read_bytes += whole

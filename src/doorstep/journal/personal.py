@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import sys
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
-from doorstep.core.errors import InputError, NotFoundError
+from doorstep.core.errors import DoorstepError, InputError
 from doorstep.core.operation import operation
-from doorstep.core.outcome import KEY_CHARS_MAX
 from doorstep.core.record import SEALED
 from doorstep.journal import query
-from doorstep.journal.erased import erased_error, kept_subjects
-from doorstep.journal.erasedlist import note_erased
+from doorstep.journal.erased import erased_error, kept_subjects, require_subjects
+from doorstep.journal.erasedlist import note_erased, remember, size_of
+from doorstep.journal.holding import name_of, require_free, tell_compactors
 from doorstep.journal.operations import find_row, views_of
-from doorstep.journal.sealing import pseudonym
 from doorstep.journal.subjects import Erasure, Subjects
 from doorstep.journal.surface import (
     Erased,
@@ -27,6 +28,8 @@ from doorstep.kernel.event import Object
 from doorstep.kernel.ledger import Filter, read_events
 
 ERASED, OPENED = "subject.erased", "prediction.opened"
+SUBJECTS_AT_ONCE = 500
+SEARCH_S_MAX, PAUSE_S_MAX = 600.0, 3600.0
 
 
 @operation("prediction.open", permission="prediction:open", effect="write")
@@ -48,67 +51,106 @@ def open_prediction(app: App, asked: OpenPrediction) -> Prediction:
     return views_of(app, row["service"], [row], [values])[0]
 
 
-def require_subjects(app: App) -> Subjects:
-    """Raises: NotFoundError (`no-key`)."""
-    found = kept_subjects(app)
-    if found is None:
-        raise NotFoundError(
-            "no-key", f"{app.home.path} has no key of personal fields", "doorstep up"
-        )
-    return found
-
-
 @operation("subject.erase", permission="subject:erase", effect="write")
 def erase_subject(app: App, asked: EraseSubject) -> Erased:
     """Destroy the key of a person: what was recorded of them cannot be read any more."""
-    _check(asked)
+    name = name_of(app, asked)
+    require_free(app, name)
     subjects = require_subjects(app)
-    name = pseudonym(subjects.secret, asked.subject)
     one = Erasure(name, app.clock.now(), app.actor.id, asked.why)
     subjects.erase(one)
-    return _finish(app, subjects, one)
+    sweep = app.kept.get(Sweep, Sweep)
+    counts = _finish(app, subjects, [one], sweep)
+    found = counts.get(name)
+    return Erased(subject=name, at=one.at, predictions=found, problem=sweep.problem)
 
 
-def _check(asked: EraseSubject) -> None:
-    if not asked.subject or len(asked.subject) > KEY_CHARS_MAX:
-        raise InputError(
-            "bad-subject",
-            f"the subject has {len(asked.subject)} characters; expected 1 to {KEY_CHARS_MAX}",
-        )
-    if not asked.why.strip():
-        raise InputError("no-reason", "why the subject is erased is not said", "add --why")
-    if asked.subject in asked.why:
-        raise InputError(
-            "subject-in-reason",
-            "the reason names the subject, and the ledger would keep it for ever",
-            "name the request instead, such as a ticket",
-        )
+class Sweep:
+    """How the search for predictions of erased subjects goes. problem: what the last one said, ""
+    if it went through."""
+
+    def __init__(self) -> None:
+        self.problem = ""
+        self.timeout_s = self.pause_s = query.TIMEOUT_S
+        self.again_s = -math.inf
+        self.list_bytes = sys.maxsize
+        """Of the list for nodes; at the first look it is compared, whatever it has."""
+
+
+def erasure_problems(app: App) -> tuple[str, ...]:
+    """As sentences."""
+    sweep = app.kept.find(Sweep)
+    if sweep is None or not sweep.problem:
+        return ()
+    return (
+        "an erasure is not finished: the key is destroyed, but the journal cannot be searched for "
+        f"the predictions, so that outcomes of them are still taken: {sweep.problem}",
+    )
 
 
 def finish_erasures(app: App) -> int:
-    """Tell the ledger of erasures that were broken off; how many. Call it now and then."""
+    """Do again what was broken off, and tell nodes what they forgot; how many erasures were
+    finished. Call it now and then."""
     subjects = kept_subjects(app)
-    undone = subjects.undone() if subjects else []
-    for one in undone:
-        assert subjects is not None
-        _finish(app, subjects, one)
-    return len(undone)
+    if subjects is None:
+        return 0
+    sweep = app.kept.get(Sweep, Sweep)
+    if size_of(app.home.journal) < sweep.list_bytes:
+        # The journal was lost, or is an older copy: what was erased stays so.
+        remember(app.home.journal, subjects.told())
+        tell_compactors(app)
+    sweep.list_bytes = size_of(app.home.journal)
+    if app.clock.monotonic_s() < sweep.again_s:
+        return 0
+    return len(_finish(app, subjects, subjects.undone()[:SUBJECTS_AT_ONCE], sweep))
 
 
-def _finish(app: App, subjects: Subjects, one: Erasure) -> Erased:
-    """The key is gone already. Each step may be done again."""
-    found: Sequence[tuple[str, str]] = query.ask(
-        query.Question(what="sealed_of", home=str(app.home.path), id=one.name, until=one.at)
-    )
+def _finish(app: App, subjects: Subjects, some: Sequence[Erasure], sweep: Sweep) -> dict[str, int]:
+    """By name, how many predictions each has. The keys are gone already; each step may be done
+    again. If the search fails, the ledger hears of them all the same, and nothing is returned."""
+    if not some:
+        return {}
+    names = tuple(one.name for one in some)
+    asked = query.Question(what="sealed_of", home=str(app.home.path), names=names)
+    try:
+        found = query.ask(asked, timeout_s=sweep.timeout_s)
+    except DoorstepError as error:
+        for one in some:
+            _tell(app, one, None)
+        _put_off(app, sweep, f"{error.code}: {error.message}")
+        return {}
+    rows = defaultdict[str, list[tuple[str, str]]](list)
+    until = {one.name: one.at for one in some}
+    for name, at, id, key in found:
+        if at <= until[name]:
+            rows[name].append((id, key))
+    for one in some:
+        mine = rows[one.name]
+        _tell(app, one, len(mine))
+        note_erased(app.home.journal, (id for id, _ in mine))
+        subjects.finish(one, {text for row in mine for text in row if text})
+    sweep.problem, sweep.timeout_s, sweep.pause_s = "", query.TIMEOUT_S, query.TIMEOUT_S
+    return {name: len(rows[name]) for name in until}
+
+
+def _put_off(app: App, sweep: Sweep, problem: str) -> None:
+    """The next search may take longer, and comes later."""
+    sweep.problem = problem
+    sweep.again_s = app.clock.monotonic_s() + sweep.pause_s
+    sweep.timeout_s = min(2 * sweep.timeout_s, SEARCH_S_MAX)
+    sweep.pause_s = min(2 * sweep.pause_s, PAUSE_S_MAX)
+
+
+def _tell(app: App, one: Erasure, predictions: int | None) -> None:
+    """Once; and again when predictions are counted that were not."""
     about = Object("subject", one.name)
-    said: dict[str, Any] = {"at": one.at, "predictions": len(found), "by": one.by, "why": one.why}
+    said = {"at": one.at, "predictions": predictions, "by": one.by, "why": one.why}
 
     def act(unit: Unit) -> None:
-        told = read_events(unit.connection, Filter(kind=ERASED, object=about), 1)
-        if not told or told[0].data["at"] != one.at:
+        events = read_events(unit.connection, Filter(kind=ERASED, object=about), 1)
+        told = events[0].data if events else {"at": None}
+        is_news = told["at"] != one.at or (predictions is not None and told["predictions"] is None)
+        if is_news:
             unit.record(ERASED, about, said)
 
     app.database.run(act, app.actor)
-    note_erased(app.home.path / "journal", (name for name, _ in found))
-    subjects.finish(one, {text for row in found for text in row if text})
-    return Erased(subject=one.name, at=one.at, predictions=len(found))

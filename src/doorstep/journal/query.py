@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ from doorstep.journal.rows import (
     tail_rows,
     types_of,
 )
-from doorstep.journal.snapshot import Listed, NodeSnapshot, take_snapshots
+from doorstep.journal.snapshot import NO_END, Listed, NodeSnapshot, take_snapshots
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -198,15 +198,16 @@ def outcomes_joined(
         return join_outcomes(con, take_snapshots(home), service, since, until, kinds, about, trials)
 
 
-def sealed_of(home: Path, subject: str, until: Instant) -> list[tuple[str, str]]:
-    """(id, recorded key) of records that were sealed for this pseudonym, answered until then."""
+def sealed_of(home: Path, names: Collection[str]) -> list[tuple[str, Instant, str, str]]:
+    """(pseudonym, at, id, recorded key) of records that were sealed for one of these pseudonyms."""
     snapshots = take_snapshots(home)
     found = [
-        (f"{UUID(bytes=row.request)}.{row.row}", row.key)
+        (name, row.at, f"{UUID(bytes=row.request)}.{row.row}", row.key)
         for one in tail_parts(snapshots)
         if isinstance(one.part, Group) and one.part.seal
         for row in one.part.rows
-        if row.at <= until and any((text or "").startswith(f"{subject}.") for text in row.texts)
+        for text in row.texts
+        if (name := (text or "").partition(".")[0]) in names
     ]
     paths = locate(
         (folder, file)
@@ -215,10 +216,34 @@ def sealed_of(home: Path, subject: str, until: Instant) -> list[tuple[str, str]]
     )
     with contextlib.closing(_reader(home).cursor()) as con:
         if paths and SEALED in types_of(con, paths):
-            query = f"SELECT id, key FROM {duck.parquet_of(paths)} "  # noqa: S608
-            where = f'WHERE starts_with({SEALED}, ?) AND "at" <= ?'
-            found += con.execute(query + where, [f"{subject}.", until]).fetchall()
+            name = f"split_part({SEALED}, '.', 1)"
+            query = f'SELECT {name}, "at", id, key FROM {duck.parquet_of(paths)} '  # noqa: S608
+            where = f"WHERE {name} IN (SELECT unnest(?))"
+            found += con.execute(query + where, [list(names)]).fetchall()
     return found
+
+
+def first_after(home: Path, service: str, after: Mapping[str, Instant]) -> dict[str, Instant]:
+    """Of each of these keys, when its first prediction after that time was answered; without those
+    that have none."""
+    snapshots = take_snapshots(home)
+    found = [
+        (row.key, row.at)
+        for one in tail_parts(snapshots, service)
+        if isinstance(one.part, Group)
+        for row in one.part.rows
+        if row.at > after.get(row.key, NO_END)
+    ]
+    oldest = min(after.values(), default=NO_END)
+    if paths := locate(one for one in _listed(snapshots, service) if one[1].last > oldest):
+        query = (
+            f'SELECT key, min("at") FROM {duck.parquet_of(paths)} '  # noqa: S608
+            'JOIN (SELECT unnest(?) AS key, unnest(?) AS since) USING (key) WHERE "at" > since '
+            "GROUP BY key"
+        )
+        with contextlib.closing(_reader(home).cursor()) as con:
+            found += con.execute(query, [list(after), list(after.values())]).fetchall()
+    return dict(sorted(found, reverse=True))
 
 
 @lru_cache(maxsize=1)
@@ -246,6 +271,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kinds: tuple[int, ...] = tuple(int(one) for one in ANSWERED)
     about: About | None = None
     trials: Trials | None = None
+    names: tuple[str, ...] = ()
+    after: dict[str, Instant] = {}
 
 
 def ask(question: Question, *, timeout_s: float = TIMEOUT_S) -> Any:
@@ -284,7 +311,9 @@ def main(request: bytes) -> bytes:
                 )
             )
         case "sealed_of":
-            return msgspec.msgpack.encode(sealed_of(home, question.id, question.until))
+            return msgspec.msgpack.encode(sealed_of(home, {*question.names}))
+        case "first_after":
+            return msgspec.msgpack.encode(first_after(home, question.service, question.after))
         case other:
             raise InputError("bad-question", f"{other!r} is not a question to the journal")
 

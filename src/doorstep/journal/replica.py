@@ -45,6 +45,14 @@ class Segment(msgspec.Struct, frozen=True, gc=False):
     data: bytes | bytearray
 
 
+class There(msgspec.Struct, frozen=True):
+    """What a replica has. since: none of its blocks was opened before. blocks: (node, block) of
+    each, in order."""
+
+    since: Instant
+    blocks: tuple[tuple[str, str], ...]
+
+
 class Replica(Protocol):
     """Not thread-safe. Methods raise UnreachableError (`replica-unreachable`)."""
 
@@ -52,9 +60,7 @@ class Replica(Protocol):
         """Return once they are kept, all of them; none: once the place has answered."""
         ...
 
-    def blocks(self) -> list[tuple[str, str]]:
-        """(node, block) of everything that is there, in order."""
-        ...
+    def blocks(self) -> There: ...
 
     def read(self, node: str, block: str) -> list[Segment]:
         """The segments of a block, in any order."""

@@ -18,13 +18,23 @@ import msgspec
 import nats
 import uvloop
 from nats.aio.client import Client
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header, StreamConfig
+from nats.aio.msg import Msg
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    Header,
+    RawStreamMsg,
+    StreamConfig,
+)
 from nats.js.errors import NotFoundError
 
 from doorstep.core.instant import Instant
-from doorstep.journal.replica import WAIT_S, Segment, unreachable
+from doorstep.journal.replica import WAIT_S, Segment, There, unreachable
 
 STREAM = "doorstep-journal"
+MADE = "made by Doorstep"
+"""What the description of a stream says whose limits are ours to change."""
 READ_AT_ONCE = 256
 READ_WAIT_S = 30.0
 DAY_S = 86_400.0
@@ -49,7 +59,7 @@ class NatsReplica:
     def keep(self, segments: Sequence[Segment]) -> None:
         self._run(self._keep(segments))
 
-    def blocks(self) -> list[tuple[str, str]]:
+    def blocks(self) -> There:
         return self._run(self._blocks(), READ_WAIT_S)
 
     def read(self, node: str, block: str) -> list[Segment]:
@@ -99,7 +109,12 @@ class NatsReplica:
             await stream.stream_info(self._stream)
         except NotFoundError:
             await stream.add_stream(
-                StreamConfig(name=self._stream, subjects=[f"{self._stream}.>"], allow_direct=True)
+                StreamConfig(
+                    name=self._stream,
+                    description=MADE,
+                    subjects=[f"{self._stream}.>"],
+                    allow_direct=True,
+                )
             )
         return self._client
 
@@ -125,9 +140,14 @@ class NatsReplica:
             )
         )
 
-    async def _blocks(self) -> list[tuple[str, str]]:
+    async def _blocks(self) -> There:
         names = sorted(one.split(".") for one in await self._messages(">"))
-        return [(node, block) for *_, node, block in names]
+        stream = (await self._connected()).jetstream(timeout=READ_WAIT_S)
+        first = (await stream.stream_info(self._stream)).state.first_seq
+        since = 0
+        with contextlib.suppress(NotFoundError):  # of an empty stream
+            since = _place_of(await stream.get_msg(self._stream, first))[2]
+        return There(since=since, blocks=tuple((node, block) for *_, node, block in names))
 
     async def _messages(self, subject: str) -> dict[str, int]:
         """How many there are of each subject. The server tells a hundred thousand at a time, which
@@ -150,22 +170,26 @@ class NatsReplica:
         stream = (await self._connected()).jetstream(timeout=READ_WAIT_S)
         config = ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL)
         asked = await stream.pull_subscribe(subject, stream=self._stream, config=config)
-        found = []
+        found: list[Segment] = []
         while left > 0:
             messages = await asked.fetch(min(left, READ_AT_ONCE), timeout=READ_WAIT_S)
             left -= len(messages)
-            for one in messages:
-                number, start, opened_at = map(int, (one.headers or {})[_PLACE].split())
-                found.append(Segment(node, block, number, start, opened_at, one.data))
+            found += [Segment(node, block, *_place_of(one), one.data) for one in messages]
         await asked.unsubscribe()
         return found
 
     async def _trim(self, days: float) -> None:
-        """The stream forgets by itself what is older; it is told how much once."""
+        """The stream forgets by itself what is older; it is told how much once, if it is ours: what
+        somebody else's keeps, and for how long, they have said."""
         stream = (await self._connected()).jetstream(timeout=WAIT_S)
         config = (await stream.stream_info(self._stream)).config
-        if config.max_age != days * DAY_S:
+        if config.description == MADE and config.max_age != days * DAY_S:
             await stream.update_stream(config.evolve(max_age=days * DAY_S))
+
+
+def _place_of(message: Msg | RawStreamMsg) -> tuple[int, int, int]:
+    number, start, opened_at = map(int, (message.headers or {})[_PLACE].split())
+    return number, start, opened_at
 
 
 async def _ignore(_error: Exception) -> None:

@@ -7,19 +7,24 @@ the disk there, with synchronous standbys on theirs too.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
+import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import pq
 
 from doorstep.core.instant import SECOND_US, Instant
-from doorstep.journal.replica import WAIT_S, Segment, unreachable
+from doorstep.journal.replica import WAIT_S, Segment, There, unreachable
 
 TABLE = "doorstep_journal"
 TRIMMED_AT_ONCE = 5000
+READ_WAIT_S = 60.0
+"""For one statement of those that look at the whole table."""
 DAY_US = 86_400 * SECOND_US
 _CREATE = (
     f"CREATE TABLE IF NOT EXISTS {TABLE} (node text, block text, number int, start bigint, "
@@ -31,7 +36,7 @@ _CREATE = (
 )
 _TRIM = (
     f"DELETE FROM {TABLE} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {TABLE} WHERE opened_at < %s "  # noqa: S608
-    f"LIMIT {TRIMMED_AT_ONCE}))"
+    f"LIMIT {TRIMMED_AT_ONCE})) RETURNING 1"
 )
 _LOCK = 0x646F6F72  # any number that is ours: two workers that start make one table
 
@@ -51,10 +56,14 @@ class PostgresReplica:
             else:
                 _ask(connection.pgconn, b"SELECT 1", [], [])
 
-    def blocks(self) -> list[tuple[str, str]]:
+    def blocks(self) -> There:
+        asked = f"SELECT node, block, min(opened_at) FROM {TABLE} GROUP BY 1, 2 ORDER BY 1, 2"  # noqa: S608
         with self._reached() as connection:
-            found = connection.execute(f"SELECT DISTINCT node, block FROM {TABLE} ORDER BY 1, 2")  # noqa: S608
-            return [(str(node), str(block)) for node, block in found]
+            found = _execute(connection, asked)
+        return There(
+            since=min((opened_at for *_, opened_at in found), default=0),
+            blocks=tuple((node, block) for node, block, _ in found),
+        )
 
     def read(self, node: str, block: str) -> list[Segment]:
         asked = (
@@ -62,13 +71,14 @@ class PostgresReplica:
             "WHERE node = %s AND block = %s"
         )
         with self._reached() as connection:
-            return [Segment(*row) for row in connection.execute(asked, (node, block))]
+            return [Segment(*row) for row in _execute(connection, asked, (node, block))]
 
     def trim(self, days: float, now: Instant) -> None:
         before = (now - int(days * DAY_US),)
         with self._reached() as connection:
-            while connection.execute(_TRIM, before).rowcount == TRIMMED_AT_ONCE:
-                pass  # in parts, so that nobody waits long for what one of them holds
+            # In parts, so that nobody waits long for what one of them holds.
+            while len(_execute(connection, _TRIM, before)) == TRIMMED_AT_ONCE:
+                continue
 
     def close(self) -> None:
         if self._connection is not None:
@@ -87,12 +97,45 @@ class PostgresReplica:
     def _connect(self) -> psycopg.Connection[Any]:
         found = psycopg.connect(self._url, autocommit=True, connect_timeout=int(WAIT_S))
         # Who may only insert does not get as far as "it exists already".
-        if found.execute("SELECT to_regclass(%s)", (TABLE,)).fetchone() == (None,):
-            with found.transaction():
-                found.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-                for statement in _CREATE:
-                    found.execute(statement)
+        with _limited(found, WAIT_S):
+            if found.execute("SELECT to_regclass(%s)", (TABLE,)).fetchone() == (None,):
+                with found.transaction():
+                    found.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+                    for statement in _CREATE:
+                        found.execute(statement)
         return found
+
+
+def _execute(
+    connection: psycopg.Connection[Any], said: LiteralString, values: Sequence[object] = ()
+) -> list[tuple[Any, ...]]:
+    with _limited(connection, READ_WAIT_S):
+        return connection.execute(said, values).fetchall()
+
+
+@contextlib.contextmanager
+def _limited(connection: psycopg.Connection[Any], wait_s: float) -> Iterator[None]:
+    """After so long the way to the server is shut, which ends the waiting: a server that hangs
+    would not hear of a cancellation. Raises: TimeoutError."""
+    way, is_over = socket.socket(fileno=os.dup(connection.fileno())), threading.Event()
+
+    def shut() -> None:
+        is_over.set()
+        with contextlib.suppress(OSError):
+            way.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(wait_s, shut)
+    timer.start()
+    try:
+        yield
+    except psycopg.OperationalError:
+        if is_over.is_set():
+            raise TimeoutError(f"no answer within {wait_s:g} s") from None
+        raise
+    finally:
+        timer.cancel()
+        timer.join()
+        way.close()
 
 
 def _insert(server: pq.abc.PGconn, segments: Sequence[Segment]) -> None:

@@ -25,6 +25,7 @@ from doorstep.kernel.files import write_atomic
 
 FORMAT = 1
 NOTICE = "retention.json"
+GONE = "gone.json"
 DROPPED_SUFFIX = ".dropped.json"
 AHEAD_S = 7 * 86400
 """How long before a file is too old that is said; it is said as well when 90 % of the room is
@@ -35,6 +36,7 @@ SETTLED_S = 3 * 86400
 """Of the last days nothing goes for want of room: the disk's reserve protects against that."""
 DAY_S = 86400
 Why = Literal["age", "size"]
+Holds = Literal["predictions", "outcomes"]
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -170,9 +172,27 @@ def apply_bounds(
     for one in due:
         told = folder / f"{Path(one.file.path).name}{DROPPED_SUFFIX}"
         write_atomic(told, msgspec.json.encode(_dropped(folder.name, one)))
+    _note_gone(folder, due)
     entry = Entry(at=now, replaces=tuple(one.file.path for one in due))
     append_entry(folder, entry)
     return entry
+
+
+def read_gone(folder: Path) -> dict[str, Instant]:
+    """By "<holds>/<service>": until when its records went from a node's folder, so that they do not
+    come back from a replica that still has them."""
+    try:
+        return msgspec.json.decode((folder / GONE).read_bytes(), type=dict[str, Instant])
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return {}
+
+
+def _note_gone(folder: Path, drops: Iterable[Drop]) -> None:
+    gone = read_gone(folder)
+    for one in (drop.file for drop in drops):
+        name = f"{one.holds}/{one.service}"
+        gone[name] = max(one.last, gone.get(name, one.last))
+    write_atomic(folder / GONE, msgspec.json.encode(gone))
 
 
 def _dropped(node: str, drop: Drop) -> DroppedFile:

@@ -11,24 +11,29 @@ from doorstep.core.errors import DoorstepError
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.manifest import decode_part
 from doorstep.journal.index import ListedFile
+from doorstep.kernel.files import write_atomic
 
 FORMAT = 1
 STORE_INDEX = "index.json"
 """Of a place in the store."""
 STORED = "stored.json"
 STATUS = "store-status.json"
+TRIM_STATUS = "trim-status.json"
 BEHIND_S_MAX = 900
-"""A store that does not answer for so long is a problem of the node."""
+"""A store that does not answer, or a replica that forgets nothing, for so long is a problem of the
+node."""
 
 
 class StoredIndex(msgspec.Struct, frozen=True, kw_only=True):
-    """What a place in the store holds. gone: path -> since when nobody is told of it any more."""
+    """What a place in the store holds. gone: path -> since when nobody is told of it any more.
+    owner: the process that writes here; whoever starts makes itself the owner."""
 
     format: int = FORMAT
     node: str
     at: Instant
     files: tuple[ListedFile, ...] = ()
     gone: dict[str, Instant] = {}
+    owner: str = ""
 
 
 class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,14 +69,41 @@ def read_status(folder: Path) -> StoreStatus | None:
     return None
 
 
+class TrimStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Why the replica could not be told to forget what is old. since: of the first of such tries
+    in a row."""
+
+    since: Instant
+    problem: str
+
+
+def read_trim(folder: Path) -> TrimStatus | None:
+    """Of a node's folder; None while its replica forgets what it should."""
+    with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
+        return msgspec.json.decode((folder / TRIM_STATUS).read_bytes(), type=TrimStatus)
+    return None
+
+
+def note_trim(folder: Path, problem: str, now: Instant) -> None:
+    """problem: "" after a try that went through."""
+    if not problem:
+        (folder / TRIM_STATUS).unlink(missing_ok=True)
+    elif (before := read_trim(folder)) is None or before.problem != problem:
+        status = TrimStatus(since=before.since if before else now, problem=problem)
+        write_atomic(folder / TRIM_STATUS, msgspec.json.encode(status))
+
+
 def store_status(home: Path, node: str) -> StoreStatus | None:
     return read_status(home / "journal" / node)
 
 
 def store_problems(home: Path, node: str, now: Instant) -> list[str]:
-    """Of a node, as sentences."""
-    status = store_status(home, node)
-    return [said] if status and (said := status.said(now)) else []
+    """Of a node and its replica, as sentences."""
+    status, trim = store_status(home, node), read_trim(home / "journal" / node)
+    found = [said] if status and (said := status.said(now)) else []
+    if trim and (minutes := (now - trim.since) / SECOND_US / 60) * 60 >= BEHIND_S_MAX:
+        found.append(f"for {minutes:.0f} minutes the replica has forgotten nothing: {trim.problem}")
+    return found
 
 
 def read_stored(folder: Path) -> frozenset[str]:

@@ -189,6 +189,11 @@ class Subjects:
             found = con.execute("SELECT name, at, by, why FROM erasure WHERE done = 0")
             return [Erasure(*row) for row in found]
 
+    def look_again(self) -> None:
+        """Records came back: each erasure looks again for those of its subject."""
+        with self._writing() as con:
+            con.execute("UPDATE erasure SET done = 0")
+
     def finish(self, one: Erasure, about: Iterable[str]) -> None:
         """The ledger has it. about: ids and recorded keys of predictions that were erased."""
         with self._writing() as con:
@@ -197,6 +202,11 @@ class Subjects:
             # Not of one that was asked for since, which the ledger does not have yet.
             said = "UPDATE erasure SET done = 1 WHERE name = ? AND at = ?"
             con.execute(said, [one.name, one.at])
+
+    def told(self) -> list[str]:
+        """Ids and recorded keys of all predictions that were erased."""
+        with self._writing() as con:
+            return [name for (name,) in con.execute("SELECT about FROM erased")]
 
     def erased_among(self, about: Iterable[str]) -> dict[str, Instant]:
         """Which of these ids and recorded keys are of erased predictions, and until when."""

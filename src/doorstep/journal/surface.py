@@ -67,19 +67,39 @@ class OpenPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class EraseSubject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """subject: as callers send it. why: goes into the ledger, which keeps it for ever."""
+    """subject: as callers send it; or prediction: whose it is. why: goes into the ledger, which
+    keeps it for ever."""
+
+    why: str
+    subject: str = ""
+    prediction: str = ""
+
+
+class HoldSubject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """subject, prediction, why: as for an erasure. ends: the hold, if there is one."""
+
+    why: str
+    subject: str = ""
+    prediction: str = ""
+    ends: bool = False
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """subject: its pseudonym."""
 
     subject: str
-    why: str
+    is_held: bool
 
 
 class Erased(msgspec.Struct, frozen=True, kw_only=True):
     """subject: its pseudonym, by which the ledger names it. at: what was answered until then cannot
-    be read any more. predictions: how many of them were found with sealed fields."""
+    be read any more. predictions: how many of them were found with sealed fields; None: they could
+    not be searched yet, for this problem, and the search goes on by itself."""
 
     subject: str
     at: Instant
-    predictions: int
+    predictions: int | None
+    problem: str = ""
 
 
 class ListPredictions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,6 +3,8 @@
 What is in the store is what `index.json` there says; a file counts once that is up. The steps, in
 order; a crash after any of them is repaired by the next run:
 
+    own      `index.json` of the store has our name: of two copies of a home only the one that was
+             started last writes, since each write is on condition that nobody else has written
     put      the Parquet file, its summary and its layout, under names that are theirs alone
     noted    `stored.json` beside the files says what may be in the store
     list     `index.json` of the store names them, and what is to go: this is the commit
@@ -24,6 +26,7 @@ from pathlib import Path
 import msgspec
 
 from doorstep.core.errors import DoorstepError, RefusedError, UnreachableError
+from doorstep.core.ids import new_id
 from doorstep.core.instant import SECOND_US, Clock, Instant, SystemClock
 from doorstep.core.manifest import decode_part
 from doorstep.journal.away import IN_USE_S, Place, cache_of, shrink
@@ -44,7 +47,7 @@ from doorstep.journal.summary import floor
 from doorstep.kernel.files import write_atomic
 from doorstep.kernel.store import Store, shared
 
-MIRROR_EVERY_S = 30
+LOOK_EVERY_S = 30
 FILES_AT_ONCE = 64
 """Uploaded between two writes of the store's list."""
 DAY_S = 86400
@@ -69,15 +72,18 @@ class Uploader:
         self._mirror = Mirror(folder.parent.parent, place)
         self._looked_s = -math.inf
         self._stored = StoredIndex(node=folder.name, at=0)
-        self._etag, self._sent = "", b""
+        self._etag, self._sent, self._owner = "", b"", new_id().hex
         self._behind_since: Instant = 0
         self._said: StoreStatus | None = None
 
     def run_once(self) -> bool:
         """One run; what happened is in `store-status.json`. Whether there is more to do at once.
         Raises: OSError (of this disk)."""
+        looks = self._clock.monotonic_s() - self._looked_s >= LOOK_EVERY_S
         try:
             added = self._step()
+            if looks:
+                self._require_ours()
         except DoorstepError as error:
             self._store = None
             self._behind_since = self._behind_since or self._clock.now()
@@ -85,12 +91,17 @@ class Uploader:
             return False
         self._behind_since = 0
         self._say(None)
-        self._look_at_others()
+        if looks:
+            self._look_at_others()
         return added == FILES_AT_ONCE
 
+    def _require_ours(self) -> None:
+        """Also who has nothing to write is told that another writes here."""
+        if self._store and self._store.get(self._name(STORE_INDEX), unless=self._etag):
+            raise shared(self._url, self._name(STORE_INDEX))
+
     def _look_at_others(self) -> None:
-        if self._store is None or self._clock.monotonic_s() - self._looked_s < MIRROR_EVERY_S:
-            return
+        assert self._store is not None
         self._looked_s = self._clock.monotonic_s()
         try:
             self._mirror.run_once(self._store)
@@ -136,10 +147,11 @@ class Uploader:
         left = {path: since for path, since in self._stored.gone.items() if path not in due}
         left |= dict.fromkeys(listed.keys() - listing.files.keys(), now)
         files = tuple(one for path, one in listed.items() if path in listing.files)
+        if files != self._stored.files or left != self._stored.gone:
+            self._list(store, files, left)
+        # Only now: that the list was written says that this place is still ours.
         store.delete(self._name(name) for path in due for name in _objects(path))
         self._reached("store-delete")
-        if files != self._stored.files or left != self._stored.gone:
-            self._list(store, StoredIndex(node=self._folder.name, at=now, files=files, gone=left))
         self._store = store
         return len(added)
 
@@ -182,12 +194,21 @@ class Uploader:
                 "node's, and nothing twice",
             )
 
-    def _list(self, store: Store, index: StoredIndex) -> None:
-        names = {one.path for one in (*self._stored.files, *index.files)}
-        self._note(names)
+    def _list(self, store: Store, files: tuple[ListedFile, ...], gone: dict[str, Instant]) -> None:
+        index = StoredIndex(
+            node=self._folder.name, at=self._clock.now(), files=files, gone=gone,
+            owner=self._owner,
+        )  # fmt: skip
+        self._note({one.path for one in (*self._stored.files, *files)})
         self._reached("store-noted")
-        self._sent = msgspec.json.encode(index)
-        self._etag = store.replace(self._name(STORE_INDEX), self._sent, self._etag)
+        sent = msgspec.json.encode(index)
+        try:
+            self._sent = sent
+            self._etag = store.replace(self._name(STORE_INDEX), sent, self._etag)
+        except RefusedError:
+            # It does not have them for sure, and its owner may have removed them.
+            self._note(one.path for one in self._stored.files)
+            raise
         self._reached("store-list")
         self._stored = index
         self._note({one.path for one in index.files})
@@ -196,8 +217,8 @@ class Uploader:
         write_atomic(self._folder / STORED, msgspec.json.encode(sorted(names)))
 
     def _opened(self) -> Store:
-        """A store whose list we have read. What an earlier run put there and never listed, and
-        nobody wants any more, is deleted."""
+        """A store whose list we have read and own. What an earlier run put there and never listed,
+        and nobody wants any more, is deleted."""
         store = Store(self._url)
         found = store.get(self._name(STORE_INDEX))
         if self._sent and found and found.etag != self._etag and found.data != self._sent:
@@ -209,6 +230,7 @@ class Uploader:
         self._note(one.path for one in self._stored.files)
         listing = fold(read_entries(self._folder))
         self._require_known((one.path for one in self._stored.files), listing)
+        self._list(store, self._stored.files, self._stored.gone)
         wanted = {*(one.path for one in self._stored.files), *listing.files, *self._stored.gone}
         objects = {self._name(name) for path in wanted for name in _objects(path)}
         store.delete(sorted(store.names(f"{self._prefix}/{COMPACTED}") - objects))

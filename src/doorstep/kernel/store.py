@@ -34,11 +34,14 @@ def store_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def parse_store(url: str) -> str:
     """Without its last slash. Raises: UsageError (`bad-store`), MissingExtraError."""
     scheme, _, rest = url.partition("://")
-    if scheme not in SCHEMES or not rest.strip("/") or "@" in rest:
+    has_more = "@" in rest or "?" in rest
+    if scheme not in SCHEMES or not rest.strip("/") or has_more:
         known = ", ".join(f"{one}://" for one in SCHEMES)
+        # What stands there may be a secret.
+        said = repr(f"{scheme}://..." if has_more else url)
         raise UsageError(
             "bad-store",
-            f"the store is {url!r}; expected a place after one of {known}, without credentials",
+            f"the store is {said}; expected a place after one of {known}, without credentials",
             "doorstep up --store s3://BUCKET/PREFIX",
         )
     _obstore()
@@ -102,11 +105,15 @@ class Store:
     def replace(self, name: str, data: bytes, etag: str) -> str:
         """Put an object in the place of the one with this etag ("": there is none). Its etag.
         Raises: RefusedError (`store-shared`) if another is there."""
+        mode: Any = {"e_tag": etag} if etag else "create"
+        if not self._has_conditions:
+            # A folder cannot be asked to compare: who writes between these two is not noticed.
+            found, mode = self.get(name), "overwrite"
+            if (found.etag if found else "") != etag:
+                raise shared(self.url, name)
         try:
             with self._errors():
-                mode: Any = {"e_tag": etag} if etag else "create"
-                done = self._put(name, data, mode=mode if self._has_conditions else "overwrite")
-                return str(done["e_tag"])
+                return str(self._put(name, data, mode=mode)["e_tag"])
         except (
             self._obstore.exceptions.PreconditionError,
             self._obstore.exceptions.AlreadyExistsError,

@@ -255,6 +255,9 @@ def quality_of(
         found = QualitySeen(outcomes=outcomes, judged=judged, until=now)
     elif found.week is None or as_before != (outcomes, judged, now):
         arrays = _joined(app, seen.version.service, due.since, due.until) if outcomes else None
+        if arrays is not None and arrays.is_cut:
+            # There were too many: what is known is told of the time that was read.
+            due = msgspec.structs.replace(due, since=int(arrays.at[0]))
 
         def known_since(at: Instant) -> QualityWindow:
             return _quality_window(seen, arrays, due, at, delay_us)

@@ -27,6 +27,7 @@ from doorstep.release.collect import collect
 from doorstep.release.decide import decide, decide_person
 from doorstep.release.estimate import Traffic, estimate
 from doorstep.release.forecast import choose_spec, read_traffic
+from doorstep.release.metrics import METRICS
 from doorstep.release.permits import require_approvals, require_gates
 from doorstep.release.planning import parsed_file, write_plan
 from doorstep.release.spec import Before, guarded
@@ -60,7 +61,7 @@ def start_release(app: App, asked: StartRelease, requests_per_s: float) -> store
             "a rehearsal sends its own rows; this environment is production",
             f"doorstep release start {asked.version}",
         )
-    before, traffic = _measured(app, service, number, requests_per_s)
+    before, traffic = _measured(app, service, number, requests_per_s, asked.rehearsal)
     return app.database.run(
         lambda unit: _start(unit, app, service, number, asked, before, traffic), app.actor
     )
@@ -82,8 +83,11 @@ def plan_release(
     return champion, choose_spec(file, traffic, contracts, before), traffic
 
 
-def _measured(app: App, service: str, number: int, requests_per_s: float) -> tuple[Before, Traffic]:
-    """What is frozen into a release with somebody to compare with. Raises: NotFoundError,
+def _measured(
+    app: App, service: str, number: int, requests_per_s: float, is_rehearsal: bool = False
+) -> tuple[Before, Traffic]:
+    """What is frozen into a release with somebody to compare with. Rows of a rehearsal come to
+    nothing, so what is read from outcomes and records is left out of it. Raises: NotFoundError,
     RefusedError (see `measure`)."""
     with app.database.reading() as connection:
         row = versions.get_service(connection, service)
@@ -93,7 +97,10 @@ def _measured(app: App, service: str, number: int, requests_per_s: float) -> tup
         serving = versions.get_version(connection, service, champion)
     manifest = manifest_of(app.home.bundles, serving.digest)
     file = parsed_file(row.file, app.home.environment)
-    before = measure(app, file, champion, manifest, guarded(file))
+    named = guarded(file)
+    if is_rehearsal:
+        named = frozenset(one for one in named if METRICS[one].read == "nodes")
+    before = measure(app, file, champion, manifest, named)
     return before, read_traffic(app, file, requests_per_s)
 
 

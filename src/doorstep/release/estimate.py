@@ -14,7 +14,7 @@ from statistics import NormalDist
 import msgspec
 
 from doorstep.release.decide import CEILING_PART, PATIENCE
-from doorstep.release.types import SLOW_QUANTILES, Guardrail, ReleaseSpec
+from doorstep.release.types import SLOW_QUANTILES, Experiment, Guardrail, ReleaseSpec
 from doorstep.release.wording import percent, say_segment, say_time
 from doorstep.stats import planner
 
@@ -22,6 +22,7 @@ DISCORDANT = 0.7
 """Of a champion's mistakes, how often an equal challenger is right where it is wrong: measured 6 to
 7 % of answers at 10 % mistakes. It decides how much pairs are worth."""
 SHARE_SLOWER = 1.5
+WORSE_PART = 0.1
 POINTS = (0.01, 0.02)
 ERRORS_FROM_NONE = 0.01
 """What errors "double" to where the champion has none."""
@@ -84,8 +85,10 @@ class _Seen(msgspec.Struct, frozen=True):
     spec: ReleaseSpec
     traffic: Traffic
 
-    def outcome_part(self) -> float:
-        """Outcomes for each unit."""
+    def told_part(self, guardrail: Guardrail) -> float:
+        """What counts for it of each unit: outcomes, where those are counted."""
+        if guardrail.metric.read != "outcomes":
+            return 1.0
         if self.traffic.units_per_s <= 0.0:
             return 0.0
         return self.traffic.outcomes_per_s / self.traffic.units_per_s
@@ -103,7 +106,8 @@ def estimate(spec: ReleaseSpec, units_per_s: float | Traffic, error_rate: float 
     pairs, shadow_s, shadow_waits = _shadow(seen)
     steps = tuple(_steps(seen, pairs, shadow_s))
     total_s = shadow_s + sum(one.seconds for one in steps)
-    fits = total_s <= spec.deadline_s
+    # An experiment lasts as long as it may; that nobody wins is an answer.
+    fits = total_s <= spec.deadline_s or spec.experiment is not None
     return Estimate(
         shadow_s=shadow_s,
         steps=steps,
@@ -132,8 +136,8 @@ def _shadow(seen: _Seen) -> tuple[float, float, str]:
             found.append((_time(need, per_s), one.name))
         if one.name == "quality":
             wrong = DISCORDANT * one.reference / 2.0
-            need = planner.pairs_within(wrong, one.margins[0], spec.alpha_p / 2.0)
-            found.append((_time(need, per_s * seen.outcome_part()) + one.delay_s, one.name))
+            need = planner.pairs_within(wrong, one.margin_at(0), spec.alpha_p / 2.0)
+            found.append((_time(need, per_s * seen.told_part(one)) + one.delay_s, one.name))
     seconds, name = max(found)
     pairs = max(spec.shadow_requests, seconds * per_s) if math.isfinite(seconds) else math.inf
     return pairs, seconds, name
@@ -190,15 +194,15 @@ def _units_needed(seen: _Seen, guardrail: Guardrail, at: int, mine: float, pairs
             rate, margin, limit = seen.traffic.error_rate, spec.margins[at], guardrail.ceiling
             return _rare(share, rate, margin, limit, alpha, mine)
         case "latency":
-            margin = guardrail.margins[at]
+            margin = guardrail.margin_at(at)
             return max(
                 _rare(share, 1.0 - q, margin, min(margin * (1.0 - q), 0.9), alpha, mine)
                 for q in SLOW_QUANTILES[:3]
             )
-        case "quality":
-            return _quality(seen, guardrail, at, pairs)
-        case _:
+        case "disagreement":
             return 0.0
+        case _:
+            return _journaled(seen, guardrail, at, pairs)
 
 
 def _rare(
@@ -209,18 +213,26 @@ def _rare(
     return min(by_ratio, max(0.0, by_limit - mine) / share)
 
 
-def _quality(seen: _Seen, guardrail: Guardrail, at: int, pairs: float) -> float:
-    """Units whose outcomes are needed: none where the pairs of the shadow have shown it."""
-    spec, margin, part = seen.spec, guardrail.margins[at], seen.outcome_part()
-    alpha = spec.alpha_p / 2.0 if spec.shadow_requests else spec.alpha_p
-    if spec.shadow_requests:
+def _journaled(seen: _Seen, guardrail: Guardrail, at: int, pairs: float) -> float:
+    """Units that must have come to something: none where the pairs of the shadow have shown it."""
+    spec, part = seen.spec, seen.told_part(guardrail)
+    margin = guardrail.delta(guardrail.margin_at(at))
+    in_shadow = spec.shadow_requests and guardrail.name == "quality"
+    alpha = spec.alpha_p / 2.0 if in_shadow else spec.alpha_p
+    if in_shadow:
         wrong = DISCORDANT * guardrail.reference / 2.0
         if pairs * part >= planner.pairs_within(wrong, margin, alpha):
             return 0.0
-    outcomes = planner.difference_within(
+    if guardrail.name == "fairness":
+        # Blocks of one request of the small group and m of the large: their gap varies by at most
+        # (1 + 1/m) / 4; M2 at one half with a quarter of a variance is M3 with it.
+        m = max((count for _, count in guardrail.groups), default=1)
+        blocks = planner.difference_within(0.5, (1.0 + 1.0 / m) / 16.0, margin, alpha)
+        return blocks * (1.0 + m) / spec.share_of(at)
+    counted = planner.difference_within(
         spec.share_of(at), _variance(guardrail.reference), margin, alpha
     )
-    return outcomes / part if part > 0.0 else math.inf
+    return counted / part if part > 0.0 else math.inf
 
 
 def _variance(mean_loss: float) -> float:
@@ -243,8 +255,38 @@ def _regressions(seen: _Seen) -> Iterator[Regression]:
                 yield _of_latency(seen, one, alpha)
             case "quality":
                 yield from (_of_quality(seen, one, alpha, points) for points in POINTS)
+            case "conversion" | "revenue" | "mean-latency":
+                yield _of_part(seen, one, alpha)
             case _:
                 pass
+    test = seen.spec.experiment
+    if test is not None and test.measure.metric.read != "nodes":
+        yield _of_experiment(seen, test)
+
+
+def _of_part(seen: _Seen, guardrail: Guardrail, alpha: float) -> Regression:
+    """A tenth worse than the champion's."""
+    share = min(max(seen.spec.steps), seen.spec.bake_share)
+    delta = WORSE_PART * guardrail.mean
+    units = planner.difference_needed(share, _variance(guardrail.reference), delta, alpha)
+    return _regression(
+        seen, guardrail, f"{guardrail.metric.said} a tenth worse than the champion's", units
+    )
+
+
+def _of_experiment(seen: _Seen, test: Experiment) -> Regression:
+    """The smallest difference that mostly ends it before its time is over."""
+    rail, share = test.measure, seen.spec.share_of(0)
+    counted_s = max(seen.spec.deadline_s - rail.delay_s, 0.0)
+    n = seen.traffic.units_per_s * seen.told_part(rail) * counted_s
+    need = planner.OVERHEAD * math.log(2.0 / test.alpha)
+    v = share * (1.0 - share)
+    delta = math.sqrt(2.0 * _variance(rail.reference) * need / (v * n)) if n and v else math.inf
+    is_part = rail.metric.compared == "part" and rail.mean > 0.0
+    said = percent(delta / rail.mean) if is_part else f"{delta * 100:.2g} points"
+    what = f"{rail.metric.said} of both differs by {said}" if n else "any difference"
+    found = _regression(seen, rail, what, n if n else math.inf)
+    return msgspec.structs.replace(found, seconds=seen.spec.deadline_s if n else math.inf)
 
 
 def _of_errors(seen: _Seen, guardrail: Guardrail, alpha: float) -> Regression:
@@ -303,7 +345,7 @@ def _of_quality(seen: _Seen, guardrail: Guardrail, alpha: float, points: float) 
 
 
 def _regression(seen: _Seen, guardrail: Guardrail, what: str, units: float) -> Regression:
-    is_outcome = guardrail.name == "quality"
+    is_outcome = guardrail.metric.read == "outcomes"
     per_s = seen.traffic.outcomes_per_s if is_outcome else seen.traffic.units_per_s
     return Regression(
         guardrail=guardrail.name,

@@ -15,7 +15,7 @@ from doorstep.core.servicefile_running import STEP_SHARES
 from doorstep.journal import query
 from doorstep.journal.operations import count_rows
 from doorstep.kernel.app import App
-from doorstep.release.estimate import Estimate, Traffic, estimate
+from doorstep.release.estimate import Estimate, Regression, Traffic, estimate
 from doorstep.release.spec import Before, guarded, spec_of
 from doorstep.release.surface import Forecast, RegressionView, StageView
 from doorstep.release.types import ReleaseSpec
@@ -69,7 +69,9 @@ def choose_spec(
     file: ServiceFile, traffic: Traffic, contracts: Sequence[Contract], before: Before
 ) -> ReleaseSpec:
     """What a release would do. `steps: auto`: from as small a share as fits the deadline; where
-    none does, those that take the least time."""
+    none does, those that take the least time. contracts: () for a first release, without steps."""
+    if not contracts:
+        return spec_of(file, traffic.units_per_s, (), before)
     found = []
     for first in range(1 if file.release.steps else len(STEP_SHARES)):
         steps = file.release.steps or STEP_SHARES[first:]
@@ -87,33 +89,41 @@ def forecast_of(
     version: str, champion: int | None, spec: ReleaseSpec, traffic: Traffic
 ) -> Forecast:
     """champion: None for a first release, which serves at once and has nothing to wait for."""
-    took = estimate(spec, traffic)
-    is_first = champion is None
-    return Forecast(
+    found = Forecast(
         version=version,
         champion=champion,
         requests_per_s=traffic.units_per_s,
         error_rate=traffic.error_rate,
         outcomes_per_s=traffic.outcomes_per_s,
-        stages=() if is_first else _stages(spec, took),
-        total_s=spec.bake_s if is_first else _finite(took.total_s + spec.bake_s),
+        stages=(),
+        total_s=spec.bake_s,
         deadline_s=spec.deadline_s,
-        fits=is_first or took.fits,
-        reason="" if is_first else took.reason,
-        regressions=()
-        if is_first
-        else tuple(
-            RegressionView(
-                guardrail=one.guardrail,
-                what=one.what,
-                counted=one.counted,
-                needs=_finite(one.units),
-                seconds=_finite(one.seconds),
-                shadow_needs=_finite(one.pairs),
-                shadow_s=_finite(one.pairs_s),
-            )
-            for one in took.regressions
-        ),
+        fits=True,
+        reason="",
+        regressions=(),
+    )
+    if champion is None:
+        return found
+    took = estimate(spec, traffic)
+    return msgspec.structs.replace(
+        found,
+        stages=_stages(spec, took),
+        total_s=_finite(took.total_s + spec.bake_s),
+        fits=took.fits,
+        reason=took.reason,
+        regressions=tuple(map(_regression, took.regressions)),
+    )
+
+
+def _regression(one: Regression) -> RegressionView:
+    return RegressionView(
+        guardrail=one.guardrail,
+        what=one.what,
+        counted=one.counted,
+        needs=_finite(one.units),
+        seconds=_finite(one.seconds),
+        shadow_needs=_finite(one.pairs),
+        shadow_s=_finite(one.pairs_s),
     )
 
 

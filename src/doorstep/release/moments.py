@@ -75,9 +75,9 @@ def note_moments(app: App, releases: Iterable[Release]) -> None:
     """Keep how the evidence of running releases stands now."""
     now = app.clock.now()
     with app.database.reading() as connection:
-        known = {one: store.read_moments(connection, one.id) for one in releases}
+        known = [(one, store.read_moments(connection, one.id)) for one in releases]
     changed = {}
-    for release, document in known.items():
+    for release, document in known:
         before = moments_in(document)
         new = moment_of(now, judge(release, collect(app, release)))
         if new.readings and (after := kept_with(before, new)) is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import Kind
 from doorstep.journal import query
-from doorstep.journal.joined import Trials
+from doorstep.journal.joined import OutcomeArrays, Trials
 from doorstep.kernel.app import App
 from doorstep.release.groups import gap_cells
 from doorstep.release.losses import loss_cells, shadow_epochs, split_epochs, told_of, trials_of
@@ -38,7 +38,7 @@ class Losses:
             for name, release in running.items():
                 began_s = app.clock.monotonic_s()
                 if began_s >= self._next_s.get(name, 0.0):
-                    self._cells[name] = read_losses(app, release)
+                    self._cells[name] = read_losses(app, release, self.get(name))
                     now_s = app.clock.monotonic_s()
                     wait_s = max(LOOK_EVERY_S, (now_s - began_s) / LOOK_PART_MAX)
                     self._next_s[name] = now_s + wait_s
@@ -54,19 +54,25 @@ def measured(release: Release) -> Iterator[tuple[str, Guardrail]]:
         yield EXPERIMENT, experiment.measure
 
 
-def read_losses(app: App, release: Release) -> tuple[LossCell, ...]:
-    """Of a release of which something is measured by the journal."""
-    now = app.clock.now()
-    return tuple(
-        cell
-        for metric, guardrail in measured(release)
-        for cell in _read(app, release, metric, guardrail, now)
-    )
+def read_losses(
+    app: App, release: Release, before: tuple[LossCell, ...] = ()
+) -> tuple[LossCell, ...]:
+    """Of a release of which something is measured by the journal. before: what was read last."""
+    found: list[LossCell] = []
+    for metric, guardrail in measured(release):
+        known = tuple(one for one in before if one.metric == metric)
+        found += _read(app, release, metric, guardrail, known)
+    return tuple(found)
 
 
 def _read(
-    app: App, release: Release, metric: str, guardrail: Guardrail, now: Instant
+    app: App,
+    release: Release,
+    metric: str,
+    guardrail: Guardrail,
+    before: tuple[LossCell, ...],
 ) -> tuple[LossCell, ...]:
+    now = app.clock.now()
     needs_outcome = guardrail.metric.read == "outcomes"
     trials = Trials(
         field=guardrail.field,
@@ -81,15 +87,25 @@ def _read(
         since=release.started_at, until=now - round(age_s * SECOND_US),
         kinds=(int(Kind.LIVE), int(Kind.SHADOW)), trials=None if needs_outcome else trials,
     )  # fmt: skip
-    arrays = query.ask(asked)
+    arrays: OutcomeArrays = query.ask(asked)
     if guardrail.name == "fairness":
         return gap_cells(arrays, release, guardrail)
-    told = (
-        told_of(arrays, release, guardrail)
-        if needs_outcome
-        else trials_of(arrays, release, guardrail, now)
-    )
-    return loss_cells(told, release, guardrail, metric)
+    if not needs_outcome:
+        # Of too many the first are read: evidence then stays as it is.
+        return loss_cells(trials_of(arrays, release, guardrail, now), release, guardrail, metric)
+    cells = loss_cells(told_of(arrays, release, guardrail), release, guardrail, metric)
+    return whole_cells(cells, before, release, int(arrays.at[0])) if arrays.is_cut else cells
+
+
+def whole_cells(
+    cells: tuple[LossCell, ...], before: tuple[LossCell, ...], release: Release, since: Instant
+) -> tuple[LossCell, ...]:
+    """What the newest rows say, of which there were too many: those before `since` were left out.
+    An epoch that began before keeps what it said while it was whole: evidence that lost its
+    beginning could be picked by when it is looked at."""
+    cut = {one.number for one in release.epochs if one.started_at <= since}
+    kept = tuple(one for one in before if one.epoch in cut)
+    return kept + tuple(one for one in cells if one.epoch not in cut)
 
 
 def _used(release: Release, guardrail: Guardrail) -> list[int]:

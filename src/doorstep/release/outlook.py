@@ -38,10 +38,13 @@ def outlook(
 ) -> Outlook:
     if release.is_over or release.state in (State.PAUSED, State.INCONCLUSIVE):
         return Outlook(headline=_ended(release), next="", next_s=None, waits_s={})
+    numbers = [one for one in numbers if not one.is_experiment]
     asked = [one for one in numbers if one.segment == release.wave]
     waiting = [one for one in asked if one.log_e_advance is not None and not one.is_good]
     waits = {name_of(one): _wait_s(release, evidence, one, now) for one in waiting}
     next_s = _next_s(release, evidence, list(waits.values()), now)
+    if release.spec.experiment is not None and release.state is State.STEP:
+        next_s = max(0.0, (release.deadline_at - now) / SECOND_US)
     return Outlook(
         headline=f"{_stands(release)}; {_speaks(numbers)}",
         next=_next(release, next_s, waits),
@@ -76,8 +79,8 @@ def _speaks(numbers: Sequence[Numbers]) -> str:
     worst = max(doubts, key=lambda one: one.log_e_rollback / one.log_rollback_at)
     enough = math.exp(worst.log_rollback_at)
     return (
-        f"{name_of(worst)} speaks against it ({say_evidence(worst.log_e_rollback)}; at "
-        f"{enough:,.0f} it is taken back)"
+        f"some evidence is against it: {name_of(worst)}, {say_evidence(worst.log_e_rollback)}, "
+        f"and {enough:,.0f} to 1 takes it back"
     )
 
 
@@ -102,6 +105,9 @@ def _lasted(release: Release) -> str:
 
 
 def _next(release: Release, next_s: float | None, waits: dict[str, float | None]) -> str:
+    if release.spec.experiment is not None and release.state is State.STEP:
+        left = say_time(next_s or 0.0)
+        return f"the experiment ends when one of them has won, at the latest in {left}"
     goal = _goal(release)
     unknown = [name for name, wait in waits.items() if wait is None]
     if next_s is None:
@@ -177,10 +183,12 @@ def _counted(
     cells = [
         one for one in evidence.cells if one.epoch in numbers and segment in (None, one.segment)
     ]
-    if guardrail == "quality":
+    told = [one for one in evidence.losses if one.metric == guardrail]
+    if told:
         # Outcomes come late: of the whole release, not of the step.
-        told = sum(one.sums[0] for one in evidence.losses if segment in (None, one.segment))
-        return told, (now - release.started_at) / SECOND_US
+        parts = len({one.part for one in told})
+        counted = sum(one.sums[0] for one in told if segment in (None, one.segment))
+        return counted / parts, (now - release.started_at) / SECOND_US
     if release.epoch.state is State.SHADOW:
         return sum(pairs_of(cells)), elapsed_s
     if guardrail == "errors":

@@ -390,11 +390,12 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 class LossCell(msgspec.Struct, frozen=True, kw_only=True):
     """What the journal says of one metric in one (epoch, segment): losses in 0..1, one a unit.
 
-    metric: of a guardrail, or EXPERIMENT. part: of several comparisons, which. paired: both versions on the same requests (shadow), else each on its own. champion, challenger:
-    (n, sum of losses). sums: (n, sum Z, sum Z^2) of the difference's estimate, for display. worse,
-    better: log-wealth of each bet against "worse by at most the tolerance" and against "worse by
-    at least the margin" (`margin`, of the step at which it was computed); of fairness of each sign,
-    one after the other.
+    metric: of a guardrail, or EXPERIMENT. part: of several comparisons, which. paired: both
+    versions on the same requests (shadow), else each on its own. champion, challenger: (n, sum of
+    losses), of fairness of gaps. sums: (n, sum Z, sum Z^2) of the difference's estimate, for
+    display. worse, better: log-wealth of each bet against "worse by at most the tolerance" and
+    against "worse by at least the margin" (`margin`, of the step at which it was computed); of
+    fairness of each sign, one after the other; of conversion none, where counts say all.
     """
 
     epoch: int
@@ -429,9 +430,9 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     log_e_rollback >= log_rollback_at: worse than tolerated. log_e_advance >= log_advance_at: not
     worse than the step's margin (None: nothing to advance to). segment: "" pooled, else the one
     that is judged alone. low, high: 95 % confidence sequence of the ratio of rates or means; of
-    quality and fairness of the difference, for display. None for an open end. units_missing: rough number
-    of further units (of both arms, in shadow: requests; of quality: outcomes) until it can advance,
-    None when it cannot be said. is_experiment: then either side that crosses has won.
+    quality and fairness of the difference, for display. None for an open end. units_missing: rough
+    number of further units (of both arms, in shadow: requests; of quality: outcomes) until it can
+    advance, None when it cannot be said. is_experiment: then either side that crosses has won.
     """
 
     guardrail: str

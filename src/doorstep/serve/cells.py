@@ -208,8 +208,9 @@ class CellWriter:
                 words[at + _SLOW + place] += 1
 
     def _is_first(self, key: CellKey, unit: int) -> bool:
-        """Of those that are this worker's. Both arms share one set: were each to stop when its own is full, the larger one would
-        stop first, and the other would seem to have the more slow requests."""
+        """Of those that are this worker's. Both arms share one set: were each to stop when its own
+        is full, the larger one would stop first, and the other would seem to have the more slow
+        requests."""
         if unit % self._places != self._place:
             return False
         timed = self._timed.setdefault((key.release, key.segment), _Timed())

@@ -35,6 +35,7 @@ VALID: dict[str, dict[str, Any]] = {
     "prediction.show": {"prediction": "x"},
     "prediction.open": {"prediction": "x", "why": "w"},
     "subject.erase": {"subject": "s", "why": "w"},
+    "subject.hold": {"subject": "s", "why": "w"},
     "prediction.list": {"service": "x"},
     "journal.query": {"sql": "SELECT 1"},
     "prediction.explain": {"prediction": "x"},

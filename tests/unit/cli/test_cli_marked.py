@@ -49,6 +49,19 @@ def test_rows_of_the_same_watermark_that_come_later_are_found_and_no_other_twice
     assert list(asked(path, client).rows()) == []
 
 
+def test_a_relative_file_has_the_mark_of_the_file_that_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        for path in (Path("told.db"), Path("../one/told.db"), tmp_path / "one" / "told.db"):
+            names.append(asked(path, Marks())._source)
+    assert len(set(names)) == 2
+    assert names[0] == names[1] == names[2] == names[4] == names[5]
+
+
 def test_a_watermark_that_the_query_has_not_is_named(tmp_path: Path) -> None:
     path = tmp_path / "told.db"
     with sqlite3.connect(path) as connection:

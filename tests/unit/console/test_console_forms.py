@@ -12,9 +12,11 @@ from litestar.testing import TestClient
 
 from doorstep.console import routes
 from doorstep.core import errors
+from doorstep.journal.surface import EraseSubject
 from doorstep.kernel.http_status import STATUS
 from doorstep.release.surface import ChangeRelease, Rollback
 from fakes.console import CSRF, FakeDoorstep, make_app
+from fakes.console_data import prediction
 from fakes.console_releases import RELEASE_BACK, RELEASE_STEP
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -62,6 +64,21 @@ def test_a_service_is_rolled_back(desk: Desk) -> None:
     assert answer.headers["location"] == f"/releases/{RELEASE_STEP}"
     asked = Rollback(service="loans", why="wrong reasons")
     assert desk.fake.asked == [("service.rollback", asked)]
+
+
+def test_a_person_is_erased_by_their_prediction_where_it_is_sealed(desk: Desk) -> None:
+    sealed, other = (prediction(desk.fake.begun, place).id for place in (0, 1))
+    page = f"/predictions/{sealed}"
+    assert "/erase" not in desk.client.get(f"/predictions/{other}").text
+    assert f'action="{page}/erase"' in desk.client.get(page).text
+    answer = desk.send(f"{page}/erase", csrf=CSRF, why="request 7")
+    assert (answer.status_code, answer.headers["location"]) == (303, page)
+    assert desk.fake.asked == [("subject.erase", EraseSubject(prediction=sealed, why="request 7"))]
+    shown = desk.client.get(page).text
+    assert "nothing opens them any more" in shown
+    assert "/erase" not in shown
+    assert desk.send(f"{page}/erase", csrf="wrong", why="request 7").status_code == 403
+    assert desk.fake.asked == []
 
 
 @pytest.mark.parametrize("token", ["", "wrong", CSRF + " ", CSRF[:-1], "ü"])

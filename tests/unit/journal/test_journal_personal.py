@@ -16,6 +16,7 @@ from journal_samples import VirtualClock, meta
 
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import DoorstepError, InputError, RefusedError
+from doorstep.core.instant import SECOND_US
 from doorstep.core.record import OutcomeRecord, layout_of
 from doorstep.govern import proving
 from doorstep.govern.proving import prove_prediction
@@ -24,12 +25,15 @@ from doorstep.journal import personal, proof, query
 from doorstep.journal.compactor import Compactor
 from doorstep.journal.erased import personal_of, without_erased
 from doorstep.journal.erasedlist import ErasedList, note_erased
+from doorstep.journal.holding import hold_subject
+from doorstep.journal.index import fold, read_entries
 from doorstep.journal.ledgering import record_closed
 from doorstep.journal.masking import Mask, Row
-from doorstep.journal.personal import erase_subject, finish_erasures
+from doorstep.journal.personal import erase_subject, erasure_problems, finish_erasures
+from doorstep.journal.retain import Bounds
 from doorstep.journal.sealing import Opener, Sealer, open_sealed, pseudonym, subject_in
 from doorstep.journal.subjects import FILE, Erasure, Subjects
-from doorstep.journal.surface import EraseSubject
+from doorstep.journal.surface import EraseSubject, HoldSubject
 from doorstep.journal.tally import no_profiles
 from doorstep.journal.writer import BlockWriter
 from doorstep.kernel.app import Kept
@@ -61,7 +65,7 @@ class Home:
         (path / "keys").mkdir()
         create_keys(path / "keys", "test")
         self.app = SimpleNamespace(
-            home=SimpleNamespace(path=path, keys=path / "keys"),
+            home=SimpleNamespace(path=path, keys=path / "keys", journal=path / "journal"),
             database=database,
             clock=self.clock,
             actor=Actor("user", "u1"),
@@ -132,8 +136,11 @@ def home(tmp_path: Path, sqlite_database: Database, monkeypatch: pytest.MonkeyPa
     # Children are the flow tests' matter; the functions are the same.
     monkeypatch.setattr(proving, "ask_stored", proof.find_stored)
     monkeypatch.setattr(proving, "ask_path", proof.prove_in_block)
-    monkeypatch.setattr(query, "ask", lambda asked: msgspec.msgpack.decode(query.main(
-        msgspec.msgpack.encode(asked))))  # fmt: skip
+
+    def ask(asked: query.Question, *, timeout_s: float = 60.0) -> object:
+        return msgspec.msgpack.decode(query.main(msgspec.msgpack.encode(asked)))
+
+    monkeypatch.setattr(query, "ask", ask)
     return Home(tmp_path, sqlite_database)
 
 
@@ -212,6 +219,153 @@ def test_an_erasure_that_was_broken_off_is_done_again(
     assert len(home.events()) == (0 if step == "key" else 1)
     assert finish_erasures(home.app) == 1
     assert (len(home.events()), finish_erasures(home.app)) == (1, 0)
+
+
+def test_a_search_that_fails_is_told_put_off_and_done_later(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.compact(home.answer("anna", "anna"))
+    asked = []
+
+    def fail(_: query.Question, *, timeout_s: float = 60.0) -> object:
+        asked.append(timeout_s)
+        raise RefusedError("child-timed-out", "it took longer than 60 s")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(query, "ask", fail)
+        done = home.erase("anna")
+        assert (done.predictions, "child-timed-out" in done.problem) == (None, True)
+        assert [one.data["predictions"] for one in home.events()] == [None]
+        (said,) = erasure_problems(home.app)
+        assert "the key is destroyed" in said
+        for _ in range(3):
+            assert finish_erasures(home.app) == 0
+        home.clock.move(61)
+        finish_erasures(home.app)
+    assert (asked, len(home.events())) == ([60.0, 120.0], 1)
+    home.clock.move(121)
+    assert finish_erasures(home.app) == 1
+    assert [one.data["predictions"] for one in home.events()] == [2, None]
+    assert erasure_problems(home.app) == ()
+
+
+def test_a_person_who_is_held_is_erased_when_the_hold_has_ended(home: Home) -> None:
+    home.compact(home.answer("anna", "bert"))
+
+    def hold(subject: str = "anna", **more: object) -> bool:
+        return hold_subject(home.app, HoldSubject(subject=subject, why="case 4", **more)).is_held
+
+    assert [hold(), hold()] == [True, True]
+    with pytest.raises(RefusedError, match=r"subject-held: .*by u1 \(case 4\)"):
+        home.erase("anna")
+    assert home.opened() is not None
+    home.erase("bert")
+    assert [hold(ends=True), hold(ends=True), hold("bert", ends=True)] == [False] * 3
+    with home.app.database.reading() as connection:
+        kinds = [one.kind for one in read_events(connection, Filter(), 10)]
+    assert kinds[:3] == ["subject.freed", "subject.erased", "subject.held"]
+    assert hold(), "again"
+    with pytest.raises(RefusedError, match="subject-held"):
+        home.erase("anna")
+    hold(ends=True)
+    assert home.erase("anna").predictions == 1
+    assert home.opened() is None
+    with pytest.raises(InputError, match="subject-in-reason"):
+        hold_subject(home.app, HoldSubject(subject="anna", why="anna's case"))
+
+
+def test_what_is_held_is_not_dropped_before_the_hold_has_ended(home: Home) -> None:
+    home.compact(home.answer("anna"))
+    # Of another hour: files are merged by the hour before anything goes.
+    earlier = meta().at - 3 * 3600 * SECOND_US
+    home.compact(home.answer("bert", request=UUID(int=REQUEST.int + 1), at=earlier))
+    hold = HoldSubject(subject="anna", why="case 4")
+    hold_subject(home.app, hold)
+    bounds = Bounds({"loans": 60.0}, 1e12)
+
+    def rows_left(days: int) -> int:
+        for _ in range(days):
+            home.clock.move(86_400)
+            with Compactor(
+                home.path, NODE, no_profiles, bounds=lambda: bounds, clock=home.clock
+            ) as compactor:
+                compactor.run_once()
+        listed = fold(read_entries(home.path / "journal" / NODE)).files.values()
+        return sum(one.rows for one in listed)
+
+    with Compactor(
+        home.path, NODE, no_profiles, bounds=lambda: bounds, clock=home.clock
+    ) as compactor:
+        compactor.run_once()
+    assert len(list((home.path / "journal" / NODE / "compacted").glob("*.parquet"))) == 2
+    # Of a list that is lost the ledger knows.
+    (home.path / "journal" / "held").unlink()
+    finish_erasures(home.app)
+    assert rows_left(1) == 1
+    assert home.opened() is not None
+    assert rows_left(2) == 1
+    hold_subject(home.app, msgspec.structs.replace(hold, ends=True))
+    assert rows_left(3) == 0
+
+
+def test_a_person_is_erased_by_one_of_their_predictions(home: Home) -> None:
+    home.compact(home.answer("anna", "anna", "bert"))
+    asked = EraseSubject(prediction=f"{REQUEST}.0", why="ticket 7")
+    with pytest.raises(InputError, match="bad-subject"):
+        erase_subject(home.app, msgspec.structs.replace(asked, subject="anna"))
+    done = erase_subject(home.app, asked)
+    assert (done.predictions, done.subject) == (2, pseudonym(home.subjects.secret, "anna"))
+    assert [home.opened(number) is None for number in range(3)] == [True, True, False]
+
+
+def test_a_list_of_the_erased_that_is_lost_is_made_again(home: Home) -> None:
+    home.compact(home.answer("anna", "bert"))
+    home.erase("anna")
+    known, path = ErasedList(home.path / "journal"), home.path / "journal" / "erased"
+    finish_erasures(home.app)
+    for lose in (path.unlink, lambda: path.write_bytes(b"")):
+        assert f"{REQUEST}.0" in known
+        lose()
+        assert f"{REQUEST}.0" not in ErasedList(home.path / "journal")
+        finish_erasures(home.app)
+        assert f"{REQUEST}.0" in ErasedList(home.path / "journal")
+    note_erased(home.path / "journal", ["later"])
+    assert "later" in known
+    # A control plane that starts does not know how long the list was.
+    path.write_bytes(path.read_bytes()[-16:])
+    home.app.kept = Kept()
+    finish_erasures(home.app)
+    assert f"{REQUEST}.0" in ErasedList(home.path / "journal")
+
+
+def test_what_comes_back_after_an_erasure_is_erased_too(home: Home) -> None:
+    home.erase("anna")
+    assert [one.data["predictions"] for one in home.events()] == [0]
+    home.compact(home.answer("anna"))
+    told = outcome(prediction=f"{REQUEST}.0")
+    assert without_erased(home.app, [told], skips=True) == ([told], ())
+    home.subjects.look_again()
+    assert finish_erasures(home.app) == 1
+    assert without_erased(home.app, [told], skips=True) == ([], (0,))
+    assert len(home.events()) == 1
+
+
+def test_many_outcomes_by_key_of_erased_people_are_one_question(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.compact(home.answer(*(f"p{number}" for number in range(20))))
+    for number in range(20):
+        home.erase(f"p{number}")
+    later = home.clock.now() + 10
+    back = home.answer("p0", "p1", request=UUID(int=REQUEST.int + 1), at=later)
+    asked, ask = [], query.ask
+    monkeypatch.setattr(query, "ask", lambda one, **more: asked.append(one) or ask(one, **more))
+    told = [outcome(key=f"a{number}", at=later + 1) for number in range(20)]
+    for _ in ("open", "compacted"):
+        assert without_erased(home.app, told, skips=True)[0] == told[:2]
+        assert without_erased(home.app, [outcome(key="a0", at=later - 1)], skips=True)[0] == []
+        home.compact(back)
+    assert len(asked) == 4
 
 
 def test_a_person_who_comes_back_has_a_new_key_and_what_was_before_stays_closed(home: Home) -> None:

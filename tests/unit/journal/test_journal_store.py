@@ -136,7 +136,10 @@ def test_each_file_is_put_once_and_again_by_nobody(world: World) -> None:
     world.compact()
     world.upload()
     assert len(world.check().files) == 3
-    before = {one: one.stat().st_mtime_ns for one in world.place.rglob("*") if one.is_file()}
+    # The list is written by each who starts, to say that it is theirs.
+    before = {
+        one: one.stat().st_mtime_ns for one in world.place.rglob("*.*") if one.parent != world.place
+    }
     world.upload()
     world.uploader().run_once()
     assert {one: one.stat().st_mtime_ns for one in before} == before
@@ -193,12 +196,16 @@ def test_a_file_that_left_the_disk_before_the_list_of_the_store_was_up_is_there(
         world.write(days)
     world.compact()
 
+    noted = 0
+
     def go_away(reached: str) -> None:
-        if reached == "store-noted":
+        nonlocal noted
+        noted += reached == "store-noted"
+        if noted == 2:
             raise UnreachableError("store-unreachable", "the list did not get there")
 
     world.uploader(go_away).run_once()
-    assert not (world.place / "index.json").exists()
+    assert b"parquet" not in (world.place / "index.json").read_bytes()
     world.leave()
     assert not list((world.folder / "compacted").glob("*.parquet"))
     world.upload()
@@ -357,6 +364,51 @@ def test_an_older_copy_of_the_home_removes_nothing_from_the_store(world: World) 
     assert sorted(one["id"] for one in rows) == sorted(world.ids)
 
 
+def test_of_two_live_copies_of_a_home_the_one_that_started_last_writes(
+    tmp_path: Path, world: World
+) -> None:
+    world.write(1)
+    world.compact()
+    world.upload()
+    shutil.copytree(world.home, tmp_path / "copy")
+    first = world.uploader()
+    first.run_once()
+    world.write(0)
+    world.compact()
+    copy = Uploader(tmp_path / "copy" / "journal" / "n", read_place(world.home), clock=world.clock)
+    steps = []
+
+    def start_the_copy(reached: str) -> None:
+        steps.append(reached)
+        if reached == "store-put":
+            # What the first has put and not listed is nothing to the copy.
+            copy.run_once()
+
+    first._reached = start_the_copy
+    first.run_once()
+    assert steps[-1] == "store-noted", "nothing is deleted behind a list that was refused"
+    status = read_status(world.folder)
+    assert "store-shared" in status.said(world.clock.now())
+    assert status.waiting_files == 1
+    stored = msgspec.json.decode((world.place / "index.json").read_bytes(), type=StoredIndex)
+    assert [one.rows for one in stored.files] == [1]
+    assert {f"compacted/{one.name}" for one in world.place.glob("compacted/*.parquet")} == {
+        one.path for one in stored.files
+    }
+    assert read_stored(world.folder) == {one.path for one in stored.files}
+    for _ in range(2):
+        first.run_once()
+        assert "store-shared" in read_status(world.folder).said(world.clock.now())
+    copy.run_once()
+    assert read_status(tmp_path / "copy" / "journal" / "n").problem == ""
+    # Whoever is started again is the last, and the other hears of it though it writes nothing.
+    world.upload()
+    world.check()
+    world.clock.at += 30 * SECOND_US
+    copy.run_once()
+    assert "store-shared" in read_status(tmp_path / "copy" / "journal" / "n").problem
+
+
 def test_a_store_that_does_not_answer_is_said_after_a_quarter_of_an_hour(world: World) -> None:
     world.write(1)
     world.compact()
@@ -377,10 +429,14 @@ def test_a_store_that_does_not_answer_is_said_after_a_quarter_of_an_hour(world: 
     world.check()
 
 
-@pytest.mark.parametrize("url", ["", "bucket", "ftp://x", "s3://", "s3://key:secret@bucket/x"])
-def test_a_store_is_a_url_without_secrets(world: World, url: str) -> None:
-    with pytest.raises(UsageError, match="bad-store"):
+URLS = ("", "bucket", "ftp://x", "s3://", "s3://key:secret@bucket/x", "s3://bucket?key=secret")
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_store_is_a_url_without_secrets_and_none_is_said(world: World, url: str) -> None:
+    with pytest.raises(UsageError, match="bad-store") as refused:
         declare(world.home, url)
+    assert "secret" not in str(refused.value)
 
 
 def test_a_store_stays_while_files_are_in_it_alone(world: World) -> None:

@@ -92,8 +92,9 @@ def arrays_of(rows: list[dict[str, Any]]) -> OutcomeArrays:
     names = [row.get("id", f"p{place}") for place, row in enumerate(rows)]
     ids = np.empty(len(rows), dtype=object)
     ids[:] = names
+    times = [row.get("at", place) for place, row in enumerate(rows)]
     return OutcomeArrays(
-        id=ids, at=np.array([row.get("at", place) for place, row in enumerate(rows)], dtype=np.int64), version=integers("version", 1),
+        id=ids, at=np.array(times, dtype=np.int64), version=integers("version", 1),
         assigned=integers("assigned", 1), kind=integers("kind"), segment=texts("segment"),
         release=texts("release", "r1"), epoch=integers("epoch", 1), unit=texts("unit"),
         answer=texts("answer", None), label=texts("label", None), value=floats("value"),

@@ -1,4 +1,4 @@
-"""Releases that are decided by what cases came to: conversion, revenue, means, gaps, experiments."""
+"""Releases that are decided by what cases came to: conversion, revenue, gaps, experiments."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from doorstep.cli.forecasting import forecast_text
+from doorstep.core.contract import Contract, Field
 from doorstep.core.servicefile import parse_service_file
 from doorstep.release.estimate import Traffic, estimate
 from doorstep.release.forecast import choose_spec, forecast_of
@@ -102,7 +103,8 @@ def test_auto_steps_begin_with_the_smallest_share_that_fits_the_deadline(per_s, 
         "doorstep: 1\nservice: loans\nmodel: {task: binary, label: y}\n"
         "data: {holdout: {path: h.csv}}\n"
     )
-    spec = choose_spec(file, Traffic(units_per_s=per_s), (), Before())
+    plain = Contract(inputs=(Field(name="x", type="float"),))
+    spec = choose_spec(file, Traffic(units_per_s=per_s), (plain, plain), Before())
     assert spec.steps == steps
     assert estimate(spec, per_s).fits is (per_s > 0.0)
 
@@ -127,3 +129,31 @@ def test_the_forecast_reads_as_a_table():
     assert "an equal challenger is champion after 3.7 h at most" in text
     first = forecast_text(forecast_of("loans@1", None, ReleaseSpec(), traffic))
     assert first == "loans@1 is a first version: it serves at once, and is watched for 1 h"
+
+
+def test_a_first_release_with_a_promise_has_no_steps_to_forecast():
+    file = parse_service_file(
+        "doorstep: 1\nservice: loans\nmodel: {task: binary, label: y}\n"
+        "data: {holdout: {path: h.csv}}\nmonitor: {slo: ['p99 <= 50 ms']}\n"
+    )
+    spec = choose_spec(file, Traffic(), (), Before())
+    assert [one.name for one in spec.guardrails] == ["errors", "latency"]
+    found = forecast_of("loans@1", None, spec, Traffic())
+    assert (found.fits, found.stages) == (True, ())
+
+
+def test_what_cases_come_to_is_forecast_by_its_own_size():
+    rail = Guardrail(name="conversion", weight=0.5, tolerance=0.0, margins=(0.05,), reference=0.95)
+    spec = ReleaseSpec(
+        guardrails=(Guardrail(weight=0.5), rail),
+        shadow_requests=0,
+        steps=(0.5,),
+        dwell_s=(0.0,),
+        margins=(1.5,),
+    )
+    found = estimate(spec, Traffic(units_per_s=10.0))
+    assert found.steps[0].waits_for == "conversion"
+    assert found.steps[0].units > 246_000, "the published mean, and what comes late"
+    tenth = next(one for one in found.regressions if one.guardrail == "conversion")
+    assert tenth.what == "conversion a tenth worse than the champion's"
+    assert 60_000 < tenth.units < 90_000

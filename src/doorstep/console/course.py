@@ -17,6 +17,8 @@ from doorstep.release.surface import MomentView, Release
 
 TOP, FLOOR, HEIGHT = 36, 132, 152
 LABEL_WIDTH, LETTER = 44.0, 6.5
+EDGE = 5.0
+"""A mark at the very end is seen whole."""
 TICK_WIDTH = 110.0
 MARKED = ("advance", "rollback", "finish", "promote", "pause", "resume", "inconclusive")
 _STEPS_S = (
@@ -73,7 +75,11 @@ def course(shown: Release, now: Instant, width: int) -> Course | None:
         height=HEIGHT,
         parts=tuple(_parts(shown, scale)),
         decided=tuple(
-            Decided(x=scale.x(one.at), action=one.action, text=one.reason[:300])
+            Decided(
+                x=scale.mark(one.at),
+                action=one.action,
+                text=one.reason[:300],
+            )
             for one in shown.decisions
             if one.action in MARKED
         ),
@@ -88,6 +94,9 @@ class _Scale:
     def x(self, at: Instant) -> float:
         since, until = self.ends
         return round(min(max((at - since) / (until - since), 0.0), 1.0) * self.width, 1)
+
+    def mark(self, at: Instant) -> float:
+        return min(max(self.x(at), EDGE), self.width - EDGE)
 
     def ticks(self) -> Iterator[Tick]:
         since, until = self.ends

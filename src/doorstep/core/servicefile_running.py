@@ -123,9 +123,9 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
         }
         tolerance, margins = kinds.get(str(written.get("name")), (1.1, MARGINS))
         least = written.get("tolerance", tolerance)
-        if isinstance(least, float):
-            margins = tuple(max(one, least) for one in margins)
-        return {"tolerance": tolerance, "margins": margins}
+        if not isinstance(least, float):
+            return {"tolerance": tolerance, "margins": margins}
+        return {"tolerance": tolerance, "margins": tuple(max(one, least) for one in margins)}
 
     @property
     def is_ratio(self) -> bool:

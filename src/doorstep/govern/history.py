@@ -172,7 +172,7 @@ def _as_challenger(known: _Known, row: releases.ReleaseRow) -> Served | None:
         asked_by=row.by,
         approved_by=known.approved_by(row),
         decided_by=by or "doorstep",
-        because=release.reason or "its release goes on",
+        because=f"{release.state.value}: {release.reason}" if release.reason else "it goes on",
         evidence=say_basis(decision) if decision is not None else "",
     )
 

@@ -38,6 +38,8 @@ MEAN_CASES_MIN = 50
 """The sequence of a mean without bounds is right in the limit only; that of a rate always."""
 Chosen = NDArray[np.bool_]
 EVERY_S = 60.0
+YOUNG_CASES, EVERY_YOUNG_S = 1_000, 5.0
+"""With few cases each look says something new, and costs little."""
 RATIO_OF_TIME = 20.0
 """A look that takes a second is not repeated for twenty."""
 BUCKET_S = 3_600
@@ -81,7 +83,8 @@ def look_at_goal(app: App, service: str, file: ServiceFile) -> None:
     began_s = time.monotonic()
     kept.found[service] = measure_goal(app, service, file, app.clock.now())
     took_s = time.monotonic() - began_s
-    every_s = max(min(EVERY_S, file.monitor.drift.window_s), RATIO_OF_TIME * took_s)
+    is_young = max((one.counted for one in kept.found[service]), default=0) < YOUNG_CASES
+    every_s = max(EVERY_YOUNG_S if is_young else EVERY_S, RATIO_OF_TIME * took_s)
     kept.due_s[service] = now_s + every_s
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from doorstep.release.metrics import METRICS
-from doorstep.release.types import Decision, Numbers, Release
+from doorstep.release.types import Decision, Numbers, Ranking, Release
 
 EVIDENCE_SAID_MAX = 1e9
 PERCENT_DIGITS_BELOW = 0.01
@@ -118,6 +119,15 @@ def say_leads(numbers: Numbers) -> str:
     return f"{say_ratio(numbers)}: {better} of {need:,.0f} that it is better, {worse} that worse"
 
 
+def say_rankings(rankings: Sequence[Ranking]) -> str:
+    """`AUC 0.78 (0.74 to 0.82) against 0.76 (0.72 to 0.80)`, the challenger's first; "" where it is
+    not known of both."""
+    of = {one.arm: f"{one.auc:.3f} ({one.low:.3f} to {one.high:.3f})" for one in rankings}
+    if len(of) < 2:
+        return ""
+    return f"AUC {of['challenger']} against {of['champion']}"
+
+
 def say_value(numbers: Numbers, value: float | None) -> str:
     """A rate in percent; of what has a unit (revenue, mean latency) the number."""
     if value is None or numbers.guardrail not in ("revenue", "mean-latency"):
@@ -134,8 +144,15 @@ def say_basis(decision: Decision) -> str:
         for arm in ("champion", "challenger")
     }
     counted = [f"{n:,} requests of the {arm}" for arm, n in requests.items() if n]
-    said = [*map(say_ratio, pooled), *([", ".join(counted)] if counted else [])]
+    said = [*map(_briefly, pooled), *([", ".join(counted)] if counted else [])]
     return "; ".join(said) or "nothing was counted"
+
+
+def _briefly(numbers: Numbers) -> str:
+    """As `say_ratio`, without what is not known."""
+    if numbers.champion_rate is None:
+        return f"{_name(numbers)} {say_value(numbers, numbers.challenger_rate)}"
+    return say_ratio(numbers).removesuffix(", ratio unknown").removesuffix(", difference unknown")
 
 
 def say_difference(low: float | None, high: float | None) -> str:

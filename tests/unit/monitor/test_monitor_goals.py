@@ -24,7 +24,7 @@ def arrays(cases: list[tuple[str, str, float]]) -> OutcomeArrays:
         answer=np.array([one[0] for one in cases], dtype=object),
         label=np.array([one[1] for one in cases], dtype=object),
         value=np.array([one[2] for one in cases]),
-        outcome_at=zero, received_at=zero, scores={}, is_cut=False,
+        latency_us=zero, group=text, outcome_at=zero, received_at=zero, scores={}, is_cut=False,
     )  # fmt: skip
 
 

@@ -228,7 +228,8 @@ def guardrail_table(guardrails: tuple[GuardrailView, ...], *, is_over: bool) -> 
         )
         for one in guardrails
     ]
-    return table(head, rows, right=(1, 2, 3, 4, 5))
+    beside = [f"{one.name}: {one.beside}" for one in guardrails if one.beside]
+    return "\n".join([table(head, rows, right=(1, 2, 3, 4, 5)), *beside])
 
 
 def _amount(value: float | None, unit: str) -> str:

@@ -38,9 +38,10 @@ class Baseline(msgspec.Struct, frozen=True):
 
 
 def baseline_from(
-    arrays: OutcomeArrays, service: str, champion: int, loss: LossName = "wrong"
+    arrays: OutcomeArrays, service: str, champion: int, loss: LossName = "wrong", positive: str = ""
 ) -> Baseline:
-    """Of quality. Raises: RefusedError (`no-outcomes`)."""
+    """Of quality. positive: the label that it tells from others, if it is one of two. Raises:
+    RefusedError (`no-outcomes`)."""
     loss_max = _loss_max(arrays)
     losses = losses_of(
         arrays, Guardrail(name="quality", tolerance=0.0, loss=loss, loss_max=loss_max)
@@ -56,7 +57,7 @@ def baseline_from(
         )
     known = losses[(arrays.assigned == champion) & ~np.isnan(losses)]
     mean = float(known.mean()) if len(known) else 0.1
-    return Baseline(reference=_within(mean, *REFERENCE), loss_max=loss_max)
+    return Baseline(reference=_within(mean, *REFERENCE), loss_max=loss_max, label=positive)
 
 
 def _loss_max(arrays: OutcomeArrays) -> float:

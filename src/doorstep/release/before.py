@@ -56,7 +56,8 @@ def _baseline(
                 one.loss for one in file.release.guardrails if one.name == metric
             ]
             loss = losses[0] if losses else "wrong"
-            return baseline_from(_ask(app, service, None), service, champion, loss)
+            found = _ask(app, service, None)
+            return baseline_from(found, service, champion, loss, manifest.positive)
         case "mean-latency":
             return latency_before(_ask(app, service, Trials()), service, champion)
         case "fairness":

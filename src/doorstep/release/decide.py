@@ -175,6 +175,8 @@ def _guardrails(view: _View) -> Said | None:
         return None
     is_lost = all(one.is_experiment for one in crossed)
     said = "; ".join(say_verdict(one) for one in crossed)
+    if view.release.wave is not None:
+        said += f"; at {say_step(view.release, view.release.step)}"
     return (Rollback("experiment"), f"the champion won: {said}") if is_lost else (
         Rollback("guardrail"), said
     )  # fmt: skip

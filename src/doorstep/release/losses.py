@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import Kind
+from doorstep.core.report import Arm
 from doorstep.journal.joined import OutcomeArrays
-from doorstep.release.types import Epoch, Guardrail, LossCell, Release, State
+from doorstep.release.types import Epoch, Guardrail, LossCell, Ranking, Release, State
 from doorstep.stats import eprocess
+from doorstep.stats.ranking import auc
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -155,6 +157,31 @@ def losses_of(arrays: OutcomeArrays, guardrail: Guardrail) -> Floats:
         numeric = ~labelled & ~np.isnan(error)
         found[numeric] = np.minimum(error[numeric] / guardrail.loss_max, 1.0)
     return found
+
+
+def rankings_of(arrays: OutcomeArrays, release: Release, label: str) -> tuple[Ranking, ...]:
+    """Of each version on its own outcomes; in the shadow both on the same. label: the positive one.
+    A version that met one class only has none."""
+    if label not in arrays.scores:
+        return ()
+    mine = (arrays.release == release.id) & ~np.isnan(arrays.scores[label])
+    mine &= np.array([one is not None for one in arrays.label], dtype=bool)
+    shadow = mine & (arrays.kind == int(Kind.SHADOW))
+    split = mine & ~shadow & is_split(arrays.epoch, arrays.segment, release)
+    split = first_of_units(units_of(arrays), np.flatnonzero(split))
+    is_b = arrays.assigned == release.challenger
+    of_arm = (split & ~is_b, split & is_b)
+    if not split.any():
+        copied = set(arrays.id[shadow])
+        live = mine & ~shadow & np.array([one in copied for one in arrays.id], dtype=bool)
+        of_arm = (live, shadow)
+    found = []
+    arms: tuple[Arm, Arm] = ("champion", "challenger")
+    for arm, which in zip(arms, of_arm, strict=True):
+        area = auc(arrays.label[which] == label, arrays.scores[label][which])
+        if area.is_known:
+            found.append(Ranking(arm, area.estimate, area.low, area.high, area.n))
+    return tuple(found)
 
 
 def _probability_losses(arrays: OutcomeArrays, loss: str) -> Floats:

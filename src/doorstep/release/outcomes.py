@@ -5,40 +5,59 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import Kind
 from doorstep.journal import query
 from doorstep.journal.joined import OutcomeArrays, Trials
 from doorstep.kernel.app import App
 from doorstep.release.groups import gap_cells
-from doorstep.release.losses import loss_cells, shadow_epochs, split_epochs, told_of, trials_of
-from doorstep.release.types import EXPERIMENT, Guardrail, LossCell, Release
+from doorstep.release.losses import (
+    loss_cells,
+    rankings_of,
+    shadow_epochs,
+    split_epochs,
+    told_of,
+    trials_of,
+)
+from doorstep.release.types import EXPERIMENT, Guardrail, LossCell, Ranking, Release
 
 LOOK_EVERY_S = 10.0
 LOOK_PART_MAX = 0.1
 """Of our time, so that a release with a long history is looked at less often."""
 
 
+class Read(msgspec.Struct, frozen=True):
+    """What the journal said of one release."""
+
+    cells: tuple[LossCell, ...] = ()
+    rankings: tuple[Ranking, ...] = ()
+
+
+NOTHING = Read()
+
+
 class Losses:
     """The newest loss cells of running releases. After a restart they are read again."""
 
     def __init__(self) -> None:
-        self._cells: dict[str, tuple[LossCell, ...]] = {}
+        self._read: dict[str, Read] = {}
         self._next_s: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def get(self, release: str) -> tuple[LossCell, ...]:
-        return self._cells.get(release, ())
+    def get(self, release: str) -> Read:
+        return self._read.get(release, NOTHING)
 
     def look(self, app: App, releases: Iterable[Release]) -> None:
         """Read the journal for those that need it and were not looked at lately."""
         running = {one.id: one for one in releases if any(measured(one))}
         with self._lock:
-            self._cells = {name: one for name, one in self._cells.items() if name in running}
+            self._read = {name: one for name, one in self._read.items() if name in running}
             for name, release in running.items():
                 began_s = app.clock.monotonic_s()
                 if began_s >= self._next_s.get(name, 0.0):
-                    self._cells[name] = read_losses(app, release, self.get(name))
+                    self._read[name] = read_losses(app, release, self.get(name).cells)
                     now_s = app.clock.monotonic_s()
                     wait_s = max(LOOK_EVERY_S, (now_s - began_s) / LOOK_PART_MAX)
                     self._next_s[name] = now_s + wait_s
@@ -54,15 +73,16 @@ def measured(release: Release) -> Iterator[tuple[str, Guardrail]]:
         yield EXPERIMENT, experiment.measure
 
 
-def read_losses(
-    app: App, release: Release, before: tuple[LossCell, ...] = ()
-) -> tuple[LossCell, ...]:
+def read_losses(app: App, release: Release, before: tuple[LossCell, ...] = ()) -> Read:
     """Of a release of which something is measured by the journal. before: what was read last."""
     found: list[LossCell] = []
+    rankings: tuple[Ranking, ...] = ()
     for metric, guardrail in measured(release):
         known = tuple(one for one in before if one.metric == metric)
-        found += _read(app, release, metric, guardrail, known)
-    return tuple(found)
+        read = _read(app, release, metric, guardrail, known)
+        found += read.cells
+        rankings = read.rankings or rankings
+    return Read(tuple(found), rankings)
 
 
 def _read(
@@ -71,7 +91,7 @@ def _read(
     metric: str,
     guardrail: Guardrail,
     before: tuple[LossCell, ...],
-) -> tuple[LossCell, ...]:
+) -> Read:
     now = app.clock.now()
     needs_outcome = guardrail.metric.read == "outcomes"
     trials = Trials(
@@ -89,12 +109,15 @@ def _read(
     )  # fmt: skip
     arrays: OutcomeArrays = query.ask(asked)
     if guardrail.name == "fairness":
-        return gap_cells(arrays, release, guardrail)
+        return Read(gap_cells(arrays, release, guardrail))
     if not needs_outcome:
         # Of too many the first are read: evidence then stays as it is.
-        return loss_cells(trials_of(arrays, release, guardrail, now), release, guardrail, metric)
+        told = trials_of(arrays, release, guardrail, now)
+        return Read(loss_cells(told, release, guardrail, metric))
     cells = loss_cells(told_of(arrays, release, guardrail), release, guardrail, metric)
-    return whole_cells(cells, before, release, int(arrays.at[0])) if arrays.is_cut else cells
+    if arrays.is_cut:
+        cells = whole_cells(cells, before, release, int(arrays.at[0]))
+    return Read(cells, rankings_of(arrays, release, guardrail.label))
 
 
 def whole_cells(

@@ -109,7 +109,8 @@ class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
     confidence interval of challenger / champion, or of the difference of their mean losses.
     tolerance, margin: in the same terms. is_better_high: more of it is better. log_e_*: natural
     logs, to be compared with their thresholds (rolled back beyond, may advance beyond; of an
-    experiment: the champion has won, the challenger has). wait_s: about how long until it has
+    experiment: the champion has won, the challenger has). beside: what is known besides and decides
+    nothing, in words. wait_s: about how long until it has
     enough at the present traffic, None if it cannot be said."""
 
     name: str
@@ -129,6 +130,7 @@ class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
     role: Literal["guardrail", "experiment"] = "guardrail"
     unit: str = ""
     is_better_high: bool = False
+    beside: str = ""
 
 
 class ExperimentView(msgspec.Struct, frozen=True, kw_only=True):

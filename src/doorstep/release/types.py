@@ -411,13 +411,26 @@ class LossCell(msgspec.Struct, frozen=True, kw_only=True):
     part: str = ""
 
 
+class Ranking(msgspec.Struct, frozen=True):
+    """How well one version told cases of the positive label from others: the area under its ROC
+    curve, with DeLong's interval as of now. It is shown, and decides nothing."""
+
+    arm: Literal["champion", "challenger"]
+    auc: float
+    low: float
+    high: float
+    outcomes: int
+
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """The cells of one release, in order of epoch, segment, arm. losses: what became true of its
-    predictions. fullest: the largest part of a set of bad units that is used in the current epoch,
-    0..1. crash_loops: nodes where the challenger cannot stay up."""
+    predictions. rankings: of a release whose quality is guarded, by version. fullest: the largest
+    part of a set of bad units that is used in the current epoch, 0..1. crash_loops: nodes where
+    the challenger cannot stay up."""
 
     cells: tuple[Cell, ...] = ()
     losses: tuple[LossCell, ...] = ()
+    rankings: tuple[Ranking, ...] = ()
     fullest: float = 0.0
     crash_loops: tuple[str, ...] = ()
 

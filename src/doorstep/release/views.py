@@ -30,6 +30,7 @@ from doorstep.release.wording import (
     name_of,
     say_leads,
     say_missing,
+    say_rankings,
     say_ratio,
     say_time,
     say_undecided,
@@ -212,10 +213,15 @@ def _guardrails(
         last = next((one for one in reversed(decisions) if one.guardrails), None)
         if last is not None:
             return last.guardrails
-    return tuple(_guardrail(release, one, seen.waits_s.get(name_of(one))) for one in newest.numbers)
+    return tuple(
+        _guardrail(release, one, newest.evidence, seen.waits_s.get(name_of(one)))
+        for one in newest.numbers
+    )
 
 
-def _guardrail(release: Inner, numbers: Numbers, wait_s: float | None = None) -> GuardrailView:
+def _guardrail(
+    release: Inner, numbers: Numbers, evidence: Evidence, wait_s: float | None = None
+) -> GuardrailView:
     rule = _rule(release, numbers)
     tolerance, margin = _limits(release, numbers, rule)
     return GuardrailView(
@@ -236,6 +242,7 @@ def _guardrail(release: Inner, numbers: Numbers, wait_s: float | None = None) ->
         unit=_UNITS.get(numbers.guardrail, ""),
         is_better_high=METRICS[numbers.guardrail].is_better_high,
         wait_s=wait_s,
+        beside=say_rankings(evidence.rankings) if numbers.guardrail == "quality" else "",
     )
 
 
@@ -290,6 +297,8 @@ def _decision(sequence: int, by: str, decision: Decision) -> DecisionView:
         state=(state or decision.release.state).value,
         reason=decision.reason,
         by=by,
-        guardrails=tuple(_guardrail(decision.release, one) for one in decision.numbers),
+        guardrails=tuple(
+            _guardrail(decision.release, one, decision.evidence) for one in decision.numbers
+        ),
         evidence={"cells": msgspec.to_builtins(decision.evidence.cells)},
     )

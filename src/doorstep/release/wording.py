@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from doorstep.release.metrics import METRICS
-from doorstep.release.types import Decision, Numbers, Release
+from doorstep.release.types import Decision, Numbers, Ranking, Release
 
 EVIDENCE_SAID_MAX = 1e9
 PERCENT_DIGITS_BELOW = 0.01
@@ -116,6 +117,15 @@ def say_leads(numbers: Numbers) -> str:
     better = say_evidence(numbers.log_e_advance or 0.0)
     worse = say_evidence(numbers.log_e_rollback).removeprefix("evidence ")
     return f"{say_ratio(numbers)}: {better} of {need:,.0f} that it is better, {worse} that worse"
+
+
+def say_rankings(rankings: Sequence[Ranking]) -> str:
+    """`AUC 0.78 (0.74 to 0.82) against 0.76 (0.72 to 0.80)`, the challenger's first; "" where it is
+    not known of both."""
+    of = {one.arm: f"{one.auc:.3f} ({one.low:.3f} to {one.high:.3f})" for one in rankings}
+    if len(of) < 2:
+        return ""
+    return f"AUC {of['challenger']} against {of['champion']}"
 
 
 def say_value(numbers: Numbers, value: float | None) -> str:

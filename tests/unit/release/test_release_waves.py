@@ -91,7 +91,9 @@ def test_a_wave_does_not_advance_on_the_evidence_of_an_earlier_one():
 
 def test_what_goes_wrong_in_a_wave_that_was_carried_still_rolls_back():
     bad = evidence(CLEAN, arms(2, (50, 0), (950, 120), PILOT), arms(2, (9000, 0), (1000, 0)))
-    assert decide(in_rest(), bad, at(12)).outcome == Rollback("guardrail")
+    found = decide(in_rest(), bad, at(12))
+    assert found.outcome == Rollback("guardrail")
+    assert found.reason.endswith("; at the rest, step 1")
 
 
 def test_units_of_a_wave_that_is_not_begun_are_no_control():

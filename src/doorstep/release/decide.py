@@ -52,6 +52,12 @@ from doorstep.release.wording import (
 
 REQUESTS_MIN = 20
 """Requests of its own that a step needs before it may end, and that a hard kill needs."""
+PATIENCE = 12
+"""Before a release bakes, a challenger under the ceiling that is not proven to be no worse than the
+champion stays in its last step this many times as long: 1.5 times a small rate is seen then."""
+CEILING_PART = 0.1
+"""Part of the ceiling under which nobody has to wait that long."""
+METHOD_PATIENT = 3
 FULL_AT = 0.75
 """A set of bad units is replaced by a new epoch before it is full."""
 MOVING = (State.SHADOW, State.STEP, State.BAKE)
@@ -109,9 +115,30 @@ def _look(release: Release, evidence: Evidence, now: Instant) -> _View:
         release=without_history(release),
         evidence=evidence,
         now=now,
-        numbers=judge.judge(release, evidence),
+        numbers=judge.judge(_patient(release, now), evidence),
         split=judge.split_log_e(release, evidence),
     )
+
+
+def _patient(release: Release, now: Instant) -> Release:
+    """With the ceiling of errors that holds now: a part of it while the last step is patient."""
+    if now >= _patient_until(release):
+        return release
+    spec = release.spec
+    rails = tuple(
+        msgspec.structs.replace(one, ceiling=one.ceiling * CEILING_PART) for one in spec.guardrails
+    )
+    return msgspec.structs.replace(release, spec=msgspec.structs.replace(spec, guardrails=rails))
+
+
+def _patient_until(release: Release) -> Instant:
+    """In the last step, until it was long or half of what the deadline leaves is over."""
+    spec, entered_at = release.spec, release.entered_at
+    is_last = release.state is State.STEP and release.step + 1 == len(spec.steps)
+    if spec.method < METHOD_PATIENT or not is_last:
+        return entered_at
+    long = round(PATIENCE * spec.dwell_s[release.step] * SECOND_US)
+    return entered_at + min(long, (release.deadline_at - entered_at) // 2)
 
 
 def _decision(view: _View, said: Said, person: Person | None) -> Decision:
@@ -264,7 +291,9 @@ def _waits_for(view: _View) -> str:
         return f"{name} at {percent(release.share)}: {say_time(left_s)} left"
     if not _has_own_requests(view):
         return f"{name} at {percent(release.share)}: fewer than {REQUESTS_MIN} requests yet"
-    return f"{name} at {percent(release.share)}: {_missing(view)}"
+    left_s = -view.elapsed_s(_patient_until(release))
+    until = f", or a rate under the ceiling in {say_time(left_s)}" if left_s > 0 else ""
+    return f"{name} at {percent(release.share)}: {_missing(view)}{until}"
 
 
 def _has_own_requests(view: _View) -> bool:

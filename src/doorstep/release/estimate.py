@@ -13,6 +13,7 @@ from statistics import NormalDist
 
 import msgspec
 
+from doorstep.release.decide import CEILING_PART, PATIENCE
 from doorstep.release.types import SLOW_QUANTILES, Experiment, Guardrail, ReleaseSpec
 from doorstep.release.wording import percent, say_segment, say_time
 from doorstep.stats import planner
@@ -103,7 +104,7 @@ def estimate(spec: ReleaseSpec, units_per_s: float | Traffic, error_rate: float 
     )
     seen = _Seen(spec, traffic)
     pairs, shadow_s, shadow_waits = _shadow(seen)
-    steps = tuple(_steps(seen, pairs))
+    steps = tuple(_steps(seen, pairs, shadow_s))
     total_s = shadow_s + sum(one.seconds for one in steps)
     # An experiment lasts as long as it may; that nobody wins is an answer.
     fits = total_s <= spec.deadline_s or spec.experiment is not None
@@ -142,7 +143,7 @@ def _shadow(seen: _Seen) -> tuple[float, float, str]:
     return pairs, seconds, name
 
 
-def _steps(seen: _Seen, pairs: float) -> Iterator[StepEstimate]:
+def _steps(seen: _Seen, pairs: float, done_s: float) -> Iterator[StepEstimate]:
     spec = seen.spec
     for wave in range(len(spec.wave_steps) or 1):
         segment = spec.segments[wave] if spec.wave_steps else None
@@ -161,6 +162,10 @@ def _steps(seen: _Seen, pairs: float) -> Iterator[StepEstimate]:
             for one in spec.guardrails:
                 if one.delay_s and needs[one.name]:
                     waits[one.name] += one.delay_s
+            if at + 1 == len(spec.steps):
+                long_s = min(PATIENCE * spec.dwell_s[at], max(0.0, spec.deadline_s - done_s) / 2)
+                sure_s = spec.warmup_s + _time(_sure_units(seen, at, mine), per_s)
+                waits["errors"] = min(sure_s, max(waits["errors"], long_s))
             longest = max(waits, key=lambda name: waits[name])
             is_short = waits[longest] <= spec.dwell_s[at]
             stay_s = max(spec.dwell_s[at], waits[longest], spec.warmup_s)
@@ -169,7 +174,15 @@ def _steps(seen: _Seen, pairs: float) -> Iterator[StepEstimate]:
             yield StepEstimate(
                 share, max(needs.values()), stay_s, segment, "" if is_short else longest
             )
+            done_s += stay_s
             mine += max(0.0, stay_s - spec.warmup_s) * per_s * share if per_s else 0.0
+
+
+def _sure_units(seen: _Seen, at: int, mine: float) -> float:
+    """Until nobody has to be patient in the last step any more: see `decide`."""
+    errors = next(one for one in seen.spec.guardrails if one.name == "errors")
+    low = msgspec.structs.replace(errors, ceiling=errors.ceiling * CEILING_PART)
+    return _units_needed(seen, low, at, mine, 0.0)
 
 
 def _units_needed(seen: _Seen, guardrail: Guardrail, at: int, mine: float, pairs: float) -> float:

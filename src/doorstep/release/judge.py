@@ -31,8 +31,11 @@ from doorstep.stats import eprocess
 from doorstep.stats.planner import clean_units_needed
 
 SPLIT_LIMIT = math.log(1000.0)
-SHADOW_WEIGHT = 0.2
-"""Part of the rollback capital that is bet in shadow, where a wrong version hurts nobody."""
+SHADOW_WEIGHT = 0.1
+"""Part of the rollback capital that is bet in shadow, where a wrong version hurts nobody: what is
+bet there is missing where it does."""
+SHADOW_WEIGHT_BEFORE = {1: 0.2, 2: 0.2}
+"""By the method that a release was started with."""
 CS_ALPHA = 0.05
 POOLED_PART = 0.5
 """With several segments: this part of alpha watches their sum, the rest is shared among them."""
@@ -238,12 +241,17 @@ def _log_rollback(release: Release, guardrail: Guardrail, tally: _Tally) -> floa
         # so under the ceiling the chance of a bad trial is never larger than it.
         return eprocess.one_sample_log_e(tally.failed, tally.requests, guardrail.ceiling)
     canary = eprocess.share_log_e_restarted(
-        tally.share_cells, tally.starts, guardrail.tolerance, +1
+        tally.share_cells,
+        tally.starts,
+        guardrail.tolerance,
+        +1,
+        is_open=release.spec.has_open_restarts,
     )
     if release.spec.shadow_requests == 0:
         return canary
     shadow = eprocess.paired_log_e(*tally.pairs)
-    return eprocess.log_mean_exp([shadow, canary], [SHADOW_WEIGHT, 1.0 - SHADOW_WEIGHT])
+    weight = SHADOW_WEIGHT_BEFORE.get(release.spec.method, SHADOW_WEIGHT)
+    return eprocess.log_mean_exp([shadow, canary], [weight, 1.0 - weight])
 
 
 def _log_advance(release: Release, guardrail: Guardrail, tally: _Tally) -> float | None:

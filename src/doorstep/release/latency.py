@@ -41,7 +41,10 @@ def latency_numbers(
         for place in range(len(SLOW_QUANTILES))
     ]
     slow = [one for one, _ in counted]
-    worse = [eprocess.share_log_e_restarted(*one, 1.0, +1) for one in counted]
+    worse = [
+        eprocess.share_log_e_restarted(*one, 1.0, +1, is_open=release.spec.has_open_restarts)
+        for one in counted
+    ]
     better = None
     if release.state is not State.SHADOW and release.epoch.state is not State.SHADOW:
         better = _log_advance(timed, slow, guardrail.margins[release.step])

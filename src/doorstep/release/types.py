@@ -24,8 +24,9 @@ from doorstep.core.servicefile_running import GuardrailName, LossName
 from doorstep.release.metrics import METRICS, Metric
 
 METHOD = 3
-"""1 decided on errors alone, and 2 gave every segment the same share at the same time; what they
-started is finished by the same rules here."""
+"""1 decided on errors alone, and 2 gave every segment the same share at the same time, bet more in
+shadow, began anew eight times at most and was less patient in the last step; what they started is
+finished by the same rules."""
 STEPS_MAX = 1020
 """20 in each of 50 waves and of the rest."""
 HISTORY_MAX = 200
@@ -193,6 +194,11 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     def share_of(self, step: int) -> float:
         """The challenger's share at `step`: as asked, but the hold-back stays with the champion."""
         return min(self.steps[step], self.bake_share)
+
+    @property
+    def has_open_restarts(self) -> bool:
+        """Whether evidence begins anew for as long as the release takes, not only eight times."""
+        return self.method >= 3
 
     @property
     def bake_share(self) -> float:

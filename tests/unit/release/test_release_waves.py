@@ -61,7 +61,7 @@ def test_the_first_wave_is_alone_and_keeps_its_share_while_the_next_rises():
     assert second.outcome == Advance(State.STEP, 2, 0.5)
     assert second.reason.endswith("; the rest, step 2 at 50 % next")
     third = apply(then, second)
-    last = evidence(list(more.cells), arms(3, (1000, 0), (1000, 0)))
+    last = evidence(list(more.cells), arms(3, (6000, 0), (6000, 0)))
     bakes = decide(third, last, at(30))
     assert bakes.outcome == Advance(State.BAKE, 2, 0.95)
     assert bakes.reason.endswith("; 95 % everywhere next")

@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv demo test check format docs prove clean
+.PHONY: help venv demo demo-retail test check format docs prove clean
 help:
 	@echo "make demo     install into .venv and run the whole journey on real data (about two minutes)"
+	@echo "make demo-retail   releases in waves: five pilot stores, a region, everybody"
 	@echo "make test     install and run all tests"
 	@echo "make check    format, lint, types, imports between rooms, generated docs"
 	@echo "make docs     write the generated pages (CLI, errors, JSON schema, OpenAPI)"
@@ -27,6 +28,9 @@ $(STAMP): pyproject.toml
 
 demo: venv
 	@$(BIN)/doorstep demo $(DEMO_ARGS)
+
+demo-retail: venv
+	@$(BIN)/python examples/retail/story.py
 
 # Two processes: half of the tests wait for real servers.
 PYTEST_ARGS ?= -n 2 --dist loadfile

@@ -1,33 +1,45 @@
-"""Whole releases by the shipped state machine, minute by minute, with the default parameters.
+"""Whole releases by the shipped state machine with the default parameters, minute by minute.
 
-Every request is its own unit. Traffic is 6,000 requests a minute; the shadow scores all of them.
+Every request is its own unit. The shadow scores every request.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+from rules import ARGO_FAILURES, SUCCESS_MIN
+from table import ALPHA, Part, at_least, at_most, share_of
 
 from doorstep.core.instant import SECOND_US
 from doorstep.release.decide import decide
+from doorstep.release.estimate import estimate
+from doorstep.release.spec import auto_steps
 from doorstep.release.transition import Beginning, apply, begin
-from doorstep.release.types import Cell, Evidence, Release, ReleaseSpec, State
+from doorstep.release.types import Cell, Evidence, Guardrail, ReleaseSpec, State
 
 PER_MINUTE = 6000
-MINUTES_MAX = 600
+MINUTES_MAX = 700
+COARSE = 5
+"""Minutes of a tick in long releases with little traffic, after their first hour."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """drifts: a wave of +-80 % in two hours, and an incident of 8 times for ten minutes."""
+    """rate: of errors, ratio: the challenger's over it. drifts: a wave of +-80 % in two hours, and
+    an incident of 8 times for ten minutes. times: how much slower the challenger is. shadow:
+    whether it is scored unseen first."""
 
     name: str
     rate: float
-    ratio: float
+    ratio: float = 1.0
     drifts: bool = False
+    times: float = 1.0
+    shadow: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,57 +56,189 @@ def base_rate(truth: Truth, minute: int) -> float:
     return min(1.0, truth.rate * wave * (8.0 if 25 <= minute < 35 else 1.0))
 
 
-def rollout(rng: np.random.Generator, truth: Truth) -> Ending:
+class Rollout:
     """One release to its end."""
-    what = Beginning(id="r", service="s", champion=1, challenger=2, spec=ReleaseSpec())
-    release, counts, bad_answers = begin(what, 0), {}, 0
-    for minute in range(MINUTES_MAX):
-        rate = base_rate(truth, minute)
-        bad_answers += serve(rng, release, counts, rate, min(1.0, rate * truth.ratio))
-        evidence = Evidence(cells=tuple(counts[key] for key in sorted(counts)))
-        decision = decide(release, evidence, (minute + 1) * 60 * SECOND_US)
-        release = apply(release, decision)
-        if release.is_over:
-            return Ending(release.state, minute + 1, bad_answers)
-    return Ending(release.state, MINUTES_MAX, bad_answers)
+
+    def __init__(
+        self, rng: np.random.Generator, truth: Truth, spec: ReleaseSpec, per_minute: float
+    ) -> None:
+        what = Beginning(id="r", service="s", champion=1, challenger=2, spec=spec)
+        self.release = begin(what, 0)
+        self._rng, self._truth, self._per_minute = rng, truth, per_minute
+        self._counts: dict[tuple[int, str], Cell] = {}
+        self._has_times = any(one.name == "latency" for one in spec.guardrails)
+
+    def run(self) -> Ending:
+        minute, bad_answers = 0, 0
+        while minute < MINUTES_MAX and not self.release.is_over:
+            took = self._tick(minute)
+            rate = base_rate(self._truth, minute)
+            requests = int(self._rng.poisson(self._per_minute * took))
+            bad_answers += self._serve(requests, rate, min(1.0, rate * self._truth.ratio))
+            minute += took
+            evidence = Evidence(cells=tuple(one for _, one in sorted(self._counts.items())))
+            decision = decide(self.release, evidence, minute * 60 * SECOND_US)
+            self.release = apply(self.release, decision)
+        return Ending(self.release.state, minute, bad_answers)
+
+    def _tick(self, minute: int) -> int:
+        is_busy = self._per_minute >= PER_MINUTE and self.release.state is not State.BAKE
+        fine = minute < 60 or is_busy or not self.release.epoch.measured
+        return 1 if fine else COARSE
+
+    def _serve(self, n: int, rate_a: float, rate_b: float) -> int:
+        """Traffic into the cells of the current epoch; bad answers of the challenger to callers."""
+        epoch, rng = self.release.epoch, self._rng
+        if epoch.state is State.SHADOW:
+            plus = int(rng.binomial(n, rate_b * (1 - rate_a)))
+            minus = int(rng.binomial(n, rate_a * (1 - rate_b)))
+            self._add("challenger", {"plus": plus, "minus": minus, "zero": n - plus - minus})
+            return 0
+        n_b = int(rng.binomial(n, epoch.share))
+        bad = {"challenger": int(rng.binomial(n_b, rate_b))}
+        bad["champion"] = int(rng.binomial(n - n_b, rate_a))
+        for arm, served in (("challenger", n_b), ("champion", n - n_b)):
+            done = {"requests": served, "successes": served - bad[arm]}
+            if epoch.measured:
+                done |= {"units": served, "first_units": served, "timed": served}
+                done |= {"bad_units": bad[arm], "bad_units_seen": bad[arm]}
+            self._add(arm, done, self._slow(arm, served) if epoch.measured else ())
+        return bad["challenger"]
+
+    def _slow(self, arm: str, n: int) -> tuple[int, ...]:
+        """How many of n are slower than each limit: times are log-normal, the champion's p99 four
+        times its median; the challenger's limits are 1.1 times the champion's."""
+        if not self._has_times:
+            return ()
+        shift = math.log(self._truth.times / 1.1) if arm == "challenger" else 0.0
+        chances = [_above(z - shift / SIGMA) for z in Z]
+        found, left, before = [], n, 1.0
+        for chance in chances:
+            left = int(self._rng.binomial(left, min(1.0, chance / before)))
+            before = chance
+            found.append(left)
+        return tuple(found)
+
+    def _add(self, arm: str, more: dict[str, int], slow: tuple[int, ...] = ()) -> None:
+        epoch = self.release.epoch.number
+        known = self._counts.get((epoch, arm), Cell(epoch=epoch, segment="", arm=arm))  # type: ignore[arg-type]
+        total = {name: getattr(known, name) + n for name, n in more.items()}
+        slow = tuple(map(sum, zip(known.slow or (0,) * len(slow), slow, strict=True)))
+        self._counts[epoch, arm] = msgspec.structs.replace(known, **total, slow=slow)
 
 
-def serve(
-    rng: np.random.Generator,
-    release: Release,
-    counts: dict[tuple[int, str], Cell],
-    rate_a: float,
-    rate_b: float,
-) -> int:
-    """One minute of traffic into the cells of the current epoch; bad answers of the challenger."""
-    epoch = release.epoch
-    if epoch.state is State.SHADOW:
-        plus = int(rng.binomial(PER_MINUTE, rate_b * (1 - rate_a)))
-        minus = int(rng.binomial(PER_MINUTE, rate_a * (1 - rate_b)))
-        pairs = {"plus": plus, "minus": minus, "zero": PER_MINUTE - plus - minus}
-        add(counts, epoch.number, "challenger", pairs)
-        return 0
-    n_b = int(rng.binomial(PER_MINUTE, epoch.share))
-    bad = {"challenger": int(rng.binomial(n_b, rate_b))}
-    bad["champion"] = int(rng.binomial(PER_MINUTE - n_b, rate_a))
-    for arm, n in (("challenger", n_b), ("champion", PER_MINUTE - n_b)):
-        done = {"requests": n, "successes": n - bad[arm]}
-        if epoch.measured:
-            done |= {"units": n, "first_units": n}
-            done |= {"bad_units": bad[arm], "bad_units_seen": bad[arm]}
-        add(counts, epoch.number, arm, done)
-    return bad["challenger"]
+SIGMA = 0.6
+Z = (0.0, 1.281552, 2.326348, 3.090232)
 
 
-def add(counts: dict[tuple[int, str], Cell], epoch: int, arm: str, more: dict[str, int]) -> None:
-    known = counts.get((epoch, arm), Cell(epoch=epoch, segment="", arm=arm))
-    total = {name: getattr(known, name) + n for name, n in more.items()}
-    counts[epoch, arm] = msgspec.structs.replace(known, **total)
+def _above(z: float) -> float:
+    return 0.5 * math.erfc(z / math.sqrt(2))
 
 
-def summary(endings: list[Ending], state: State) -> tuple[float, float, float]:
-    """(share that ended in `state`, their median minutes, median bad answers of all)."""
-    mine = [one.minutes for one in endings if one.state is state]
-    share = Counter(one.state for one in endings)[state] / len(endings)
+def argo(rng: np.random.Generator, truth: Truth) -> bool:
+    """Whether the same steps for a fixed time promote when over 3 minutes under 99 % end them."""
+    spec = ReleaseSpec()
+    stays = [
+        share
+        for share, dwell_s in zip(spec.steps, spec.dwell_s, strict=True)
+        for _ in range(round(dwell_s / 60))
+    ]
+    rates = [base_rate(truth, minute) * truth.ratio for minute in range(len(stays))]
+    n = rng.binomial(PER_MINUTE, stays)
+    bad = rng.binomial(n, np.minimum(rates, 1.0))
+    return int((bad / np.maximum(n, 1) > 1 - SUCCESS_MIN).sum()) <= ARGO_FAILURES
+
+
+EQUAL = (
+    Truth("equal, 0.1 % errors", 0.001),
+    Truth("equal, 0.5 %", 0.005),
+    Truth("equal, 1 %", 0.01),
+    Truth("equal, 0.1 %, wave and incident", 0.001, drifts=True),
+    Truth("equal, 1 %, wave and incident", 0.01, drifts=True),
+)
+AT_MARGIN = (
+    Truth("1.5 x 0.1 %, no shadow", 0.001, 1.5, shadow=False),
+    Truth("1.5 x 0.5 %, no shadow", 0.005, 1.5, shadow=False),
+    Truth("1.5 x 1 %, no shadow", 0.01, 1.5, shadow=False),
+    Truth("1.5 x 1 %", 0.01, 1.5),
+)
+WORSE = (
+    Truth("1.25 x 1 %", 0.01, 1.25),
+    Truth("1.5 x 0.1 %", 0.001, 1.5),
+    Truth("2 x 0.1 %", 0.001, 2.0),
+    Truth("2 x 1 %", 0.01, 2.0),
+    Truth("5 x 0.1 %", 0.001, 5.0),
+)
+WRONG_MAX = ALPHA
+PROMOTED_MIN = 0.95
+
+
+def releases(rng: np.random.Generator, runs: int, truths: Sequence[Truth]) -> Part:
+    """Goal 4: equal challengers arrive, and worse ones do not."""
+    part = Part(f"Whole releases: 6,000 requests a minute, defaults ({runs} runs)")
+    part.row("", "promoted", "rolled back", "minutes", "bad answers", "Argo: promoted", width=15)
+    for truth in truths:
+        spec = ReleaseSpec() if truth.shadow else ReleaseSpec(shadow_requests=0)
+        endings = [Rollout(rng, truth, spec, PER_MINUTE).run() for _ in range(runs)]
+        promoted, gone, minutes, bad = summary(endings)
+        others = share_of(argo(rng, truth) for _ in range(runs))
+        part.row(
+            truth.name, f"{promoted:.1%}", f"{gone:.1%}", f"{minutes:.0f}", f"{bad:,.0f}",
+            f"{others:.1%}", width=15,
+        )  # fmt: skip
+        if truth.ratio == 1.0:
+            enough = promoted >= at_least(PROMOTED_MIN, runs)
+            part.goal(enough, f"{truth.name}: {promoted:.1%} promoted")
+        else:
+            few = promoted <= at_most(WRONG_MAX, runs)
+            part.goal(few or truth.ratio < 1.5, f"{truth.name}: {promoted:.1%} promoted")
+    return part
+
+
+def summary(endings: list[Ending]) -> tuple[float, float, float, float]:
+    """(share promoted, share rolled back, median minutes, median bad answers)."""
+    states = Counter(one.state for one in endings)
+    minutes = float(np.median([one.minutes for one in endings]))
     bad = float(np.median([one.bad_answers for one in endings]))
-    return share, float(np.median(mine)) if mine else float("nan"), bad
+    n = len(endings)
+    return states[State.DONE] / n, states[State.ROLLED_BACK] / n, minutes, bad
+
+
+RATES = (0.0, 0.0001, 0.001)
+PER_S = (1.0, 10.0, 100.0)
+
+
+def sparse(rng: np.random.Generator, runs: int, latency: bool) -> Part:
+    """Goal of section 12: an equal challenger arrives within its deadline, or it was told before
+    that the traffic is too small for that."""
+    beside = " and latency" if latency else ""
+    part = Part(f"Little traffic: errors{beside}, equal, steps: auto, 10 h ({runs} runs)")
+    part.row("errors", *(f"{one:g} a second" for one in PER_S), width=24)
+    for rate in RATES:
+        cells = []
+        for per_s in PER_S:
+            spec = spec_for(per_s, latency)
+            told = estimate(spec, per_s, rate)
+            truth = Truth(f"{rate:.2%}", rate)
+            endings = [Rollout(rng, truth, spec, per_s * 60).run() for _ in range(runs)]
+            promoted, _, minutes, _ = summary(endings)
+            said = f"{promoted:.0%} in {minutes:.0f} min" + ("" if told.fits else ", told")
+            cells.append(said)
+            is_met = not told.fits or promoted >= at_least(PROMOTED_MIN, runs)
+            part.goal(is_met, f"{rate:.2%} at {per_s:g} a second: {promoted:.0%} promoted")
+        part.row(f"{rate:.2%}", *cells, width=24)
+    part.lines.append("  told: `release estimate` says before the start that it does not fit")
+    return part
+
+
+def spec_for(per_s: float, latency: bool) -> ReleaseSpec:
+    """The default release at this traffic."""
+    spec = ReleaseSpec()
+    steps = auto_steps(per_s, spec.deadline_s)
+    n = len(steps)
+    spec = ReleaseSpec(steps=steps, dwell_s=spec.dwell_s[-n:], margins=spec.margins[-n:])
+    if not latency:
+        return spec
+    slow = Guardrail(name="latency", weight=0.5, margins=spec.margins, slow_us=(10, 20, 40, 60))
+    errors = msgspec.structs.replace(spec.guardrails[0], weight=0.5)
+    return msgspec.structs.replace(spec, guardrails=(errors, slow))

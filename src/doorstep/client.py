@@ -100,7 +100,12 @@ from doorstep.register.surface import (
     WatchVersion,
 )
 from doorstep.release.surface import (
+    Approvals,
+    ApproveVersion,
     ChangeRelease,
+    Differences,
+    EstimateRelease,
+    Forecast,
     Kill,
     KillVersion,
     ListReleases,
@@ -110,6 +115,7 @@ from doorstep.release.surface import (
     Releases,
     ReviveVersion,
     Rollback,
+    ShowDifferences,
     ShowRelease,
     StartRelease,
 )
@@ -250,9 +256,15 @@ class Client:
     def gates(self, version: str) -> tuple[GateRun, ...]:
         return self.call("gate.show", ShowGates(version=version), GateRuns).runs
 
+    def approve(self, version: str, why: str) -> Approvals:
+        return self.call("version.approve", ApproveVersion(version=version, why=why), Approvals)
+
     def start_release(self, version: str, *, rehearsal: bool = False) -> Release:
         asked = StartRelease(version=version, rehearsal=rehearsal)
         return self.call("release.start", asked, Release)
+
+    def estimate_release(self, version: str) -> Forecast:
+        return self.call("release.estimate", EstimateRelease(version=version), Forecast)
 
     def release(self, release: str) -> Release:
         return self.call("release.show", ShowRelease(release=release), Release)
@@ -263,6 +275,9 @@ class Client:
 
     def releases(self, service: str = "") -> tuple[Release, ...]:
         return self.call("release.list", ListReleases(service=service), Releases).releases
+
+    def differences(self, release: str) -> Differences:
+        return self.call("release.differences", ShowDifferences(release=release), Differences)
 
     def pause(self, release: str, why: str) -> Release:
         return self.call("release.pause", ChangeRelease(release=release, why=why), Release)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from doorstep.core.operation import Operation, tabulate
 from doorstep.explain import operations as explain
+from doorstep.govern import history, proving, tokens
 from doorstep.govern import operations as govern
-from doorstep.govern import proving, tokens
 from doorstep.journal import holding, importing, personal, telling
 from doorstep.journal import operations as journal
 from doorstep.monitor import operations as monitor
 from doorstep.register import actions as register
-from doorstep.release import catalogue
+from doorstep.release import catalogue, differences
 from doorstep.release import operations as release
 
 
@@ -29,10 +29,13 @@ def table() -> dict[str, Operation]:
             catalogue.list_versions,
             catalogue.run_gates,
             catalogue.show_gates,
+            release.approve_version,
             release.start_release,
+            release.estimate_release,
             release.show_release,
             release.recompute_release,
             release.list_releases,
+            differences.show_differences,
             release.pause_release,
             release.resume_release,
             release.promote_release,
@@ -57,7 +60,7 @@ def table() -> dict[str, Operation]:
             govern.list_events,
             govern.verify,
             proving.prove_prediction,
-            govern.show_history,
+            history.show_history,
             govern.show_installation,
             tokens.create_token,
             tokens.list_tokens,

@@ -31,6 +31,7 @@ PATHS = {
     "version": "/services/loans/versions/4",
     "monitor": "/services/loans/monitor",
     "predictions": "/services/loans/predictions",
+    "history": "/services/loans/history",
     "prediction": "",
     "release": f"/releases/{RELEASE_STEP}",
     "rolled-back": f"/releases/{RELEASE_BACK}",

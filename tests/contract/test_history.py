@@ -6,13 +6,16 @@ from pathlib import Path
 
 from doorstep.compose.control import ControlPlane
 from doorstep.core.instant import SECOND_US, SystemClock
-from doorstep.govern.operations import HISTORY_EVENTS, show_history
+from doorstep.govern.history import HISTORY_EVENTS, show_history
 from doorstep.govern.surface import ShowHistory
 from doorstep.kernel.db import Database
 from doorstep.kernel.event import Actor, Object
 from doorstep.kernel.home import open_home
 from doorstep.register.store import ServiceRow, save_revision
 from doorstep.release import store
+from doorstep.release.decide import decide_person
+from doorstep.release.transition import Beginning, apply, begin
+from doorstep.release.types import Evidence, Person, ReleaseSpec
 from doorstep.testing.installation import service_file
 
 ADA = Actor("user", "ada")
@@ -54,3 +57,59 @@ def test_a_kill_that_is_over_is_said_of_its_time_however_long_ago_it_was(
     assert then.killed.startswith("killed by ada at ")
     assert then.killed.endswith(": it is wrong")
     assert show_history(app, ShowHistory(service="loans")).killed == ""
+
+
+def test_history_says_who_answered_at_a_time_and_on_what_it_rests(
+    database: Database, tmp_path: Path
+):
+    clock = HandClock()
+    home = open_home(tmp_path / "home", create=True)
+    app = ControlPlane(home, database, clock, {}, {}, tmp_path).app()
+    app.database._clock = clock
+    row = ServiceRow(
+        name="loans", revision=1, created_at=0, file=service_file("loans"), applied_at=0, by="t"
+    )
+    spec = ReleaseSpec(shadow_requests=0, steps=(0.2,), dwell_s=(0.0,), margins=(2.0,), bake_s=5.0)
+    release = begin(
+        Beginning(id="r2", service="loans", champion=1, challenger=2, spec=spec), clock.at
+    )
+    first = store.TenureRow(
+        service="loans", since=SECOND_US, version=1, until=None, release="r1",
+        because="a person", by="ada",
+    )  # fmt: skip
+    with app.database.transaction(ADA) as unit:
+        save_revision(unit.connection, row)
+        store.crown(unit.connection, first)
+        store.add_release(
+            unit.connection, store.ReleaseRow(release=release, by="mira", plan_number=0)
+        )
+        unit.record("service.applied", Object("service", "loans"), {})
+    running = show_history(app, ShowHistory(service="loans"))
+    assert running.answering == ((1, 0.8), (2, 0.2))
+    before = show_history(app, ShowHistory(service="loans", at=500 * SECOND_US))
+    assert before.answering == ((1, 1.0),)
+    trial, champion = running.served
+    assert (trial.role, trial.share, trial.until) == ("challenger", 0.2, None)
+    assert trial.asked_by == "mira"
+    assert (champion.role, champion.decided_by, champion.evidence) == (
+        "champion", "ada", "a person's word",
+    )  # fmt: skip
+    clock.at += 60 * SECOND_US
+    person = Person("jonas", "rollback", "it is bad")
+    decision = decide_person(release, Evidence(), clock.at, person)
+    ended = apply(release, decision)
+    with app.database.transaction(ADA) as unit:
+        store.add_decision(unit.connection, "r2", "jonas", decision)
+        store.save_release(
+            unit.connection,
+            store.ReleaseRow(release=ended, by="mira", plan_number=0, ended_at=clock.at),
+        )
+        unit.record("service.applied", Object("service", "loans"), {})
+    over = show_history(app, ShowHistory(service="loans"))
+    assert over.answering == ((1, 1.0),)
+    trial = over.served[0]
+    assert (trial.decided_by, trial.until) == ("jonas", clock.at)
+    assert trial.because == "rolled-back: jonas: it is bad"
+    assert show_history(app, ShowHistory(service="loans", at=clock.at - 1)).answering == (
+        (1, 0.8), (2, 0.2),
+    )  # fmt: skip

@@ -23,12 +23,14 @@ from doorstep.govern.surface import (
     Installation,
     LedgerVerdict,
     NodeView,
+    Served,
+    Stop,
     Tenure,
 )
 from doorstep.journal.surface import Erased, Prediction, Predictions, Traffic
 from doorstep.monitor.surface import Findings, MonitorView, Statuses
 from doorstep.register.surface import Service, Services, Version, Versions
-from doorstep.release.surface import DecisionView, Release, Releases
+from doorstep.release.surface import DecisionView, Differences, Release, Releases
 from fakes import console_data as data
 from fakes import console_releases as told
 
@@ -254,6 +256,11 @@ def _predictions(fake: FakeDoorstep, given: Any) -> Predictions:
     return Predictions(predictions=tuple(found[: given.limit]) if given.service == "loans" else ())
 
 
+def _differences(fake: FakeDoorstep, given: Any) -> Differences:
+    ids = tuple(data.prediction(fake.begun, place).id for place in range(14))
+    return told.differences(fake.release(given.release), ids)
+
+
 def _explanation(fake: FakeDoorstep, given: Any) -> Explanation:
     shown = _prediction(fake, given)
     if not shown.scores:
@@ -356,6 +363,22 @@ def _history(fake: FakeDoorstep, given: Any) -> History:
         because="first version",
         by="mira",
     )
+    trial = Served(
+        version=4,
+        role="challenger",
+        share=0.05,
+        since=fake.begun - 42 * told.MINUTE,
+        until=None,
+        release=told.RELEASE_STEP,
+        asked_by="mira",
+        decided_by="doorstep",
+        because="holds at 5 %: latency needs about 1,900 more requests",
+        evidence="errors 0.36 % against 0.41 %, ratio 0.47 to 1.63",
+        approved_by=("ada", "jonas"),
+    )
+    stop = Stop(
+        version=3, since=fake.begun - 5 * told.DAY, until=None, by="jonas", why="it leaks memory"
+    )
     return History(
         service=given.service,
         at=fake.now,
@@ -363,6 +386,24 @@ def _history(fake: FakeDoorstep, given: Any) -> History:
         killed="",
         tenures=(second, first) if busy else (),
         events=(),
+        served=(trial, _served(second), _served(first)) if busy else (),
+        stops=(stop,) if busy else (),
+        answering=((2, 0.95), (4, 0.05)) if busy else (),
+    )
+
+
+def _served(tenure: Tenure) -> Served:
+    return Served(
+        version=tenure.version,
+        role="champion",
+        share=1.0,
+        since=tenure.since,
+        until=tenure.until,
+        release=tenure.release,
+        asked_by="mira",
+        decided_by=tenure.by,
+        because=tenure.because,
+        evidence="errors 0.4 % against 0.4 %; 61,204 requests of the champion",
     )
 
 
@@ -412,6 +453,7 @@ NORMAL: dict[str, Answer] = {
     "version.show": _version,
     "gate.show": lambda fake, given: GateRuns(runs=(data.gate_run(given.version, fake.begun),)),
     "release.show": lambda fake, given: fake.release(given.release),
+    "release.differences": lambda fake, given: _differences(fake, given),
     "release.list": lambda fake, given: Releases(
         releases=tuple(msgspec.structs.replace(one, decisions=()) for one in fake.releases())
         if given.service in ("", "loans")

@@ -25,6 +25,7 @@ from doorstep.gate.surface import GateRun
 from doorstep.journal.surface import Prediction, TrafficBucket
 from doorstep.monitor.surface import (
     ColumnDrift,
+    GoalNow,
     MonitorFindingView,
     Promise,
     ServiceStatus,
@@ -72,7 +73,6 @@ VALUES = (
     ValueView(version=2, day="2026-10-20", rows=1, mean=(7.5, None, None), total=(7.5, None, None)),
 )
 PROMISES = (
-    Promise(text="default_rate <= 0.24", state="not-yet-known", measured="412 of 1,000 outcomes"),
     Promise(text="auc >= 0.74", state="kept", measured="0.783, 0.761 – 0.803"),
     Promise(text="p99 <= 50 ms", state="kept", measured="18.4 ms over the last hour"),
     Promise(text="availability >= 99.9%", state="broken", measured="99.82 % over 30 days"),
@@ -486,13 +486,33 @@ def statuses(now: Instant) -> tuple[ServiceStatus, ...]:
             labelled=0.412,
             quality_s=7 * 86_400.0,
             drifted=("income", "purpose"),
-            objective="broken",
+            objective="kept",
             findings_open=3,
+            goal=(
+                _goal(4, "not-yet-known", (0.21, 0.12, 0.34), 61),
+                _goal(2, "kept", (0.204, 0.183, 0.226), 2_412),
+                _goal(1, "broken", (0.29, 0.262, 0.318), 1_830),
+            ),
         ),
         _plain("fraud", "watch", 7, wave, (61.0, 50.0), ("f1", 0.71, 0.66, 0.755)),
         _plain("intents", "healthy", 12, wave[::-1], (8.2, 20.0), ("accuracy", 0.93, 0.92, 0.94)),
         _plain("recommend", "killed", 3, tuple(9 * one for one in wave), (31.0, None), None),
         _plain("triage", "waiting", None, quiet, (None, 100.0), None),
+    )
+
+
+def _goal(version: int, state: str, found: tuple[float, float, float], n: int) -> GoalNow:
+    value, low, high = found
+    return GoalNow(
+        version=version,
+        text="default_rate <= 0.24",
+        state=state,
+        measured=f"{value:.1%} [{low:.1%}, {high:.1%}] of {n:,} cases answered otherwise, with an "
+        "outcome",
+        value=value,
+        low=low,
+        high=high,
+        counted=n,
     )
 
 

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import msgspec
 
 from doorstep.core.instant import SECOND_US, Instant
-from doorstep.release.surface import DecisionView, GuardrailView, Release
+from doorstep.release.surface import (
+    DecisionView,
+    Difference,
+    Differences,
+    GuardrailView,
+    MomentView,
+    Pattern,
+    Release,
+    SplitView,
+    WaveView,
+)
 
 MINUTE = 60 * SECOND_US
 HOUR = 60 * MINUTE
@@ -51,10 +64,76 @@ def guardrails(progress: float) -> tuple[GuardrailView, ...]:
         margin=0.005,
         missing="outcomes of 240 requests; none has arrived",
     )
+    revenue = msgspec.structs.replace(
+        one("revenue (experiment)", (41.2, 43.9), 0.3, 0.5),
+        tolerance=1.0,
+        margin=0.95,
+        role="experiment",
+        unit="value",
+        is_better_high=True,
+        missing="revenue 43.9 against 41.2, ratio 0.8 to 1.4",
+    )
     return (
         one("errors", (0.0041, 0.0036), 0.62, 0.2),
         one("latency", (0.0100, 0.0124), 0.34, 1.6),
         quality,
+        revenue,
+    )
+
+
+def split(start: Instant, *changes: tuple[float, str, float]) -> tuple[SplitView, ...]:
+    """changes: (minutes after the start, state, share)."""
+    return tuple(
+        SplitView(at=start + round(minute * MINUTE), state=state, share=share)
+        for minute, state, share in changes
+    )
+
+
+def wave(
+    name: str, state: Any, share: float, step: int, match: dict[str, tuple[str, ...]]
+) -> WaveView:
+    return WaveView(
+        name=name, match=match, state=state, share=share, shares=(0.01, 0.05, 0.25, 0.5), step=step
+    )
+
+
+def moments(start: Instant, minutes: int, worst: float = 0.4) -> tuple[MomentView, ...]:
+    """Evidence that grows to `worst` against it, and for it with a fall at each step."""
+    return tuple(
+        MomentView(
+            at=start + minutes * MINUTE * place // 60,
+            worse={"errors": worst * place / 60, "latency": 0.3 * place / 60, "quality": 0.0},
+            better={"errors": (place % 20) / 17, "latency": (place % 30) / 35, "quality": 0.0},
+        )
+        for place in range(1, 61)
+    )
+
+
+def differences(release: Release, ids: tuple[str, ...]) -> Differences:
+    """ids: of the examples."""
+    answers = (("good", "bad"), ("bad", "good"))
+    return Differences(
+        release=release.id,
+        service=release.service,
+        champion=release.champion,
+        challenger=release.challenger,
+        compared=1_000,
+        differ=23,
+        patterns=tuple(
+            Pattern(champion=a, challenger=b, requests=n)
+            for (a, b), n in zip(answers, (19, 4), strict=True)
+        ),
+        examples=tuple(
+            Difference(
+                prediction=prediction,
+                at=release.started_at + place * SECOND_US,
+                segment="rest",
+                champion=answers[place % 5 == 4][0],
+                challenger=answers[place % 5 == 4][1],
+                inputs={"income": 2_900.0 + 7 * place, "duration": 24 + place, "purpose": "car"},
+            )
+            for place, prediction in enumerate(ids)
+        ),
     )
 
 
@@ -120,6 +199,17 @@ def _stepping(now: Instant) -> Release:
         settled=True,
         silent=(),
         plan_number=118,
+        headline="loans@4 answers 5 %, loans@2 the rest (step 2 of 4); nothing speaks against it "
+        "so far",
+        next="next are 25 % in about 12 min at the present traffic, mostly for latency",
+        next_s=720.0,
+        split=split(start, (0, "shadow", 0.0), (5, "step", 0.01), (31, "step", 0.05)),
+        waves=(
+            wave("pilot", "now", 0.05, 2, {"store": ("3", "17", "44", "208", "391")}),
+            wave("north", "waiting", 0.0, 0, {"region": ("north",)}),
+            wave("", "waiting", 0.0, 0, {}),
+        ),
+        moments=moments(start, 47),
     )
 
 
@@ -171,6 +261,9 @@ def _rolled_back(now: Instant) -> Release:
         settled=True,
         silent=("node-b",),
         plan_number=97,
+        headline="loans@3 was taken back after 11 min; it had got 1 % at most",
+        split=split(start, (0, "shadow", 0.0), (5, "step", 0.01), (11, "rolled-back", 0.0)),
+        moments=moments(start, 11, 1.4),
     )
 
 
@@ -213,4 +306,11 @@ def _finished(now: Instant) -> Release:
         settled=True,
         silent=(),
         plan_number=71,
+        headline="loans@2 serves all traffic; its release took 2.5 h",
+        split=split(
+            start,
+            *((0, "shadow", 0.0), (6, "step", 0.01), (18, "step", 0.05), (55, "step", 0.25)),
+            *((74, "step", 0.5), (93, "bake", 0.95), (153, "done", 1.0)),
+        ),
+        moments=moments(start, 153),
     )

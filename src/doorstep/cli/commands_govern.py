@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from doorstep.cli.options import Home, Json, Url, Why, connect
-from doorstep.cli.output import done, emit, fail, progress, table, warn, when
+from doorstep.cli.output import done, emit, fail, percent, progress, table, warn, when
 from doorstep.core.errors import NotFoundError, RefusedError, UnreachableError
 
 if TYPE_CHECKING:
-    from doorstep.govern.surface import LedgerVerdict
+    from doorstep.govern.surface import History, LedgerVerdict
 
 Service = Annotated[str, typer.Argument(help="The service.")]
 
@@ -37,39 +38,72 @@ def add_to(app: typer.Typer) -> None:
 def history(
     service: Service,
     at: Annotated[str, typer.Option("--at", help="What was live then (ISO 8601).")] = "",
+    csv: Annotated[
+        bool, typer.Option("--csv", help="What served when, for a spreadsheet.")
+    ] = False,
     json: Json = False,
     url: Url = None,
     home: Home = None,
 ) -> None:
-    """Show who served a service when, on whose word and why."""
+    """Show who served a service when, on whose word and on what evidence."""
     from doorstep.core.instant import parse_instant
 
     with connect(url, home) as client:
         found = client.history(service, parse_instant(at) if at else 0)
+    if csv:
+        from doorstep.govern.history_csv import to_csv
+
+        sys.stdout.write(to_csv(found))
+        return
+    emit(found, lambda: history_text(found), as_json=json)
+
+
+def history_text(found: History) -> str:
+    """What `doorstep history` prints."""
+    service = found.service
+    head = ("version", "as", "from", "to", "asked by", "approved by", "decided by")
     rows = [
         (
             f"{service}@{one.version}",
+            "champion" if one.role == "champion" else f"up to {percent(one.share, 0)}",
             when(one.since),
-            when(one.until) if one.until else "now",
-            one.by,
-            one.because,
+            _until(one.until),
+            one.asked_by,
+            ", ".join(one.approved_by) or "–",
+            one.decided_by,
         )
-        for one in found.tenures
+        for one in found.served
     ]
-    live = f"{service}@{found.live}" if found.live else "nothing"
-    live += f", but {found.killed}" if found.killed else ""
-    events = [(when(one.at), one.actor, one.sentence) for one in reversed(found.events)]
-
-    def text() -> str:
-        return "\n\n".join(
-            (
-                f"live at {when(found.at)}: {live}",
-                table(("champion", "from", "to", "by", "because"), rows),
-                table(("at", "who", "what"), events),
-            )
+    first, *lines = table(head, rows).splitlines()
+    said = [
+        text
+        for line, one in zip(lines, found.served, strict=True)
+        for text in (
+            line,
+            f"    because: {one.because}",
+            f"    evidence: {one.evidence}",
+            *([f"    goal: {one.goal}"] if one.goal else []),
         )
+    ]
+    answering = [
+        f"{service}@{one}" + (f" {percent(share, 0)}" if share < 1.0 else "")
+        for one, share in found.answering
+    ]
+    live = " and ".join(answering) or "nothing"
+    live += f", but {found.killed}" if found.killed else ""
+    stops = [
+        (f"{service}@{one.version}", when(one.since), _until(one.until), one.by, one.why)
+        for one in found.stops
+    ]
+    parts = [f"live at {when(found.at)}: {live}", "\n".join((first, *said))]
+    if stops:
+        parts.append(table(("killed", "from", "to", "by", "because"), stops))
+    events = [(when(one.at), one.actor, one.sentence) for one in reversed(found.events)]
+    return "\n\n".join((*parts, table(("at", "who", "what"), events)))
 
-    emit(found, text, as_json=json)
+
+def _until(at: int | None) -> str:
+    return when(at) if at else "now"
 
 
 def erase(

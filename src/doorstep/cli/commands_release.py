@@ -4,21 +4,42 @@ status."""
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from doorstep.cli.options import Home, Json, Url, Why, connect
-from doorstep.cli.output import MARKS, done, emit, fail, note, percent, progress, table, warn, when
+from doorstep.cli.output import (
+    MARKS,
+    done,
+    emit,
+    fail,
+    note,
+    percent,
+    progress,
+    say_goal,
+    table,
+    warn,
+    when,
+)
 
 if TYPE_CHECKING:
     from doorstep.client import Client
     from doorstep.gate.surface import GateRun
+    from doorstep.monitor.surface import GoalNow
     from doorstep.register.surface import Service
-    from doorstep.release.wording import say_difference
-from doorstep.release.surface import GuardrailView, Kill, Recomputed, Release
+from doorstep.release.surface import (
+    Differences,
+    GuardrailView,
+    Kill,
+    Recomputed,
+    Release,
+    WaveView,
+)
+from doorstep.release.wording import say_difference
 
 POLL_S = 0.3
+INPUTS_SHOWN = 6
 RUNNING = ("shadow", "step", "bake", "paused")
 Version = Annotated[str, typer.Argument(help="SERVICE@NUMBER, such as loans@3.")]
 ReleaseName = Annotated[str, typer.Argument(help="A release id, or a service's name.")]
@@ -27,10 +48,11 @@ ReleaseName = Annotated[str, typer.Argument(help="A release id, or a service's n
 def add_to(app: typer.Typer) -> None:
     app.command("gate")(gate)
     releases = typer.Typer(no_args_is_help=True, help="Carry a version onto its service.")
-    for command in (start, show, list_releases, pause, resume, promote):
+    for command in (start, estimate, show, list_releases, pause, resume, promote):
         releases.command(command.__name__.replace("list_releases", "list"))(command)
     app.add_typer(releases, name="release")
     app.command("rollback")(rollback)
+    app.command("approve")(approve)
     app.command("kill")(kill)
     app.command("revive")(revive)
     app.command("status")(status)
@@ -75,6 +97,10 @@ def start(
 
         require_file(rehearse)
     with connect(url, home) as client:
+        if rehearse is None:
+            from doorstep.cli.forecasting import say_forecast
+
+            say_forecast(client, version)
         begun = client.start_release(version, rehearsal=rehearse is not None)
         if rehearse is not None:
             from doorstep.cli.rehearse import rehearse_release
@@ -86,6 +112,16 @@ def start(
             ended = settle(client, begun)
     emit(ended, lambda: release_text(ended, with_reason=rehearse is None), as_json=json)
     raise typer.Exit(exit_code(ended) if wait or rehearse is not None else 0)
+
+
+def estimate(version: Version, json: Json = False, url: Url = None, home: Home = None) -> None:
+    """Say what a release would need at the present traffic: requests, outcomes and time."""
+    from doorstep.cli.forecasting import forecast_text
+
+    with connect(url, home) as client:
+        found = client.estimate_release(version)
+    emit(found, lambda: forecast_text(found), as_json=json)
+    raise typer.Exit(0 if found.fits else 4)
 
 
 def follow(client: Client, release: Release, timeout_s: float) -> Release:
@@ -104,11 +140,16 @@ def follow(client: Client, release: Release, timeout_s: float) -> Release:
                 return settle(client, release)
             asked = f"{release.requests_champion:,} + {release.requests_challenger:,}"
             shown.stage(
-                f"{release.service}@{release.challenger} {release.state} "
+                f"{release.service}@{release.challenger} {release.state}{_wave_now(release)} "
                 f"{percent(release.share, 0)}",
                 detail=f" · {asked} requests",
             )
             time.sleep(POLL_S)
+
+
+def _wave_now(release: Release) -> str:
+    now = next((one for one in release.waves if one.state == "now"), None)
+    return f" {now.name or 'the rest'}" if now else ""
 
 
 def settle(client: Client, release: Release, timeout_s: float = 10.0) -> Release:
@@ -148,11 +189,27 @@ def release_text(release: Release, *, with_reason: bool = True) -> str:
     said = f"{release.state}: {because}" if because else release.state
     lines = [f"{mark} {name} {said} ({confirmed})"]
     is_over = release.ended_at is not None
+    if release.waves:
+        lines += ["", wave_table(release.waves)]
     if release.guardrails:
         lines += ["", guardrail_table(release.guardrails, is_over=is_over)]
     if release.state == "rolled-back":
         lines += ["", f"next: doorstep release show {release.id}"]
     return "\n".join(lines)
+
+
+def wave_table(waves: tuple[WaveView, ...]) -> str:
+    rows = [
+        (
+            one.name or "the rest",
+            one.state,
+            percent(one.share, 0),
+            f"{one.step} of {len(one.shares)}",
+            ", ".join(f"{field} {' '.join(values)}" for field, values in one.match.items())[:60],
+        )
+        for one in waves
+    ]
+    return table(("wave", "state", "share", "step", "matches"), rows, right=(2,))
 
 
 def guardrail_table(guardrails: tuple[GuardrailView, ...], *, is_over: bool) -> str:
@@ -169,8 +226,8 @@ def guardrail_table(guardrails: tuple[GuardrailView, ...], *, is_over: bool) -> 
     rows = [
         (
             one.name,
-            percent(one.champion),
-            percent(one.challenger),
+            _amount(one.champion, one.unit),
+            _amount(one.challenger, one.unit),
             _interval(one),
             _evidence(one.log_e_rollback, one.log_e_rollback_threshold),
             _evidence(one.log_e_advance, one.log_e_advance_threshold),
@@ -178,7 +235,14 @@ def guardrail_table(guardrails: tuple[GuardrailView, ...], *, is_over: bool) -> 
         )
         for one in guardrails
     ]
-    return table(head, rows, right=(1, 2, 3, 4, 5))
+    beside = [f"{one.name}: {one.beside}" for one in guardrails if one.beside]
+    return "\n".join([table(head, rows, right=(1, 2, 3, 4, 5)), *beside])
+
+
+def _amount(value: float | None, unit: str) -> str:
+    if value is None or not unit:
+        return percent(value)
+    return f"{value / 1000:.3g} ms" if unit == "us" else f"{value:.4g}"
 
 
 def _evidence(log_e: float, threshold: float) -> str:
@@ -201,6 +265,10 @@ def _interval(one: GuardrailView) -> str:
 
 def show(
     release: ReleaseName,
+    differences: Annotated[
+        bool,
+        typer.Option("--differences", help="Requests of the shadow that both answered, apart."),
+    ] = False,
     recompute: Annotated[
         bool,
         typer.Option("--recompute", help="Decide again, and compare evidence and journal."),
@@ -216,13 +284,48 @@ def show(
     a difference has no explanation.
     """
     with connect(url, home) as client:
+        if differences:
+            apart = client.differences(release)
+            emit(apart, lambda: differences_text(apart), as_json=json)
+            return
         again = client.recompute(release) if recompute else None
         found = client.release(release)
     if again is None:
-        emit(found, lambda: release_text(found) + "\n\n" + _decisions(found), as_json=json)
+        emit(found, lambda: shown_text(found), as_json=json)
         return
     emit(again, lambda: release_text(found) + "\n\n" + recomputed_text(again), as_json=json)
     raise typer.Exit(0 if again.agrees else 1)
+
+
+def shown_text(found: Release) -> str:
+    """What `doorstep release show` prints."""
+    said = [found.headline] if found.headline else []
+    said += [found.next] if found.next else []
+    return "\n".join(said) + "\n\n" + release_text(found) + "\n\n" + _decisions(found)
+
+
+def differences_text(found: Differences) -> str:
+    """What `doorstep release show --differences` prints."""
+    mine, other = f"@{found.challenger}", f"@{found.champion}"
+    if not found.compared:
+        return "no request was answered by both versions: only a shadow asks both"
+    share = percent(found.differ / found.compared)
+    said = f"{found.differ:,} of {found.compared:,} requests were answered differently ({share})"
+    lines = [said]
+    lines += [f"{one.requests:>7,}  {one.champion} -> {one.challenger}" for one in found.patterns]
+    rows = [
+        (one.prediction, when(one.at), str(one.champion), str(one.challenger), _asked(one.inputs))
+        for one in found.examples
+    ]
+    if rows:
+        lines += ["", table(("prediction", "at", other, mine, "asked"), rows)]
+        lines += ["", f"next: doorstep explain {found.examples[0].prediction}"]
+    return "\n".join(lines)
+
+
+def _asked(inputs: dict[str, Any]) -> str:
+    shown = [f"{name}={value}" for name, value in list(inputs.items())[:INPUTS_SHOWN]]
+    return " ".join(shown) + (" …" if len(inputs) > INPUTS_SHOWN else "")
 
 
 def recomputed_text(again: Recomputed) -> str:
@@ -346,6 +449,21 @@ def rolled_back_text(state: Service) -> str:
     return f"no version of {state.service} serves now: callers get {callers}"
 
 
+def approve(
+    version: Version, why: Why, json: Json = False, url: Url = None, home: Home = None
+) -> None:
+    """Say yes to a version that somebody else registered: it may be released as it is.
+
+    The yes is for this bundle, what its gates rest on now, and this environment; when one of them
+    changes it counts no more.
+    """
+    with connect(url, home) as client:
+        found = client.approve(version, why)
+    given = ", ".join(one.by for one in found.given)
+    done(f"{version}: {len(found.given)} of {found.people} said yes: {given}")
+    emit(found, found.version, as_json=json)
+
+
 def kill(
     version: Version, why: Why, json: Json = False, url: Url = None, home: Home = None
 ) -> None:
@@ -430,4 +548,18 @@ def status(
         "no services yet\n"
         "next: doorstep init MODEL --train FILE --holdout FILE --label COL; doorstep register MODEL"
     )
-    emit(found, lambda: table(head, rows, right=(4, 5, 6, 7)) if rows else empty, as_json=json)
+    goals = "".join(f"\n{line}" for one in found for line in goal_lines(one.service, one.goal))
+
+    def text() -> str:
+        return table(head, rows, right=(4, 5, 6, 7)) + (f"\n{goals}" if goals else "")
+
+    emit(found, lambda: text() if rows else empty, as_json=json)
+
+
+def goal_lines(service: str, goals: tuple[GoalNow, ...]) -> list[str]:
+    """`goal default_rate <= 0.24: loans@2 kept, 21 % [18.4 %, 23.8 %] of 1,204 cases ...`."""
+    marks = {"kept": "✓", "broken": "✗"}
+    return [
+        f"{marks.get(one.state, '?')} goal {one.text}: {service}@{one.version} {say_goal(one)}"
+        for one in goals
+    ]

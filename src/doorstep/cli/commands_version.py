@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from doorstep.cli.options import Home, Json, Url, Why, connect
-from doorstep.cli.output import MARKS, done, emit, note, progress, table, warn, when
+from doorstep.cli.output import MARKS, done, emit, note, progress, say_goal, table, warn, when
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from doorstep.monitor.surface import GoalNow
     from doorstep.register.model_file import Source
     from doorstep.register.surface import Version
 
@@ -110,10 +113,12 @@ def show(version: VersionName, json: Json = False, url: Url = None, home: Home =
     """Show a version. What it is made of, where it came from, what it reads."""
     with connect(url, home) as client:
         found = client.version(version)
-    emit(found, lambda: version_text(found), as_json=json)
+        status = client.status(found.service)
+    goals = [one for seen in status for one in seen.goal if one.version == found.number]
+    emit(found, lambda: version_text(found, goals), as_json=json)
 
 
-def version_text(found: Version) -> str:
+def version_text(found: Version, goals: Sequence[GoalNow] = ()) -> str:
     """What `doorstep show` prints."""
     manifest, lineage = found.manifest, found.manifest.lineage
     answers = ", ".join(manifest.labels) or "a number"
@@ -121,6 +126,7 @@ def version_text(found: Version) -> str:
         answers += f" (about {manifest.positive!r}, from {manifest.threshold:g})"
     facts = [
         ("state", found.state),
+        *(("goal", f"{one.text}: {say_goal(one)}") for one in goals),
         ("digest", found.digest),
         ("registered", f"{when(found.registered_at)} by {found.by}"),
         ("serves as", _form(found)),

@@ -258,6 +258,13 @@ def _server(announced: Announcement, folder: Path) -> Iterator[Line]:
         with connect(announced.url, home=folder) as client:
             found = client.installation()
             services = client.status()
+            unloaded = [
+                version
+                for one in services
+                if one.state in ("broken", "watch")
+                for version in client.versions(one.service)
+                if version.state == "not loadable"
+            ]
     except DoorstepError as error:
         text = f"process {announced.pid} was announced, but {error.message}"
         yield Line("fail", "server", text, f"look into {folder / 'run' / 'up.log'}")
@@ -285,6 +292,10 @@ def _server(announced: Announcement, folder: Path) -> Iterator[Line]:
         if one.state == "killed":
             again = f'doorstep revive {one.service}@{one.champion or one.challenger} --why "..."'
             yield Line("fail", f"service {one.service}", one.headline, again)
+    for version in unloaded:
+        name = f"{version.service}@{version.number}"
+        why = f"doorstep status {version.service} says which node, and why"
+        yield Line("fail", f"version {name}", "cannot be loaded, though it is to be served", why)
     if not found.nodes:
         yield Line("inconclusive", "nodes", "none has reported yet", "doorstep doctor")
 

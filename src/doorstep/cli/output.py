@@ -11,11 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from doorstep.cli.pointing import point
+
+if TYPE_CHECKING:
+    from doorstep.monitor.surface import GoalNow
 
 MARKS = {"pass": "✓", "fail": "✗", "inconclusive": "?"}
 PROGRESS_AFTER_S = 1.0
@@ -74,6 +77,11 @@ def _line(row: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> st
         for i, (text, width) in enumerate(zip(row, widths, strict=True))
     ]
     return "  ".join(parts).rstrip()
+
+
+def say_goal(one: GoalNow) -> str:
+    """`kept, 21 % [18.4 %, 23.8 %] of 1,204 cases with an outcome`."""
+    return f"{one.state.replace('-', ' ')}, {one.measured}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:

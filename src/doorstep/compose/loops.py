@@ -28,6 +28,7 @@ from doorstep.release.actions import (
     would_act,
 )
 from doorstep.release.collect import Keeper, collect
+from doorstep.release.moments import note_moments
 from doorstep.release.planning import publish_plan, sweep_plans
 from doorstep.release.store import newest_plan
 
@@ -95,6 +96,7 @@ class Quick:
             self._kept_s = now_s
         if rows and now_s - self._watched_s >= WATCH_EVERY_S:
             keep_watch(app, rows)
+            note_moments(app, [row.release for row in rows])
             self._watched_s = now_s
             rows = running_releases(app)
         # Nothing new was reported: only the passing of time can change a decision.

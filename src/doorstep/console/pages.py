@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from doorstep.console import marks, story, timeline, words
+from doorstep.console import course, marks, story, timeline, words
 from doorstep.console.asking import Ask, Query, answer, attempt
 from doorstep.console.measures import estimate_of, metrics_of, ruler_of, stays_of, totals_of
 from doorstep.console.servicefile import annotate_file
@@ -42,6 +42,7 @@ from doorstep.monitor.surface import (
     Findings,
     ListFindings,
     MonitorView,
+    Promise,
     ServiceStatus,
     ShowMonitor,
     ShowStatus,
@@ -55,7 +56,14 @@ from doorstep.register.surface import (
     Version,
     Versions,
 )
-from doorstep.release.surface import ListReleases, Release, Releases, ShowRelease
+from doorstep.release.surface import (
+    Differences,
+    ListReleases,
+    Release,
+    Releases,
+    ShowDifferences,
+    ShowRelease,
+)
 
 COLUMNS_PER_PAGE = 40
 VERSIONS_WITH_GATES = 12
@@ -66,6 +74,8 @@ RANGES = {"1h": (60, 60), "6h": (360, 300), "24h": (1440, 900), "7d": (10_080, 7
 """Name of a time range -> (minutes, bucket_s): at most 100 bars or so, whatever the range."""
 
 
+COURSE_WIDTHS = (1120, 340)
+"""Of the picture of a split, on a desk and in a hand."""
 RELEASE_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -130,7 +140,8 @@ def service(ask: Ask, query: Query) -> Page:
         "versions": versions,
         "gates": {} if query.fragments else _gates(ask, versions),
         "history": history,
-        "file": annotate_file(shown.file, monitor.promises if monitor else ()),
+        "goals": {one.version: one for one in status.goal} if status else {},
+        "file": annotate_file(shown.file, _promises(monitor, status)),
     }
     found |= _chart(ask, query, found)
     return Page(
@@ -140,6 +151,15 @@ def service(ask: Ask, query: Query) -> Page:
         fragments=("headline", "chartdata", "promises", "releases"),
         found=found,
     )
+
+
+def _promises(monitor: MonitorView | None, status: ServiceStatus | None) -> tuple[Promise, ...]:
+    """What is measured of the file's lines, the goal as the version keeps it that serves."""
+    goals = status.goal if status else ()
+    serving = (status.champion or status.watched or status.challenger) if status else None
+    mine = [one for one in goals if one.version == serving]
+    found = [Promise(text=one.text, state=one.state, measured=one.measured) for one in mine]
+    return (*found, *(monitor.promises if monitor else ()))
 
 
 def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +172,8 @@ def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
     asked_findings = ListFindings(service=name, state="")
     findings = answer(ask, "finding.list", asked_findings, Findings).findings
     window = (traffic.since, traffic.until)
-    seen = story.marks_of(_told(ask, found["releases"], traffic.since), traffic.since)
+    told = _told(ask, found["releases"], traffic.since)
+    seen = story.marks_of(told, found["history"].stops, name, traffic.since)
     lanes = story.lanes_of(findings, window)
     promise = status.promise_ms_p99 if status else None
     return {
@@ -195,11 +216,15 @@ def release(ask: Ask, query: Query) -> Page:
     ratios = [one for one in shown.guardrails if one.compared == "ratio"]
     found = [end for one in ratios for end in (one.low, one.high, one.tolerance, one.margin)]
     domain = marks.ratio_domain(found)
+    asked = ShowDifferences(release=shown.id)
+    differences, why_not = None, None
+    if shown.champion is not None and not query.fragments:
+        differences, why_not = attempt(ask, "release.differences", asked, Differences)
     return Page(
         template="release.html",
         title=f"{shown.service}@{shown.challenger} release",
         section="overview",
-        fragments=("headline", "actions", "guardrails", "decisions"),
+        fragments=("headline", "actions", "split", "waves", "guardrails", "decisions"),
         found={
             "release": shown,
             "name": f"{shown.service}@{shown.challenger}",
@@ -207,6 +232,11 @@ def release(ask: Ask, query: Query) -> Page:
             "estimates": {one.name: estimate_of(one) for one in shown.guardrails},
             "over": shown.ended_at is not None,
             "stays": stays_of(shown, query.now),
+            "courses": [course.course(shown, query.now, width) for width in COURSE_WIDTHS],
+            "evidences": {o.name: course.evidence(shown.moments, o.name) for o in shown.guardrails},
+            "last": next((one for one in reversed(shown.decisions) if one.action != "hold"), None),
+            "differences": differences,
+            "differences_error": why_not,
         },
     )
 
@@ -334,6 +364,24 @@ def prediction(ask: Ask, query: Query) -> Page:
     )
 
 
+def history(ask: Ask, query: Query) -> Page:
+    name = _service_name(query)
+    asked_at = query.text("at", 40)
+    at = parse_instant(asked_at) if asked_at else 0
+    return Page(
+        template="history.html",
+        title=f"{name} history",
+        section="overview",
+        fragments=(),
+        found={
+            "service": name,
+            "history": answer(ask, "service.history", ShowHistory(service=name, at=at), History),
+            "asked_at": asked_at,
+            "start": query.number("from"),
+        },
+    )
+
+
 def ledger(ask: Ask, query: Query) -> Page:
     asked = ListEvents(
         service=query.text("service"),
@@ -409,6 +457,7 @@ PAGES: tuple[tuple[str, PageMaker], ...] = (
     ("/services/{service:str}/versions/{number:int}", version),
     ("/services/{service:str}/monitor", monitor),
     ("/services/{service:str}/predictions", predictions),
+    ("/services/{service:str}/history", history),
     ("/releases/{release:str}", release),
     ("/predictions/{prediction:str}", prediction),
     ("/ledger", ledger),

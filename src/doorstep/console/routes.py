@@ -23,6 +23,8 @@ from doorstep.console.render import Renderer
 from doorstep.core.errors import DoorstepError, ForbiddenError, NotFoundError, UsageError
 from doorstep.core.ids import digest_of
 from doorstep.core.instant import Clock, SystemClock
+from doorstep.govern.history_csv import to_csv
+from doorstep.govern.surface import History, ShowHistory
 from doorstep.journal.surface import Erased, EraseSubject
 from doorstep.kernel.http_status import headers_of, status_of
 from doorstep.kernel.turns import Turns
@@ -94,7 +96,8 @@ def console_routes(
     console = _Console(ask, csrf_token, Renderer(chrome), clock or SystemClock())
     handlers: list[HTTPRouteHandler] = [console.page(path, maker) for path, maker in PAGES]
     handlers += [console.change(action) for action in CHANGES]
-    handlers += [console.rollback(), console.erase(), console.search(), _static(files)]
+    handlers += [console.rollback(), console.erase(), console.search(), console.history_csv()]
+    handlers += [_static(files)]
     router = Router(
         path="/",
         route_handlers=handlers,
@@ -181,6 +184,19 @@ class _Console:
             return _see(await turns.take(lambda: answer(self._ask, name, asked, Release)))
 
         return rollback
+
+    def history_csv(self) -> HTTPRouteHandler:
+        turns = Turns("the table of a history")
+
+        @get("/services/{service:str}/history.csv", name="console-history-csv")
+        async def history_csv(request: AnyRequest) -> Response[str]:
+            self._csrf_token(request)  # refuses who is not signed in, as every page does
+            asked = ShowHistory(service=str(request.path_params["service"]))
+            shown = await turns.take(lambda: answer(self._ask, "service.history", asked, History))
+            named = {"content-disposition": f'attachment; filename="{shown.service}-history.csv"'}
+            return Response(to_csv(shown), media_type="text/csv", headers=PAGE_HEADERS | named)
+
+        return history_csv
 
     def erase(self) -> HTTPRouteHandler:
         name = "subject.erase"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from doorstep.console.words import is_known
 from doorstep.core.instant import Instant
+from doorstep.govern.surface import Stop
 from doorstep.monitor.surface import MonitorFindingView
 from doorstep.release.surface import Release
 
@@ -26,7 +27,8 @@ _WORDS = {
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a release did. action: as in DecisionView, or `start`."""
+    """Something that happened to what serves. action: as in DecisionView, or `start`, `kill`,
+    `revive`."""
 
     at: Instant
     action: str
@@ -43,9 +45,12 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True):
     shift_sd: float | None
 
 
-def marks_of(releases: Iterable[Release], since: Instant) -> tuple[Mark, ...]:
-    """What the releases did after `since`, oldest first; holds and evaluations are left out."""
-    marks: list[Mark] = []
+def marks_of(
+    releases: Iterable[Release], stops: Iterable[Stop], service: str, since: Instant
+) -> tuple[Mark, ...]:
+    """What the releases did after `since` and which versions were killed, oldest first; holds and
+    evaluations are left out."""
+    marks = [mark for one in stops for mark in _of_stop(one, f"{service}@{one.version}")]
     for release in releases:
         name = f"{release.service}@{release.challenger}"
         start = Mark(at=release.started_at, action="start", text=f"{name} starts", reason="")
@@ -59,6 +64,12 @@ def marks_of(releases: Iterable[Release], since: Instant) -> tuple[Mark, ...]:
         ]
     seen = sorted((mark for mark in marks if mark.at >= since), key=lambda mark: mark.at)
     return tuple(seen[-MARKS_MAX:])
+
+
+def _of_stop(stop: Stop, name: str) -> Iterator[Mark]:
+    yield Mark(at=stop.since, action="kill", text=f"{name} killed", reason=stop.why)
+    if stop.until is not None:
+        yield Mark(at=stop.until, action="revive", text=f"{name} revived", reason="")
 
 
 def lanes_of(

@@ -30,7 +30,10 @@ _SYMBOLS = {
     "pause": "line-ns-open",
     "resume": "line-ns-open",
     "inconclusive": "diamond-open",
+    "kill": "x",
+    "revive": "circle-open",
 }
+_BAD = ("rollback", "kill")
 
 
 def figure(
@@ -222,7 +225,7 @@ def _mark_points(marks: Sequence[Mark]) -> dict[str, Any]:
         "marker": {
             "symbol": [_SYMBOLS[mark.action] for mark in marks],
             "size": 8,
-            "color": ["$bad" if mark.action == "rollback" else "$ink" for mark in marks],
+            "color": ["$bad" if mark.action in _BAD else "$ink" for mark in marks],
             "line": {"width": 1.5, "color": "$ink"},
         },
         "hovertext": [
@@ -295,8 +298,8 @@ def _shapes(
             "y1": 0.965,
             "line": {
                 "width": 1,
-                "color": "$bad" if mark.action == "rollback" else "$line-strong",
-                "dash": "solid" if mark.action in ("start", "rollback") else "dot",
+                "color": "$bad" if mark.action in _BAD else "$line-strong",
+                "dash": "solid" if mark.action in ("start", *_BAD) else "dot",
             },
             "layer": "below",
         }
@@ -351,7 +354,7 @@ def _mark_labels(marks: Sequence[Mark], traffic: Traffic) -> list[dict[str, Any]
     labels: list[dict[str, Any]] = []
     last = traffic.since - apart
     for mark in marks:
-        if mark.action in ("start", "rollback", "finish", "promote") and mark.at - last >= apart:
+        if mark.action in ("start", *_BAD, "finish", "promote") and mark.at - last >= apart:
             last = mark.at
             near_end = traffic.until - mark.at < apart
             labels.append(
@@ -364,7 +367,7 @@ def _mark_labels(marks: Sequence[Mark], traffic: Traffic) -> list[dict[str, Any]
                     "xanchor": "right" if near_end else "left",
                     "xshift": 5 if near_end else -5,
                     "text": _escape(mark.text),
-                    "font": {"color": "$bad" if mark.action == "rollback" else "$ink"},
+                    "font": {"color": "$bad" if mark.action in _BAD else "$ink"},
                 }
             )
     return labels

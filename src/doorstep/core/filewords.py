@@ -44,8 +44,15 @@ FAIRNESS_METRICS = [
     *("equal_opportunity_difference", "equalized_odds_difference"),
     *("false_positive_rate_difference", "false_negative_rate_difference"),
 ]
-UNBOUNDED_METRICS = ["log_loss", "mae", "rmse", "mse", "r2", "mape", "median_absolute_error"]
+UNBOUNDED_METRICS = [
+    *("log_loss", "mae", "rmse", "mse", "r2", "mape", "median_absolute_error", "mean_value"),
+]
 LATENCY_METRICS = ["p50", "p90", "p95", "p99", "p999", "mean"]
+GOAL_METRICS = [
+    *("error_rate", "accuracy", "precision", "recall", "specificity", "selection_rate"),
+    *("outcome_rate", "default_rate", "conversion", "mean_value"),
+]
+"""Means over cases, which have a confidence sequence."""
 SPEED_METRICS = [*LATENCY_METRICS, "size"]
 SLO_METRICS = [*LATENCY_METRICS, "availability", "error_rate"]
 

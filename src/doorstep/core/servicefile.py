@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from doorstep.core.condition import Condition
+from doorstep.core.condition import Condition, Quantity
 from doorstep.core.errors import InputError
 from doorstep.core.filekeys import (
     PROBLEMS_MAX,
@@ -24,7 +24,7 @@ from doorstep.core.filekeys import (
     suggestion,
 )
 from doorstep.core.filereaders import Group, ListOf, Word
-from doorstep.core.filewords import condition, name, show_duration, text
+from doorstep.core.filewords import GOAL_METRICS, condition, name, show_duration, text
 from doorstep.core.ids import parse_name
 from doorstep.core.servicefile_people import (
     APPROVAL,
@@ -35,7 +35,13 @@ from doorstep.core.servicefile_people import (
     ReviewRule,
 )
 from doorstep.core.servicefile_risk import RiskDefaults, defaults_of
-from doorstep.core.servicefile_running import AlertSpec, MonitorSpec, ReleaseSpec, ServeSpec
+from doorstep.core.servicefile_running import (
+    OF_OUTCOMES,
+    AlertSpec,
+    MonitorSpec,
+    ReleaseSpec,
+    ServeSpec,
+)
 from doorstep.core.servicefile_types import (
     ContractSpec,
     DataSetsSpec,
@@ -127,7 +133,7 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     goal: Annotated[
         Condition | None,
-        condition("default_rate <= 0.24"),
+        condition("default_rate <= 0.24", GOAL_METRICS),
         "the business promise, measured live per version",
         "none",
     ] = None
@@ -180,6 +186,8 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
             said = f"is {delay}, and predictions are kept for {keep} (privacy.keep)"
             yield "monitor.outcomes.delay", f"{said}: they are gone when they could be judged"
         yield from self._fallback_faults()
+        yield from self._goal_faults()
+        yield from self._outcome_faults()
         for part, fields in (("inputs", self.contract.inputs), ("context", self.contract.context)):
             for written, spec in fields.items():
                 if spec.personal == "seal" and not (self.ids.subject or self.ids.key):
@@ -188,11 +196,45 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
         if not self.contract.context:
             return
         for index, wave in enumerate(self.release.waves):
-            for field in wave.match:
+            for field, values in wave.match.items():
+                where = f"release.waves[{index}].match.{field}"
                 if field not in self.contract.context:
                     near = suggestion(field, list(self.contract.context))
-                    where = f"release.waves[{index}].match.{field}"
                     yield where, f"is not in contract.context{near}"
+                    continue
+                known = self.contract.context[field].values
+                if known and not set(known) & set(values):
+                    yield where, f"has none of its values; it has {', '.join(known[:5])}"
+
+    def _goal_faults(self) -> Iterator[tuple[str, str]]:
+        if self.goal is None:
+            return
+        name = self.goal.left
+        if self.goal.operator in ("==", "!=") or not isinstance(self.goal.right, Quantity):
+            yield "goal", "is a bound on a number; expected <=, >=, < or > and a number"
+        if name == "conversion" and not self.monitor.outcomes.delay_s:
+            said = "conversion needs monitor.outcomes.delay: until then a case may still convert"
+            yield "goal", said
+        if name == "mean_value" and not self.monitor.outcomes.unit:
+            yield "goal", "mean_value needs monitor.outcomes.unit: what the values of cases are in"
+        if name == "selection_rate" and not self.model.favourable:
+            yield "goal", "selection_rate needs model.favourable: the label that is counted"
+
+    def _outcome_faults(self) -> Iterator[tuple[str, str]]:
+        """A case without an outcome says something only once its time is over."""
+        experiment, delay_s = self.release.experiment, self.monitor.outcomes.delay_s
+        asked = [(f"guardrails[{at}]", one.name) for at, one in enumerate(self.release.guardrails)]
+        asked += [("experiment.metric", experiment.metric)] if experiment else []
+        for key, metric in asked:
+            if metric in OF_OUTCOMES and not delay_s:
+                said = f"{metric} is a metric without outcomes; expected monitor.outcomes.delay"
+                yield f"release.{key}", f"{said}, after which a case that has none counts as none"
+            if metric == "revenue" and not self.monitor.outcomes.unit:
+                said = "revenue is a metric without values; expected monitor.outcomes.unit"
+                yield f"release.{key}", said
+        if experiment and experiment.metric in OF_OUTCOMES and experiment.for_s <= delay_s:
+            said = "is no longer than monitor.outcomes.delay, so no outcome would ever count"
+            yield "release.experiment.for", said
 
     def _fallback_faults(self) -> Iterator[tuple[str, str]]:
         fields = [*self.contract.inputs, *self.contract.context]

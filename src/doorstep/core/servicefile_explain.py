@@ -93,8 +93,6 @@ def thin_keys(service_file: ServiceFile) -> list[Thin]:
 def _thin_model(file: ServiceFile) -> Iterator[Thin]:
     if file.regimes:
         yield "regimes", _NOT_YET
-    if file.goal:
-        yield "goal", _NOT_YET
     if file.model.task in {"ranking", "text-classification"}:
         yield "model.task", f"{file.model.task} cannot be registered in this release yet"
     if file.model.trainer:
@@ -125,12 +123,6 @@ def _thin_gates(file: ServiceFile) -> Iterator[Thin]:
 
 
 def _thin_release(file: ServiceFile) -> Iterator[Thin]:
-    for index, guardrail in enumerate(file.release.guardrails):
-        if guardrail.name == "fairness":
-            said = "fairness is not compared in this release yet; the others are"
-            yield f"release.guardrails[{index}]", said
-    if file.release.waves:
-        yield "release.waves", "is checked; a release goes to everybody at once for now"
     for index, alert in enumerate(file.alert):
         if alert.to != "console":
             yield f"alert[{index}].to", f"{alert.to} is not sent to yet; see the console"
@@ -144,7 +136,7 @@ def _thin_people(file: ServiceFile) -> Iterator[Thin]:
     if file.retrain.when:
         yield "retrain.when", "is checked; training is not yet started by itself"
     if file.approve.people:
-        yield "approve", "is checked; a release is not yet held for people to approve"
+        yield "approve.role", "is kept; anybody who neither registered nor asks may approve for now"
 
 
 def advice(service_file: ServiceFile) -> list[Thin]:

@@ -7,6 +7,7 @@ that are no worse get through.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -64,25 +65,35 @@ class DeadlineSpec(msgspec.Struct, frozen=True, kw_only=True):
     ] = "rollback"
 
 
-class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
-    """tolerance and margins are ratios to the champion for errors and latency, and differences for
-    quality (points as a fraction), disagreement (share of answers; it has no margins) and fairness
-    (gap). ceiling is read for errors only."""
+GuardrailName: TypeAlias = Literal[
+    "errors", "latency", "mean-latency", "quality", "disagreement", "fairness",
+    "conversion", "revenue",
+]  # fmt: skip
+LossName: TypeAlias = Literal["wrong", "brier", "log-loss"]
+OF_OUTCOMES = ("conversion", "revenue")
+"""Metrics of what became of a case: no outcome by the time of `monitor.outcomes.delay` is one."""
 
-    name: Annotated[
-        Literal["errors", "latency", "quality", "disagreement", "fairness"], "what is compared"
-    ]
+
+class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
+    """tolerance and margins are ratios to the champion for errors and latency, parts of the
+    champion's for mean-latency, conversion and revenue, and differences for quality (points as a
+    fraction), disagreement (share of answers; it has no margins) and fairness (gap). ceiling is
+    read for errors only, loss for quality only."""
+
+    name: Annotated[GuardrailName, "what is compared"]
     tolerance: Annotated[
         float,
         number(0, 100),
         "worse than the champion by more than this rolls back",
-        "1.1 times for errors and latency, 0 for quality, 0.02 for disagreement, 0.05 for fairness",
+        "1.1 times for errors and latency; 0 for quality, conversion and revenue; 0.02 for "
+        "disagreement, 0.05 for fairness and mean-latency",
     ] = 1.1
     margins: Annotated[
         tuple[float, ...],
         ListOf(number(0, 100), least=1, most=STEPS_MAX, lone=True),
         "not worse than this must be proven before each next step",
-        "5, 3, 2, 1.5 times for errors and latency, 0.005 for quality, 0.05 for fairness",
+        "5, 3, 2, 1.5 times for errors and latency, 0.005 for quality (0.002 for its brier loss), "
+        "0.05 for the others",
     ] = MARGINS
     ceiling: Annotated[
         float,
@@ -91,17 +102,30 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
         "1 %: proven after 496 challenger requests without an error",
     ] = 0.01
 
+    loss: Annotated[
+        LossName,
+        choice("wrong", "brier", "log-loss"),
+        "what an answer costs that was not right; of a regression it is its absolute error",
+        "wrong: 1 for a wrong answer; brier and log-loss need probabilities, and fewer outcomes",
+    ] = "wrong"
+
     @classmethod
     def defaults_for(cls, written: dict[str, Any]) -> dict[str, Any]:
-        match written.get("name"):
-            case "quality":
-                return {"tolerance": 0.0, "margins": (0.005,)}
-            case "disagreement":
-                return {"tolerance": 0.02, "margins": (0.02,)}
-            case "fairness":
-                return {"tolerance": 0.05, "margins": (0.05,)}
-            case _:
-                return {"tolerance": 1.1, "margins": MARGINS}
+        """Of the kind that is named; a tolerance that is larger than a margin takes it along."""
+        quality = (0.002,) if written.get("loss") == "brier" else (0.005,)
+        kinds: dict[str, tuple[float, tuple[float, ...]]] = {
+            "quality": (0.0, quality),
+            "disagreement": (0.02, (0.02,)),
+            "fairness": (0.05, (0.05,)),
+            "mean-latency": (0.05, (0.05,)),
+            "conversion": (0.0, (0.05,)),
+            "revenue": (0.0, (0.05,)),
+        }
+        tolerance, margins = kinds.get(str(written.get("name")), (1.1, MARGINS))
+        least = written.get("tolerance", tolerance)
+        if not isinstance(least, float):
+            return {"tolerance": tolerance, "margins": margins}
+        return {"tolerance": tolerance, "margins": tuple(max(one, least) for one in margins)}
 
     @property
     def is_ratio(self) -> bool:
@@ -117,6 +141,11 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
             yield "margins", f"each is a {kind}; expected {expected}"
         if list(self.margins) != sorted(self.margins, reverse=True):
             yield "margins", "may only shrink from step to step"
+        if min(self.margins) < self.tolerance and self.name != "disagreement":
+            said = f"{min(self.margins):g} is below the tolerance, {self.tolerance:g}"
+            yield "margins", f"{said}: what is tolerated could never be shown"
+        if self.loss != "wrong" and self.name != "quality":
+            yield "loss", f"is for quality; {self.name} has none"
 
     def margin_at(self, step: int, steps: int) -> float:
         """Margin of step `step` (from 0) of `steps`: the last margin belongs to the last step."""
@@ -124,7 +153,8 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wave(msgspec.Struct, frozen=True, kw_only=True):
-    """A segment, as text values per context field; every field must match."""
+    """A segment, as text values per context field; every field must match. steps, dwell_s: () for
+    those of the release."""
 
     name: Annotated[str, name("segment"), "of the segment"]
     match: Annotated[
@@ -132,10 +162,53 @@ class Wave(msgspec.Struct, frozen=True, kw_only=True):
         MapOf(ListOf(category(), least=1, most=1000, lone=True), "context field", 10),
         "values of context fields that belong to it",
     ]
+    steps: Annotated[
+        tuple[float, ...],
+        ListOf(share(0.0001, 1.0), least=1, most=STEPS_MAX),
+        "shares that the challenger is given in this wave, one after the other",
+        "those of the release",
+    ] = ()
+    dwell_s: Annotated[
+        tuple[float, ...],
+        ListOf(duration(0, YEAR_S), least=1, most=STEPS_MAX, lone=True),
+        "shortest time in each of its steps; one value for all",
+        "that of the release",
+    ] = ()
 
     def faults(self) -> Iterator[tuple[str, str]]:
         if not self.match:
             yield "match", "is empty; expected at least one context field"
+        yield from _step_faults(self.steps, self.dwell_s)
+
+    def overlap(self, other: Wave) -> str:
+        """`store 3`: what this wave and an earlier one both match, in so many words; "" for
+        nothing, or only for rows that the earlier one picks out by a further field."""
+        mine = {field: set(self.match.get(field, ())) for field in other.match}
+        shared = {field: mine[field] & set(other.match[field]) for field in other.match}
+        is_alike = self.match.keys() == other.match.keys()
+        if not all(shared.values()) or not (is_alike or shared == mine):
+            return ""
+        return ", ".join(f"{field} {min(found)}" for field, found in sorted(shared.items()))
+
+
+class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that asks which version is better, instead of whether the new one is no worse."""
+
+    metric: Annotated[
+        Literal["conversion", "revenue", "quality", "errors"], "which decides who wins"
+    ]
+    share: Annotated[
+        float,
+        share(0.01, 0.95),
+        "of the traffic that the challenger is given until there is a winner",
+        "50 %: it takes the fewest requests",
+    ] = 0.5
+    for_s: Annotated[
+        float,
+        duration(1, YEAR_S),
+        "after which it ends without a winner",
+        "14d: two of each day of the week",
+    ] = 14 * DAY_S
 
 
 class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,27 +255,43 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     waves: Annotated[
         tuple[Wave, ...],
         ListOf(Group(Wave), most=50),
-        "segments in their order; the rest is implied",
+        "segments, carried one after the other; the rest is implied, and last",
         "none: everybody at once",
     ] = ()
+    experiment: Annotated[
+        ExperimentSpec | None,
+        Group(ExperimentSpec),
+        "a test of the challenger against the champion that one of them wins",
+        "none: the challenger must be no worse",
+    ] = None
 
-    def dwell_s_at(self, step: int, steps: int) -> float:
+    def dwell_s_at(self, step: int, steps: int, wave: Wave | None = None) -> float:
         """Shortest time in step `step` (from 0) of `steps`, counted from the last as margins."""
-        return _from_the_end(self.dwell_s, step, steps)
+        return _from_the_end((wave and wave.dwell_s) or self.dwell_s, step, steps)
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        if any(a >= b for a, b in zip(self.steps, self.steps[1:], strict=False)):
-            yield "steps", "each share must be larger than the one before"
-        if self.steps and len(self.dwell_s) not in {1, len(self.steps)}:
-            is_default = self.dwell_s == (300.0, 600.0, 600.0, 600.0)
-            if not is_default:
-                yield "dwell", f"{len(self.dwell_s)} times for {len(self.steps)} steps"
+        is_default = self.dwell_s == (300.0, 600.0, 600.0, 600.0)
+        yield from _step_faults(self.steps, () if is_default else self.dwell_s)
+        for at, wave in enumerate(self.waves):
+            for earlier in self.waves[:at]:
+                if both := wave.overlap(earlier):
+                    yield f"waves[{at}].match", f"{both} belongs to wave {earlier.name} already"
+        if self.experiment is not None and (self.steps or self.waves):
+            said = "has one step for everybody; remove steps and waves"
+            yield "experiment", said
         for key, names in (
             ("guardrails", [one.name for one in self.guardrails]),
             ("waves", [one.name for one in self.waves]),
         ):
             if len(set(names)) < len(names):
                 yield key, "a name is listed twice"
+
+
+def _step_faults(steps: tuple[float, ...], dwell_s: tuple[float, ...]) -> Iterator[tuple[str, str]]:
+    if any(a >= b for a, b in pairwise(steps)):
+        yield "steps", "each share must be larger than the one before"
+    if steps and dwell_s and len(dwell_s) not in {1, len(steps)}:
+        yield "dwell", f"{len(dwell_s)} times for {len(steps)} steps"
 
 
 def _from_the_end(values: tuple[float, ...], step: int, steps: int) -> float:

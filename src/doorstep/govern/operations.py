@@ -1,4 +1,4 @@
-"""Operations of history, the ledger and the installation."""
+"""Operations of the ledger and the installation."""
 
 from __future__ import annotations
 
@@ -8,40 +8,31 @@ from typing import Any
 import msgspec
 
 from doorstep.core.errors import InputError
-from doorstep.core.instant import Instant, to_text
-from doorstep.core.merkle import hash_leaf
 from doorstep.core.operation import operation
 from doorstep.core.report import NodeReport
-from doorstep.govern.sentences import sentence_of
 from doorstep.govern.surface import (
     EVENTS_MAX,
     Events,
-    EventView,
-    History,
     Installation,
     LedgerVerdict,
     ListEvents,
     NodeView,
-    ShowHistory,
     ShowInstallation,
-    Tenure,
     VerifyLedger,
 )
+from doorstep.govern.views import event_view
 from doorstep.journal.personal import erasure_problems
 from doorstep.kernel.app import App
 from doorstep.kernel.checkpoints import Signed, Signer, read_checkpoint, sign_checkpoint
 from doorstep.kernel.db import Database
-from doorstep.kernel.event import Event, Object, encode_event
 from doorstep.kernel.home import Home
 from doorstep.kernel.keys import load_public_key, load_signing_key
 from doorstep.kernel.ledger import Filter, read_events, read_head
 from doorstep.kernel.ledger_check import verify_ledger
-from doorstep.register.store import get_service
 from doorstep.release import store as releases
 
 LEDGER_KEY = "ledger.key"
 LEDGER_MEMORY = "ledger.note"
-HISTORY_EVENTS = 200
 
 
 def signer_of(app: App) -> Signer:
@@ -61,20 +52,6 @@ def list_events(app: App, asked: ListEvents) -> Events:
         events = read_events(connection, wanted, EVENTS_MAX if asked.kind else asked.limit)
     shown = [one for one in events if one.kind.startswith(asked.kind)][: asked.limit]
     return Events(events=tuple(event_view(one) for one in shown), size=head.size)
-
-
-def event_view(event: Event) -> EventView:
-    about = event.object
-    return EventView(
-        sequence=event.seq,
-        at=event.ts,
-        kind=event.kind,
-        actor=event.actor.id,
-        object=f"{about.type} {about.id}" + (f" {about.ver}" if about.ver else ""),
-        sentence=sentence_of(event),
-        data=event.data,
-        leaf_hash=hash_leaf(encode_event(event)).hex(),
-    )
 
 
 @operation("ledger.verify", permission="ledger:read", effect="read")
@@ -113,77 +90,6 @@ def _signed(newest: Signed | None) -> dict[str, Any]:
         "checkpoint": newest.note if newest else "",
         "checkpoint_size": newest.size if newest else 0,
     }
-
-
-@operation("service.history", permission="service:read", effect="read")
-def show_history(app: App, asked: ShowHistory) -> History:
-    """Say who served a service when, on whose word and why."""
-    with app.database.reading() as connection:
-        get_service(connection, asked.service)
-        rows = releases.list_tenures(connection, asked.service)
-        events = read_events(connection, Filter(service=asked.service), HISTORY_EVENTS)
-        running = releases.find_running(connection, asked.service)
-        kills = releases.list_kills(connection, asked.service)
-    at = asked.at or app.clock.now()
-    watched = running.release if running is not None and running.release.is_first else None
-    first = (
-        Tenure(
-            version=watched.challenger,
-            since=watched.started_at,
-            until=None,
-            release=watched.id,
-            because="the first version: serves, and is watched",
-            by=running.by,
-        )
-        if watched is not None and running is not None and not (rows and rows[0].until is None)
-        else None
-    )
-    tenures = ((first,) if first else ()) + tuple(
-        Tenure(
-            version=row.version,
-            since=row.since,
-            until=row.until,
-            release=row.release,
-            because=row.because,
-            by=row.by,
-        )
-        for row in rows
-    )
-    live = next(
-        (
-            one.version
-            for one in tenures
-            if one.since <= at and (one.until is None or at < one.until)
-        ),
-        None,
-    )
-    version = f"{asked.service}@{live}"
-    with app.database.reading() as connection:
-        words = [
-            event
-            for kind in ("version.killed", "version.revived")
-            for event in read_events(
-                connection, Filter(kind=kind, object=Object("version", version)), EVENTS_MAX
-            )
-        ]
-    return History(
-        service=asked.service,
-        at=at,
-        live=live,
-        killed=_killed(at, kills.get(live or 0), words),
-        tenures=tenures,
-        events=tuple(event_view(one) for one in events),
-    )
-
-
-def _killed(at: Instant, kill: releases.KillRow | None, words: list[Event]) -> str:
-    """A kill that still stands is a row; one that is over is in the events. words: of either."""
-    if kill is not None and kill.at <= at:
-        return f"killed by {kill.by} at {to_text(kill.at)[:19]}Z: {kill.why}"
-    last = max((one for one in words if one.ts <= at), key=lambda one: one.seq, default=None)
-    if last is None or last.kind == "version.revived":
-        return ""
-    return f"killed by {last.actor.id} at {to_text(last.ts)[:19]}Z: {last.data['why']}"
 
 
 @operation("installation.show", permission="installation:read", effect="read")

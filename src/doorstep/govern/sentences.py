@@ -120,6 +120,10 @@ def _token(event: Event, data: Data) -> str:
     return f"API key {event.object.id}" + (f" ({data['name']})" if data.get("name") else "")
 
 
+def _approved(event: Event, data: Data) -> str:
+    return f"{event.object.id} may be released: {data['why']}"
+
+
 def _short(digest: str) -> str:
     return digest[:12]
 
@@ -130,6 +134,7 @@ _SENTENCES: Mapping[str, Callable[[Event, Data], str]] = {
     "version.registered": _registered,
     "version.killed": _killed,
     "version.revived": _revived,
+    "version.approved": _approved,
     "gate.decided": _gated,
     "release.started": _started,
     "release.advanced": _changed,

@@ -115,9 +115,39 @@ class Tenure(msgspec.Struct, frozen=True, kw_only=True):
     by: str
 
 
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """A stretch of time in which a version answered callers: as champion, or as challenger up to
+    `share` of the units. because, evidence: of the decision that made it champion, or that ended
+    the challenger. goal: how it keeps the service's goal, in words, "" without one."""
+
+    version: int
+    role: Literal["champion", "challenger"]
+    share: float
+    since: Instant
+    until: Instant | None
+    release: str
+    asked_by: str
+    decided_by: str
+    because: str
+    evidence: str
+    approved_by: tuple[str, ...] = ()
+    goal: str = ""
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    """A version was killed, and nobody might ask it until it was revived."""
+
+    version: int
+    since: Instant
+    until: Instant | None
+    by: str
+    why: str
+
+
 class History(msgspec.Struct, frozen=True, kw_only=True):
     """tenures: newest first. events: of this service, newest first. live: champion at `at`.
-    killed: by whom and why it had been killed then, "" if it was not."""
+    killed: by whom and why it had been killed then, "" if it was not. served, stops: newest first.
+    answering: (version, share) at `at`, the champion first."""
 
     service: str
     at: Instant
@@ -125,6 +155,9 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     killed: str
     tenures: tuple[Tenure, ...]
     events: tuple[EventView, ...]
+    served: tuple[Served, ...] = ()
+    stops: tuple[Stop, ...] = ()
+    answering: tuple[tuple[int, float], ...] = ()
 
 
 class ShowInstallation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

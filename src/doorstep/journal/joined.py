@@ -8,6 +8,7 @@ prediction waits.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,10 @@ JOINED_ROWS_MAX = 1_000_000
 class OutcomeArrays(msgspec.Struct, frozen=True, kw_only=True):
     """Rows by (at, id); arrays of one length. scores: per output name (without `out.`), NaN where
     the version has no such output. label: None where the outcome is a value (then `value`, else
-    NaN). received_at: when we were told. answer: the predicted label or None. is_cut: older rows
-    were left out."""
+    NaN). received_at: when we were told; 0 for a row without an outcome. answer: the predicted
+    label or None. latency_us: -1 where the answer had been computed before. group: the value of the
+    field that was asked for, as text. is_cut: rows were left out, the older ones, of a release the
+    newer ones."""
 
     id: Array
     at: NDArray[np.int64]
@@ -54,6 +57,8 @@ class OutcomeArrays(msgspec.Struct, frozen=True, kw_only=True):
     outcome_at: NDArray[np.int64]
     received_at: NDArray[np.int64]
     scores: dict[str, NDArray[np.float64]]
+    latency_us: NDArray[np.int64]
+    group: Array
     is_cut: bool
 
     @property
@@ -67,6 +72,17 @@ class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ids: tuple[str, ...]
     keys: tuple[str, ...]
+
+
+class Trials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Predictions with an outcome and without. field: of the contract, whose value is wanted.
+    release: only its own; of its epochs in `whole` all, of each of those in `split` the first of
+    each unit and those that have an outcome. "": all."""
+
+    field: str = ""
+    release: str = ""
+    split: tuple[int, ...] = ()
+    whole: tuple[int, ...] = ()
 
 
 TOLD = """
@@ -100,8 +116,20 @@ SELECT p.*, last.label, last.value, last."at" AS outcome_at, last.received_at
   WHERE list_contains($kinds, p.kind) AND p."at" >= $since AND p."at" < $until
   ORDER BY p."at" DESC, p.id DESC, p.version DESC LIMIT $rows
 """
-_NEEDED = ("id", "at", "version", "assigned", "kind", "segment", "release", "epoch", "unit", "key")
-_CHOSEN = ", ".join(f'"{name}"' for name in _NEEDED) + ", COLUMNS('^out\\..*')"
+_OF_RELEASE = """
+SELECT p.*, last.label, last.value, last."at" AS outcome_at, last.received_at
+  FROM p LEFT JOIN last ON p.id = last.about
+  WHERE list_contains($kinds, p.kind) AND p."at" >= $since AND p."at" < $until AND ($release = '' OR
+    (p.release = $release AND (list_contains($split, epoch) OR list_contains($whole, epoch))))
+  QUALIFY $release = '' OR list_contains($whole, epoch) OR last.about IS NOT NULL OR row_number()
+    OVER (PARTITION BY p.kind, p.cached, p.epoch,
+      CASE p.unit WHEN '' THEN split_part(p.id, '.', 1) ELSE p.unit END ORDER BY p."at", p.id) = 1
+  ORDER BY CASE $release WHEN '' THEN -p."at" ELSE p."at" END, p.id, p.version LIMIT $rows
+"""
+_NEEDED = (
+    *("id", "at", "version", "assigned", "kind", "segment", "release", "epoch", "unit", "key"),
+    *("latency_us", "cached"),
+)
 
 
 def join_outcomes(
@@ -112,8 +140,10 @@ def join_outcomes(
     until: Instant,
     kinds: Collection[int] = ANSWERED,
     about: About | None = None,
+    trials: Trials | None = None,
 ) -> OutcomeArrays:
-    """Predictions with `at` in [since, until) that have an outcome, whenever it came.
+    """Predictions with `at` in [since, until) that have an outcome, whenever it came. trials: also
+    those that have none.
 
     kinds: which records are wanted; asking for shadow records gives each the outcome of the live
     prediction that has its id. What an outcome by key is about is decided among the wanted kinds
@@ -121,8 +151,9 @@ def join_outcomes(
     """
     paths = _paths(snapshots, service, since)
     parts = list(tail_parts(snapshots, service))
-    predicted = _load_predictions(con, snapshots, parts, service, since)
-    told = _load_outcomes(con, snapshots, parts, service, since)
+    field = trials.field if trials else ""
+    predicted = _load_predictions(con, snapshots, parts, service, since, field)
+    told = _load_outcomes(con, snapshots, parts, service, since, is_needed=trials is not None)
     duck.confine(con, paths)
     if not predicted or not told:
         return _arrays({}, 0)
@@ -131,13 +162,18 @@ def join_outcomes(
             f"SELECT * FROM ({predicted}) "  # noqa: S608
             "WHERE list_contains($ids, id) OR list_contains($keys, key)"
         )
-    query = f"WITH p AS ({predicted}), o AS ({told}), {TOLD} {_WANTED}"
+    wanted = _WANTED if trials is None else _OF_RELEASE
+    query = f"WITH p AS ({predicted}), o AS ({told}), {TOLD} {wanted}"
     resolve = [int(one) for one in kinds if one != Kind.SHADOW] or [int(one) for one in ANSWERED]
     values: dict[str, Any] = {"since": since, "until": until, "rows": JOINED_ROWS_MAX + 1}
     values |= {"kinds": [int(one) for one in kinds], "resolve": resolve}
     values |= {} if about is None else {"ids": list(about.ids), "keys": list(about.keys)}
+    if trials is not None:
+        values |= {"release": trials.release}
+        values |= {"split": list(trials.split), "whole": list(trials.whole)}
     found = con.execute(query, values).fetchnumpy()
-    return _arrays(found, len(found["id"]))
+    is_oldest_kept = trials is not None and trials.release != ""
+    return _arrays(found, len(found["id"]), field, is_oldest_kept=is_oldest_kept)
 
 
 def _paths(snapshots: Iterable[NodeSnapshot], service: str, since: Instant) -> list[Path]:
@@ -155,15 +191,25 @@ def _load_predictions(
     parts: Iterable[TailPart],
     service: str,
     since: Instant,
+    field: str = "",
 ) -> str:
     """The query that gives the predictions since `since`; "" if there are none.
 
     There is no upper bound: a prediction after the window takes an outcome away from one in it.
     """
     sources = _parquet_sources(snapshots, service, "predictions", since)
-    sources += load_predictions(con, parts, lambda name: name in _NEEDED or name[:4] == "out.")
-    chosen = (f'SELECT {_CHOSEN} FROM {source} WHERE "at" >= {since:d}' for source in sources)  # noqa: S608
+    more = (*_NEEDED, *_columns_of(field))
+    sources += load_predictions(con, parts, lambda name: name in more or name[:4] == "out.")
+    # A pattern, because not every version has every output, nor the field.
+    named = "|".join(re.escape(one) for one in _columns_of(field))
+    pattern = duck.quote_text(rf"^(out\..*|{named})$" if named else r"^out\..*")
+    columns = ", ".join(f'"{name}"' for name in _NEEDED) + f", COLUMNS({pattern})"
+    chosen = (f'SELECT {columns} FROM {source} WHERE "at" >= {since:d}' for source in sources)  # noqa: S608
     return " UNION ALL BY NAME ".join(chosen)
+
+
+def _columns_of(field: str) -> tuple[str, ...]:
+    return (f"ctx.{field}", f"in.{field}") if field else ()
 
 
 def _parquet_sources(
@@ -179,17 +225,23 @@ def _load_outcomes(
     parts: Sequence[TailPart],
     service: str,
     since: Instant,
+    *,
+    is_needed: bool,
 ) -> str:
     """The query that gives the outcomes that were received since `since`."""
     sources = _parquet_sources(snapshots, service, "outcomes", since)
-    if any(isinstance(one.part, OutcomeRecord) for one in parts):
+    if (is_needed and not sources) or any(isinstance(one.part, OutcomeRecord) for one in parts):
         sources.append(load_outcomes(con, parts, service))
     names = 'prediction, key, "at", received_at, label, value'
     return " UNION ALL BY NAME ".join(f"SELECT {names} FROM {one}" for one in sources)  # noqa: S608
 
 
-def _arrays(found: dict[str, Any], count: int) -> OutcomeArrays:
-    kept = slice(min(count, JOINED_ROWS_MAX) - 1, None, -1) if count else slice(0, 0)
+def _arrays(
+    found: dict[str, Any], count: int, field: str = "", *, is_oldest_kept: bool = False
+) -> OutcomeArrays:
+    used = min(count, JOINED_ROWS_MAX)
+    kept = slice(0, used) if is_oldest_kept or not count else slice(used - 1, None, -1)
+    cached = np.ma.filled(np.ma.asarray(found.get("cached", np.zeros(count, dtype=bool))), False)
     return OutcomeArrays(
         id=_texts(found, "id", kept),
         at=_integers(found, "at", kept),
@@ -210,6 +262,8 @@ def _arrays(found: dict[str, Any], count: int) -> OutcomeArrays:
             for name, column in found.items()
             if name.startswith("out.") and name != "out.answer"
         },
+        latency_us=np.where(cached[kept], -1, _integers(found, "latency_us", kept)),
+        group=_groups(found, field, kept),
         is_cut=count > JOINED_ROWS_MAX,
     )
 
@@ -223,8 +277,20 @@ def _texts(found: dict[str, Any], name: str, kept: slice) -> Array:
     return made[kept]
 
 
+def _groups(found: dict[str, Any], field: str, kept: slice) -> Array:
+    """As text, as segments are matched: 1.0 of a number is "1"."""
+    name = next((one for one in _columns_of(field) if one in found), "")
+    if not name:
+        nothing: Array = np.full(len(_integers(found, "at", kept)), None, dtype=object)
+        return nothing
+    made = _texts(found, name, kept)
+    made[:] = [f"{one:g}" if isinstance(one, float) else one and str(one) for one in made]
+    return made
+
+
 def _integers(found: dict[str, Any], name: str, kept: slice) -> NDArray[np.int64]:
-    made: NDArray[np.int64] = np.asarray(found.get(name, ()), dtype=np.int64)[kept]
+    column = np.ma.filled(np.ma.asarray(found.get(name, ())), 0)
+    made: NDArray[np.int64] = np.asarray(column, dtype=np.int64)[kept]
     return made
 
 

@@ -26,7 +26,7 @@ from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import SEALED, Kind
 from doorstep.journal import duck
 from doorstep.journal.away import FOLDER, ask_child, locate
-from doorstep.journal.joined import ANSWERED, About, OutcomeArrays, join_outcomes
+from doorstep.journal.joined import ANSWERED, About, OutcomeArrays, Trials, join_outcomes
 from doorstep.journal.layouts import read_layout
 from doorstep.journal.reader import Group
 from doorstep.journal.rows import (
@@ -187,6 +187,7 @@ def outcomes_joined(
     until: Instant,
     kinds: Collection[int] = ANSWERED,
     about: About | None = None,
+    trials: Trials | None = None,
 ) -> OutcomeArrays:
     """Predictions with `at` in [since, until) and what became of them: see
     `journal.joined.join_outcomes`. Rehearsals and shadow records only if `kinds` says so."""
@@ -194,7 +195,7 @@ def outcomes_joined(
         tempfile.TemporaryDirectory() as temp,
         contextlib.closing(duck.connect(Path(temp))) as con,
     ):
-        return join_outcomes(con, take_snapshots(home), service, since, until, kinds, about)
+        return join_outcomes(con, take_snapshots(home), service, since, until, kinds, about, trials)
 
 
 def sealed_of(home: Path, names: Collection[str]) -> list[tuple[str, Instant, str, str]]:
@@ -269,6 +270,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     until: Instant = 0
     kinds: tuple[int, ...] = tuple(int(one) for one in ANSWERED)
     about: About | None = None
+    trials: Trials | None = None
     names: tuple[str, ...] = ()
     after: dict[str, Instant] = {}
 
@@ -304,7 +306,9 @@ def main(request: bytes) -> bytes:
         case "outcomes_joined":
             one = question
             return pack_arrays(
-                outcomes_joined(home, one.service, one.since, one.until, one.kinds, one.about)
+                outcomes_joined(
+                    home, one.service, one.since, one.until, one.kinds, one.about, one.trials
+                )
             )
         case "sealed_of":
             return msgspec.msgpack.encode(sealed_of(home, {*question.names}))
@@ -326,8 +330,11 @@ def _pack(array: Any) -> Any:
     return [array.dtype.str, array.tobytes()]
 
 
-_NUMBERS = ("at", "version", "assigned", "kind", "epoch", "value", "outcome_at", "received_at")
-_TEXTS = ("id", "segment", "release", "unit", "answer", "label")
+_NUMBERS = (
+    *("at", "version", "assigned", "kind", "epoch", "value", "outcome_at", "received_at"),
+    "latency_us",
+)
+_TEXTS = ("id", "segment", "release", "unit", "answer", "label", "group")
 
 
 def unpack_arrays(data: bytes) -> OutcomeArrays:

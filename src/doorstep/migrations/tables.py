@@ -14,9 +14,10 @@ from doorstep.kernel import api_keys, checkpoints, leases, ledger
 from doorstep.kernel.schema import metadata
 from doorstep.monitor import store as monitor
 from doorstep.register import store as register
+from doorstep.release import approvals
 from doorstep.release import store as release
 
-MODULES = (ledger, checkpoints, leases, api_keys, register, gate, release, monitor)
+MODULES = (ledger, checkpoints, leases, api_keys, register, gate, release, approvals, monitor)
 
 
 def all_tables() -> MetaData:

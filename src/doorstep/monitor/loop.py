@@ -15,6 +15,7 @@ from doorstep.kernel.event import Object
 from doorstep.monitor import store
 from doorstep.monitor.decide import evaluate
 from doorstep.monitor.gather import gather, watched
+from doorstep.monitor.goals import look_at_goal
 from doorstep.monitor.types import MonitorFinding, ServiceFacts
 from doorstep.register.store import list_services
 from doorstep.release.planning import parsed_file
@@ -46,6 +47,7 @@ class Monitors:
             self._looked_s[service.name] = now_s
             try:
                 look(app, service.name, app.clock.now())
+                look_at_goal(app, service.name, file)
             except DoorstepError as error:
                 # One service that cannot be looked at must not blind the others.
                 _log.warning("%s: %s", service.name, error)

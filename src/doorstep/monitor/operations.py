@@ -18,10 +18,12 @@ from doorstep.kernel.app import App
 from doorstep.monitor import store
 from doorstep.monitor.decide import LOADING, QUALITY_WINDOW_S
 from doorstep.monitor.gather import Watched, gather_shown, quality_seen, unloaded_of, watched
+from doorstep.monitor.goals import goals_of
 from doorstep.monitor.headline import headline, state_of
 from doorstep.monitor.promises import promises
 from doorstep.monitor.surface import (
     Findings,
+    GoalNow,
     ListFindings,
     MonitorView,
     ServiceStatus,
@@ -122,6 +124,7 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
     counted = [one for one in rows if one.kind in TRAFFIC]
     seen = watched(app, row.name)
     quality = quality_seen(app, seen) if seen else None
+    goals = goals_of(app, row.name, seen.file.goal if seen else None)
     release = running.release if running else None
     requests, errors = _per_minute(counted, now)
     elsewhere = seen.elsewhere if seen else None
@@ -155,11 +158,12 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
         labelled=quality.labelled / quality.rows if quality and quality.rows else 0.0,
         quality_s=QUALITY_WINDOW_S,
         drifted=tuple(one.subject for one in findings if one.kind == "drift"),
-        objective=_objective(seen, quality),
+        objective=_objective(seen, quality, goals),
         findings_open=len(known),
         quality_delay_s=quality.delay_s if quality else 0.0,
         value=_value(seen, quality),
         unit=seen.file.monitor.outcomes.unit if seen else "",
+        goal=goals,
     )
 
 
@@ -208,8 +212,14 @@ def _first_quality(
     return None
 
 
-def _objective(seen: Watched | None, quality: QualityWindow | None) -> str:
-    """Of all promised quality: broken if any is, kept if all are."""
+def _objective(
+    seen: Watched | None, quality: QualityWindow | None, goals: tuple[GoalNow, ...]
+) -> str:
+    """Of the goal, as the version that serves keeps it; without one of all promised quality: broken
+    if any is, kept if all are."""
+    if seen is not None and seen.file.goal is not None:
+        mine = (one.state for one in goals if one.version == seen.version.number)
+        return next(mine, "not-yet-known")
     if seen is None or not seen.file.monitor.quality:
         return "none"
     facts = ServiceFacts(

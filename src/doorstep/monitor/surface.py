@@ -113,6 +113,20 @@ class MonitorView(msgspec.Struct, frozen=True, kw_only=True):
     values: tuple[ValueView, ...] = ()
 
 
+class GoalNow(msgspec.Struct, frozen=True, kw_only=True):
+    """The goal as one version keeps it. state: kept, broken, not-yet-known. measured: words with
+    the confidence sequence, whose ends are low and high; None without cases. counted: cases."""
+
+    version: int
+    text: str
+    state: str
+    measured: str
+    value: float | None
+    low: float | None
+    high: float | None
+    counted: int
+
+
 class ShowStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """service: "" for all."""
 
@@ -130,7 +144,9 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     requests, errors, rescued and latency are of the last `traffic_s`; quality, value and labelled
     of the `quality_s` that ended `quality_delay_s` ago. value: (mean, low, high) of what a case of
     its version was worth, in `unit`; None if it is not known. promise_ms_p99: the promised latency,
-    None if nothing is promised. objective: kept, broken, not-yet-known, or none."""
+    None if nothing is promised. objective: kept, broken, not-yet-known, or none: of the goal, as
+    the version that serves keeps it, else of all promised quality. goal: by version, newest
+    first."""
 
     service: str
     state: str
@@ -156,6 +172,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     quality_delay_s: float = 0.0
     value: tuple[float, float | None, float | None] | None = None
     unit: str = ""
+    goal: tuple[GoalNow, ...] = ()
 
 
 class Statuses(msgspec.Struct, frozen=True, kw_only=True):

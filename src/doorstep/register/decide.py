@@ -97,7 +97,7 @@ def _is_slice_as_tight(one: SliceSpec, than: SliceSpec) -> bool:
 def _is_guardrail_as_tight(one: Guardrail, than: Guardrail) -> bool:
     margins = zip(one.margins, than.margins, strict=False)
     return (
-        one.name == than.name
+        (one.name, one.loss) == (than.name, than.loss)
         and one.tolerance <= than.tolerance
         and one.ceiling <= than.ceiling
         and len(one.margins) >= len(than.margins)

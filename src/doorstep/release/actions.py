@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from sqlalchemy import Connection
 
 from doorstep.core.contract import Contract
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.ids import new_id, parse_version
 from doorstep.core.instant import SECOND_US, Instant
-from doorstep.core.verdict import Verdict
-from doorstep.gate.basis import basis_of, what_changed
-from doorstep.gate.store import find_newest
 from doorstep.kernel.app import App
 from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
@@ -27,8 +25,12 @@ from doorstep.release import store
 from doorstep.release.before import measure
 from doorstep.release.collect import collect
 from doorstep.release.decide import decide, decide_person
+from doorstep.release.estimate import Traffic, estimate
+from doorstep.release.forecast import choose_spec, read_traffic
+from doorstep.release.metrics import METRICS
+from doorstep.release.permits import require_approvals, require_gates
 from doorstep.release.planning import parsed_file, write_plan
-from doorstep.release.spec import Before, guarded, spec_of
+from doorstep.release.spec import Before, guarded
 from doorstep.release.surface import StartRelease
 from doorstep.release.transition import METHOD_NAME, Beginning, apply, begin, unwatched
 from doorstep.release.types import (
@@ -38,6 +40,7 @@ from doorstep.release.types import (
     Hold,
     Person,
     Release,
+    ReleaseSpec,
     State,
 )
 
@@ -58,24 +61,56 @@ def start_release(app: App, asked: StartRelease, requests_per_s: float) -> store
             "a rehearsal sends its own rows; this environment is production",
             f"doorstep release start {asked.version}",
         )
-    before = _measured(app, service, number)
+    before, traffic = _measured(app, service, number, requests_per_s, asked.rehearsal)
     return app.database.run(
-        lambda unit: _start(unit, app, service, number, asked, requests_per_s, before), app.actor
+        lambda unit: _start(unit, app, service, number, asked, before, traffic), app.actor
     )
 
 
-def _measured(app: App, service: str, number: int) -> Before:
-    """What is frozen into a release with somebody to compare with. Raises: NotFoundError,
-    RefusedError (`no-outcomes`, `no-traffic`)."""
+def plan_release(
+    app: App, version: str, requests_per_s: float
+) -> tuple[int | None, ReleaseSpec, Traffic]:
+    """The champion that it would be compared with, what it would do, and the traffic it would meet.
+    Raises: NotFoundError, RefusedError, as `start_release`."""
+    service, number = parse_version(version)
+    before, traffic = _measured(app, service, number, requests_per_s)
     with app.database.reading() as connection:
         row = versions.get_service(connection, service)
-        running = store.find_running(connection, service)
-        champion = store.champions(connection).get(service)
+        asked = versions.get_version(connection, service, number)
+        champion = _to_compare(connection, service, number)
+        contracts = _contracts(connection, app, asked, champion)
+    file = parsed_file(row.file, app.home.environment)
+    return champion, choose_spec(file, traffic, contracts, before), traffic
+
+
+def _measured(
+    app: App, service: str, number: int, requests_per_s: float, is_rehearsal: bool = False
+) -> tuple[Before, Traffic]:
+    """What is frozen into a release with somebody to compare with. Rows of a rehearsal come to
+    nothing, so what is read from outcomes and records is left out of it. Raises: NotFoundError,
+    RefusedError (see `measure`)."""
+    with app.database.reading() as connection:
+        row = versions.get_service(connection, service)
+        champion = _to_compare(connection, service, number)
+        if champion is None:
+            return Before(), Traffic(units_per_s=requests_per_s)
+        serving = versions.get_version(connection, service, champion)
+    manifest = manifest_of(app.home.bundles, serving.digest)
+    file = parsed_file(row.file, app.home.environment)
+    named = guarded(file)
+    if is_rehearsal:
+        named = frozenset(one for one in named if METRICS[one].read == "nodes")
+    before = measure(app, file, champion, manifest, named)
+    return before, read_traffic(app, file, requests_per_s)
+
+
+def _to_compare(connection: Connection, service: str, number: int) -> int | None:
+    """The champion, or the first version that is still watched; None if there is no other."""
+    running = store.find_running(connection, service)
+    champion = store.champions(connection).get(service)
     if champion is None and running is not None:
         champion = running.release.challenger
-    if champion in (None, number):
-        return Before()
-    return measure(app, service, champion, guarded(parsed_file(row.file, app.home.environment)))
+    return None if champion == number else champion
 
 
 def _start(
@@ -84,18 +119,19 @@ def _start(
     service: str,
     number: int,
     asked: StartRelease,
-    requests_per_s: float,
     before: Before,
+    traffic: Traffic,
 ) -> store.ReleaseRow:
     version = versions.get_version(unit.connection, service, number)
     require_alive(unit, service, number)
     require_model(version)
-    _require_gates(unit, app, version)
+    require_gates(unit, app, version)
+    approved_by = require_approvals(unit, app, version, unit.actor.id)
     champion = _settle_first(unit, app, service, version)
     row = versions.get_service(unit.connection, service)
     file = parsed_file(row.file, app.home.environment)
-    contracts = _contracts(unit, app, version, champion)
-    spec = spec_of(file, requests_per_s, contracts, before)
+    contracts = _contracts(unit.connection, app, version, champion)
+    spec = choose_spec(file, traffic, contracts, before)
     if asked.rehearsal:
         # Nobody waits for the answers of a rehearsal, so its first minute is evidence as well.
         spec = msgspec.structs.replace(spec, warmup_s=0.0)
@@ -120,18 +156,20 @@ def _start(
             "state": release.state.value,
             "rehearsal": asked.rehearsal,
             "spec": spec,
+            "approved_by": approved_by,
+            "forecast": "" if champion is None else estimate(spec, traffic).reason,
         },
     )
     return with_plan(unit, app, started)
 
 
 def _contracts(
-    unit: Unit, app: App, version: versions.VersionRow, champion: int | None
+    connection: Connection, app: App, version: versions.VersionRow, champion: int | None
 ) -> list[Contract]:
     """Of the champion and of the version; none without a champion."""
     if champion is None:
         return []
-    serving = versions.get_version(unit.connection, version.service, champion)
+    serving = versions.get_version(connection, version.service, champion)
     return [manifest_of(app.home.bundles, one.digest).contract for one in (serving, version)]
 
 
@@ -144,50 +182,6 @@ def require_alive(unit: Unit, service: str, number: int) -> None:
             f"{service}@{number} was killed by {killed.by}: {killed.why}",
             f'doorstep revive {service}@{number} --why "..."',
         )
-
-
-def _require_gates(unit: Unit, app: App, version: versions.VersionRow) -> None:
-    """The newest run says pass, and what it rests on is what would be asked now.
-
-    Raises: RefusedError (`gate-not-passed`, `gate-outdated`)."""
-    run = find_newest(unit.connection, version.service, version.number)
-    if run is None or run.verdict is not Verdict.PASS:
-        said = "it has not been through its gates"
-        if run is not None:
-            said = f"its gates say {run.verdict.value}"
-        raise RefusedError(
-            "gate-not-passed",
-            f"{version.name} cannot be released: {said}; a release needs pass",
-            f"doorstep gate {version.name}",
-        )
-    row = versions.get_service(unit.connection, version.service)
-    file = parsed_file(row.file, app.home.environment)
-    compared = _compared_with(unit, version)
-    if compared is None:
-        compared = run.basis.champion
-    changed = what_changed(run.basis, basis_of(file, compared, version.holdout))
-    if changed:
-        raise RefusedError(
-            "gate-outdated",
-            f"{version.name} passed its gates, but {changed} since then",
-            f"doorstep gate {version.name}",
-        )
-
-
-def _compared_with(unit: Unit, version: versions.VersionRow) -> str | None:
-    """Digest of the version that gates would compare it with now, as `gate.run` chooses it: the
-    champion, or a first version that is still watched. "" if there is none; None if it is the
-    version itself, which nothing can make a challenger."""
-    service = version.service
-    champion = store.champions(unit.connection).get(service)
-    running = store.find_running(unit.connection, service)
-    if champion is None and running is not None:
-        champion = running.release.challenger
-    if champion is None:
-        return ""
-    if champion == version.number:
-        return None
-    return versions.get_version(unit.connection, service, champion).digest
 
 
 def _settle_first(unit: Unit, app: App, service: str, version: versions.VersionRow) -> int | None:
@@ -333,6 +327,10 @@ def change_release(app: App, name: str, person: Person, evidence: Evidence) -> s
     def act(unit: Unit) -> store.ReleaseRow:
         row = store.find_running(unit.connection, name) or store.get_release(unit.connection, name)
         decision = decide_person(row.release, evidence, unit.now(), person)
+        if person.action == "promote":
+            release = row.release
+            asked = versions.get_version(unit.connection, release.service, release.challenger)
+            require_approvals(unit, app, asked, person.name)
         return apply_decision(unit, app, row, decision, person.name)
 
     return app.database.run(act, app.actor)

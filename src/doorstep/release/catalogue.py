@@ -74,8 +74,18 @@ def show_version(app: App, asked: ShowVersion) -> Version:
     service, number = parse_version(asked.version)
     with app.database.reading() as connection:
         row = store.get_version(connection, service, number)
-        states = version_states(connection, service)
+        states = _states_now(app, connection, service)
     return version_view(app, row, states)
+
+
+def _states_now(app: App, connection: Connection, service: str) -> dict[int, str]:
+    """Also what a live node has in its plan and cannot load."""
+    states = version_states(connection, service)
+    for name in {name for report in app.nodes.alive() for name in report.unloaded}:
+        owner, _, number = name.rpartition("@")
+        if owner == service and states.get(int(number)) != "killed":
+            states[int(number)] = "not loadable"
+    return states
 
 
 @operation("version.list", permission="version:read", effect="read")
@@ -84,7 +94,7 @@ def list_versions(app: App, asked: ListVersions) -> Versions:
     with app.database.reading() as connection:
         store.get_service(connection, asked.service)
         rows = store.list_versions(connection, asked.service)
-        states = version_states(connection, asked.service)
+        states = _states_now(app, connection, asked.service)
     return Versions(versions=tuple(version_view(app, row, states) for row in rows))
 
 

@@ -31,7 +31,8 @@ def collect(app: App, release: Release) -> Evidence:
     reports = app.nodes.reports()
     gathered = merge(gathered, gather(release.id, reports))
     found = evidence_of(release, gathered, crash_loops(release, reports))
-    return msgspec.structs.replace(found, losses=app.kept.get(Losses, Losses).get(release.id))
+    read = app.kept.get(Losses, Losses).get(release.id)
+    return msgspec.structs.replace(found, losses=read.cells, rankings=read.rankings)
 
 
 def crash_loops(release: Release, reports: Iterable[NodeReport]) -> list[str]:

@@ -14,7 +14,7 @@ with a reason ever moves a release forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import assert_never
 
 import msgspec
@@ -41,14 +41,23 @@ from doorstep.release.types import (
 from doorstep.release.wording import (
     percent,
     say_evidence,
+    say_leads,
     say_missing,
     say_ratio,
+    say_step,
     say_time,
+    say_undecided,
     say_verdict,
 )
 
 REQUESTS_MIN = 20
 """Requests of its own that a step needs before it may end, and that a hard kill needs."""
+PATIENCE = 12
+"""Before a release bakes, a challenger under the ceiling that is not proven to be no worse than the
+champion stays in its last step this many times as long: 1.5 times a small rate is seen then."""
+CEILING_PART = 0.1
+"""Part of the ceiling under which nobody has to wait that long."""
+METHOD_PATIENT = 3
 FULL_AT = 0.75
 """A set of bad units is replaced by a new epoch before it is full."""
 MOVING = (State.SHADOW, State.STEP, State.BAKE)
@@ -106,9 +115,30 @@ def _look(release: Release, evidence: Evidence, now: Instant) -> _View:
         release=without_history(release),
         evidence=evidence,
         now=now,
-        numbers=judge.judge(release, evidence),
+        numbers=judge.judge(_patient(release, now), evidence),
         split=judge.split_log_e(release, evidence),
     )
+
+
+def _patient(release: Release, now: Instant) -> Release:
+    """With the ceiling of errors that holds now: a part of it while the last step is patient."""
+    if now >= _patient_until(release):
+        return release
+    spec = release.spec
+    rails = tuple(
+        msgspec.structs.replace(one, ceiling=one.ceiling * CEILING_PART) for one in spec.guardrails
+    )
+    return msgspec.structs.replace(release, spec=msgspec.structs.replace(spec, guardrails=rails))
+
+
+def _patient_until(release: Release) -> Instant:
+    """In the last step, until it was long or half of what the deadline leaves is over."""
+    spec, entered_at = release.spec, release.entered_at
+    is_last = release.state is State.STEP and release.step + 1 == len(spec.steps)
+    if spec.method < METHOD_PATIENT or not is_last:
+        return entered_at
+    long = round(PATIENCE * spec.dwell_s[release.step] * SECOND_US)
+    return entered_at + min(long, (release.deadline_at - entered_at) // 2)
 
 
 def _decision(view: _View, said: Said, person: Person | None) -> Decision:
@@ -143,7 +173,13 @@ def _guardrails(view: _View) -> Said | None:
     crossed = [one for one in view.numbers if one.is_bad]
     if not crossed:
         return None
-    return Rollback("guardrail"), "; ".join(say_verdict(one) for one in crossed)
+    is_lost = all(one.is_experiment for one in crossed)
+    said = "; ".join(say_verdict(one) for one in crossed)
+    if view.release.wave is not None:
+        said += f"; at {say_step(view.release, view.release.step)}"
+    return (Rollback("experiment"), f"the champion won: {said}") if is_lost else (
+        Rollback("guardrail"), said
+    )  # fmt: skip
 
 
 def _hard_kill(view: _View) -> Said | None:
@@ -170,7 +206,7 @@ def _shadow(view: _View) -> Said | None:
     if pairs < release.spec.shadow_requests:
         return None
     share = release.spec.share_of(0)
-    reason = f"shadow: {pairs:,} requests, {_all_said(view.numbers)}; {percent(share)} next"
+    reason = f"shadow: {pairs:,} requests, {_all_said(view)}; {_next(release, 0)}"
     return Advance(State.STEP, 0, share), reason
 
 
@@ -181,12 +217,18 @@ def _step(view: _View) -> Said | None:
     has_dwelt = view.elapsed_s(release.entered_at) >= spec.dwell_s[release.step]
     if not has_dwelt or not judge.is_advancing(view.numbers):
         return None
-    is_last = release.step + 1 == len(spec.steps)
-    share = spec.bake_share if is_last else spec.share_of(release.step + 1)
-    reason = f"{_all_said(view.numbers)}; {percent(share)} next"
-    if is_last:
-        return Advance(State.BAKE, release.step, share), reason
-    return Advance(State.STEP, release.step + 1, share), reason
+    won = "the challenger won: " if spec.experiment is not None else ""
+    said, after = f"{won}{_all_said(view)}", release.step + 1
+    if after == len(spec.steps):
+        everywhere = " everywhere" if spec.wave_steps else ""
+        reason = f"{said}; {percent(spec.bake_share)}{everywhere} next"
+        return Advance(State.BAKE, release.step, spec.bake_share), reason
+    return Advance(State.STEP, after, spec.share_of(after)), f"{said}; {_next(release, after)}"
+
+
+def _next(release: Release, step: int) -> str:
+    where = f"{say_step(release, step)} at " if release.spec.wave_steps else ""
+    return f"{where}{percent(release.spec.share_of(step))} next"
 
 
 def _bake(view: _View) -> Said | None:
@@ -195,7 +237,7 @@ def _bake(view: _View) -> Said | None:
     if release.state is not State.BAKE or not is_baked or not _has_own_requests(view):
         return None
     held = f"baked for {say_time(release.spec.bake_s)}"
-    return Finish("evidence"), f"{held}: {_all_said(view.numbers)}"
+    return Finish("evidence"), f"{held}: {_all_said(view)}"
 
 
 def _deadline(view: _View) -> Said | None:
@@ -203,9 +245,12 @@ def _deadline(view: _View) -> Said | None:
     if release.state not in (State.SHADOW, State.STEP) or view.now < release.deadline_at:
         return None
     asked = say_time(release.spec.deadline_s)
-    pooled = [one for one in view.numbers if one.segment is None]
-    found = "; ".join(f"{say_ratio(one)}, {say_missing(one)}" for one in pooled)
-    return Inconclusive(release.spec.deadline_then), f"no answer within {asked}: {found}"
+    tested = next((one for one in view.numbers if one.is_experiment), None)
+    if tested is not None and not tested.is_good:
+        return Inconclusive(release.spec.deadline_then), f"{say_undecided(tested)} in {asked}"
+    found = "; ".join(f"{say_ratio(one)}, {say_missing(one)}" for one in _asked_now(view))
+    where = f" ({say_step(release, release.step)})" if release.wave is not None else ""
+    return Inconclusive(release.spec.deadline_then), f"no answer within {asked}{where}: {found}"
 
 
 _RULES: tuple[Callable[[_View], Said | None], ...] = (
@@ -238,15 +283,17 @@ def _waits_for(view: _View) -> str:
         return f"{release.state.value}: {release.reason}"
     if release.state is State.SHADOW:
         pairs = sum(judge.pairs_of(view.evidence.cells))
-        return f"shadow: {pairs:,} of {spec.shadow_requests:,} requests, {_missing(view.numbers)}"
+        return f"shadow: {pairs:,} of {spec.shadow_requests:,} requests, {_missing(view)}"
     stay_s = spec.bake_s if release.state is State.BAKE else spec.dwell_s[release.step]
     left_s = stay_s - view.elapsed_s(release.entered_at)
-    name = "bake" if release.state is State.BAKE else f"step {release.step + 1}"
+    name = "bake" if release.state is State.BAKE else say_step(release, release.step)
     if left_s > 0:
         return f"{name} at {percent(release.share)}: {say_time(left_s)} left"
     if not _has_own_requests(view):
         return f"{name} at {percent(release.share)}: fewer than {REQUESTS_MIN} requests yet"
-    return f"{name} at {percent(release.share)}: {_missing(view.numbers)}"
+    left_s = -view.elapsed_s(_patient_until(release))
+    until = f", or a rate under the ceiling in {say_time(left_s)}" if left_s > 0 else ""
+    return f"{name} at {percent(release.share)}: {_missing(view)}{until}"
 
 
 def _has_own_requests(view: _View) -> bool:
@@ -254,13 +301,22 @@ def _has_own_requests(view: _View) -> bool:
     return sum(cell.requests for cell in mine) >= REQUESTS_MIN and any(c.successes for c in mine)
 
 
-def _missing(numbers: Sequence[Numbers]) -> str:
-    waiting = [one for one in numbers if one.segment is None and not one.is_good]
-    return "; ".join(f"{one.guardrail}: {say_missing(one)}" for one in waiting) or "waits"
+def _asked_now(view: _View) -> list[Numbers]:
+    """Of the wave that is carried; where there is none, of all segments together."""
+    return [one for one in view.numbers if one.segment == view.release.wave]
 
 
-def _all_said(numbers: Sequence[Numbers]) -> str:
-    return "; ".join(say_verdict(one) for one in numbers if one.segment is None)
+def _missing(view: _View) -> str:
+    waiting = [one for one in _asked_now(view) if not one.is_good]
+    said = (
+        say_leads(one) if one.is_experiment else f"{one.guardrail}: {say_missing(one)}"
+        for one in waiting
+    )
+    return "; ".join(said) or "waits"
+
+
+def _all_said(view: _View) -> str:
+    return "; ".join(say_verdict(one) for one in _asked_now(view))
 
 
 def _asked(view: _View, person: Person) -> Outcome:

@@ -16,17 +16,29 @@ import msgspec
 
 from doorstep.release.latency import disagreement_numbers, latency_numbers
 from doorstep.release.quality import quality_numbers
-from doorstep.release.types import Cell, Epoch, Evidence, Guardrail, Numbers, Release, State
+from doorstep.release.shares import share_cells
+from doorstep.release.types import (
+    EXPERIMENT,
+    Cell,
+    Evidence,
+    Experiment,
+    Guardrail,
+    Numbers,
+    Release,
+    State,
+)
 from doorstep.stats import eprocess
 from doorstep.stats.planner import clean_units_needed
 
 SPLIT_LIMIT = math.log(1000.0)
-SHADOW_WEIGHT = 0.2
-"""Part of the rollback capital that is bet in shadow, where a wrong version hurts nobody."""
+SHADOW_WEIGHT = 0.1
+"""Part of the rollback capital that is bet in shadow, where a wrong version hurts nobody: what is
+bet there is missing where it does."""
+SHADOW_WEIGHT_BEFORE = {1: 0.2, 2: 0.2}
+"""By the method that a release was started with."""
 CS_ALPHA = 0.05
 POOLED_PART = 0.5
 """With several segments: this part of alpha watches their sum, the rest is shared among them."""
-RESTART_AT = ("step", "warm", "hour")
 _ARMS = ("champion", "challenger")
 
 
@@ -44,14 +56,40 @@ class _Tally(msgspec.Struct, frozen=True):
 
 
 def judge(release: Release, evidence: Evidence) -> tuple[Numbers, ...]:
-    """Numbers of each guardrail: pooled, then per segment where there are several."""
+    """Numbers of each guardrail: pooled, then per segment where there are several. Those that say
+    whether it advances are of the wave that is carried, or pooled where there is none."""
     segments: list[str | None] = [None]
     if len(release.spec.segments) > 1:
         segments += release.spec.segments
-    return tuple(
+    found = [
         _numbers(release, evidence, guardrail, segment)
         for guardrail in release.spec.guardrails
         for segment in segments
+    ]
+    if release.spec.experiment is not None:
+        found.append(_experiment(release, evidence, release.spec.experiment))
+    return tuple(found)
+
+
+def _experiment(release: Release, evidence: Evidence, asked: Experiment) -> Numbers:
+    """Both ways against "there is no difference": R that the challenger is worse, P that it is
+    better, each with half of alpha."""
+    if asked.measure.name == "errors":
+        segments = release.spec.segments
+        tally = _tally(release, evidence.cells, segments)
+        found = msgspec.structs.replace(
+            _error_numbers(release, evidence.cells, segments, asked.measure),
+            method="M1 share",
+            log_e_rollback=eprocess.share_log_e(tally.share_cells, 1.0, +1),
+            log_e_advance=eprocess.share_log_e(tally.share_cells, 1.0, -1),
+            units_missing=None,
+        )
+    else:
+        losses = [one for one in evidence.losses if one.metric == EXPERIMENT]
+        found = quality_numbers(release, losses, asked.measure)
+    need = math.log(2.0 / asked.alpha)
+    return msgspec.structs.replace(
+        found, is_experiment=True, log_rollback_at=need, log_advance_at=need, units_missing=None
     )
 
 
@@ -60,31 +98,32 @@ def split_log_e(release: Release, evidence: Evidence) -> float:
     counts: dict[tuple[int, str], dict[str, int]] = {}
     for cell in evidence.cells:
         counts.setdefault((cell.epoch, cell.segment), {})[cell.arm] = cell.first_units
-    shares = {epoch.number: epoch.share for epoch in _canary_epochs(release)}
-    return eprocess.split_log_e(
-        [
-            ((shares[at], 1.0 - shares[at]), (n.get("challenger", 0), n.get("champion", 0)))
-            for (at, _), n in sorted(counts.items())
-            if at in shares
-        ]
-    )
+    epochs = {epoch.number: epoch for epoch in release.epochs}
+    found = []
+    for (at, segment), n in sorted(counts.items()):
+        if at in epochs and release.is_split(epochs[at], segment):
+            share = release.share_in(epochs[at], segment)
+            planned = (share, 1.0 - share)
+            found.append((planned, (n.get("challenger", 0), n.get("champion", 0))))
+    return eprocess.split_log_e(found)
 
 
 def is_advancing(numbers: Sequence[Numbers]) -> bool:
-    """Every pooled guardrail excluded its margin, of those that can here (latency cannot in
-    shadow). Of none: false."""
-    pooled = [one for one in numbers if one.segment is None and one.log_e_advance is not None]
-    return bool(pooled) and all(one.is_good for one in pooled)
+    """Every guardrail excluded its margin, of those that can here (latency cannot in shadow). Of
+    none: false."""
+    asked = [one for one in numbers if one.log_e_advance is not None]
+    return bool(asked) and all(one.is_good for one in asked)
 
 
 def step_cells(release: Release, evidence: Evidence) -> list[Cell]:
-    """Measured cells of the challenger since the current step began."""
+    """Measured cells of the challenger since the current step began, of the wave it carries."""
     entered = {
         epoch.number
         for epoch in release.epochs
         if epoch.measured and (epoch.state, epoch.step) == (release.epoch.state, release.epoch.step)
     }
-    return [c for c in evidence.cells if c.arm == "challenger" and c.epoch in entered]
+    mine = [c for c in evidence.cells if c.arm == "challenger" and c.epoch in entered]
+    return [c for c in mine if release.wave in (None, c.segment)]
 
 
 def pairs_of(cells: Iterable[Cell]) -> tuple[int, int, int]:
@@ -93,17 +132,14 @@ def pairs_of(cells: Iterable[Cell]) -> tuple[int, int, int]:
     return (sum(c.plus for c in cells), sum(c.zero for c in cells), sum(c.minus for c in cells))
 
 
-def _canary_epochs(release: Release) -> list[Epoch]:
-    return [e for e in release.epochs if e.measured and 0.0 < e.share < 1.0]
-
-
 def _numbers(
     release: Release, evidence: Evidence, guardrail: Guardrail, segment: str | None
 ) -> Numbers:
-    """Weighed, and beside it how much evidence is enough. A segment alone never advances."""
+    """Weighed, and beside it how much evidence is enough. What is carried now advances on its own
+    evidence; every other segment only watches."""
     found = _weigh(release, evidence, guardrail, segment)
     spent = release.spec.alpha * guardrail.weight * _part(release, segment)
-    better = None if segment is not None else found.log_e_advance
+    better = found.log_e_advance if segment == release.wave else None
     need = math.log(1.0 / release.spec.alpha_p)
     missing = found.units_missing
     if better is None or better >= need:
@@ -122,21 +158,27 @@ def _weigh(
     release: Release, evidence: Evidence, guardrail: Guardrail, segment: str | None
 ) -> Numbers:
     cells = [one for one in evidence.cells if segment is None or one.segment == segment]
-    epochs = _canary_epochs(release)
+    segments = release.spec.segments if segment is None else (segment,)
     match guardrail.name:
         case "errors":
-            return _error_numbers(release, cells, guardrail)
+            return _error_numbers(release, cells, segments, guardrail)
         case "latency":
-            return latency_numbers(release, cells, epochs, _starts(epochs), guardrail)
+            return latency_numbers(release, cells, segments, guardrail)
         case "disagreement":
             return disagreement_numbers(release, cells, guardrail)
-        case "quality":
-            losses = [one for one in evidence.losses if segment is None or one.segment == segment]
+        case name:
+            losses = [
+                one
+                for one in evidence.losses
+                if one.metric == name and segment in (None, one.segment)
+            ]
             return quality_numbers(release, losses, guardrail)
 
 
-def _error_numbers(release: Release, cells: Sequence[Cell], guardrail: Guardrail) -> Numbers:
-    tally = _tally(release, cells)
+def _error_numbers(
+    release: Release, cells: Sequence[Cell], segments: Sequence[str], guardrail: Guardrail
+) -> Numbers:
+    tally = _tally(release, cells, segments)
     log_advance = _log_advance(release, guardrail, tally)
     low, high = eprocess.share_interval(tally.share_cells, CS_ALPHA)
     rates = _rates(release, tally)
@@ -156,10 +198,6 @@ def _error_numbers(release: Release, cells: Sequence[Cell], guardrail: Guardrail
     )
 
 
-def _starts(epochs: Sequence[Epoch]) -> list[int]:
-    return [at for at, epoch in enumerate(epochs) if at > 0 and epoch.opened in RESTART_AT]
-
-
 def _part(release: Release, segment: str | None) -> float:
     """Part of a guardrail's alpha that the pooled sum, or one of several segments, may spend."""
     segments = len(release.spec.segments)
@@ -174,20 +212,15 @@ def _method(release: Release) -> str:
     return "M3 pairs" if release.epoch.state is State.SHADOW else "M1 share, M4 ceiling"
 
 
-def _tally(release: Release, cells: Sequence[Cell]) -> _Tally:
-    epochs = _canary_epochs(release)
-    bad = {(e.number, arm): 0 for e in epochs for arm in _ARMS}
-    for cell in cells:
-        if (cell.epoch, cell.arm) in bad:
-            bad[cell.epoch, cell.arm] += cell.bad_units
-    measured = {e.number for e in release.epochs if e.measured and e.share > 0.0}
-    live = [c for c in cells if c.epoch in measured]
+def _tally(release: Release, cells: Sequence[Cell], segments: Sequence[str]) -> _Tally:
+    counted, starts = share_cells(release, cells, segments, lambda cell: cell.bad_units)
+    epochs = {e.number: e for e in release.epochs if e.measured}
+    asked = [c for c in cells if c.epoch in epochs]
+    live = [c for c in asked if release.share_in(epochs[c.epoch], c.segment) > 0.0]
     shadow = {e.number for e in release.epochs if e.state is State.SHADOW}
     return _Tally(
-        share_cells=[
-            (e.share, bad[e.number, "challenger"], bad[e.number, "champion"]) for e in epochs
-        ],
-        starts=_starts(epochs),
+        share_cells=counted,
+        starts=starts,
         pairs=pairs_of(c for c in cells if c.epoch in shadow),
         requests=sum(c.requests for c in live if c.arm == "challenger"),
         failed=sum(c.bad_units for c in live if c.arm == "challenger"),
@@ -208,12 +241,17 @@ def _log_rollback(release: Release, guardrail: Guardrail, tally: _Tally) -> floa
         # so under the ceiling the chance of a bad trial is never larger than it.
         return eprocess.one_sample_log_e(tally.failed, tally.requests, guardrail.ceiling)
     canary = eprocess.share_log_e_restarted(
-        tally.share_cells, tally.starts, guardrail.tolerance, +1
+        tally.share_cells,
+        tally.starts,
+        guardrail.tolerance,
+        +1,
+        is_open=release.spec.has_open_restarts,
     )
     if release.spec.shadow_requests == 0:
         return canary
     shadow = eprocess.paired_log_e(*tally.pairs)
-    return eprocess.log_mean_exp([shadow, canary], [SHADOW_WEIGHT, 1.0 - SHADOW_WEIGHT])
+    weight = SHADOW_WEIGHT_BEFORE.get(release.spec.method, SHADOW_WEIGHT)
+    return eprocess.log_mean_exp([shadow, canary], [weight, 1.0 - weight])
 
 
 def _log_advance(release: Release, guardrail: Guardrail, tally: _Tally) -> float | None:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from doorstep.release.shares import share_cells
 from doorstep.release.types import (
     SLOW_QUANTILES,
     Cell,
-    Epoch,
     Guardrail,
     Numbers,
     Release,
@@ -30,26 +30,31 @@ SLOW_SHARE_MAX = 0.9
 
 
 def latency_numbers(
-    release: Release,
-    cells: Sequence[Cell],
-    epochs: Sequence[Epoch],
-    starts: Sequence[int],
-    guardrail: Guardrail,
+    release: Release, cells: Sequence[Cell], segments: Sequence[str], guardrail: Guardrail
 ) -> Numbers:
-    """cells: of the segment that is judged, or all. epochs: those of the canary that are measured,
-    in order; starts: places in them where evidence begins anew. The limits are filled in later."""
-    slow = [_slow(cells, epochs, place) for place in range(len(SLOW_QUANTILES))]
-    worse = [eprocess.share_log_e_restarted(one, starts, 1.0, +1) for one in slow]
+    """cells: of `segments`, those that are judged together. The limits are filled in later."""
+    if guardrail.limits:
+        return _promised_numbers(release, cells, guardrail)
+    timed = _timed(release, cells)
+    counted = [
+        share_cells(release, timed, segments, lambda cell, at=place: cell.slow[at])  # type: ignore[misc]
+        for place in range(len(SLOW_QUANTILES))
+    ]
+    slow = [one for one, _ in counted]
+    worse = [
+        eprocess.share_log_e_restarted(*one, 1.0, +1, is_open=release.spec.has_open_restarts)
+        for one in counted
+    ]
     better = None
     if release.state is not State.SHADOW and release.epoch.state is not State.SHADOW:
-        better = _log_advance(cells, epochs, slow, guardrail.margins[release.step])
+        better = _log_advance(timed, slow, guardrail.margins[release.step])
     low, high = eprocess.share_interval(slow[SHOWN], CS_ALPHA)
     return Numbers(
         guardrail=guardrail.name,
         segment=None,
         method="M1 shares slower",
-        champion_rate=_rate(cells, epochs, "champion"),
-        challenger_rate=_rate(cells, epochs, "challenger"),
+        champion_rate=_rate(timed, "champion"),
+        challenger_rate=_rate(timed, "challenger"),
         low=low,
         high=high if math.isfinite(high) else None,
         log_e_rollback=eprocess.log_mean_exp(worse),
@@ -60,15 +65,39 @@ def latency_numbers(
     )
 
 
+def _promised_numbers(release: Release, cells: Sequence[Cell], guardrail: Guardrail) -> Numbers:
+    """Of a first release: M4 on what callers were promised, of all its measured requests. What is
+    shown is the promise that fewest requests may miss."""
+    measured = {one.number for one in release.epochs if one.measured}
+    mine = [one for one in cells if one.slow and one.arm == "challenger" and one.epoch in measured]
+    n = sum(one.timed for one in mine)
+    slow = [sum(one.slow[place] for one in mine) for place in range(len(guardrail.limits))]
+    worse = [
+        eprocess.one_sample_log_e(k, n, limit)
+        for k, limit in zip(slow, guardrail.limits, strict=True)
+    ]
+    return Numbers(
+        guardrail=guardrail.name,
+        segment=None,
+        method="M4 promise",
+        champion_rate=None,
+        challenger_rate=slow[0] / n if n else None,
+        low=None,
+        high=None,
+        log_e_rollback=eprocess.log_mean_exp(worse),
+        log_rollback_at=math.inf,
+        log_e_advance=None,
+        log_advance_at=None,
+        units_missing=None,
+    )
+
+
 def _log_advance(
-    cells: Sequence[Cell],
-    epochs: Sequence[Epoch],
-    slow: Sequence[Sequence[eprocess.ShareCell]],
-    margin: float,
+    timed: Sequence[Cell], slow: Sequence[Sequence[eprocess.ShareCell]], margin: float
 ) -> float:
     """P, against "some of the quantiles is worse by the margin, both than the champion's now and
     than what it was before the release"."""
-    n = _timed(cells, epochs, "challenger")
+    n = sum(one.timed for one in timed if one.arm == "challenger")
     found = []
     for quantile, counts in zip(WAITED_FOR, slow, strict=False):
         share = eprocess.share_log_e(counts, margin, -1)
@@ -78,29 +107,17 @@ def _log_advance(
     return min(found)
 
 
-def _slow(cells: Sequence[Cell], epochs: Sequence[Epoch], place: int) -> list[eprocess.ShareCell]:
-    counts = {(epoch.number, arm): 0 for epoch in epochs for arm in ("champion", "challenger")}
-    for cell in cells:
-        if (cell.epoch, cell.arm) in counts and cell.slow:
-            counts[cell.epoch, cell.arm] += cell.slow[place]
-    return [
-        (one.share, counts[one.number, "challenger"], counts[one.number, "champion"])
-        for one in epochs
-    ]
+def _timed(release: Release, cells: Sequence[Cell]) -> list[Cell]:
+    """Those that say how long requests took while both versions were asked."""
+    epochs = {epoch.number: epoch for epoch in release.epochs}
+    timed = [one for one in cells if one.slow and one.epoch in epochs]
+    return [one for one in timed if release.is_split(epochs[one.epoch], one.segment)]
 
 
-def _mine(cells: Sequence[Cell], epochs: Sequence[Epoch], arm: str) -> list[Cell]:
-    numbers = {epoch.number for epoch in epochs}
-    return [one for one in cells if one.epoch in numbers and one.arm == arm and one.slow]
-
-
-def _timed(cells: Sequence[Cell], epochs: Sequence[Epoch], arm: str) -> int:
-    return sum(one.timed for one in _mine(cells, epochs, arm))
-
-
-def _rate(cells: Sequence[Cell], epochs: Sequence[Epoch], arm: str) -> float | None:
-    timed = _timed(cells, epochs, arm)
-    return sum(one.slow[SHOWN] for one in _mine(cells, epochs, arm)) / timed if timed else None
+def _rate(timed: Sequence[Cell], arm: str) -> float | None:
+    mine = [one for one in timed if one.arm == arm]
+    n = sum(one.timed for one in mine)
+    return sum(one.slow[SHOWN] for one in mine) / n if n else None
 
 
 def disagreement_numbers(release: Release, cells: Sequence[Cell], guardrail: Guardrail) -> Numbers:

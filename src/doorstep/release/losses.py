@@ -1,46 +1,41 @@
-"""Outcomes become the loss evidence of a release. Pure.
+"""What the journal says of a release becomes its loss evidence. Pure.
 
-A request's loss is 1 where the answer was wrong and 0 where it was right; of a regression it is the
-absolute error, as a part of what counts as a loss of 1. In shadow both versions are asked the same,
-so their losses are compared request by request (M3); in canary each answers its own part (M2). Of a
-unit only the first request that has an outcome counts, of those in canary after each warm-up: those
-that follow go to the same version and say nothing new about the split. A caller's answer counts for
-the version whose turn it was, also where another one stood in for it.
+Every metric is a loss in 0..1 of a record: 1 for a wrong answer, a regression's absolute error, a
+case that did not convert, revenue or latency as a part of a cap. In shadow both versions are asked
+the same, so their losses are compared request by request (M3); in canary each answers its own part
+(M2; of conversion, where only the events count, M1). Of a unit only the first request counts, of
+those in canary after each warm-up: those that follow go to the same version and say nothing new
+about the split. A caller's answer counts for the version whose turn it was, also where another one
+stood in for it. Fairness compares groups: `groups.py`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from doorstep.core.errors import RefusedError
-from doorstep.core.instant import SECOND_US
+from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import Kind
+from doorstep.core.report import Arm
 from doorstep.journal.joined import OutcomeArrays
-from doorstep.release.types import Epoch, Guardrail, LossCell, Release, State
+from doorstep.release.types import Epoch, Guardrail, LossCell, Ranking, Release, State
 from doorstep.stats import eprocess
+from doorstep.stats.ranking import auc
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-REFERENCE = (0.001, 0.999)
-LOSS_MAX_OF = 0.99
-"""Quantile of the champion's absolute errors that counts as a loss of 1."""
-
-
-class Baseline(msgspec.Struct, frozen=True):
-    """What became true before a release, which is frozen into it. reference: the champion's mean
-    loss; loss_max: the absolute error that counts as a loss of 1."""
-
-    reference: float
-    loss_max: float
+LOG_LOSS_LEAST = 0.001
+"""Probabilities are taken as at least this, so that one answer costs at most ln 1000."""
+SUM_TOLERANCE = 1e-3
 
 
 class Told(msgspec.Struct, frozen=True):
-    """Predictions of one release whose outcome is known, by time: arrays of one length. loss: NaN
-    where it cannot be said."""
+    """Records of one release that count, by time: arrays of one length. loss: NaN where it cannot
+    be said."""
 
     id: NDArray[np.object_]
     epoch: NDArray[np.int64]
@@ -52,68 +47,198 @@ class Told(msgspec.Struct, frozen=True):
 
 
 def told_of(arrays: OutcomeArrays, release: Release, guardrail: Guardrail) -> Told:
-    """arrays: live and shadow records with their outcomes. Where outcomes take `delay_s`, each
-    counts as it was known at that age: what came later is left out of both arms."""
+    """Of quality. arrays: live and shadow records with their outcomes. Where outcomes take
+    `delay_s`, each counts as it was known at that age: what came later is left out of both arms."""
     mine = arrays.release == release.id
     shadow = mine & (arrays.kind == int(Kind.SHADOW))
     scored = set(arrays.id[shadow])
     copied = np.array([one in scored for one in arrays.id], dtype=bool)
     live = (mine | copied) & (arrays.kind == int(Kind.LIVE))
-    loss = losses_of(arrays, guardrail.loss_max)
+    loss = losses_of(arrays, guardrail)
     if guardrail.delay_s:
         known = arrays.received_at - arrays.at <= guardrail.delay_s * SECOND_US
         live, shadow = live & known, shadow & known
-    chosen = np.flatnonzero((live | shadow) & ~np.isnan(loss))
-    ids, units = arrays.id[chosen], arrays.unit[chosen]
+    # Live rows of another release, or of none, are only there to be compared with.
+    epoch = np.where(mine, arrays.epoch, -1)
+    return _chosen(arrays, release, (live | shadow) & ~np.isnan(loss), epoch, loss)
+
+
+def trials_of(arrays: OutcomeArrays, release: Release, guardrail: Guardrail, now: Instant) -> Told:
+    """Of a metric that needs no outcome. arrays: records of this release by time, of each unit the
+    first. A unit counts where it was first met; conversion and revenue are what came of all its
+    requests within `delay_s` from then, so a unit is looked at once that time is over."""
+    live = arrays.kind == int(Kind.LIVE)
+    live &= is_split(arrays.epoch, arrays.segment, release)
+    if guardrail.name == "mean-latency":
+        loss = np.minimum(arrays.latency_us / guardrail.loss_max, 1.0)
+        return _chosen(arrays, release, live & (arrays.latency_us >= 0), arrays.epoch, loss)
+    loss, due = unit_losses(arrays, live, guardrail, now)
+    return _chosen(arrays, release, live & due, arrays.epoch, loss)
+
+
+def unit_losses(
+    arrays: OutcomeArrays, live: Mask, guardrail: Guardrail, now: Instant
+) -> tuple[Floats, Mask]:
+    """(loss, whether it is the first of its unit and its time is over), [rows] by time."""
+    loss, due = np.ones(arrays.rows), np.zeros(arrays.rows, dtype=bool)
+    rows = np.flatnonzero(live)
+    names, first, of = np.unique(
+        units_of(arrays)[rows].astype(str), return_index=True, return_inverse=True
+    )
+    wait_us = round(guardrail.delay_s * SECOND_US)
+    began = arrays.at[rows[first]]
+    known = (arrays.received_at[rows] > 0) & (arrays.received_at[rows] <= began[of] + wait_us)
+    worth = np.where(known, worth_of(arrays, guardrail)[rows], 0.0)
+    total = np.bincount(of, weights=worth, minlength=len(names))
+    loss[rows[first]] = 1.0 - np.clip(total / guardrail.loss_max, 0.0, 1.0)
+    due[rows[first]] = began <= now - wait_us
+    return loss, due
+
+
+def worth_of(arrays: OutcomeArrays, guardrail: Guardrail) -> Floats:
+    """[rows]: what a record's outcome is worth; of conversion 1 where it is one."""
+    if guardrail.name == "revenue":
+        return np.maximum(np.nan_to_num(arrays.value), 0.0)
+    converted: Mask = np.nan_to_num(arrays.value) > 0.0
+    if guardrail.label:
+        converted = np.array([one == guardrail.label for one in arrays.label], dtype=bool)
+    return converted.astype(np.float64)
+
+
+def split_epochs(release: Release) -> list[int]:
+    segments = release.spec.segments
+    return [
+        one.number
+        for one in release.epochs
+        if any(release.is_split(one, segment) for segment in segments)
+    ]
+
+
+def shadow_epochs(release: Release) -> list[int]:
+    return [one.number for one in release.epochs if one.measured and one.state is State.SHADOW]
+
+
+def units_of(arrays: OutcomeArrays) -> NDArray[np.object_]:
+    """[rows]; where nobody is named, all rows of a request: they went to one version together."""
+    found = np.empty(arrays.rows, dtype=object)
+    found[:] = [
+        unit or id.partition(".")[0] for unit, id in zip(arrays.unit, arrays.id, strict=True)
+    ]
+    return found
+
+
+def _chosen(
+    arrays: OutcomeArrays, release: Release, which: Mask, epoch: NDArray[np.int64], loss: Floats
+) -> Told:
+    chosen = np.flatnonzero(which)
     return Told(
-        id=ids,
-        # Live rows of another release, or of none, are only there to be compared with.
-        epoch=np.where(mine, arrays.epoch, -1)[chosen],
+        id=arrays.id[chosen],
+        epoch=epoch[chosen],
         segment=arrays.segment[chosen],
-        unit=np.where(units == "", ids, units),
+        unit=units_of(arrays)[chosen],
         is_challenger=(arrays.assigned == release.challenger)[chosen],
-        is_shadow=shadow[chosen],
+        is_shadow=(arrays.kind == int(Kind.SHADOW))[chosen],
         loss=loss[chosen],
     )
 
 
-def losses_of(arrays: OutcomeArrays, loss_max: float) -> Floats:
+def losses_of(arrays: OutcomeArrays, guardrail: Guardrail) -> Floats:
     """[rows], 0..1, NaN where the answer or the outcome has none."""
     found = np.full(arrays.rows, np.nan)
     labelled = np.array([one is not None for one in arrays.label], dtype=bool)
+    if guardrail.loss != "wrong":
+        found[labelled] = _probability_losses(arrays, guardrail.loss)[labelled]
+        return found
     answered = np.array([one is not None for one in arrays.answer], dtype=bool)
     both = labelled & answered
     found[both] = (arrays.label[both] != arrays.answer[both]).astype(np.float64)
     if "value" in arrays.scores:
         error = np.abs(arrays.scores["value"] - arrays.value)
         numeric = ~labelled & ~np.isnan(error)
-        found[numeric] = np.minimum(error[numeric] / loss_max, 1.0)
+        found[numeric] = np.minimum(error[numeric] / guardrail.loss_max, 1.0)
     return found
 
 
-def loss_cells(told: Told, release: Release, guardrail: Guardrail) -> tuple[LossCell, ...]:
-    """By epoch and segment; periods without outcomes are left out."""
-    return tuple(_cells(told, release, guardrail))
+def rankings_of(arrays: OutcomeArrays, release: Release, label: str) -> tuple[Ranking, ...]:
+    """Of each version on its own outcomes; in the shadow both on the same. label: the positive one.
+    A version that met one class only has none."""
+    if label not in arrays.scores:
+        return ()
+    mine = (arrays.release == release.id) & ~np.isnan(arrays.scores[label])
+    mine &= np.array([one is not None for one in arrays.label], dtype=bool)
+    shadow = mine & (arrays.kind == int(Kind.SHADOW))
+    split = mine & ~shadow & is_split(arrays.epoch, arrays.segment, release)
+    split = first_of_units(units_of(arrays), np.flatnonzero(split))
+    is_b = arrays.assigned == release.challenger
+    of_arm = (split & ~is_b, split & is_b)
+    if not split.any():
+        copied = set(arrays.id[shadow])
+        live = mine & ~shadow & np.array([one in copied for one in arrays.id], dtype=bool)
+        of_arm = (live, shadow)
+    found = []
+    arms: tuple[Arm, Arm] = ("champion", "challenger")
+    for arm, which in zip(arms, of_arm, strict=True):
+        area = auc(arrays.label[which] == label, arrays.scores[label][which])
+        if area.is_known:
+            found.append(Ranking(arm, area.estimate, area.low, area.high, area.n))
+    return tuple(found)
+
+
+def _probability_losses(arrays: OutcomeArrays, loss: str) -> Floats:
+    """Brier: half the squared distance of the probabilities to the truth, which of two classes is
+    (p - y)^2. log-loss: as a part of the largest. NaN where the scores are no probabilities."""
+    labels = sorted(arrays.scores.keys() - {"value"})
+    scores = np.array([arrays.scores[one] for one in labels]).reshape(len(labels), arrays.rows)
+    # A version without a label has no column of it.
+    given = np.nan_to_num(scores)
+    truth = np.array([arrays.label == one for one in labels]).reshape(scores.shape)
+    is_fine = (np.abs(given.sum(axis=0) - 1.0) < SUM_TOLERANCE) & (given >= 0.0).all(axis=0)
+    if loss == "brier":
+        found = ((given - truth) ** 2).sum(axis=0) / 2.0
+    else:
+        right = np.clip((given * truth).sum(axis=0), LOG_LOSS_LEAST, 1.0 - LOG_LOSS_LEAST)
+        found = np.log(right) / math.log(LOG_LOSS_LEAST)
+    missed: Floats = np.where(is_fine & truth.any(axis=0), found, np.nan)
+    return missed
+
+
+def loss_cells(
+    told: Told, release: Release, guardrail: Guardrail, metric: str = ""
+) -> tuple[LossCell, ...]:
+    """By epoch and segment; periods in which nothing counts are left out. metric: of the cells,
+    where it is not the guardrail's name."""
+    found = _cells(told, release, guardrail)
+    return tuple(msgspec.structs.replace(one, metric=metric or guardrail.name) for one in found)
 
 
 def _cells(told: Told, release: Release, guardrail: Guardrail) -> Iterator[LossCell]:
-    margin = guardrail.margins[min(release.step, len(guardrail.margins) - 1)]
-    split = [one.number for one in release.epochs if one.measured and 0.0 < one.share < 1.0]
-    first = _first_of_units(told.unit, np.flatnonzero(~told.is_shadow & np.isin(told.epoch, split)))
+    split = ~told.is_shadow & is_split(told.epoch, told.segment, release)
+    first = first_of_units(told.unit, np.flatnonzero(split))
+    margin = guardrail.margin_at(release.step)
     for epoch in release.epochs:
         for segment in release.spec.segments:
             here = (told.epoch == epoch.number) & (told.segment == segment)
-            if not epoch.measured:
+            if not epoch.measured or not here.any():
                 continue
             if epoch.state is State.SHADOW:
                 cell = _paired(told, here, epoch, segment, guardrail, margin)
             else:
-                cell = _split(told, here & first, epoch, segment, guardrail, margin)
+                share = release.share_in(epoch, segment)
+                cell = _split(told, here & first, (epoch.number, segment, share), guardrail, margin)
             if cell is not None:
                 yield cell
 
 
-def _first_of_units(units: NDArray[np.object_], among: NDArray[np.int64]) -> Mask:
+def is_split(epochs: NDArray[np.int64], segments: NDArray[np.object_], release: Release) -> Mask:
+    """[rows]: what came while both versions were asked, which chance had divided."""
+    found = np.zeros(len(epochs), dtype=bool)
+    for epoch in release.epochs:
+        split = [one for one in release.spec.segments if release.is_split(epoch, one)]
+        found |= (epochs == epoch.number) & np.isin(segments.astype(str), split)
+    return found
+
+
+def first_of_units(units: NDArray[np.object_], among: NDArray[np.int64]) -> Mask:
     """Which of `among`, in order of time, are the first of their unit."""
     _, at = np.unique(units[among].astype(str), return_index=True)
     found = np.zeros(len(units), dtype=bool)
@@ -122,24 +247,32 @@ def _first_of_units(units: NDArray[np.object_], among: NDArray[np.int64]) -> Mas
 
 
 def _split(
-    told: Told, here: Mask, epoch: Epoch, segment: str, guardrail: Guardrail, margin: float
+    told: Told, here: Mask, place: tuple[int, str, float], guardrail: Guardrail, margin: float
 ) -> LossCell | None:
-    if not here.any() or not 0.0 < epoch.share < 1.0:
+    """place: epoch, segment and the challenger's share there."""
+    if not here.any():
         return None
     is_b, loss = told.is_challenger[here], told.loss[here]
-    pi, m = epoch.share, guardrail.reference
+    epoch, segment, pi = place
+    m = guardrail.reference
     z = (is_b - pi) * (loss - m)
-    wealth = eprocess.residual_wealth
-    return LossCell(
-        epoch=epoch.number,
+    cell = LossCell(
+        epoch=epoch,
         segment=segment,
         paired=False,
         champion=_sum(loss[~is_b]),
         challenger=_sum(loss[is_b]),
         sums=(len(z), float(z.sum()), float(z @ z)),
         margin=margin,
-        worse=tuple(wealth(is_b, loss, pi, m, guardrail.tolerance, +1).tolist()),
-        better=tuple(wealth(is_b, loss, pi, m, margin, -1).tolist()),
+    )
+    if guardrail.name == "conversion":
+        return cell
+    wealth = eprocess.residual_wealth
+    tolerated, excluded = guardrail.delta(guardrail.tolerance), guardrail.delta(margin)
+    return msgspec.structs.replace(
+        cell,
+        worse=tuple(wealth(is_b, loss, pi, m, tolerated, +1).tolist()),
+        better=tuple(wealth(is_b, loss, pi, m, excluded, -1).tolist()),
     )
 
 
@@ -172,29 +305,3 @@ def _paired(
 
 def _sum(losses: Floats) -> tuple[int, float]:
     return len(losses), float(losses.sum())
-
-
-def baseline_from(arrays: OutcomeArrays, service: str, champion: int) -> Baseline:
-    """Raises: RefusedError (`no-outcomes`)."""
-    loss_max = _loss_max(arrays)
-    losses = losses_of(arrays, loss_max)
-    if np.isnan(losses).all():
-        raise RefusedError(
-            "no-outcomes",
-            f"release.guardrails names quality, but no outcome of {service} that its answers can "
-            "be compared with came in the last 30 days, so nothing would ever be decided",
-            f"record outcomes (doorstep outcome {service} FILE), or take quality out of the "
-            "guardrails",
-        )
-    known = losses[(arrays.assigned == champion) & ~np.isnan(losses)]
-    mean = float(known.mean()) if len(known) else 0.1
-    return Baseline(min(max(mean, REFERENCE[0]), REFERENCE[1]), loss_max)
-
-
-def _loss_max(arrays: OutcomeArrays) -> float:
-    if "value" not in arrays.scores:
-        return 1.0
-    errors = np.abs(arrays.scores["value"] - arrays.value)
-    known = errors[~np.isnan(errors)]
-    found = float(np.quantile(known, LOSS_MAX_OF)) if len(known) else 0.0
-    return found if found > 0.0 else 1.0

@@ -5,12 +5,17 @@ from __future__ import annotations
 from doorstep.core.operation import operation
 from doorstep.kernel.app import App
 from doorstep.register.store import get_service
-from doorstep.release import actions, killing, store
+from doorstep.release import actions, killing, permits, store
 from doorstep.release.back import roll_back_service
 from doorstep.release.callers import read_callers
 from doorstep.release.collect import collect
+from doorstep.release.forecast import forecast_of
 from doorstep.release.surface import (
+    Approvals,
+    ApproveVersion,
     ChangeRelease,
+    EstimateRelease,
+    Forecast,
     Kill,
     KillVersion,
     ListReleases,
@@ -45,6 +50,13 @@ def _requests_per_s(app: App, version: str) -> float:
     return float(total)
 
 
+@operation("release.estimate", permission="release:read", effect="read")
+def estimate_release(app: App, asked: EstimateRelease) -> Forecast:
+    """Say what a release would need at the present traffic, before it starts."""
+    per_s = _requests_per_s(app, asked.version)
+    return forecast_of(asked.version, *actions.plan_release(app, asked.version, per_s))
+
+
 @operation("release.show", permission="release:read", effect="read")
 def show_release(app: App, asked: ShowRelease) -> Release:
     """Show a release: where it stands, its evidence, its decisions."""
@@ -63,6 +75,13 @@ def list_releases(app: App, asked: ListReleases) -> Releases:
     with app.database.reading() as connection:
         rows = store.list_releases(connection, asked.service)
     return Releases(releases=tuple(release_view(app, row, with_decisions=False) for row in rows))
+
+
+@operation("version.approve", permission="version:approve", effect="write")
+def approve_version(app: App, asked: ApproveVersion) -> Approvals:
+    """Say yes to a version that somebody else registered: it may be released as it is."""
+    actions.require_why("approve", asked.why)
+    return permits.approve_version(app, asked.version, asked.why)
 
 
 @operation("release.pause", permission="release:write", effect="write")

@@ -1,4 +1,4 @@
-"""What outcomes say about a release: the numbers of its quality guardrail. Pure.
+"""The numbers of what the journal is read for: quality, conversion, revenue, means, gaps. Pure.
 
 The difference is challenger minus champion of mean losses. R: it is larger than tolerated. P: it is
 smaller than the step's margin. Shadow (pairs) and canary (each its own part) follow one another, so
@@ -9,39 +9,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from doorstep.release.groups import SIGNS
 from doorstep.release.types import Guardrail, LossCell, Numbers, Release
 from doorstep.stats import eprocess
 
 SHADOW_WEIGHT_WORSE = 0.2
 SHADOW_WEIGHT_BETTER = 0.5
 CS_ALPHA = 0.05
+Interval = tuple[float | None, float | None]
 
 
 def quality_numbers(release: Release, losses: Sequence[LossCell], guardrail: Guardrail) -> Numbers:
-    """losses: of the segment that is judged, or all. Without outcomes nothing is crossed. The
-    limits are filled in later."""
-    margin = guardrail.margins[release.step]
+    """losses: of this metric, of the segment that is judged, or all. Without any nothing is
+    crossed. The limits are filled in later."""
+    margin = guardrail.margin_at(release.step)
     fitting = [one for one in losses if one.margin == margin]
-    better = _log_e(release, fitting, "better", SHADOW_WEIGHT_BETTER)
-    low, high = _interval(release, losses)
+    if guardrail.name == "conversion":
+        worse, better = _conversion(release, losses, guardrail, margin)
+    elif guardrail.name == "fairness":
+        worse, better = _gaps(release, losses, fitting)
+    else:
+        worse = _log_e(release, losses, "worse", SHADOW_WEIGHT_WORSE)
+        better = _log_e(release, fitting, "better", SHADOW_WEIGHT_BETTER)
+    shown = _widest(losses)
+    low, high = _interval(release, shown, guardrail)
     return Numbers(
         guardrail=guardrail.name,
         segment=None,
-        method="M3 pairs, M2 difference",
-        champion_rate=_mean(losses, "champion"),
-        challenger_rate=_mean(losses, "challenger"),
+        method=_METHODS.get(guardrail.name, "M3 pairs, M2 difference"),
+        champion_rate=_mean(shown, "champion", guardrail),
+        challenger_rate=_mean(shown, "challenger", guardrail),
         low=low,
         high=high,
-        log_e_rollback=_log_e(release, losses, "worse", SHADOW_WEIGHT_WORSE),
+        log_e_rollback=worse,
         log_rollback_at=math.inf,
         log_e_advance=better,
         log_advance_at=None,
-        units_missing=_missing(release, losses, better),
+        units_missing=_missing(release, shown, better),
     )
+
+
+_METHODS = {
+    "conversion": "M1 share",
+    "revenue": "M2 difference",
+    "mean-latency": "M2 difference",
+    "fairness": "M3 blocks",
+}
 
 
 def _log_e(release: Release, cells: Sequence[LossCell], name: str, shadow_weight: float) -> float:
@@ -58,19 +74,107 @@ def _wealth(cells: Sequence[LossCell], name: str) -> float:
     return eprocess.log_mean_exp(np.sum([getattr(one, name) for one in cells], axis=0))
 
 
-def _mean(cells: Sequence[LossCell], arm: str) -> float | None:
-    n: Any = sum(getattr(one, arm)[0] for one in cells)
+def _events(release: Release, cells: Sequence[LossCell]) -> list[eprocess.ShareCell]:
+    """Conversions of both arms, as M1 counts events."""
+    return [
+        (_share(release, one), round(n_b - lost_b), round(n_a - lost_a))
+        for one in cells
+        for (n_b, lost_b), (n_a, lost_a) in [(one.challenger, one.champion)]
+    ]
+
+
+def _conversion(
+    release: Release, losses: Sequence[LossCell], guardrail: Guardrail, margin: float
+) -> tuple[float, float]:
+    cells, grid = _events(release, losses), eprocess.GRID_KPI
+    worse = eprocess.share_log_e(cells, 1.0 - guardrail.tolerance, -1, grid)
+    return worse, eprocess.share_log_e(cells, 1.0 - margin, +1, grid)
+
+
+def _gaps(
+    release: Release, losses: Sequence[LossCell], fitting: Sequence[LossCell]
+) -> tuple[float, float]:
+    """R: some pair's gap, of either sign, is too large: both signs share a pair's capital, and the
+    pairs share alpha. P: every gap is small enough."""
+    if not losses:
+        return 0.0, 0.0
+    parts = sorted({one.part for one in losses})
+    worse = [
+        eprocess.log_mean_exp([_signed(release, losses, part, "worse", at) for at in _PLACES])
+        for part in parts
+    ]
+    better = [_signed(release, fitting, part, "better", at) for part in parts for at in _PLACES]
+    return max(worse) - math.log(len(parts)), min(better)
+
+
+_PLACES = range(len(SIGNS))
+
+
+def _signed(release: Release, cells: Sequence[LossCell], part: str, name: str, at: int) -> float:
+    mine = [one for one in cells if one.part == part]
+    half = len(eprocess.BETS_PAIRED)
+
+    def wealth(paired: bool) -> float:
+        sums = [getattr(one, name)[at * half : (at + 1) * half]
+                for one in mine if one.paired is paired]  # fmt: skip
+        return eprocess.log_mean_exp(np.sum(sums, axis=0)) if sums else 0.0
+
+    if release.spec.shadow_requests == 0:
+        return wealth(False)
+    weight = SHADOW_WEIGHT_WORSE if name == "worse" else SHADOW_WEIGHT_BETTER
+    return eprocess.log_mean_exp([wealth(True), wealth(False)], [weight, 1.0 - weight])
+
+
+def _widest(cells: Sequence[LossCell]) -> list[LossCell]:
+    """Of several comparisons the one to show: whose difference is largest."""
+    sums: dict[str, list[float]] = {}
+    for one in cells:
+        n, total = sums.setdefault(one.part, [0.0, 0.0])
+        sums[one.part] = [n + one.sums[0], total + one.sums[1]]
+    part = max(sums, key=lambda name: abs(sums[name][1] / max(sums[name][0], 1)), default="")
+    return [one for one in cells if one.part == part]
+
+
+def _mean(cells: Sequence[LossCell], arm: str, guardrail: Guardrail) -> float | None:
+    """In the metric's own terms."""
+    n: int = sum(getattr(one, arm)[0] for one in cells)
     total: float = sum(getattr(one, arm)[1] for one in cells)
-    return total / n if n else None
+    if not n or (guardrail.name == "fairness" and arm == "champion" and not cells[0].paired):
+        return None
+    if guardrail.metric.compared != "part":
+        return total / n
+    loss = total / n
+    return (1.0 - loss if guardrail.metric.is_better_high else loss) * guardrail.loss_max
 
 
-def _interval(release: Release, cells: Sequence[LossCell]) -> tuple[float | None, float | None]:
-    """The difference with its asymptotic confidence sequence: of the canary, once it says
-    something, else of the pairs."""
+def _share(release: Release, cell: LossCell) -> float:
+    epoch = next(one for one in release.epochs if one.number == cell.epoch)
+    return release.share_in(epoch, cell.segment)
+
+
+def _interval(release: Release, cells: Sequence[LossCell], guardrail: Guardrail) -> Interval:
+    """95 % confidence sequence of the ratio or of the difference."""
+    if guardrail.name == "conversion":
+        low, high = eprocess.share_interval(_events(release, cells), CS_ALPHA, eprocess.GRID_KPI)
+        return low, high if math.isfinite(high) else None
+    low_, high_ = _difference(release, cells, guardrail)
+    if low_ is None or high_ is None or guardrail.metric.compared != "part":
+        return low_, high_
+    if guardrail.metric.is_better_high:
+        return max(1.0 - high_ / guardrail.mean, 0.0), max(1.0 - low_ / guardrail.mean, 0.0)
+    return max(1.0 + low_ / guardrail.mean, 0.0), max(1.0 + high_ / guardrail.mean, 0.0)
+
+
+def _difference(release: Release, cells: Sequence[LossCell], guardrail: Guardrail) -> Interval:
+    """The asymptotic sequence: of the canary, once it says something, else of the pairs."""
     split = [one for one in cells if not one.paired]
-    shares = {epoch.number: epoch.share for epoch in release.epochs}
     used = split or list(cells)
-    weights = [1.0 if one.paired else shares[one.epoch] * (1.0 - shares[one.epoch]) for one in used]
+    is_whole = guardrail.name == "fairness"
+    shares = [_share(release, one) for one in used]
+    weights = [
+        1.0 if one.paired or is_whole else share * (1.0 - share)
+        for one, share in zip(used, shares, strict=True)
+    ]
     n = sum(one.sums[0] for one in used)
     v = sum(one.sums[0] * weight for one, weight in zip(used, weights, strict=True))
     first, second = sum(one.sums[1] for one in used), sum(one.sums[2] for one in used)

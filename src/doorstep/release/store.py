@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from sqlalchemy import (
     Boolean,
@@ -94,6 +96,13 @@ watches = Table(
     metadata,
     Column("release", Text, primary_key=True),
     Column("at", At, nullable=False),
+    info=dict(OPERATIONAL),
+)
+moments = Table(
+    "release_moments",
+    metadata,
+    Column("release", Text, primary_key=True),
+    Column("document", LargeBinary, nullable=False),
     info=dict(OPERATIONAL),
 )
 cells = Table(
@@ -213,6 +222,24 @@ def list_decisions(connection: Connection, release: str) -> list[tuple[int, str,
     ]
 
 
+def last_decisions(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str, Decision]]:
+    """(by, decision) of the newest decision of each release: what ended it, if it is over."""
+    newest = (
+        select(decisions.c.release, func.max(decisions.c.sequence).label("sequence"))
+        .where(decisions.c.release.in_(ids))
+        .group_by(decisions.c.release)
+        .subquery()
+    )
+    asked = select(decisions).join(
+        newest,
+        (decisions.c.release == newest.c.release) & (decisions.c.sequence == newest.c.sequence),
+    )
+    return {
+        row.release: (row.by, msgspec.json.decode(row.document, type=Decision))
+        for row in connection.execute(asked)
+    }
+
+
 def list_tenures(connection: Connection, service: str) -> list[TenureRow]:
     """Newest first; the newest one has no end."""
     asked = select(tenures).where(tenures.c.service == service).order_by(tenures.c.since.desc())
@@ -318,6 +345,17 @@ def note_watch(connection: Connection, release: str, at: Instant) -> None:
         connection.execute(insert(watches).values(release=release, at=at))
     else:
         connection.execute(update(watches).where(mine).values(at=at))
+
+
+def read_moments(connection: Connection, release: str) -> bytes:
+    """b"" before there are any."""
+    asked = select(moments.c.document).where(moments.c.release == release)
+    return bytes(connection.scalar(asked) or b"")
+
+
+def save_moments(connection: Connection, release: str, document: bytes) -> None:
+    connection.execute(delete(moments).where(moments.c.release == release))
+    connection.execute(insert(moments).values(release=release, document=document))
 
 
 def save_cells(

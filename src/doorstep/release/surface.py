@@ -17,6 +17,12 @@ class StartRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     rehearsal: bool = False
 
 
+class EstimateRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """version: `loans@2`, that would be released."""
+
+    version: str
+
+
 class ShowRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """release: its id, or a service's name: then its newest release."""
 
@@ -40,6 +46,30 @@ class ChangeRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     release: str
     why: str
+
+
+class ApproveVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """version: `loans@2`, that may be released as it is."""
+
+    version: str
+    why: str
+
+
+class ApprovalView(msgspec.Struct, frozen=True, kw_only=True):
+    """Who said yes, when and why."""
+
+    by: str
+    at: Instant
+    why: str
+
+
+class Approvals(msgspec.Struct, frozen=True, kw_only=True):
+    """people: how many must say yes before a release. given: by those who did, for the version on
+    what its gates rest on now; of them, who asks for the release does not count."""
+
+    version: str
+    people: int
+    given: tuple[ApprovalView, ...]
 
 
 class Rollback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,10 +110,14 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
-    """One guardrail now. champion, challenger: rates 0..1, None before there is any evidence.
-    compared: low, high are the 95 % confidence interval of challenger / champion, or of the
-    difference of their mean losses. tolerance, margin: in the same terms. log_e_*: natural
-    logs, to be compared with their thresholds (rolled back beyond, may advance beyond)."""
+    """One guardrail now, or the metric of an experiment (role). champion, challenger: rates 0..1,
+    means of what has a unit; None before there is any evidence. compared: low, high are the 95 %
+    confidence interval of challenger / champion, or of the difference of their mean losses.
+    tolerance, margin: in the same terms. is_better_high: more of it is better. log_e_*: natural
+    logs, to be compared with their thresholds (rolled back beyond, may advance beyond; of an
+    experiment: the champion has won, the challenger has). beside: what is known besides and decides
+    nothing, in words. wait_s: about how long until it has
+    enough at the present traffic, None if it cannot be said."""
 
     name: str
     champion: float | None
@@ -98,6 +132,21 @@ class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
     tolerance: float
     margin: float
     missing: str
+    wait_s: float | None = None
+    role: Literal["guardrail", "experiment"] = "guardrail"
+    unit: str = ""
+    is_better_high: bool = False
+    beside: str = ""
+
+
+class ExperimentView(msgspec.Struct, frozen=True, kw_only=True):
+    """winner: none while nobody has won, and at its end if nobody did. ends_at: when it ends
+    without one. sentence: what is known, in words."""
+
+    metric: str
+    ends_at: Instant
+    winner: Literal["challenger", "champion", "none"]
+    sentence: str
 
 
 class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +161,80 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     guardrails: tuple[GuardrailView, ...] = ()
     evidence: dict[str, Any] = {}
+
+
+class StageView(msgspec.Struct, frozen=True, kw_only=True):
+    """needs: requests of both versions, in shadow pairs. seconds: at least its dwell time; null:
+    for ever. waits_for: the guardrail that takes longest, "" where it is the dwell time."""
+
+    name: str
+    share: float
+    needs: float | None
+    seconds: float | None
+    waits_for: str
+
+
+class RegressionView(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is counted on average, at the last step's share, until this is rolled back.
+    shadow_*: the same in shadow, null where it is not seen there."""
+
+    guardrail: str
+    what: str
+    counted: str
+    needs: float | None
+    seconds: float | None
+    shadow_needs: float | None
+    shadow_s: float | None
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What a release of a version would need at the present traffic. total_s: until an equal
+    challenger is champion, with a chance of 97.5 % or more; null: never. fits: it is through its
+    steps before the deadline; reason: said where it is not."""
+
+    version: str
+    champion: int | None
+    requests_per_s: float
+    error_rate: float
+    outcomes_per_s: float
+    stages: tuple[StageView, ...]
+    total_s: float | None
+    deadline_s: float
+    fits: bool
+    reason: str
+    regressions: tuple[RegressionView, ...]
+
+
+class SplitView(msgspec.Struct, frozen=True, kw_only=True):
+    """From `at` on the challenger had this share, of the wave in words where there are waves."""
+
+    at: Instant
+    state: str
+    share: float
+    wave: str = ""
+
+
+class MomentView(msgspec.Struct, frozen=True, kw_only=True):
+    """Evidence at one moment by guardrail, as parts of what is enough: 1 rolls back (worse), or may
+    advance (better, without those that could not)."""
+
+    at: Instant
+    worse: dict[str, float]
+    better: dict[str, float]
+
+
+class WaveView(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment that a release carries in its turn. name: "" is the rest, everybody whom no other
+    matches. match: values by context field. state: waiting; now; carried, which has been through
+    its steps; ended, at which the release was stopped. share: of its units, that the challenger is
+    given now. step: of `shares`, from 1; 0 before the first."""
+
+    name: str
+    match: dict[str, tuple[str, ...]]
+    state: Literal["waiting", "now", "carried", "ended"]
+    share: float
+    shares: tuple[float, ...]
+    step: int
 
 
 class RecomputedDecision(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,11 +273,15 @@ class Recomputed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """state: shadow, step, bake, paused, done, rolled-back, inconclusive. shares: one per step.
-    step: 1 is the first, 0 in the shadow.
+    """state: shadow, step, bake, paused, done, rolled-back, inconclusive. shares: one per step, of
+    the wave that is carried where there are waves. step: 1 is the first, 0 in the shadow.
+    share: the challenger's, in that wave. waves: in their order; () if all are carried together.
     requests_*, failed_*: assigned to the arm since the start, and those that it did not answer, so
     that another did; in the shadow they reached no caller.
-    settled: every live node reports the plan of the newest decision; silent: nodes that do not."""
+    settled: every live node reports the plan of the newest decision; silent: nodes that do not.
+    headline: where it stands, in a sentence. next: what comes next and when, "" if nothing does;
+    next_s: the same in seconds, None if it cannot be said. split, moments: how shares and evidence
+    went, oldest first; with the decisions only."""
 
     id: str
     service: str
@@ -179,6 +306,53 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     settled: bool
     silent: tuple[str, ...]
     plan_number: int
+    waves: tuple[WaveView, ...] = ()
+    headline: str = ""
+    next: str = ""
+    next_s: float | None = None
+    split: tuple[SplitView, ...] = ()
+    moments: tuple[MomentView, ...] = ()
+    experiment: ExperimentView | None = None
+
+
+class ShowDifferences(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """release: its id, or a service's name: then its newest release."""
+
+    release: str
+
+
+class Pattern(msgspec.Struct, frozen=True, kw_only=True):
+    """So many requests were answered with this label by one and that one by the other."""
+
+    champion: str
+    challenger: str
+    requests: int
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """One request that both answered, differently. inputs: as recorded, without sealed fields."""
+
+    prediction: str
+    at: Instant
+    segment: str
+    champion: str | float
+    challenger: str | float
+    inputs: dict[str, Any]
+
+
+class Differences(msgspec.Struct, frozen=True, kw_only=True):
+    """compared: requests of the shadow that both answered; differ: of these. patterns: of labels,
+    the most frequent first, those of the examples. examples: of labels the newest, of numbers those
+    that are furthest apart."""
+
+    release: str
+    service: str
+    champion: int | None
+    challenger: int
+    compared: int
+    differ: int
+    patterns: tuple[Pattern, ...]
+    examples: tuple[Difference, ...]
 
 
 class Releases(msgspec.Struct, frozen=True, kw_only=True):

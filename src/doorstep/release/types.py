@@ -20,18 +20,23 @@ import msgspec
 from doorstep.core.errors import InputError
 from doorstep.core.instant import Instant
 from doorstep.core.plan import REST, Segment
+from doorstep.core.servicefile_running import GuardrailName, LossName
+from doorstep.release.metrics import METRICS, Metric
 
-METHOD = 2
-"""1 decided on errors alone; what it started is finished by the same rules here."""
-STEPS_MAX = 20
+METHOD = 3
+"""1 decided on errors alone, and 2 gave every segment the same share at the same time, bet more in
+shadow, began anew eight times at most and was less patient in the last step; what they started is
+finished by the same rules."""
+STEPS_MAX = 1020
+"""20 in each of 50 waves and of the rest."""
 HISTORY_MAX = 200
 HOLDBACK_MIN = 0.01
 """At 100 % there is no control beside the challenger and evidence stops: something stays back."""
 
 SLOW_QUANTILES = (0.5, 0.9, 0.99, 0.999)
-GuardrailName = Literal["errors", "latency", "quality", "disagreement"]
-STEPPED = ("latency", "quality")
-"""They have margins of their own."""
+EXPERIMENT = "experiment"
+WITHOUT_MARGINS = ("errors", "disagreement")
+"""The others have margins of their own, one a step."""
 OnDeadline = Literal["rollback", "hold", "ask"]
 Opened = Literal["start", "step", "warm", "hour", "full", "stop"]
 """Why an epoch began: the release started, a step, the end of its warm-up, an hour was over, a set
@@ -54,17 +59,19 @@ def _check(is_fine: bool, field: str, value: object, expected: str) -> None:
 
 
 class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
-    """What may not get worse.
+    """What may not get worse, or what an experiment is about.
 
     weight: its part of alpha, all weights sum to 1. tolerance: what is still no reason to go back:
-    of errors a ratio of rates, of latency a factor, of quality a difference of mean losses, of
-    disagreement the share of answers that may differ. margins: per step, what must be excluded
-    before the next; those of errors are the release's, disagreement has none. ceiling: error rate
-    that is good enough whatever the champion's is. reference: the champion's mean loss before the
-    release, about: any value is valid, a good one is fast. loss_max: of a regression, the absolute
-    error that counts as a loss of 1. delay_s: how long it takes until outcomes are known: only
-    older requests are judged, by what was known at that age. slow_us: the champion's latency at
-    SLOW_QUANTILES.
+    see `metrics`. margins: per step, what must be excluded before the next; those of errors are the
+    release's, disagreement has none. ceiling: error rate that is good enough whatever the
+    champion's is. reference: the champion's mean loss before the release, about: any value is
+    valid, a good one is fast. loss: of quality. loss_max: of a regression, the absolute error
+    that counts as a loss of 1; of revenue and mean latency the value above which all count alike.
+    delay_s: how long it takes until outcomes are known: only older requests are judged, by what was
+    known at that age. slow_us: the champion's latency at SLOW_QUANTILES; limits: of a first
+    release, the shares that may be slower. label: that counts as a conversion ("": a value above
+    0), or that people would rather get. field, groups: whom fairness compares, the largest group
+    first, each with the number of its requests beside which one of the smallest is looked at.
     """
 
     name: GuardrailName = "errors"
@@ -73,17 +80,40 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
     margins: tuple[float, ...] = ()
     ceiling: float = 0.01
     reference: float = 0.1
+    loss: LossName = "wrong"
     loss_max: float = 1.0
     delay_s: float = 0.0
     slow_us: tuple[int, ...] = ()
+    limits: tuple[float, ...] = ()
+    label: str = ""
+    field: str = ""
+    groups: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def metric(self) -> Metric:
+        return METRICS[self.name]
 
     @property
     def is_ratio(self) -> bool:
-        return self.name in ("errors", "latency")
+        return self.metric.compared == "ratio"
 
     @property
     def slow_challenger_us(self) -> tuple[int, ...]:
+        if self.limits:
+            return self.slow_us
         return tuple(round(one * self.tolerance) for one in self.slow_us)
+
+    @property
+    def mean(self) -> float:
+        """The champion's mean before the release, as a part of `loss_max`."""
+        return 1.0 - self.reference if self.metric.is_better_high else self.reference
+
+    def margin_at(self, step: int) -> float:
+        return self.margins[min(step, len(self.margins) - 1)]
+
+    def delta(self, written: float) -> float:
+        """A tolerance or margin as a difference of mean losses."""
+        return written * self.mean if self.metric.compared == "part" else written
 
     def __post_init__(self) -> None:
         _check(0.0 < self.weight <= 1.0, "guardrails.weight", self.weight, "above 0, at most 1")
@@ -91,25 +121,36 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
         is_fine = least <= self.tolerance <= most
         _check(is_fine, "guardrails.tolerance", self.tolerance, f"{least:g} to {most:g}")
         lowest, highest = (1.0, 100.0) if self.is_ratio else (self.tolerance, 1.0)
-        fits = all(lowest < one <= highest for one in self.margins)
-        said = f"above {lowest:g}, at most {highest:g}"
+        fits = all(lowest <= one <= highest for one in self.margins)
+        said = f"{lowest:g} or more, at most {highest:g}"
         _check(fits, "guardrails.margins", self.margins, said)
-        places = len(SLOW_QUANTILES) if self.name == "latency" else 0
+        places = len(self.limits) or len(SLOW_QUANTILES) if self.name == "latency" else 0
         _check(len(self.slow_us) == places, "guardrails.slow_us", self.slow_us, f"{places} of them")
         _check(0.0 < self.reference < 1.0, "guardrails.reference", self.reference, "0 to 1")
         _check(0.0 < self.loss_max < math.inf, "guardrails.loss_max", self.loss_max, "above 0")
         _check(0.0 < self.ceiling < 1.0, "guardrails.ceiling", self.ceiling, "between 0 and 1")
 
 
+class Experiment(msgspec.Struct, frozen=True, kw_only=True):
+    """measure: what decides who wins; its tolerance and margin are none. alpha: chance that one of
+    two equal versions wins, half of it for each."""
+
+    measure: Guardrail
+    alpha: float = 0.05
+
+
 class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a release was asked to do; frozen when it starts. Raises: InputError (`bad-release`).
 
     steps: shares of the challenger, rising, in (0, 1]; a step never takes more than 1 - holdback.
+    wave_steps: how many of them belong to each of `segments`, which are carried one after the other
+    and keep what they have reached; () carries all of them together, in one rise.
     dwell_s: shortest stay per step. margins: per step, the ratio of rates that must be excluded
     before the next. alpha: chance of a false rollback over the whole release. alpha_p: chance of
     advancing wrongly. shadow_requests: 0 means no shadow. shadow_margin: excess of the challenger's
     error rate that shadow must exclude. segments: those the release is for. waves: how they are
-    told apart. key, unit: the fields of `ids`, by which units stick to a version.
+    told apart; whom none matches is the rest. key, unit: the fields of `ids`, by which units stick
+    to a version. experiment: then there is one step, which ends when one of both has won.
     """
 
     method: int = METHOD
@@ -130,8 +171,10 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     deadline_then: OnDeadline = "rollback"
     segments: tuple[str, ...] = (REST,)
     waves: tuple[Segment, ...] = ()
+    wave_steps: tuple[int, ...] = ()
     key: str = ""
     unit: str = ""
+    experiment: Experiment | None = None
 
     def __post_init__(self) -> None:
         _check(1 <= self.method <= METHOD, "method", self.method, f"1 to {METHOD}")
@@ -142,7 +185,8 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
         names = [guardrail.name for guardrail in self.guardrails]
         _check(len(set(names)) == len(names), "guardrails", names, "each name once")
         for one in self.guardrails:
-            is_fine = one.name not in STEPPED or len(one.margins) == len(self.steps)
+            is_free = one.name in WITHOUT_MARGINS or bool(one.limits)
+            is_fine = is_free or len(one.margins) == len(self.steps)
             _check(is_fine, "guardrails.margins", one.margins, f"{len(self.steps)}, one a step")
         unique = 0 < len(set(self.segments)) == len(self.segments)
         _check(unique, "segments", self.segments, "at least one, each once")
@@ -152,15 +196,40 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
         return min(self.steps[step], self.bake_share)
 
     @property
+    def has_open_restarts(self) -> bool:
+        """Whether evidence begins anew for as long as the release takes, not only eight times."""
+        return self.method >= 3
+
+    @property
     def bake_share(self) -> float:
         return 1.0 - self.holdback
+
+    def wave_of(self, step: int) -> tuple[int, int]:
+        """The place among `segments` that `step` carries, and the step's place in that wave."""
+        for wave, count in enumerate(self.wave_steps):
+            if step < count:
+                return wave, step
+            step -= count
+        return 0, step
+
+    def steps_of(self, wave: int) -> range:
+        """The steps of a wave; all of them where there are no waves."""
+        first = sum(self.wave_steps[:wave])
+        count = self.wave_steps[wave] if self.wave_steps else len(self.steps)
+        return range(first, first + count)
 
 
 def _check_steps(spec: ReleaseSpec) -> None:
     steps, n = spec.steps, len(spec.steps)
     _check(1 <= n <= STEPS_MAX, "steps", n, f"1 to {STEPS_MAX} of them")
     _check(all(0.0 < s <= 1.0 for s in steps), "steps", steps, "shares above 0, at most 1")
-    _check(all(a < b for a, b in pairwise(steps)), "steps", steps, "rising")
+    if spec.wave_steps:
+        counts, told = spec.wave_steps, len(spec.segments)
+        fits = len(counts) == told > 1 and min(counts) > 0 and sum(counts) == n
+        _check(fits, "waves", counts, f"steps of each of {told} segments, {n} together")
+    for wave in range(len(spec.wave_steps) or 1):
+        mine = [steps[at] for at in spec.steps_of(wave)]
+        _check(all(a < b for a, b in pairwise(mine)), "steps", tuple(mine), "rising")
     _check(len(spec.dwell_s) == n, "dwell", spec.dwell_s, f"{n} durations, one a step")
     _check(all(0.0 <= s < math.inf for s in spec.dwell_s), "dwell", spec.dwell_s, "0 s or more")
     _check(len(spec.margins) == n, "margins", spec.margins, f"{n} ratios, one a step")
@@ -184,8 +253,9 @@ def _check_numbers(spec: ReleaseSpec) -> None:
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):
-    """A longest period with one share. measured: false in warm-up, whose cells decide nothing but
-    the hard kill. opened: why it began."""
+    """A longest period with one share. share: of the segments that the step carries; for others see
+    `Release.share_in`. measured: false in warm-up, whose cells decide nothing but the hard kill.
+    opened: why it began."""
 
     number: int
     share: float
@@ -241,7 +311,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def share(self) -> float:
-        """Share of units that the plan gives to the challenger now, in each of its segments."""
+        """Share of units that the plan gives to the challenger now, in the wave that is carried; in
+        each segment where there are no waves."""
         return self.epoch.share
 
     @property
@@ -259,9 +330,32 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
         """The champion of the service as this release leaves it now; None: its fallback answers."""
         return self.challenger if self.state is State.DONE else self.champion
 
+    @property
+    def wave(self) -> str | None:
+        """The segment that is carried now; None where all are together: in the shadow, while it
+        bakes, without waves."""
+        if not self.spec.wave_steps or self.epoch.state is not State.STEP:
+            return None
+        return self.spec.segments[self.spec.wave_of(self.step)[0]]
+
+    def share_in(self, epoch: Epoch, segment: str) -> float:
+        """Probability that a unit of `segment` was assigned to the challenger in `epoch`: earlier
+        waves stay at the bake share, later ones are not begun."""
+        spec = self.spec
+        if not spec.wave_steps or epoch.state is not State.STEP or epoch.share == 0.0:
+            return epoch.share
+        place, now = spec.segments.index(segment), spec.wave_of(epoch.step)[0]
+        if place == now:
+            return epoch.share
+        return spec.bake_share if place < now else 0.0
+
+    def is_split(self, epoch: Epoch, segment: str) -> bool:
+        """Whether both versions were asked there, chosen by chance, and what came counts."""
+        return epoch.measured and 0.0 < self.share_in(epoch, segment) < 1.0
+
     def plan_shares(self) -> dict[str, float]:
         """The challenger's share per segment, as `core.plan.ReleasePlan.shares` wants it."""
-        return dict.fromkeys(self.spec.segments, self.share)
+        return {one: self.share_in(self.epoch, one) for one in self.spec.segments}
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -294,12 +388,14 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LossCell(msgspec.Struct, frozen=True, kw_only=True):
-    """What outcomes say in one (epoch, segment): losses in 0..1, one outcome a unit.
+    """What the journal says of one metric in one (epoch, segment): losses in 0..1, one a unit.
 
-    paired: both versions on the same requests (shadow), else each on its own. champion, challenger:
-    (n, sum of losses). sums: (n, sum Z, sum Z^2) of the difference's estimate, for display. worse,
-    better: log-wealth of each bet against "worse by at most the tolerance" and against "worse by
-    at least the margin" (`margin`, of the step at which it was computed).
+    metric: of a guardrail, or EXPERIMENT. part: of several comparisons, which. paired: both
+    versions on the same requests (shadow), else each on its own. champion, challenger: (n, sum of
+    losses), of fairness of gaps. sums: (n, sum Z, sum Z^2) of the difference's estimate, for
+    display. worse, better: log-wealth of each bet against "worse by at most the tolerance" and
+    against "worse by at least the margin" (`margin`, of the step at which it was computed); of
+    fairness of each sign, one after the other; of conversion none, where counts say all.
     """
 
     epoch: int
@@ -309,17 +405,32 @@ class LossCell(msgspec.Struct, frozen=True, kw_only=True):
     challenger: tuple[int, float]
     sums: tuple[int, float, float]
     margin: float
-    worse: tuple[float, ...]
-    better: tuple[float, ...]
+    worse: tuple[float, ...] = ()
+    better: tuple[float, ...] = ()
+    metric: str = "quality"
+    part: str = ""
+
+
+class Ranking(msgspec.Struct, frozen=True):
+    """How well one version told cases of the positive label from others: the area under its ROC
+    curve, with DeLong's interval as of now. It is shown, and decides nothing."""
+
+    arm: Literal["champion", "challenger"]
+    auc: float
+    low: float
+    high: float
+    outcomes: int
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """The cells of one release, in order of epoch, segment, arm. losses: what became true of its
-    predictions. fullest: the largest part of a set of bad units that is used in the current epoch,
-    0..1. crash_loops: nodes where the challenger cannot stay up."""
+    predictions. rankings: of a release whose quality is guarded, by version. fullest: the largest
+    part of a set of bad units that is used in the current epoch, 0..1. crash_loops: nodes where
+    the challenger cannot stay up."""
 
     cells: tuple[Cell, ...] = ()
     losses: tuple[LossCell, ...] = ()
+    rankings: tuple[Ranking, ...] = ()
     fullest: float = 0.0
     crash_loops: tuple[str, ...] = ()
 
@@ -327,14 +438,14 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     """One guardrail at one moment. Rates in 0..1, None where nothing was counted: of units that had
     an error, of requests slower than the champion's p90 was, of answers that differ; of quality
-    they are mean losses.
+    they are mean losses, of revenue and mean latency means, of fairness gaps.
 
     log_e_rollback >= log_rollback_at: worse than tolerated. log_e_advance >= log_advance_at: not
     worse than the step's margin (None: nothing to advance to). segment: "" pooled, else the one
-    that is judged alone. low, high: 95 % confidence sequence of the ratio of rates; of quality of
-    the difference of mean losses, for display. None for an open end. units_missing: rough number
-    of further units (of both arms, in shadow: requests; of quality: outcomes) until it can advance,
-    None when it cannot be said.
+    that is judged alone. low, high: 95 % confidence sequence of the ratio of rates or means; of
+    quality and fairness of the difference, for display. None for an open end. units_missing: rough
+    number of further units (of both arms, in shadow: requests; of quality: outcomes) until it can
+    advance, None when it cannot be said. is_experiment: then either side that crosses has won.
     """
 
     guardrail: str
@@ -349,10 +460,11 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     log_e_advance: float | None
     log_advance_at: float | None
     units_missing: int | None
+    is_experiment: bool = False
 
     @property
     def is_ratio(self) -> bool:
-        return self.guardrail in ("errors", "latency")
+        return METRICS[self.guardrail].compared != "difference"
 
     @property
     def is_bad(self) -> bool:
@@ -382,7 +494,7 @@ class Hold(msgspec.Struct, frozen=True, tag="hold"):
 class Rollback(msgspec.Struct, frozen=True, tag="rollback"):
     """The challenger gets nothing from now on."""
 
-    cause: Literal["guardrail", "hard", "person"]
+    cause: Literal["guardrail", "hard", "person", "experiment"]
 
 
 class Pause(msgspec.Struct, frozen=True, tag="pause"):

@@ -33,6 +33,7 @@ from doorstep.serve.counters import (
     without_gauges,
 )
 
+ARMS: tuple[Arm, Arm] = ("champion", "challenger")
 MAGIC = 0x31534C4C45435344
 FORMAT = 3
 SLOTS_MAX = 128
@@ -111,12 +112,14 @@ def create_cells(path: Path) -> None:
 
 
 class CellWriter:
-    """The one writer of a cell file. Not thread-safe.
+    """The one writer of a cell file. Not thread-safe. place: (its number, how many there are) of
+    the workers of a node, which share the units that come again.
 
     Raises: OSError; BlockingIOError if another process writes it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, place: tuple[int, int] = (0, 1)) -> None:
+        self._place, self._places = place
         self._fd = os.open(path, os.O_RDWR)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._map = mmap.mmap(self._fd, _WORDS * 8)
@@ -131,20 +134,23 @@ class CellWriter:
         self._free = list(range(FLIGHTS_MAX - 1, -1, -1))
 
     def slot(self, key: CellKey) -> int | None:
-        """The number of a cell, made if it is new; None if the file is full."""
+        """The number of a cell, made if it is new; None if the file is full. Both arms have room or
+        none: were only one of them counted, it would seem to be the other's lack."""
         found = self._slots.get(key)
-        if found is not None:
-            return found
+        if found is None and len(self._slots) + len(ARMS) <= SLOTS_MAX:
+            for arm in ARMS:
+                self._make(key._replace(arm=arm))
+            found = self._slots[key]
+        return found
+
+    def _make(self, key: CellKey) -> None:
         number = len(self._slots)
-        if number >= SLOTS_MAX:
-            return None
         self._write_key(_HEADER + number * _SLOT, _KEY, msgspec.msgpack.encode(key))
         self._slots[key] = number
         self._keys.append(key)
         self._seen.append(set())
         self._bad.append(set())
         self._words[_SLOTS_USED] = number + 1
-        return number
 
     def begin(self, slot: int, units: Iterable[int]) -> list[int]:
         """Mark a request in flight for its cell, with the units it is about. Answers what `end`
@@ -191,7 +197,8 @@ class CellWriter:
     ) -> None:
         """Take the latency of a request. slow_us: at most SLOW_MAX thresholds; none: it is not
         taken. once: units come again, and what one of them meets says little new: only its first
-        in the epoch is taken."""
+        in the epoch that comes to the worker whose unit it is, since a slow one is slow wherever it
+        asks."""
         if not slow_us or (once and not self._is_first(self._keys[slot], units[0])):
             return
         words, at = self._words, _HEADER + slot * _SLOT + _KEY
@@ -201,8 +208,11 @@ class CellWriter:
                 words[at + _SLOW + place] += 1
 
     def _is_first(self, key: CellKey, unit: int) -> bool:
-        """Both arms share one set: were each to stop when its own is full, the larger one would
-        stop first, and the other would seem to have the more slow requests."""
+        """Of those that are this worker's. Both arms share one set: were each to stop when its own
+        is full, the larger one would stop first, and the other would seem to have the more slow
+        requests."""
+        if unit % self._places != self._place:
+            return False
         timed = self._timed.setdefault((key.release, key.segment), _Timed())
         if key.epoch > timed.epoch:
             timed.epoch, timed.units = key.epoch, set()

@@ -103,8 +103,13 @@ class Evidence:
         self._remember(now)
 
     def cells(self) -> tuple[Cell, ...]:
-        """Cells of the releases that are, or just were, in the plan."""
-        found = [(k, v) for k, v in self._counts.cells.items() if k.release in self._recent]
+        """Cells of the releases that are, or just were, in the plan. One that has nothing yet was
+        only given its room."""
+        found = [
+            (key, counts)
+            for key, counts in self._counts.cells.items()
+            if key.release in self._recent and counts != CellCounts()
+        ]
         return tuple(_cell(key, counts) for key, counts in sorted(found, key=lambda one: one[0]))
 
     def services(self) -> tuple[ServiceReport, ...]:

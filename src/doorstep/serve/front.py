@@ -138,7 +138,7 @@ class Front:
         self._listeners = [socket.socket(fileno=one) for one in shared]
         self._link_socket = socket.socket(fileno=start.link)
         self.link = Link(self)
-        self._cells = CellWriter(Path(start.cells))
+        self._cells = CellWriter(Path(start.cells), (start.place, options.workers))
         writer = BlockWriter(
             Path(options.journal), node=options.node, boot=options.run, slot=start.slot,
             durable=options.keep.mode == "durable",

@@ -164,7 +164,9 @@ class FrontSlots:
             name = f"{child.slot}-{child.starts + 1}"
             cells = Path(options.state) / "cells" / f"{options.run}-{name}.cells"
             create_cells(cells)
-            start = FrontStart(options=options, slot=name, link=theirs.fileno(), cells=str(cells))
+            start = FrontStart(
+                options=options, slot=name, link=theirs.fileno(), cells=str(cells), place=at
+            )
             argv = ["-m", FRONT_MODULE, msgspec.json.encode(start).decode()]
             shared = (options.listen, options.alive, options.rpc)
             inherits = [start.link, *(one for one in shared if one is not None)]

@@ -90,12 +90,13 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 class FrontStart(msgspec.Struct, frozen=True, kw_only=True):
     """The one argument of a front worker's process, as JSON. slot: name of this life in its slot.
-    link: its end of the socket pair to the supervisor."""
+    link: its end of the socket pair to the supervisor. place: of the slot among the workers."""
 
     options: FrontOptions
     slot: str
     link: int
     cells: str
+    place: int = 0
 
 
 class Apply(msgspec.Struct, frozen=True, tag="apply"):

@@ -330,20 +330,30 @@ def split_log_e(cells: Sequence[SplitCell], prior_units: float = PRIOR_UNITS) ->
     return total
 
 
-def with_restarts(
-    whole: float,
-    restarted: Sequence[float],
-    slots: int = RESTART_SLOTS,
-    whole_weight: float = RESTART_WHOLE,
-) -> float:
-    """Log E of 0.8 * E(all) + 0.2 * mean over `slots` restarts, for a fault that comes late.
+def restart_weights(begun: int, *, is_open: bool) -> tuple[list[float], float]:
+    """Parts of the capital of the first `begun` restarts, and what lies idle for later ones.
 
-    `restarted`: log E of the data from each restart on, in order of start; the first `slots` are
-    used, slots not begun yet hold E = 1.
+    `RESTART_SLOTS` equal slots; restarts beyond them are left out. is_open: restarts without end:
+    the k-th from the last slot on gets 1/(k(k+1)) of it, which sums to the whole of it.
     """
-    used = list(restarted[:slots])
-    logs = [whole, *used, *([0.0] * (slots - len(used)))]
-    return log_mean_exp(logs, [whole_weight, *([(1.0 - whole_weight) / slots] * slots)])
+    slot = (1.0 - RESTART_WHOLE) / RESTART_SLOTS
+    if is_open:
+        later = range(1, begun - RESTART_SLOTS + 2)
+        weights = [slot] * min(begun, RESTART_SLOTS - 1) + [slot / (k * (k + 1)) for k in later]
+    else:
+        weights = [slot] * min(begun, RESTART_SLOTS)
+    return weights, max(0.0, 1.0 - RESTART_WHOLE - sum(weights))
+
+
+def with_restarts(whole: float, restarted: Sequence[float], *, is_open: bool = False) -> float:
+    """Log E of 0.8 * E(all) and the rest on data from restarts on, for a fault that comes late.
+
+    `restarted`: log E of the data from each restart on, in order of start. What is not begun yet
+    holds E = 1.
+    """
+    weights, idle = restart_weights(len(restarted), is_open=is_open)
+    logs = [whole, *restarted[: len(weights)], *([0.0] if idle else [])]
+    return log_mean_exp(logs, [RESTART_WHOLE, *weights, *([idle] if idle else [])])
 
 
 def share_log_e_restarted(
@@ -352,7 +362,15 @@ def share_log_e_restarted(
     r0: float,
     direction: int,
     grid: Sequence[float] = GRID_RARE,
+    *,
+    is_open: bool = False,
 ) -> float:
     """M1 with restarts: `starts` are indexes into `cells` (in order of time) where one begins."""
-    restarted = [share_log_e(cells[start:], r0, direction, grid) for start in starts]
-    return with_restarts(share_log_e(cells, r0, direction, grid), restarted)
+    wealth = np.zeros((len(cells) + 1, len(grid)))
+    if inside := [at for at, cell in enumerate(cells) if 0.0 < cell[0] < 1.0]:
+        pi, in_b, in_a = _used(cells)
+        gain_b, gain_a = share_bets(pi, r0, direction, grid)
+        wealth[inside] = in_b[:, None] * gain_b + in_a[:, None] * gain_a
+    since = np.cumsum(wealth[::-1], axis=0)[::-1]
+    restarted = [log_mean_exp(since[start]) for start in starts]
+    return with_restarts(log_mean_exp(since[0]), restarted, is_open=is_open)

@@ -33,8 +33,11 @@ from doorstep.kernel.files import write_atomic
 MODEL_FILE = "model/onnx/model.onnx"
 TIMEOUT_MS = 10_000
 """No test of what is answered depends on how busy the machine is; one of time-outs says its own."""
-Behaviour = Literal["linear", "nan", "raises"]
-"""nan: scores are not finite when the first number is negative. raises: the model raises then."""
+Behaviour = Literal["linear", "nan", "raises", "slow"]
+"""nan: scores are not finite when the first number is negative. raises: the model raises then.
+slow: takes some milliseconds more."""
+SLOW_WIDTH = 1500
+SLOW_TIMES = 4
 
 
 class TestHome:
@@ -236,6 +239,8 @@ def _misbehave(behaviour: Behaviour, scores: str) -> tuple[list[Any], list[Any]]
     """Nodes that spoil `scores` into `odd` where the first number is negative."""
     from onnx import TensorProto, helper, numpy_helper
 
+    if behaviour == "slow":
+        return _dawdle(scores)
     constants = [
         numpy_helper.from_array(np.array([0], dtype=np.int64), "first"),
         numpy_helper.from_array(np.array(0.0, dtype=np.float32), "zero"),
@@ -253,4 +258,20 @@ def _misbehave(behaviour: Behaviour, scores: str) -> tuple[list[Any], list[Any]]
         nodes.append(helper.make_node("Mul", ["bit", "seven"], ["index"]))
         nodes.append(helper.make_node("Gather", ["table", "index"], ["nothing"], axis=0))
     nodes.append(helper.make_node("Add", [scores, "nothing"], ["odd"]))
+    return nodes, constants
+
+
+def _dawdle(scores: str) -> tuple[list[Any], list[Any]]:
+    """Nodes that add to `scores` a zero that is long to compute, out of a file that stays small."""
+    from onnx import helper, numpy_helper
+
+    width, nodes, constants = SLOW_WIDTH, [], []
+    for name, shape in (("in", (3, width)), ("on", (width, width)), ("out", (width, 1))):
+        constants.append(numpy_helper.from_array(np.array(shape, dtype=np.int64), f"shape_{name}"))
+        nodes.append(helper.make_node("ConstantOfShape", [f"shape_{name}"], [f"zeros_{name}"]))
+    factors = ["in", *["on"] * SLOW_TIMES, "out"]
+    for at, factor in enumerate(factors):
+        inputs = ["input" if at == 0 else f"slow{at}", f"zeros_{factor}"]
+        nodes.append(helper.make_node("MatMul", inputs, [f"slow{at + 1}"]))
+    nodes.append(helper.make_node("Add", [scores, f"slow{len(factors)}"], ["odd"]))
     return nodes, constants

@@ -10,6 +10,7 @@ import msgspec
 from doorstep.console import story, timeline
 from doorstep.console.measures import totals_of
 from doorstep.core.instant import SECOND_US
+from doorstep.govern.surface import Stop
 from doorstep.journal.surface import Traffic, TrafficBucket
 from fakes import console_data, console_releases
 
@@ -84,13 +85,13 @@ def test_answers_of_nobody_and_of_a_constant_have_names() -> None:
 
 
 def test_marks_are_what_changed_and_not_that_nothing_did() -> None:
-    seen = story.marks_of(console_releases.releases(NOW), NOW - 60 * MINUTE)
+    seen = story.marks_of(console_releases.releases(NOW), (), "loans", NOW - 60 * MINUTE)
     assert [one.action for one in seen] == ["start", "advance", "pause", "resume", "advance"]
     assert list(seen) == sorted(seen, key=lambda one: one.at)
 
 
 def test_marks_before_the_axis_are_left_out() -> None:
-    assert story.marks_of(console_releases.releases(NOW), NOW) == ()
+    assert story.marks_of(console_releases.releases(NOW), (), "loans", NOW) == ()
 
 
 def test_a_lane_lasts_from_the_finding_to_its_end_and_inside_the_axis() -> None:
@@ -141,3 +142,17 @@ def test_a_year_of_buckets_does_not_make_a_page_of_megabytes() -> None:
     wide = msgspec.structs.replace(traffic((0, 2, 1, 0)), since=NOW - 525_600 * MINUTE)
     figure = timeline.figure(wide, (), (), 2, None)
     assert len(trace(figure, "y2")["x"]) == 2000
+
+
+def test_a_version_that_was_killed_and_revived_is_on_the_axis() -> None:
+    stops = (
+        Stop(version=2, since=NOW - 9 * MINUTE, until=NOW - 4 * MINUTE, by="ada", why="it leaks"),
+        Stop(version=1, since=NOW - 90 * MINUTE, until=None, by="ada", why="older"),
+    )
+    seen = story.marks_of((), stops, "loans", NOW - 60 * MINUTE)
+    assert [(one.action, one.text, one.reason) for one in seen] == [
+        ("kill", "loans@2 killed", "it leaks"), ("revive", "loans@2 revived", ""),
+    ]  # fmt: skip
+    drawn = timeline._mark_points(seen)
+    assert drawn["marker"]["symbol"] == ["x", "circle-open"]
+    assert drawn["marker"]["color"] == ["$bad", "$ink"]

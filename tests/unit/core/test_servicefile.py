@@ -178,8 +178,29 @@ def test_a_guardrail_has_the_defaults_of_its_kind() -> None:
     assert rails.release.guardrails == (
         Guardrail(name="latency", tolerance=1.1, margins=MARGINS),
         Guardrail(name="quality", tolerance=0.0, margins=(0.005,)),
-        Guardrail(name="fairness", tolerance=0.1, margins=(0.05,)),
+        Guardrail(name="fairness", tolerance=0.1, margins=(0.1,)),
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("guardrails: [conversion]", "conversion is a metric without outcomes"),
+        ("guardrails: [{name: errors, loss: brier}]", "is for quality; errors has none"),
+        ("guardrails: [{name: quality, tolerance: 0.1, margins: 0.05}]", "is below the tolerance"),
+        ("experiment: {metric: revenue}", "revenue is a metric without outcomes"),
+        ("{experiment: {metric: errors}, steps: [5%]}", "has one step for everybody"),
+    ],
+)
+def test_a_metric_that_could_never_be_decided_is_refused(text: str, said: str) -> None:
+    assert said in refusal(f"release: {text if text[0] == '{' else '{' + text + '}'}\n")
+
+
+def test_an_experiment_outlasts_its_outcomes() -> None:
+    experiment = "release: {experiment: {metric: revenue, for: 1d}}\n"
+    text = f"monitor: {{outcomes: {{delay: 2d}}}}\n{experiment}"
+    assert "no outcome would ever count" in refusal(text)
+    assert "expected monitor.outcomes.unit" in refusal(text)
 
 
 def test_the_last_margin_belongs_to_the_last_step() -> None:
@@ -413,9 +434,10 @@ def test_every_declared_key_is_explained() -> None:
 
     explained = {row.path for row in explain(read())}
     missing = [path for path in paths(ROOT, "") if path not in explained]
-    here = [path for path in missing if not path.startswith("watch.")]
+    here = [path for path in missing if not path.startswith(("watch.", "release.experiment."))]
     assert here == ["data.train.path", "data.train.sql", "data.train.connection"]
-    watched = parse_service_file("service: x\nmodel: {label: y}\nwatch: {time: at}\n")
+    test = "release: {experiment: {metric: errors}}"
+    watched = parse_service_file(f"service: x\nmodel: {{label: y}}\nwatch: {{time: at}}\n{test}\n")
     assert set(missing) - set(here) <= {row.path for row in explain(watched)}
 
 
@@ -454,7 +476,7 @@ def test_every_key_says_what_it_promises_and_why_its_default_is_so() -> None:
 
 def test_what_this_release_does_not_do_yet_is_said() -> None:
     thin = dict(thin_keys(parse_service_file(FULL)))
-    assert {"goal", "release.waves", "alert[0].to", "review"} <= set(thin)
+    assert {"alert[0].to", "review"} <= set(thin)
     assert all(sentence.startswith(path) for path, sentence in thin.items())
     assert not thin_keys(parse_service_file((GOLDEN / "valid" / "demo.yaml").read_text()))
 

@@ -18,13 +18,14 @@ from doorstep.operations import table
 GLOSSARY = DOCS / "reference" / "glossary.md"
 ROW = re.compile(r"^\| (?P<words>[a-z, ]+) \| (?P<meaning>.+) \|$", re.M)
 VERBS = frozenset({
-    *("apply", "bench", "check", "console", "create", "demo", "diff", "doctor", "down", "erase"),
-    *("explain", "export", "find", "follow", "history", "hold", "import", "init", "kill", "list"),
-    *("pause", "predict", "promote", "query", "register", "restore", "resume", "revive", "revoke"),
-    *("rollback", "show", "start", "status", "trust", "up", "verify"),
+    *("apply", "approve", "bench", "check", "console", "create", "demo", "diff", "doctor"),
+    *("down", "erase", "estimate", "explain", "export", "find", "follow", "history", "hold"),
+    *("import", "init", "kill", "list", "pause", "predict", "promote", "query", "register"),
+    *("restore", "resume", "revive", "revoke", "rollback", "show", "start", "status", "trust"),
+    *("up", "verify"),
 })  # fmt: skip
 """What a command may be called besides a noun of the glossary."""
-PARTS = frozenset({"cells", "document", "head", "node", "run", "watch"})
+PARTS = frozenset({"cells", "document", "head", "moments", "node", "run", "watch"})
 """What the name of a table may go on with."""
 OTHER_WORDS = {
     "deployment": "release",

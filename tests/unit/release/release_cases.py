@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from doorstep.core.instant import SECOND_US
+from doorstep.journal.joined import OutcomeArrays
 from doorstep.release.decide import decide
 from doorstep.release.transition import Beginning, apply, begin
 from doorstep.release.types import Advance, Cell, Evidence, Release, ReleaseSpec, State
@@ -63,3 +68,37 @@ def in_bake(**spec: object) -> tuple[Release, list[Cell]]:
     baking = apply(release, decision)
     assert baking.state is State.BAKE
     return baking, cells
+
+
+def arrays_of(rows: list[dict[str, Any]]) -> OutcomeArrays:
+    """One row per prediction, in order of time, all of a classifier unless it has a `score`;
+    `yes` and `no` are probabilities."""
+    outputs = [
+        one for one, key in (("value", "score"), ("yes", "yes"), ("no", "no"))
+        if any(key in row for row in rows)
+    ]  # fmt: skip
+
+    def texts(name: str, default: Any = "") -> Any:
+        made = np.empty(len(rows), dtype=object)
+        made[:] = [row.get(name, default) for row in rows]
+        return made
+
+    def integers(name: str, default: int = 0) -> Any:
+        return np.array([row.get(name, default) for row in rows], dtype=np.int64)
+
+    def floats(name: str) -> Any:
+        return np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
+
+    names = [row.get("id", f"p{place}") for place, row in enumerate(rows)]
+    ids = np.empty(len(rows), dtype=object)
+    ids[:] = names
+    times = [row.get("at", place) for place, row in enumerate(rows)]
+    return OutcomeArrays(
+        id=ids, at=np.array(times, dtype=np.int64), version=integers("version", 1),
+        assigned=integers("assigned", 1), kind=integers("kind"), segment=texts("segment"),
+        release=texts("release", "r1"), epoch=integers("epoch", 1), unit=texts("unit"),
+        answer=texts("answer", None), label=texts("label", None), value=floats("value"),
+        outcome_at=integers("outcome_at"), received_at=integers("received_at"),
+        scores={one: floats(one if one != "value" else "score") for one in outputs},
+        latency_us=integers("latency_us", 1000), group=texts("group", None), is_cut=False,
+    )  # fmt: skip

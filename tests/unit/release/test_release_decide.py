@@ -53,6 +53,48 @@ def test_shadow_with_many_errors_of_the_challenger_only_rolls_back():
     assert decision.reason.startswith("errors 6.2 % against 0.0 % (evidence ")
 
 
+LAST = {"steps": (0.5,), "dwell_s": (600.0,), "margins": (1.5,)}
+
+
+def test_the_last_step_waits_for_the_ratio_before_it_is_content_with_the_ceiling():
+    """Five errors in 5,000 of either arm are far under 1 %, and no proof that it is no worse."""
+    release, seen = in_step(**LAST), evidence(arms(1, (5000, 5), (5000, 5)))
+    hasty = decide(release, seen, at(600))
+    assert isinstance(hasty.outcome, Hold)
+    assert hasty.reason.endswith("needed, or a rate under the ceiling in 1.8 h"), hasty.reason
+    assert isinstance(decide(release, seen, at(7199)).outcome, Hold)
+    patient = decide(release, seen, at(7200))
+    assert patient.outcome == Advance(State.BAKE, 0, 0.95)
+    for decision in (hasty, patient):
+        assert recompute(decision) == decision
+    earlier = in_step(**LAST, method=2)
+    assert decide(earlier, seen, at(600)).outcome == Advance(State.BAKE, 0, 0.95)
+
+
+def test_the_last_step_is_never_patient_beyond_half_of_what_the_deadline_leaves():
+    release = in_step(**LAST, deadline_s=2000.0)
+    seen = evidence(arms(1, (5000, 5), (5000, 5)))
+    assert isinstance(decide(release, seen, at(999)).outcome, Hold)
+    assert isinstance(decide(release, seen, at(1000)).outcome, Advance)
+
+
+def test_who_has_no_error_in_many_units_need_not_be_waited_for():
+    release = in_step(**LAST)
+    assert isinstance(
+        decide(release, evidence(arms(1, (4900, 0), (4900, 0))), at(600)).outcome, Hold
+    )
+    clean = evidence(arms(1, (5000, 0), (5000, 0)))
+    assert isinstance(decide(release, clean, at(600)).outcome, Advance)
+
+
+def test_an_earlier_method_bets_more_in_shadow():
+    found = [
+        decide(started(method=method), shadow(20, 300, 0), at(60)).numbers[0].log_e_rollback
+        for method in (1, 2, 3)
+    ]
+    assert found[0] == found[1] > found[2]
+
+
 def test_a_step_needs_its_dwell_time_and_its_evidence():
     release = in_step()
     assert isinstance(decide(release, CLEAN, at(299.9)).outcome, Hold)
@@ -274,7 +316,7 @@ def test_the_same_version_cannot_be_released_over_itself():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"method": 3},
+        {"method": 4},
         {"steps": ()},
         {"steps": (0.5, 0.1)},
         {"steps": (0.0, 0.1)},
@@ -291,6 +333,10 @@ def test_the_same_version_cannot_be_released_over_itself():
         {"guardrails": (Guardrail(weight=0.5),)},
         {"segments": ()},
         {"segments": ("a", "a")},
+        {"segments": ("a", "b"), "wave_steps": (4,)},
+        {"segments": ("a", "b"), "wave_steps": (4, 0)},
+        {"segments": ("a",), "wave_steps": (4,)},
+        {"segments": ("a", "b"), "wave_steps": (2, 2), "steps": (0.1, 0.5, 0.5, 0.1)},
     ],
 )
 def test_a_release_that_makes_no_sense_is_refused(wrong):

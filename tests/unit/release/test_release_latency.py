@@ -16,6 +16,7 @@ from doorstep.release.decide import decide, recompute
 from doorstep.release.judge import judge
 from doorstep.release.types import Advance, Cell, Evidence, Guardrail, Hold, Rollback
 from doorstep.release.wording import say_ratio
+from doorstep.stats import eprocess
 
 LATENCY = Guardrail(
     name="latency", margins=(2.0,), slow_us=(1_000, 5_000, 20_000, 50_000), weight=0.5
@@ -134,3 +135,16 @@ def test_the_champions_times_are_those_it_answered_itself():
 def test_a_guardrail_without_its_times_is_refused():
     with pytest.raises(Exception, match="4 of them"):
         Guardrail(name="latency", margins=(2.0,))
+
+
+def test_a_first_release_goes_back_when_it_is_slower_than_was_promised():
+    promised = Guardrail(name="latency", limits=(0.01,), slow_us=(50_000,), weight=0.5)
+    release = started(champion=None, guardrails=(Guardrail(weight=0.5), promised), warmup_s=0.0)
+    for n_slow, is_bad in ((60, True), (15, False)):
+        (cell,) = arms(1, (0, 0), (2000, 0))[1:]
+        found = evidence([msgspec.structs.replace(cell, timed=2000, slow=(n_slow, 0, 0, 0))])
+        decision = decide(release, found, at(60))
+        assert isinstance(decision.outcome, Rollback) is is_bad, decision.reason
+    kept = judge(release, found)[1]
+    assert kept.challenger_rate == 0.0075 and kept.log_e_advance is None
+    assert kept.log_e_rollback == pytest.approx(eprocess.one_sample_log_e(15, 2000, 0.01))

@@ -7,50 +7,23 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from release_cases import arms, at, evidence, in_step, started
+from release_cases import arms, arrays_of, at, evidence, in_step, started
 
 from doorstep.core.errors import RefusedError
 from doorstep.core.record import Kind
-from doorstep.journal.joined import OutcomeArrays
+from doorstep.release.baselines import baseline_from
 from doorstep.release.decide import decide, recompute
 from doorstep.release.judge import judge
-from doorstep.release.losses import baseline_from, loss_cells, losses_of, told_of
+from doorstep.release.losses import loss_cells, losses_of, rankings_of, told_of
 from doorstep.release.outcomes import whole_cells
 from doorstep.release.quality import quality_numbers
 from doorstep.release.types import Advance, Evidence, Guardrail, Hold, LossCell, Release, Rollback
+from doorstep.release.wording import say_rankings
 from doorstep.stats import eprocess
 
 QUALITY = Guardrail(name="quality", tolerance=0.0, margins=(0.05,), weight=0.5, reference=0.2)
 RAILS = (Guardrail(weight=0.5), QUALITY)
 ONE_STEP: dict[str, Any] = {"steps": (0.5,), "dwell_s": (0.0,), "margins": (2.0,)}
-
-
-def arrays_of(rows: list[dict[str, Any]]) -> OutcomeArrays:
-    """One row per prediction, in order of time, all of a classifier unless it has a `value`."""
-
-    def texts(name: str, default: Any = "") -> Any:
-        made = np.empty(len(rows), dtype=object)
-        made[:] = [row.get(name, default) for row in rows]
-        return made
-
-    def integers(name: str, default: int = 0) -> Any:
-        return np.array([row.get(name, default) for row in rows], dtype=np.int64)
-
-    def floats(name: str) -> Any:
-        return np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
-
-    names = [row.get("id", f"p{place}") for place, row in enumerate(rows)]
-    ids = np.empty(len(rows), dtype=object)
-    ids[:] = names
-    return OutcomeArrays(
-        id=ids, at=np.arange(len(rows)), version=integers("version", 1),
-        assigned=integers("assigned", 1), kind=integers("kind"), segment=texts("segment"),
-        release=texts("release", "r1"), epoch=integers("epoch", 1), unit=texts("unit"),
-        answer=texts("answer", None), label=texts("label", None), value=floats("value"),
-        outcome_at=integers("outcome_at"), received_at=integers("received_at"),
-        scores={"value": floats("score")} if any("score" in row for row in rows) else {},
-        is_cut=False,
-    )  # fmt: skip
 
 
 def row(is_wrong: bool, version: int = 1, **more: Any) -> dict[str, Any]:
@@ -182,7 +155,33 @@ def test_a_regression_is_judged_by_its_absolute_error():
         {"score": 10.0, "value": 12.0}, {"score": 10.0, "value": 100.0}, {"score": 1.0},
         row(True), row(False),
     ]  # fmt: skip
-    np.testing.assert_array_equal(losses_of(arrays_of(rows), 4.0), [0.5, 1.0, np.nan, 1.0, 0.0])
+    numeric = msgspec.structs.replace(QUALITY, loss_max=4.0)
+    found = losses_of(arrays_of(rows), numeric)
+    np.testing.assert_array_equal(found, [0.5, 1.0, np.nan, 1.0, 0.0])
+
+
+def test_how_well_each_version_ranks_is_shown_beside() -> None:
+    release = in_canary()
+    rng = np.random.default_rng(2)
+    rows = []
+    for place in range(400):
+        version, truth = 1 + place % 2, rng.random() < 0.5
+        score = float(rng.normal(2.0 * truth if version == 2 else 0.5 * truth))
+        told_ = {"label": "yes" if truth else "no", "yes": score, "no": -score}
+        rows.append({"assigned": version, "answer": "yes", **told_})
+    rows.append({"assigned": 1, "yes": 1.0, "no": 0.0})
+    champion, challenger = rankings_of(arrays_of(rows), release, "yes")
+    assert (champion.arm, champion.outcomes, challenger.outcomes) == ("champion", 200, 200)
+    assert champion.low < champion.auc < champion.high < challenger.low < challenger.auc < 1.0
+    said = say_rankings((champion, challenger))
+    assert said.startswith("AUC 0.9") and " against 0.6" in said, said
+    assert rankings_of(arrays_of(rows), release, "") == ()
+    assert say_rankings((champion,)) == ""
+    shadow = started(guardrails=RAILS, **ONE_STEP)
+    live = [one | {"id": f"p{place}"} for place, one in enumerate(rows)]
+    copies = [one | {"assigned": 2, "kind": int(Kind.SHADOW)} for one in live[:100]]
+    pair = rankings_of(arrays_of([*live, *copies]), shadow, "yes")
+    assert [one.outcomes for one in pair] == [100, 100]
 
 
 def test_the_baseline_is_the_champions_own():

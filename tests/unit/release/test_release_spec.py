@@ -7,7 +7,8 @@ import pytest
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import RefusedError
 from doorstep.core.servicefile import ServiceFile, parse_service_file
-from doorstep.release.spec import masked_inputs, spec_of
+from doorstep.release.baselines import Baseline
+from doorstep.release.spec import Before, guarded, masked_inputs, spec_of
 
 PLAIN = Contract(inputs=(Field(name="x", type="float"),))
 PERSONAL = Contract(inputs=(Field(name="x", type="float", personal="drop"),))
@@ -60,3 +61,29 @@ def test_what_the_challenger_does_not_read_may_be_personal() -> None:
     others = Contract(inputs=(Field(name="name", type="text", personal="pseudonymise"),))
     assert masked_inputs(file_of(), (others, PLAIN)) == ()
     assert spec_of(file_of(), 1.0, (PLAIN, PLAIN)).shadow_requests == 1000
+
+
+def test_a_first_release_is_held_to_what_callers_were_promised() -> None:
+    slo = 'monitor: {slo: ["p99 <= 50 ms", "p50 <= 5 ms", "availability >= 99.5%"]}\n'
+    errors, latency = spec_of(file_of(slo), 1.0).guardrails
+    assert errors.ceiling == pytest.approx(0.005)
+    assert (latency.slow_us, latency.limits) == ((50_000, 5_000), (0.01, 0.5))
+    assert [one.name for one in spec_of(file_of(), 1.0).guardrails] == ["errors"]
+    assert [one.name for one in spec_of(file_of(slo), 1.0, (PLAIN, PLAIN)).guardrails] == ["errors"]
+
+
+def test_an_experiment_has_one_step_of_its_own_length_and_no_shadow() -> None:
+    file = file_of(
+        "monitor: {outcomes: {delay: 1d}}\n"
+        "release: {experiment: {metric: conversion, share: 40%, for: 7d}}\n"
+    )
+    assert guarded(file) == {"errors", "conversion"}
+    before = Before({"conversion": Baseline(reference=0.95, label="yes")})
+    spec = spec_of(file, 1.0, (PLAIN, PLAIN), before)
+    assert (spec.steps, spec.shadow_requests) == ((0.4,), 0)
+    assert spec.deadline_s == 7 * 86_400 and spec.epoch_s == 7 * 86_400 / 40
+    assert spec.experiment is not None
+    measure = spec.experiment.measure
+    assert (measure.tolerance, measure.margins, measure.delay_s) == (0.0, (0.0,), 86_400.0)
+    assert [one.name for one in spec.guardrails] == ["errors"]
+    assert spec_of(file, 1.0).experiment is None, "a first release has nobody to be tested against"

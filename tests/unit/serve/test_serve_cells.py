@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from doorstep.core.report import UNITS_MAX
@@ -20,6 +23,7 @@ from doorstep.serve.cells import (
 )
 from doorstep.serve.counters import BUCKETS, LATENCY_EDGES_US
 from doorstep.serve.evidence import Evidence, quantile_ms
+from doorstep.stats import eprocess
 
 KEY = CellKey("r1", 1, "north", "challenger")
 
@@ -90,10 +94,41 @@ def test_latencies_of_both_arms_are_taken_for_equally_long(path: Path) -> None:
 
 def test_a_full_file_has_no_slot_for_one_more_cell(path: Path) -> None:
     writer = CellWriter(path)
-    keys = [CellKey("r", epoch, "", "champion") for epoch in range(SLOTS_MAX)]
-    assert [writer.slot(key) for key in keys] == list(range(SLOTS_MAX))
+    keys = [CellKey("r", epoch, "", "champion") for epoch in range(SLOTS_MAX // 2)]
+    assert [writer.slot(key) for key in keys] == list(range(0, SLOTS_MAX, 2))
     assert writer.slot(KEY) is None
-    assert writer.slot(keys[3]) == 3
+    assert writer.slot(keys[3]._replace(arm="challenger")) == 7, "both arms have room, or none"
+
+
+def test_of_a_unit_one_latency_is_taken_by_all_workers_together(tmp_path: Path) -> None:
+    workers = []
+    for place in range(4):
+        create_cells(tmp_path / str(place))
+        workers.append(CellWriter(tmp_path / str(place), (place, 4)))
+    generator = random.Random(1)
+    units = [generator.getrandbits(64) for _ in range(100)]
+    for _ in range(40):
+        for unit in units:
+            writer = generator.choice(workers)
+            writer.time(writer.slot(KEY), [unit], 30, (10,), once=True)
+    assert sum(read_cells(tmp_path / str(place)).cells[KEY].timed for place in range(4)) == 100
+
+
+def test_few_slow_units_that_ask_often_send_no_equal_version_back() -> None:
+    """400 fair splits of 400 units of which a tenth is slow, each asking all of 4 workers: counted
+    by each worker the slow ones look like four times the evidence."""
+    rng = np.random.default_rng(7)
+    slow = rng.binomial(400, 0.1, 400)
+    of_challenger = rng.binomial(slow, 0.5)
+    gone = {
+        times: sum(
+            eprocess.share_log_e([(0.5, times * int(b), times * int(n - b))], 1.0, +1)
+            >= math.log(20)
+            for n, b in zip(slow, of_challenger, strict=True)
+        )
+        for times in (1, 4)
+    }
+    assert gone[1] <= 20 < gone[4], gone
 
 
 def test_one_file_has_one_writer(path: Path) -> None:

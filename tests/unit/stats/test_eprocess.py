@@ -72,6 +72,21 @@ def test_restarts_never_cost_more_than_their_part_of_the_capital():
     assert e.with_restarts(0.0, [0.0] * 8) == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("begun", [0, 1, 7, 8, 9, 340])
+def test_restarts_never_spend_more_than_there_is(begun, is_open):
+    weights, idle = e.restart_weights(begun, is_open=is_open)
+    assert e.RESTART_WHOLE + sum(weights) + idle == pytest.approx(1.0)
+    assert idle >= 0.0 and len(weights) == (begun if is_open else min(begun, 8))
+
+
+def test_a_fault_after_days_is_seen_by_a_restart_that_is_open():
+    hours = [(0.5, 300, 300)] * 100 + [(0.5, 120, 60)] * 4
+    starts = list(range(1, 104))
+    assert e.share_log_e_restarted(hours, starts, 1.1, +1) < math.log(20)
+    assert e.share_log_e_restarted(hours, starts, 1.1, +1, is_open=True) > math.log(20)
+
+
 def test_mean_of_nothing_is_refused_and_zero_evidence_values_are_fine():
     with pytest.raises(ValueError, match="no e-values"):
         e.log_mean_exp([])

@@ -51,10 +51,11 @@ def live(here: RunningInstallation, service: str, truth: Truth, count: int, seed
 
     def ask(row: dict[str, float]) -> Any:
         body = json.dumps({"rows": [row], "context": {"id": f"{seed}-{row['x0']}"}})
-        answer = httpx.post(f"{here.data_url}{path_of(service)}", content=body, timeout=60)
+        answer = caller.post(f"{here.data_url}{path_of(service)}", content=body)
         return answer.json()["predictions"][0]["id"]
 
-    with ThreadPoolExecutor(4) as crowd:
+    # Making a client takes longer than an answer.
+    with httpx.Client(timeout=60) as caller, ThreadPoolExecutor(4) as crowd:
         ids = list(crowd.map(ask, asked))
     told = [
         OutcomeGiven(prediction=one, label=truth(row)) for one, row in zip(ids, asked, strict=True)

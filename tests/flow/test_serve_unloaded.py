@@ -258,7 +258,7 @@ def test_status_of_an_installation_says_which_version_cannot_be_loaded_and_why(
         assert here.client.version("loans@2").state == "not loadable"
         states = {one.number: one.state for one in here.client.versions("loans")}
         assert states == {1: "retired", 2: "not loadable"}
-        lines = [one for one in examine(str(here.home)) if one.name == "version loans@2"]
+        lines = [one for one in examine(str(here.home)) if one.subject == "version loans@2"]
         assert [one.state for one in lines] == ["fail"]
         corrupted.mend()
         assert "cannot be loaded" not in here.wait(lambda: said(here, "healthy"), "a healthy one")

@@ -76,8 +76,8 @@ class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Trials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Predictions with an outcome and without. field: of the contract, whose value is wanted.
-    release: only its own; of its epochs in `whole` all, of those in `split` of each unit the first
-    and those that have an outcome. "": all."""
+    release: only its own; of its epochs in `whole` all, of each of those in `split` the first of
+    each unit and those that have an outcome. "": all."""
 
     field: str = ""
     release: str = ""
@@ -122,7 +122,7 @@ SELECT p.*, last.label, last.value, last."at" AS outcome_at, last.received_at
   WHERE list_contains($kinds, p.kind) AND p."at" >= $since AND p."at" < $until AND ($release = '' OR
     (p.release = $release AND (list_contains($split, epoch) OR list_contains($whole, epoch))))
   QUALIFY $release = '' OR list_contains($whole, epoch) OR last.about IS NOT NULL OR row_number()
-    OVER (PARTITION BY p.kind, p.cached, list_contains($whole, epoch),
+    OVER (PARTITION BY p.kind, p.cached, p.epoch,
       CASE p.unit WHEN '' THEN split_part(p.id, '.', 1) ELSE p.unit END ORDER BY p."at", p.id) = 1
   ORDER BY CASE $release WHEN '' THEN -p."at" ELSE p."at" END, p.id, p.version LIMIT $rows
 """

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from doorstep.core.contract import Contract
+from doorstep.core.errors import RefusedError
 from doorstep.core.instant import SECOND_US
 from doorstep.core.record import TRAFFIC, Kind
 from doorstep.core.servicefile import ServiceFile
@@ -77,7 +78,12 @@ def choose_spec(
         steps = file.release.steps or STEP_SHARES[first:]
         release = msgspec.structs.replace(file.release, steps=steps)
         tried = msgspec.structs.replace(file, release=release)
-        spec = spec_of(tried, traffic.units_per_s, contracts, before)
+        try:
+            spec = spec_of(tried, traffic.units_per_s, contracts, before)
+        except RefusedError as error:
+            if error.code != "too-many-steps" or len(steps) == 1 or file.release.steps:
+                raise
+            continue
         took = estimate(spec, traffic)
         if took.fits:
             return spec

@@ -24,6 +24,8 @@ WARMUP_OF_DWELL = 0.2
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 CEILING_LEAST = 1e-6
 EPOCH_S = 3600.0
+ROOM_EPOCHS = 48
+"""Of the room of nodes, what steps may take: each has a warm-up, in every wave that is begun."""
 EPOCHS_MAX = 40
 """Nodes have room for some 60 of one segment; steps and full sets open some besides."""
 
@@ -68,6 +70,7 @@ def spec_of(
         _require_answers(file, shadow_requests)
     rises = [wave.steps or steps for wave in asked.waves] + [steps]
     counts = [len(rise) for rise in rises]
+    _require_room(counts)
     dwell_s = tuple(
         asked.dwell_s_at(step, len(rise), wave)
         for rise, wave in zip(rises, (*asked.waves, None), strict=True)
@@ -190,6 +193,18 @@ def _require_answers(file: ServiceFile, shadow_requests: int) -> None:
             "cannot-compare-answers",
             f"release.guardrails names disagreement, but {why}",
             "take disagreement out of the guardrails",
+        )
+
+
+def _require_room(counts: Sequence[int]) -> None:
+    """counts: steps of each wave. Raises: RefusedError (`too-many-steps`)."""
+    needed = sum(2 * count * (at + 1) for at, count in enumerate(counts))
+    if len(counts) > 1 and needed > ROOM_EPOCHS:
+        raise RefusedError(
+            "too-many-steps",
+            f"release.waves: steps of {', '.join(map(str, counts))} in {len(counts)} waves are "
+            f"{needed} counts by wave and step on a node; it has room for {ROOM_EPOCHS}",
+            "give later waves fewer steps, such as steps: [50%]",
         )
 
 

@@ -116,6 +116,8 @@ class Service:
         release = self.release
         if release is None or not self.watched or self.is_disrupted:
             return None
+        if release.state != "shadow" and not release.shares.get(segment, 0.0):
+            return None  # a wave that is not begun is no control, and room is short
         key = (segment, challenger)
         if key not in self._slots:
             self._slots[key] = self._slot(_cell_key(release, segment, challenger))

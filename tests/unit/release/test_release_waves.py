@@ -222,3 +222,16 @@ def test_a_wave_that_matches_nothing_of_the_contract_is_refused():
         with pytest.raises(RefusedError) as caught:
             spec_of(file, 1.0, (other, other))
         assert caught.value.code == "wave-matches-nothing"
+
+
+def test_more_steps_in_waves_than_a_node_can_count_are_refused():
+    three = "waves: [{name: a, match: {s: 3}}, {name: b, match: {s: 4}}, {name: c, match: {s: 5}}]"
+    for steps, fits in (("[25%, 50%]", True), ("[10%, 25%, 50%]", False)):
+        text = TEXT + f"release: {{steps: {steps}, {three}}}\n"
+        file = parse_service_file(text, environment="development")
+        if fits:
+            assert spec_of(file, 1.0).wave_steps == (2, 2, 2, 2)
+            continue
+        with pytest.raises(RefusedError) as caught:
+            spec_of(file, 1.0)
+        assert caught.value.code == "too-many-steps"

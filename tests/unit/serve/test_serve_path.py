@@ -248,7 +248,7 @@ def test_where_the_challenger_fails_the_champion_answers_and_both_are_told_apart
     (record,) = world.records()
     assert (record.assigned, record.version, record.status) == (2, 1, status)
     assert (record.release, record.epoch, record.share) == ("r", 1, 1.0)
-    assert (world.cell("challenger").bad, world.cell("champion")) == (1, None)
+    assert (world.cell("challenger").bad, world.cell("champion").requests) == (1, 0)
 
 
 def test_only_requests_of_one_unit_are_timed_so_that_neither_arm_lacks_its_own(
@@ -314,7 +314,8 @@ def test_rows_are_assigned_by_their_own_units_and_segments(tmp_path: Path) -> No
     assert [one.segment for one in by_row] == ["", "north"] * 20
     assert world.cell("challenger", "north").requests == 1
     assert world.cell("champion", "north").requests == 1
-    assert len(world.cell("champion").seen) == 20
+    assert len(world.cell("champion", "north").seen) == 20 - expected.count(2)
+    assert world.cell("champion") is None, "a wave that is not begun is no control"
 
 
 def test_without_the_lease_the_champion_has_everybody_and_nothing_is_evidence(

@@ -30,7 +30,7 @@ import duckdb
 import msgspec
 import numpy as np
 
-from doorstep.core.manifest import ColumnProfile, Profile
+from doorstep.core.manifest import ColumnProfile, PairProfile, Profile
 from doorstep.core.record import Column, Layout, PredictionMeta
 from doorstep.journal import duck, sql
 from doorstep.journal.compactor import Compactor
@@ -69,11 +69,16 @@ PROFILE = Profile(
         ColumnProfile(
             name=f"n{i}",
             type="float",
-            edges=tuple(j / 31 for j in range(1, 31)),
+            edges=tuple(j / 32 for j in range(1, 32)),
             counts=(31,) * 32,
             nulls=0,
         )
         for i in range(NUMBERS - 1)
+    ),
+    pairs=PairProfile(
+        columns=tuple(f"n{i}" for i in range(NUMBERS - 1)),
+        correlations=(0.0,) * (PAIRS := (NUMBERS - 1) * (NUMBERS - 2) // 2),
+        spreads=(1.0,) * PAIRS,
     ),
 )  # fmt: skip
 BY_DAY = (

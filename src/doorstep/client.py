@@ -109,6 +109,8 @@ from doorstep.release.surface import (
     Kill,
     KillVersion,
     ListReleases,
+    Recomputed,
+    RecomputeRelease,
     Release,
     Releases,
     ReviveVersion,
@@ -266,6 +268,10 @@ class Client:
 
     def release(self, release: str) -> Release:
         return self.call("release.show", ShowRelease(release=release), Release)
+
+    def recompute(self, release: str) -> Recomputed:
+        """Its decisions made again, and its evidence beside the journal."""
+        return self.call("release.recompute", RecomputeRelease(release=release), Recomputed)
 
     def releases(self, service: str = "") -> tuple[Release, ...]:
         return self.call("release.list", ListReleases(service=service), Releases).releases

@@ -33,6 +33,7 @@ def table() -> dict[str, Operation]:
             release.start_release,
             release.estimate_release,
             release.show_release,
+            release.recompute_release,
             release.list_releases,
             differences.show_differences,
             release.pause_release,

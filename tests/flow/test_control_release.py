@@ -19,7 +19,7 @@ from control_cases import (
 
 from doorstep.core.errors import DoorstepError, RefusedError
 from doorstep.journal.surface import TrafficBucket
-from doorstep.release.surface import Release
+from doorstep.release.surface import Recomputed, Release
 from doorstep.testing.installation import RunningInstallation
 from fakes.load import Tally
 
@@ -195,6 +195,45 @@ def test_a_first_version_that_is_taken_back_leaves_its_fallback_or_503(
     assert client.verify_ledger().intact
 
 
+def test_what_nodes_counted_is_what_the_journal_says_in_the_shadow_and_in_a_step(
+    installation: RunningInstallation,
+):
+    here, client, service = installation, installation.client, "counted"
+    release = "{shadow: {requests: 50}, steps: [50%], dwell: 10m, bake: 10m}"
+    here.register(service, release=release)
+    here.serve(f"{service}@1")
+    here.register(service, seed=2, release=release)
+
+    async def story() -> Tally:
+        async with traffic(here, service) as load:
+            begun = await asyncio.to_thread(here.serve, f"{service}@2")
+            in_step = lambda: client.release(begun.id).state == "step"  # noqa: E731
+            await asyncio.to_thread(here.wait, in_step, "the first step")
+            await load.wait_answers(300)
+            return await load.stop()
+
+    tally = asyncio.run(story())
+
+    def same() -> Recomputed | None:
+        found = client.recompute(service)
+        return None if any(one.said for one in found.cells) else found
+
+    found = here.wait(same, "the same counts at both places")
+    assert found.agrees
+    assert {(one.arm, one.counted[0] > 0) for one in found.cells} >= {
+        ("champion", True),
+        ("challenger", True),
+    }
+    shadowed, *stepped = (one for one in found.cells if one.arm == "challenger")
+    assert all(one.counted == one.recorded for one in found.cells)
+    assert shadowed.recorded[0] >= 50
+    answered = sum(version == 2 for version in tally.answered.values())
+    assert sum(one.recorded[0] for one in stepped) == answered
+    client.rollback(service, "it was only to count")
+    ended = client.recompute(found.id)
+    assert ended.agrees, ended.cells
+
+
 @pytest.mark.parametrize("when", ["step", "champion"])
 def test_a_rollback_under_load_fails_nobody_and_is_complete_once_settled(
     installation: RunningInstallation, when: str
@@ -260,6 +299,10 @@ def test_a_challenger_that_raises_is_taken_back_by_itself_and_no_client_notices(
     # Nobody saw an error, and it is not hidden that the challenger made some.
     assert ended.failed_champion == 0
     assert 0 < ended.failed_challenger < ended.requests_challenger
+    again = client.recompute(ended.id)
+    assert again.agrees, again.cells
+    assert [one.sequence for one in again.decisions] == [one.sequence for one in ended.decisions]
+    assert sum(one.counted[1] for one in again.cells) == ended.failed_challenger
     assert client.status(service)[0].rescued > 0
     # The counts that ended it, in its own page and in the list, whatever nodes forget later.
     cells = [one for one in ended.decisions[-1].evidence["cells"] if one["arm"] == "challenger"]

@@ -20,6 +20,7 @@ import pytest
 from doorstep.journal.away import declare, read_place
 from doorstep.journal.compactor import Compactor
 from doorstep.journal.index import fold, read_entries
+from doorstep.journal.reports import leave_report
 from doorstep.journal.stored import StoreStatus, read_status
 from doorstep.journal.tally import no_profiles
 from doorstep.journal.upload import StoredIndex, Uploader
@@ -204,6 +205,23 @@ def test_two_copies_of_a_home_do_not_write_over_each_other(home: Path, s3: S3Ser
     uploaders[1].run_once()
     assert status(home).problem == ""
     assert is_whole(home)
+
+
+def test_a_report_of_a_monitor_goes_there_once(home: Path, s3: S3Server) -> None:
+    place = read_place(home)
+    assert place is not None
+    uploader, store = Uploader(home / "journal" / "n1", place), Store(place.url)
+    compact(home, "b0")
+    for _ in range(2):  # the second is that of a node that was killed before it forgot it
+        leave_report(home, "loans", "f1-opened-1", b'{"format": 1}')
+        uploader.run_once()
+        assert status(home).problem == ""
+    name = f"reports/{place.id}/loans/f1-opened-1.json"
+    assert store.names("reports") == {name}
+    found = store.get(name)
+    assert found is not None
+    assert found.data == b'{"format": 1}'
+    assert not list((home / "store" / "reports").rglob("*.json"))
 
 
 def test_a_wrong_key_is_a_problem_of_the_node_and_of_nobody_else(

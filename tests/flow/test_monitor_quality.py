@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from doorstep.compose.control import ControlPlane
@@ -12,6 +13,7 @@ from doorstep.core.ids import new_id
 from doorstep.core.instant import SECOND_US, SystemClock, to_text
 from doorstep.core.record import Column, Layout, OutcomeRecord, PredictionMeta
 from doorstep.core.servicefile import parse_service_file
+from doorstep.journal.away import declare
 from doorstep.journal.compactor import Compactor
 from doorstep.journal.query import Question, ask
 from doorstep.journal.rows import tail_parts
@@ -233,7 +235,7 @@ def test_a_window_that_is_shown_says_of_how_much_time_its_rows_are(app: App, tmp
     assert (merged.rows, merged.since, merged.until - merged.since) == (15, hour, MINUTE)
 
 
-def test_where_nothing_serves_any_more_no_incident_stays_open(app: App):
+def test_where_nothing_serves_any_more_no_incident_stays_open(app: App, tmp_path: Path):
     row = ServiceRow(
         name="loans", revision=1, created_at=0, file=service_file("loans"), applied_at=0, by="t"
     )
@@ -241,6 +243,11 @@ def test_where_nothing_serves_any_more_no_incident_stays_open(app: App):
         save_revision(unit.connection, row)
         save_finding(unit.connection, incident(1))
         unit.record("service.applied", Object("service", "loans"), {})
+    declare(app.home.path, f"file://{tmp_path}/store")
     (ended,) = look(app, "loans", app.clock.now())
     assert (ended.state, ended.ended) == ("resolved", NOT_ASKED)
+    # What changed waits to go to the store.
+    (report,) = (app.home.path / "store").glob("reports/loans/*.json")
+    said = msgspec.json.decode(report.read_bytes())
+    assert (said["kind"], said["finding"]["id"]) == ("finding.resolved", ended.id)
     assert look(app, "loans", app.clock.now()) == []

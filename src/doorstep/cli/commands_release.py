@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from doorstep.gate.surface import GateRun
     from doorstep.monitor.surface import GoalNow
     from doorstep.register.surface import Service
-from doorstep.release.surface import Differences, GuardrailView, Kill, Release, WaveView
+from doorstep.release.surface import Differences, GuardrailView, Kill, Recomputed, Release, WaveView
 from doorstep.release.wording import say_difference
 
 POLL_S = 0.3
@@ -262,18 +262,32 @@ def show(
         bool,
         typer.Option("--differences", help="Requests of the shadow that both answered, apart."),
     ] = False,
+    recompute: Annotated[
+        bool,
+        typer.Option("--recompute", help="Decide again, and compare evidence and journal."),
+    ] = False,
     json: Json = False,
     url: Url = None,
     home: Home = None,
 ) -> None:
-    """Show a release: where it stands, its evidence, its decisions and their reasons."""
+    """Show a release: where it stands, its evidence, its decisions and their reasons.
+
+    With --recompute each decision is made again from the evidence that it stored, and what nodes
+    counted is shown beside what the journal recorded; exit code 1 if a decision is another one, or
+    a difference has no explanation.
+    """
     with connect(url, home) as client:
         if differences:
             apart = client.differences(release)
             emit(apart, lambda: differences_text(apart), as_json=json)
             return
+        again = client.recompute(release) if recompute else None
         found = client.release(release)
-    emit(found, lambda: shown_text(found), as_json=json)
+    if again is None:
+        emit(found, lambda: shown_text(found), as_json=json)
+        return
+    emit(again, lambda: release_text(found) + "\n\n" + recomputed_text(again), as_json=json)
+    raise typer.Exit(0 if again.agrees else 1)
 
 
 def shown_text(found: Release) -> str:
@@ -305,6 +319,31 @@ def differences_text(found: Differences) -> str:
 def _asked(inputs: dict[str, Any]) -> str:
     shown = [f"{name}={value}" for name, value in list(inputs.items())[:INPUTS_SHOWN]]
     return " ".join(shown) + (" …" if len(inputs) > INPUTS_SHOWN else "")
+
+
+def recomputed_text(again: Recomputed) -> str:
+    """Decisions made again, then counted against recorded."""
+    same = sum(one.same for one in again.decisions)
+    lines = [f"{same} of {len(again.decisions)} decisions are the same when made again"]
+    lines += [
+        f"✗ decision {one.sequence} ({one.action}, {when(one.at)}) is another one"
+        for one in again.decisions
+        if not one.same
+    ]
+    rows = [
+        (
+            str(one.epoch),
+            one.segment or "all",
+            one.arm,
+            *(f"{count:,}" for count in (*one.counted, *one.recorded)),
+            f"{'' if one.explained else '✗ '}{one.said}",
+        )
+        for one in again.cells
+    ]
+    head = ("epoch", "segment", "arm", "counted", "failed", "recorded", "failed", "")
+    evidence = f"counted by nodes until {when(again.at)}, and recorded in the journal:"
+    shown = table(head, rows, right=(0, 3, 4, 5, 6)) if rows else "no request yet"
+    return "\n".join([*lines, "", evidence, shown])
 
 
 def _decisions(release: Release) -> str:

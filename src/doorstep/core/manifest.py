@@ -207,14 +207,28 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     importance: float = 0.0
 
 
+class PairProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How columns of numbers go together in the reference (`stats.pairs`).
+
+    columns: their names, at most 32. correlations, spreads: of columns 0 and 1, 0 and 2, ... 1 and
+    2, ...; 0 where a column has one value only.
+    """
+
+    columns: tuple[str, ...] = ()
+    correlations: tuple[float, ...] = ()
+    spreads: tuple[float, ...] = ()
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """reference/profile.json. columns: inputs then context; scores: the model's output likewise
-    (one column per label, or the prediction), so that a shift of answers can be seen."""
+    (one column per label, or the prediction), so that a shift of answers can be seen. pairs: none
+    in profiles of before there were any."""
 
     format: int
     rows: int
     columns: tuple[ColumnProfile, ...]
     scores: tuple[ColumnProfile, ...] = ()
+    pairs: PairProfile = PairProfile()
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 HASH_BYTES = 32
 EMPTY_ROOT = sha256(b"").digest()
@@ -29,9 +33,24 @@ def hash_leaf(*parts: bytes | memoryview) -> bytes:
     return sha256(b"".join((b"\x00", *parts))).digest()
 
 
+def leaf_hasher(start: bytes) -> _Hash:
+    """A hash of entries that start so: copy it, update it with the rest, take its digest."""
+    return sha256(b"\x00" + start)
+
+
 def hash_node(left: bytes, right: bytes) -> bytes:
     """The hash of two neighbours."""
     return sha256(b"\x01" + left + right).digest()
+
+
+def hash_pairs(hashes: Sequence[bytes]) -> list[bytes]:
+    """`hash_node` of neighbours, 0 and 1, 2 and 3; a last one without a neighbour is left out."""
+    begun, found = sha256(b"\x01").copy, []
+    for left, right in zip(hashes[::2], hashes[1::2], strict=False):
+        hasher = begun()
+        hasher.update(left + right)
+        found.append(hasher.digest())
+    return found
 
 
 def grow(

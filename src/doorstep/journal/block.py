@@ -24,7 +24,7 @@ import msgspec
 
 from doorstep.core.errors import InputError, OverloadedError
 from doorstep.core.instant import Instant
-from doorstep.core.merkle import hash_leaf
+from doorstep.core.merkle import hash_leaf, leaf_hasher
 from doorstep.core.record import Layout, OutcomeRecord, PredictionMeta
 
 FORMAT = 1
@@ -229,11 +229,15 @@ def prediction_leaves(
 ) -> Iterator[bytes]:
     """The Merkle leaf hash of each record: RFC 6962 leaf over `p`, the layout's digest, the
     msgpack of the row, and its numbers."""
-    prefix = b"p" + bytes.fromhex(layout.digest)
+    begun = leaf_hasher(b"p" + bytes.fromhex(layout.digest)).copy
     width = len(layout.numbers) * NUMBER_BYTES
     encode = msgspec.msgpack.Encoder().encode
     for index, row in enumerate(rows):
-        yield hash_leaf(prefix, encode(row), matrix[index * width : (index + 1) * width])
+        # A copy of a hash that has begun costs a third less than a new one.
+        hasher = begun()
+        hasher.update(encode(row))
+        hasher.update(matrix[index * width : (index + 1) * width])
+        yield hasher.digest()
 
 
 def outcome_leaf(outcome: OutcomeRecord) -> bytes:

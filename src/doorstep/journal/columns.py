@@ -60,8 +60,16 @@ OUTCOME_TYPES = {
 }
 _INTEGERS = ("row", "at", "version", "assigned", "status", "kind", "epoch", "latency_us")
 _TEXTS = ("release", "segment", "key", "unit", "error")
-_HEX = "request in hex"
-_REQUEST = f'CAST(CAST("{_HEX}" AS UUID) AS VARCHAR)'
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(_INTEGERS, np.int64),
+    **dict.fromkeys(_TEXTS, object),
+    "share": np.float64,
+    "cached": np.bool_,
+}
+_BYTES = "request in bytes"
+_REQUEST = f'CAST(CAST(hex("{_BYTES}") AS UUID) AS VARCHAR)'
+TURNED_ROWS = 2000
+"""Rows that are turned into columns at once stay in the processor's cache: half the time."""
 SEALED_KEY = "sealed_key"
 """What opens the text in the column `sealed`: of a block its seal, else a key wrapped by another.
 It is for us alone: no query and no export has it."""
@@ -87,11 +95,15 @@ class Batch(msgspec.Struct, frozen=True, dict=True):
     keys: Sequence[bytes | None] = ()
 
     @cached_property
-    def fields(self) -> dict[str, tuple[Any, ...]]:
+    def fields(self) -> dict[str, list[Any]]:
         """name -> the values of all rows, of each field of `PredictionMeta`."""
-        names = PredictionMeta.__struct_fields__
-        turned = zip(*map(msgspec.structs.astuple, self.rows), strict=True)
-        return dict(zip(names, turned, strict=True)) if self.rows else dict.fromkeys(names, ())
+        columns: tuple[list[Any], ...] = tuple([] for _ in PredictionMeta.__struct_fields__)
+        for first in range(0, len(self.rows), TURNED_ROWS):
+            rows = self.rows[first : first + TURNED_ROWS]
+            turned = zip(*map(msgspec.structs.astuple, rows), strict=True)
+            for column, part in zip(columns, turned, strict=True):
+                column += part
+        return dict(zip(PredictionMeta.__struct_fields__, columns, strict=True))
 
     @cached_property
     def values(self) -> dict[str, Array]:
@@ -101,8 +113,16 @@ class Batch(msgspec.Struct, frozen=True, dict=True):
         texts = zip(*self.fields["texts"], strict=True)
         return numbers | {one.name: objects(next(texts, ())) for one in self.layout.texts}
 
+    @cached_property
+    def constants(self) -> frozenset[str]:
+        """The fields of _KINDS of which all rows have the same value."""
+        return frozenset(name for name in _KINDS if _is_constant(self.fields[name]))
+
     def integers(self, name: str) -> NDArray[np.int64]:
-        return np.array(self.fields[name], dtype=np.int64)
+        values = self.fields[name]
+        if name in self.constants:
+            return np.full(len(values), values[0], dtype=np.int64)
+        return np.array(values, dtype=np.int64)
 
 
 def batch_of(groups: Sequence[Group], ordinals: Sequence[int], *, hashed: bool = True) -> Batch:
@@ -116,7 +136,8 @@ def batch_of(groups: Sequence[Group], ordinals: Sequence[int], *, hashed: bool =
     positions: list[int] = []
     for group, first in zip(groups, ordinals, strict=True):
         positions += range(first, first + len(group.rows))
-    keys = [group.seal or None for group in groups if layout.seals for _ in group.rows]
+    sealed = groups if layout.seals else ()
+    keys = [group.seal or None for group in sealed for _ in group.rows]
     return Batch(layout, rows, matrix, positions, leaves, keys)
 
 
@@ -127,28 +148,35 @@ def objects(values: Sequence[object]) -> Array:
     return made
 
 
+def _is_constant(values: Sequence[object]) -> bool:
+    # Most that are not say so at their ends.
+    ends = values[:1] == values[-1:] == values[len(values) // 2 :][:1]
+    return bool(values) and ends and values.count(values[0]) == len(values)
+
+
 def _texts(values: Sequence[str | None]) -> Array | Computed:
     """Texts, or the one that all of them are."""
-    if values and values.count(values[0]) == len(values):
+    if _is_constant(values):
         return Computed("?", (values[0],))
     return objects(values)
 
 
 def prediction_columns(batch: Batch, origin: Origin) -> Columns:
     """name -> column, of PREDICTION_TYPES and of the layout. `warnings` are joined texts here."""
-    fields, hexed = batch.fields, b"".join(batch.fields["request"]).hex()
+    fields = batch.fields
+    row = str(int(fields["row"][0])) if "row" in batch.constants else '"row"'
     ours: dict[str, Array | Computed] = {
-        _HEX: objects([hexed[at : at + 32] for at in range(0, len(hexed), 32)]),
-        "id": Computed(f"{_REQUEST} || '.' || \"row\""),
+        _BYTES: objects(fields["request"]),
+        "id": Computed(f"{_REQUEST} || '.' || {row}"),
         "request": Computed(_REQUEST),
     }
-    ours |= {name: batch.integers(name) for name in _INTEGERS}
-    ours |= {name: _texts(fields[name]) for name in _TEXTS}
-    ours["share"] = np.array(fields["share"], dtype=np.float64)
-    ours["cached"] = np.array(fields["cached"], dtype=np.bool_)
-    has_warnings = any(fields["warnings"])
-    joined = objects([LISTS_JOINED_BY.join(one) for one in fields["warnings"]])
-    ours["warnings"] = joined if has_warnings else Computed("[]")
+    for name, kind in _KINDS.items():
+        is_constant = name in batch.constants
+        values = fields[name]
+        ours[name] = Computed("?", (values[0],)) if is_constant else np.array(values, dtype=kind)
+    ours["warnings"] = Computed("[]")
+    if any(fields["warnings"]):
+        ours["warnings"] = objects([LISTS_JOINED_BY.join(one) for one in fields["warnings"]])
     if batch.layout.seals:
         ours[SEALED_KEY] = objects(batch.keys)
     return ours | _origin_columns(batch.ordinals, batch.leaves, origin) | batch.values

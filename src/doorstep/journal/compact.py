@@ -12,7 +12,7 @@ The steps, in order; a crash after any of them is repaired by the next run:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 Reached = Callable[[str], None]
 """Told the name of each step when it is done: tests die there."""
+Span = tuple[int, Instant, Instant]
 CLOSED_SUFFIX = ".closed.json"
 LAYOUT_DIGITS = 12
 
@@ -68,13 +69,23 @@ class FilePlan(msgspec.Struct, frozen=True):
     layout: str
     level: Literal["block", "hour", "day"] = "block"
 
+    @property
+    def path(self) -> str:
+        return f"{self.stem}.parquet"
+
+    @property
+    def summary(self) -> str:
+        return f"{self.stem}.json"
+
 
 class _Target(msgspec.Struct):
-    """One Parquet file in the making."""
+    """One Parquet file in the making. batches: queries of what is in it, in order. span: (rows,
+    first, last)."""
 
     plan: FilePlan
-    table: str
     summary: Summary
+    batches: list[duck.Computed] = []
+    span: Span = (0, 0, 0)
 
 
 class BlockCompaction:
@@ -92,6 +103,7 @@ class BlockCompaction:
         self._now, self._reached = now, reached
         self._targets: dict[tuple[str, str], _Target] = {}
         self._subjects: Subjects | None = None
+        self._registered = 0
 
     def run(self, path: Path) -> Entry:
         """Do all the steps for one closed block.
@@ -107,7 +119,7 @@ class BlockCompaction:
             (self._folder / COMPACTED).mkdir(exist_ok=True)
             files = [self._write(one) for one in self._targets.values()]
         finally:
-            self._drop_tables()
+            self._forget()
         self._reached("write")
         publish(self._folder, files, self._reached)
         closed = contents.closed(path.stem)
@@ -129,57 +141,64 @@ class BlockCompaction:
                 self._subjects = self._subjects or subjects_of(self._folder.parent.parent)
                 batch = replace(batch, keys=self._subjects.wrap(batch))
             types, columns = prediction_types(batch.layout), prediction_columns(batch, origin)
+            times = batch.fields["at"]
             summary = tally(batch, self._profiles)
         else:
             service, layout = batch.service, ""
             types = OUTCOME_TYPES
             columns = outcome_columns(batch.outcomes, batch.ordinals, origin)
+            times = [one.received_at for one in batch.outcomes]
             summary = tally_outcomes(service, batch.outcomes)
         if (service, layout) not in self._targets:
-            self._targets[service, layout] = self._new_target(stem, service, layout, types)
+            self._targets[service, layout] = self._new_target(stem, service, layout)
         target = self._targets[service, layout]
-        duck.insert(self._con, target.table, types, columns)
+        self._registered += 1
+        name = f"batch{self._registered}"
+        target.batches.append(duck.select_from(self._con, name, types, columns))
         target.summary = merge(target.summary, summary)
+        target.span = _wider(target.span, times)
 
-    def _new_target(self, stem: str, service: str, layout: str, types: dict[str, str]) -> _Target:
+    def _new_target(self, stem: str, service: str, layout: str) -> _Target:
         what = layout[:LAYOUT_DIGITS] or "outcomes"
         path = f"{COMPACTED}/{stem}.{parse_name(service)}.{what}"
         plan = FilePlan(path, service, "predictions" if layout else "outcomes", layout)
-        target = _Target(plan, f"target{len(self._targets) + 1}", Summary(service=service))
-        duck.create_table(self._con, target.table, types)
-        return target
+        return _Target(plan, Summary(service=service))
 
     def _write(self, target: _Target) -> ListedFile:
-        source = duck.quote_name(target.table)
-        return write_file(self._con, self._folder, target.plan, source, target.summary)
+        # From the arrays to the file: a table between them would cost as much again.
+        source = f"({' UNION ALL '.join(one.sql for one in target.batches)})"
+        values = [value for one in target.batches for value in one.values]
+        duck.copy_to(self._con, source, "", unnamed(self._folder / target.plan.path), values)
+        return finish_file(self._folder, target.plan, target.summary, target.span)
 
-    def _drop_tables(self) -> None:
-        for target in self._targets.values():
-            self._con.execute(f"DROP TABLE IF EXISTS {duck.quote_name(target.table)}")
+    def _forget(self) -> None:
+        for number in range(self._registered):
+            self._con.unregister(f"batch{number + 1}")
 
 
-def write_file(
-    con: DuckDBPyConnection, folder: Path, plan: FilePlan, source: str, summary: Summary
-) -> ListedFile:
-    """Parquet and summary under names that start with a dot, on the disk; `publish` is next."""
-    path, beside = f"{plan.stem}.parquet", f"{plan.stem}.json"
-    clock = "at" if plan.holds == "predictions" else "received_at"
-    rows, first, last = duck.span(con, source, clock)
-    # A block is nearly in the order of time by itself.
-    order = "" if plan.level == "block" else f"{duck.quote_name(clock)}, node, block, ordinal"
-    duck.copy_to(con, source, order, unnamed(folder / path))
-    unnamed(folder / beside).write_bytes(encode_summary(summary))
-    with unnamed(folder / path).open("rb") as file:
+def _wider(span: Span, times: Sequence[Instant]) -> Span:
+    rows, first, last = span
+    seen = (min(times), max(times))
+    return rows + len(times), min(first, seen[0]) if rows else seen[0], max(last, seen[1])
+
+
+def finish_file(folder: Path, plan: FilePlan, summary: Summary, span: Span) -> ListedFile:
+    """Beside a Parquet file under a name that starts with a dot comes its summary; `publish` is
+    next."""
+    path = unnamed(folder / plan.path)
+    unnamed(folder / plan.summary).write_bytes(encode_summary(summary))
+    with path.open("rb") as file:
         digest = sha256_of(file)
+    rows, first, last = span
     return ListedFile(
-        path=path,
-        summary=beside,
+        path=plan.path,
+        summary=plan.summary,
         service=plan.service,
         holds=plan.holds,
         layout=plan.layout,
         level=plan.level,
         rows=rows,
-        bytes=unnamed(folder / path).stat().st_size,
+        bytes=path.stat().st_size,
         sha256=digest,
         first=first,
         last=last,

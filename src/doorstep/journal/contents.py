@@ -9,7 +9,7 @@ import msgspec
 
 from doorstep.core.errors import InputError
 from doorstep.core.instant import Instant
-from doorstep.core.merkle import EMPTY_ROOT, hash_node
+from doorstep.core.merkle import EMPTY_ROOT, hash_pairs
 from doorstep.core.record import OutcomeRecord
 from doorstep.journal.block import Frame, outcome_leaf
 from doorstep.journal.columns import Batch, batch_of
@@ -131,6 +131,5 @@ def root_of_leaves(leaves: list[bytes]) -> bytes:
     level = leaves
     while len(level) > 1:
         odd = level[-1:] if len(level) % 2 else []
-        pairs = zip(level[::2], level[1::2], strict=False)
-        level = [hash_node(left, right) for left, right in pairs] + odd
+        level = hash_pairs(level) + odd
     return level[0] if level else EMPTY_ROOT

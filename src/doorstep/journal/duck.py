@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,8 @@ LISTS_JOINED_BY = "\x1f"
 
 
 class Computed(msgspec.Struct, frozen=True):
-    """A column that DuckDB makes: an expression over the arrays beside it, and its parameters."""
+    """What DuckDB makes: of a column an expression over the arrays beside it, and its parameters;
+    likewise a query."""
 
     sql: str
     values: tuple[object, ...] = ()
@@ -89,22 +90,31 @@ def create_table(con: DuckDBPyConnection, table: str, types: Mapping[str, str]) 
 
 def insert(con: DuckDBPyConnection, table: str, types: Mapping[str, str], columns: Columns) -> None:
     """Append what `types` names; a column of lists arrives as joined texts."""
-    chosen: list[str] = []
-    values: list[object] = []
-    for name, kind in types.items():
-        column = columns[name]
-        if isinstance(column, Computed):
-            chosen.append(f"CAST({column.sql} AS {kind})")
-            values += column.values
-        else:
-            chosen.append(_from_array(name, kind))
-    arrays = {name: one for name, one in columns.items() if not isinstance(one, Computed)}
-    con.register("arrays", arrays)
+    source = select_from(con, "arrays", types, columns)
     try:
-        query = f"INSERT INTO {quote_name(table)} SELECT {', '.join(chosen)} FROM arrays"  # noqa: S608
-        con.execute(query, values)
+        con.execute(f"INSERT INTO {quote_name(table)} {source.sql}", source.values)
     finally:
         con.unregister("arrays")
+
+
+def select_from(
+    con: DuckDBPyConnection, name: str, types: Mapping[str, str], columns: Columns
+) -> Computed:
+    """A query of these columns, which are registered as `name` for it: unregister it after."""
+    chosen: list[str] = []
+    values: list[object] = []
+    for column, kind in types.items():
+        found = columns[column]
+        if isinstance(found, Computed):
+            sql = f"CAST({found.sql} AS {kind})"
+            values += found.values
+        else:
+            sql = _from_array(column, kind)
+        chosen.append(f"{sql} AS {quote_name(column)}")
+    arrays = {name: one for name, one in columns.items() if not isinstance(one, Computed)}
+    con.register(name, arrays)
+    query = f"SELECT {', '.join(chosen)} FROM {quote_name(name)}"  # noqa: S608
+    return Computed(query, tuple(values))
 
 
 def _from_array(name: str, kind: str) -> str:
@@ -115,10 +125,13 @@ def _from_array(name: str, kind: str) -> str:
     return f"CASE WHEN {column} = '' THEN [] ELSE string_split({column}, {separator}) END"
 
 
-def copy_to(con: DuckDBPyConnection, source: str, order: str, path: Path) -> None:
-    """Write `source` (a FROM item) as Parquet with zstd. order: "" leaves it as it is."""
+def copy_to(
+    con: DuckDBPyConnection, source: str, order: str, path: Path, values: Sequence[object] = ()
+) -> None:
+    """Write `source` (a FROM item, with its parameters) as Parquet with zstd. order: "" leaves it
+    as it is."""
     query = f"SELECT * FROM {source}" + (f" ORDER BY {order}" if order else "")  # noqa: S608
-    con.execute(f"COPY ({query}) TO {quote_text(str(path))} ({PARQUET})")
+    con.execute(f"COPY ({query}) TO {quote_text(str(path))} ({PARQUET})", values)
 
 
 def span(con: DuckDBPyConnection, source: str, column: str) -> tuple[int, Instant, Instant]:

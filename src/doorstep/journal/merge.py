@@ -17,7 +17,7 @@ import msgspec
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.journal import duck
 from doorstep.journal.away import cache_of, locate
-from doorstep.journal.compact import FilePlan, Reached, keep_going, publish, write_file
+from doorstep.journal.compact import FilePlan, Reached, finish_file, keep_going, publish, unnamed
 from doorstep.journal.index import (
     COMPACTED,
     Entry,
@@ -112,7 +112,10 @@ def carry_out(
     bucket_s = HOUR_S if merge.level == "day" else MINUTE_S
     summary = coarsen(summary, max(bucket_s, summary.bucket_s))
     source = duck.parquet_of(locate((folder, file) for file in merge.files))
-    made = write_file(con, folder, plan, source, summary)
+    clock = "at" if plan.holds == "predictions" else "received_at"
+    order = f"{duck.quote_name(clock)}, node, block, ordinal"
+    duck.copy_to(con, source, order, unnamed(folder / plan.path))
+    made = finish_file(folder, plan, summary, duck.span(con, source, clock))
     reached("merge-write")
     publish(folder, [made], reached)
     entry = Entry(at=now, files=(made,), replaces=tuple(file.path for file in merge.files))

@@ -30,7 +30,7 @@ from doorstep.journal.rows import VISIBLE, Filters, Wanted
 from doorstep.journal.sealing import pseudonym
 from doorstep.journal.snapshot import NO_END
 from doorstep.journal.sql import ask_sql
-from doorstep.journal.summary import Cell, latency_ms
+from doorstep.journal.summary import HOUR_S, Cell, ReleaseCount, latency_ms
 from doorstep.journal.surface import (
     PREDICTIONS_MAX,
     QUERY_ROWS_MAX,
@@ -48,7 +48,7 @@ from doorstep.journal.surface import (
     TrafficBucket,
 )
 from doorstep.journal.tables import Span
-from doorstep.journal.windows import SummaryCache, counts
+from doorstep.journal.windows import SummaryCache, counts, release_counts
 from doorstep.kernel.app import App
 from doorstep.register.store import get_service, list_services, list_versions
 from doorstep.register.views import manifest_of
@@ -338,6 +338,14 @@ def count_rows(app: App, service: str, since: Instant, until: Instant, bucket_s:
     with windows.lock:
         found = counts(app.home.path, service, since, until, bucket_s, cache=windows.cache)
     return [row for row in found if row.kind != Kind.SHADOW]
+
+
+def count_release(app: App, service: str, release: str, since: Instant) -> tuple[ReleaseCount, ...]:
+    """What is recorded of a release. since: when it started, by a clock that is no node's."""
+    windows = windows_of(app)
+    since -= HOUR_S * SECOND_US
+    with windows.lock:
+        return release_counts(app.home.path, service, release, since, cache=windows.cache)
 
 
 def count_rescued(rows: Iterable[Cell]) -> int:

@@ -37,6 +37,7 @@ class Declared(msgspec.Struct):
     """What the frames so far say about those behind them."""
 
     layouts: dict[int, Layout] = {}
+    sealed: set[int] = set()
     seal: bytes = b""
 
 
@@ -76,12 +77,13 @@ def part_of(frame: Frame, declared: Declared) -> Group | OutcomeRecord | None:
     if frame.kind == FrameKind.PREDICTIONS:
         if (layout := declared.layouts.get(frame.layout)) is None:
             raise InputError("bad-block", f"layout {frame.layout} was not declared")
-        seal = declared.seal if layout.seals else b""
+        seal = declared.seal if frame.layout in declared.sealed else b""
         return Group(layout, block.decode_predictions(frame, layout), frame.matrix, seal)
     if frame.kind == FrameKind.OUTCOME:
         return block.decode_outcome(frame)
     if frame.kind == FrameKind.LAYOUT:
-        declared.layouts[frame.layout] = block.decode_layout(frame)
+        layout = declared.layouts[frame.layout] = block.decode_layout(frame)
+        (declared.sealed.add if layout.seals else declared.sealed.discard)(frame.layout)
     elif frame.kind == FrameKind.SEAL:
         declared.seal = bytes(frame.head)
     return None

@@ -12,12 +12,15 @@ from operator import add
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from doorstep.core.errors import InputError
 from doorstep.core.instant import SECOND_US, Instant
 
-FORMAT = 1
-FORMATS_READ = (0, 1)
+FORMAT = 2
+FORMATS_READ = (1, 2)
+"""1 has neither pairs of columns nor counts of releases: a window with some of both has the pairs
+of a part of its rows, which `PairSums.rows` says."""
 BUCKET_S = 10
 """The finest window that counts can answer: ten seconds, minutes after an hourly merge."""
 MINUTE_S = 60
@@ -29,6 +32,7 @@ SCORE_UNIT = 1e-6
 """Scores are summed as whole multiples of this, so that the order of adding does not matter."""
 SCORE_MAX = 1e12
 CellKey = tuple[int, int, int, int, str]
+ReleaseKey = tuple[str, int, str, int, int]
 Counts = tuple[int, ...]
 
 
@@ -54,6 +58,41 @@ class ScoreSum(msgspec.Struct, frozen=True, array_like=True):
         return self.total * SCORE_UNIT / self.rows if self.rows else float("nan")
 
 
+class PairSums(msgspec.Struct, frozen=True, array_like=True):
+    """Of how many rows, and the sum of the products of each pair of `Profile.pairs` columns
+    (`stats.pairs.cross_products`), int64, little-endian; b"" if there are none. As bytes they take
+    a quarter of the memory, and are added at once."""
+
+    rows: int = 0
+    products: bytes = b""
+
+    @property
+    def sums(self) -> NDArray[np.int64]:
+        return np.frombuffer(self.products, dtype="<i8")
+
+
+class ReleaseCount(msgspec.Struct, frozen=True, kw_only=True):
+    """What a release asked of a version in one of its epochs, as nodes count it in their cells: the
+    part of a request that was assigned together is one; of shadows each row is.
+
+    ok: the assigned version answered, at least in part. passed: it was not asked, which may say
+    nothing of it. failed: all others.
+    """
+
+    release: str
+    epoch: int
+    segment: str
+    assigned: int
+    kind: int
+    ok: int
+    failed: int
+    passed: int
+
+    @property
+    def key(self) -> ReleaseKey:
+        return (self.release, self.epoch, self.segment, self.assigned, self.kind)
+
+
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """Records of one bucket (ten seconds; after a merge a minute or an hour), version, kind and
     segment.
@@ -75,6 +114,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     latency: Counts
     columns: dict[str, ColumnCount] = {}
     scores: dict[str, ScoreSum] = {}
+    pairs: PairSums = PairSums()
 
     @property
     def key(self) -> CellKey:
@@ -87,13 +127,15 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """cells: ordered by key, each key once. outcomes: how many became true, by bucket."""
+    """cells: ordered by key, each key once. outcomes: how many became true, by bucket. releases:
+    likewise ordered; of all its time, a release has epochs instead of buckets."""
 
     format: int = FORMAT
     service: str
     bucket_s: int = BUCKET_S
     cells: tuple[Cell, ...] = ()
     outcomes: dict[int, int] = {}
+    releases: tuple[ReleaseCount, ...] = ()
 
 
 def merge(one: Summary, other: Summary) -> Summary:
@@ -113,6 +155,25 @@ def merge(one: Summary, other: Summary) -> Summary:
         bucket_s=bucket_s,
         cells=_add_equal_keys((*one.cells, *other.cells)),
         outcomes=dict(sorted(outcomes.items())),
+        releases=add_releases((*one.releases, *other.releases)),
+    )
+
+
+def add_releases(counts: Iterable[ReleaseCount]) -> tuple[ReleaseCount, ...]:
+    """Each key once, in order."""
+    found: dict[ReleaseKey, ReleaseCount] = {}
+    for one in counts:
+        was = found.get(one.key)
+        found[one.key] = one if was is None else _add_release(was, one)
+    return tuple(found[key] for key in sorted(found))
+
+
+def _add_release(one: ReleaseCount, other: ReleaseCount) -> ReleaseCount:
+    return msgspec.structs.replace(
+        one,
+        ok=one.ok + other.ok,
+        failed=one.failed + other.failed,
+        passed=one.passed + other.passed,
     )
 
 
@@ -140,7 +201,7 @@ def coarsen(summary: Summary, bucket_s: int) -> Summary:
 
 
 def window(summary: Summary, since: Instant, until: Instant) -> Summary:
-    """The buckets that start in [since, until)."""
+    """The buckets that start in [since, until), and the releases of all of it."""
     return msgspec.structs.replace(
         summary,
         cells=tuple(one for one in summary.cells if since <= one.at < until),
@@ -175,12 +236,21 @@ def _add_cells(one: Cell, other: Cell) -> Cell:
         add_counts(one, other),
         columns=dict(sorted(columns.items())),
         scores=dict(sorted(scores.items())),
+        pairs=add_pairs(one.pairs, other.pairs),
     )
 
 
+def add_pairs(one: PairSums, other: PairSums) -> PairSums:
+    """Raises: ValueError if they are of another number of pairs."""
+    if not one.products or not other.products:
+        return PairSums(one.rows + other.rows, one.products or other.products)
+    both = (one.sums + other.sums).astype("<i8", copy=False)
+    return PairSums(one.rows + other.rows, both.tobytes())
+
+
 def add_counts(one: Cell, other: Cell) -> Cell:
-    """`one` with the rows, statuses, errors, warnings and latencies of `other` added; columns and
-    scores stay as they are."""
+    """`one` with the rows, statuses, errors, warnings and latencies of `other` added; columns,
+    scores and pairs stay as they are."""
     return msgspec.structs.replace(
         one,
         rows=one.rows + other.rows,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from doorstep.core.instant import SECOND_US
 from doorstep.core.manifest import ColumnProfile, Profile
-from doorstep.core.record import SEALED, OutcomeRecord
+from doorstep.core.record import SEALED, Kind, OutcomeRecord, Status
 from doorstep.journal.codes import code_column, count_by_group
 from doorstep.journal.columns import Batch
 from doorstep.journal.duck import Array
@@ -25,14 +27,21 @@ from doorstep.journal.summary import (
     Cell,
     CellKey,
     ColumnCount,
+    PairSums,
+    ReleaseCount,
     ScoreSum,
     Summary,
+    add_releases,
     floor,
 )
+from doorstep.stats.pairs import cross_products, score_table
 
 Profiles = Callable[[str, int], Profile | None]
 """(service, version) -> its reference profile, or None if it is not to be had."""
 Groups = NDArray[np.intp]
+Codes = NDArray[np.uint8]
+_Placed = tuple[str, int, str, int, int, int]
+"""(release, epoch, segment, assigned, kind, status) of a row."""
 OUTPUT = "out."
 SPANS = ((HOUR_S, BUCKET_S), (24 * HOUR_S, MINUTE_S), (math.inf, HOUR_S))
 """The longest span of a batch, and the bucket that it is counted in."""
@@ -50,7 +59,7 @@ def tally(batch: Batch, profiles: Profiles) -> Summary:
     bucket_s = bucket_of(batch)
     keys, groups = _group(batch, bucket_s)
     counts = _count_rows(batch, groups, len(keys))
-    columns = _count_columns(batch, keys, groups, profiles)
+    columns, pairs = _count_columns(batch, keys, groups, profiles)
     scores = _sum_scores(batch, groups, len(keys))
     cells = [
         Cell(
@@ -66,11 +75,53 @@ def tally(batch: Batch, profiles: Profiles) -> Summary:
             latency=tuple(counts["latency"][i]),
             columns=columns[i],
             scores=scores[i],
+            pairs=pairs[i],
         )
         for i, key in enumerate(keys)
     ]
     cells.sort(key=lambda one: one.key)
-    return Summary(service=batch.layout.service, bucket_s=bucket_s, cells=tuple(cells))
+    return Summary(
+        service=batch.layout.service,
+        bucket_s=bucket_s,
+        cells=tuple(cells),
+        releases=_count_releases(batch),
+    )
+
+
+def _count_releases(batch: Batch) -> tuple[ReleaseCount, ...]:
+    """A request's rows that were assigned together are one, as nodes count them."""
+    fields = batch.fields
+    if not any(fields["release"]):
+        return ()
+    names = ("release", "epoch", "segment", "assigned", "kind", "status")
+    rows: Iterable[_Placed] = zip(*(fields[name] for name in names), strict=True)
+    if any(fields["row"]):
+        rows = _together(zip(fields["request"], fields["row"], rows, strict=True))
+    found = Counter(one for one in rows if one[0])
+    return add_releases(
+        ReleaseCount(
+            release=release,
+            epoch=epoch,
+            segment=segment,
+            assigned=assigned,
+            kind=kind,
+            ok=count if status == Status.OK else 0,
+            passed=count if status == Status.UNAVAILABLE else 0,
+            failed=0 if status in (Status.OK, Status.UNAVAILABLE) else count,
+        )
+        for (release, epoch, segment, assigned, kind, status), count in found.items()
+    )
+
+
+def _together(rows: Iterable[tuple[bytes, int, _Placed]]) -> Iterator[_Placed]:
+    """One for the rows of a request in one place, OK if any of them is. Shadows stay apart."""
+    best: dict[tuple[object, ...], _Placed] = {}
+    for request, row, placed in rows:
+        *place, kind, status = placed
+        key = (request, *place, row if kind == Kind.SHADOW else -1)
+        if key not in best or status < best[key][-1]:
+            best[key] = placed
+    return iter(best.values())
 
 
 def bucket_of(batch: Batch) -> int:
@@ -92,9 +143,13 @@ def tally_outcomes(service: str, outcomes: Sequence[OutcomeRecord]) -> Summary:
 def _group(batch: Batch, bucket_s: int) -> tuple[list[CellKey], Groups]:
     """(the keys that occur, the key number of each row)."""
     ats, fields = batch.integers("at"), batch.fields
-    starts = (ats - ats % (bucket_s * SECOND_US)).tolist()
-    of = (fields[name] for name in ("version", "assigned", "kind", "segment"))
-    found: list[CellKey] = list(zip(starts, *of, strict=True))
+    starts = ats - ats % (bucket_s * SECOND_US)
+    others = ("version", "assigned", "kind", "segment")
+    if batch.constants.issuperset(others):
+        times, groups = np.unique(starts, return_inverse=True)
+        return [(at, *(fields[name][0] for name in others)) for at in times.tolist()], groups
+    of = (fields[name] for name in others)
+    found: list[CellKey] = list(zip(starts.tolist(), *of, strict=True))
     numbers = {key: number for number, key in enumerate(dict.fromkeys(found))}
     return list(numbers), np.array([numbers[key] for key in found], dtype=np.intp)
 
@@ -128,8 +183,9 @@ def _crosstab(groups: Groups, values: Array, count: int, width: int) -> list[lis
 
 def _count_columns(
     batch: Batch, keys: Sequence[CellKey], groups: Groups, profiles: Profiles
-) -> list[dict[str, ColumnCount]]:
+) -> tuple[list[dict[str, ColumnCount]], list[PairSums]]:
     counted: list[dict[str, ColumnCount]] = [{} for _ in keys]
+    pairs = [PairSums()] * len(keys)
     profiled = [key[1] if key[1] > 0 else key[2] for key in keys]
     for version in sorted(set(profiled)):
         chosen, of = batch.values, groups
@@ -138,22 +194,59 @@ def _count_columns(
             chosen = {name: array[members] for name, array in chosen.items()}
             of = groups[members]
         profile = profiles(batch.layout.service, version)
-        for name, column in _count_version(chosen, of, len(keys), profile).items():
-            for i, one in enumerate(column):
-                if profiled[i] == version:
-                    counted[i][name] = one
-    return counted
+        codes = _codes(chosen, profile)
+        columns = _count_version(chosen, codes, of, len(keys))
+        sums = _sum_pairs(codes, profile, of, len(keys))
+        for i, one in enumerate(profiled):
+            if one == version:
+                counted[i] = {name: column[i] for name, column in columns.items()}
+                pairs[i] = sums[i]
+    return counted, pairs
+
+
+def _codes(values: Mapping[str, Array], profile: Profile | None) -> dict[str, Codes]:
+    """Of the columns that the profile has."""
+    known = _by_column(profile)
+    return {name: code_column(one, known[name]) for name, one in values.items() if name in known}
 
 
 def _count_version(
-    values: Mapping[str, Array], groups: Groups, count: int, profile: Profile | None
+    values: Mapping[str, Array], codes: Mapping[str, Codes], groups: Groups, count: int
 ) -> dict[str, list[ColumnCount]]:
-    known = _by_column(profile)
-    return {
-        name: _count_column(array, groups, count, known.get(name))
-        for name, array in values.items()
-        if name in known or name not in ("out.answer", SEALED)
+    found: dict[str, list[ColumnCount]] = {}
+    for name, array in values.items():
+        if name in codes:
+            table, nulls = count_by_group(codes[name], groups, count)
+            rows = zip(nulls.tolist(), map(tuple, table.tolist()), strict=True)
+            found[name] = [ColumnCount(*one) for one in rows]
+        elif name not in ("out.answer", SEALED):
+            missing = np.bincount(groups, weights=_is_null(array), minlength=count)
+            found[name] = [ColumnCount(int(one)) for one in missing]
+    return found
+
+
+def _sum_pairs(
+    codes: Mapping[str, Codes], profile: Profile | None, groups: Groups, count: int
+) -> list[PairSums]:
+    """A column that these records do not have is missing in all of them."""
+    columns = profile.pairs.columns if profile is not None else ()
+    known, place = _by_column(profile), {name: at for at, name in enumerate(columns)}
+    mine = {
+        place[one.name]: name for name, one in known.items() if name in codes if one.name in place
     }
+    if not mine:
+        return [PairSums()] * count
+    scores = np.zeros((len(columns), groups.size))
+    for at, name in mine.items():
+        np.take(score_table(known[name].counts), codes[name], out=scores[at], mode="clip")
+    if (groups[1:] < groups[:-1]).any():
+        order = np.argsort(groups, kind="stable")
+        groups, scores = groups[order], scores[:, order]
+    bounds = np.searchsorted(groups, np.arange(count + 1)).tolist()
+    return [
+        PairSums(end - start, cross_products(scores[:, start:end].T).astype("<i8").tobytes())
+        for start, end in pairwise(bounds)
+    ]
 
 
 def _by_column(profile: Profile | None) -> dict[str, ColumnProfile]:
@@ -162,17 +255,6 @@ def _by_column(profile: Profile | None) -> dict[str, ColumnProfile]:
         return {}
     inputs = {prefix + one.name: one for one in profile.columns for prefix in _PREFIXES}
     return inputs | {OUTPUT + one.name: one for one in profile.scores}
-
-
-def _count_column(
-    array: Array, groups: Groups, count: int, profile: ColumnProfile | None
-) -> list[ColumnCount]:
-    if profile is None:
-        nulls = np.bincount(groups, weights=_is_null(array), minlength=count)
-        return [ColumnCount(int(one)) for one in nulls]
-    table, nulls = count_by_group(code_column(array, profile), groups, count)
-    rows = zip(nulls.tolist(), table.tolist(), strict=True)
-    return [ColumnCount(missing, tuple(codes)) for missing, codes in rows]
 
 
 def _is_null(array: Array) -> Array:

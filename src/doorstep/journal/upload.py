@@ -34,6 +34,7 @@ from doorstep.journal.compact import Reached, keep_going
 from doorstep.journal.index import COMPACTED, ListedFile, Listing, fold, read_entries
 from doorstep.journal.layouts import LAYOUTS
 from doorstep.journal.mirror import Mirror
+from doorstep.journal.reports import send_reports
 from doorstep.journal.retain import SETTLED_S
 from doorstep.journal.stored import (
     STATUS,
@@ -64,7 +65,7 @@ class Uploader:
         clock: Clock | None = None,
         reached: Reached = keep_going,
     ) -> None:
-        self._folder, self._url = folder, place.url
+        self._folder, self._place, self._url = folder, place, place.url
         self._prefix = f"journal/{place.of(folder.name)}"
         self._clock = clock or SystemClock()
         self._reached = reached
@@ -152,6 +153,7 @@ class Uploader:
         # Only now: that the list was written says that this place is still ours.
         store.delete(self._name(name) for path in due for name in _objects(path))
         self._reached("store-delete")
+        send_reports(store, self._folder.parent.parent, self._place)
         self._store = store
         return len(added)
 

@@ -7,6 +7,7 @@ files. `since` is taken down to the start of its bucket.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -25,8 +26,11 @@ from doorstep.journal.summary import (
     BUCKET_S,
     Cell,
     CellKey,
+    PairSums,
+    ReleaseCount,
     Summary,
     add_counts,
+    add_releases,
     decode_summary,
     floor,
     merge,
@@ -158,8 +162,8 @@ def counts(
     *,
     cache: SummaryCache | None = None,
 ) -> list[Cell]:
-    """Cells (without columns and scores) by bucket, version, assigned version, kind and segment,
-    ordered so; buckets without rows are absent. bucket_s: whole minutes.
+    """Cells (without columns, scores and pairs) by bucket, version, assigned version, kind and
+    segment, ordered so; buckets without rows are absent. bucket_s: whole minutes.
     Raises: ValueError otherwise."""
     if bucket_s <= 0 or bucket_s % BUCKET_S:
         raise ValueError(f"{bucket_s} s is not a whole number of buckets of {BUCKET_S} s")
@@ -170,6 +174,17 @@ def counts(
             key = (floor(cell.at, bucket_s), *cell.key[1:])
             cells[key] = add_counts(cells[key], cell) if key in cells else cell
     return [
-        msgspec.structs.replace(cell, at=key[0], columns={}, scores={})
+        msgspec.structs.replace(cell, at=key[0], columns={}, scores={}, pairs=PairSums())
         for key, cell in sorted(cells.items())
     ]
+
+
+def release_counts(
+    home: Path, service: str, release: str, since: Instant, *, cache: SummaryCache | None = None
+) -> tuple[ReleaseCount, ...]:
+    """What a release asked of its versions, as far as the journal goes. since: when it began."""
+    cache = cache or SummaryCache()
+    found = cache.summaries(home, service, since, sys.maxsize)
+    return add_releases(
+        one for summary in found for one in summary.releases if one.release == release
+    )

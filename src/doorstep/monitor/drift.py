@@ -12,6 +12,8 @@ from typing import Any
 from doorstep.core.manifest import ColumnProfile, Profile
 from doorstep.explain.words import number
 from doorstep.gate.sentences import percent
+from doorstep.monitor.pairs import SUBJECT as PAIRS
+from doorstep.monitor.pairs import judges_pairs, observe_pairs
 from doorstep.monitor.types import DriftWindow, Observation, ServiceFacts, Severity
 from doorstep.monitor.wording import counted
 from doorstep.stats.codes import CODE_OTHER_KNOWN, CODE_UNSEEN, CODES
@@ -69,7 +71,8 @@ def drift_subjects(facts: ServiceFacts) -> frozenset[str]:
     """The subjects whose drift can be judged as long as this version is the champion."""
     if facts.reference is None:
         return frozenset()
-    return frozenset(map(subject_of, _journal_names(facts.reference, facts.positive)))
+    names = {subject_of(one) for one in _journal_names(facts.reference, facts.positive)}
+    return frozenset(names | {PAIRS} if judges_pairs(facts.reference) else names)
 
 
 def column_report(facts: ServiceFacts) -> list[ColumnDrift]:
@@ -82,8 +85,8 @@ def column_report(facts: ServiceFacts) -> list[ColumnDrift]:
 
 
 def observe_drift(facts: ServiceFacts) -> list[Observation]:
-    """One observation per column that is surely drifted or surely not; none for those between, and
-    none at all for a window with fewer than `ROWS_MIN` rows."""
+    """One observation per column that is surely drifted or surely not, and one of how they go
+    together; none for those between, and none at all for a window with under `ROWS_MIN` rows."""
     window = facts.drift
     if window is None or window.rows < ROWS_MIN:
         return []
@@ -97,7 +100,8 @@ def observe_drift(facts: ServiceFacts) -> list[Observation]:
             found.append(_bad(facts.service, window, profiles[one.column], one, is_broad))
         elif min(one.p_holm.values()) > CLEAR_P_MIN:
             found.append(_fine(window, one))
-    return found
+    pairs = observe_pairs(facts, [subject_of(one.column) for one in report if one.drifted])
+    return [*found, pairs] if pairs else found
 
 
 def subject_of(column: str) -> str:

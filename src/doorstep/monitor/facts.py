@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import reduce
 
 import numpy as np
 
@@ -10,7 +11,15 @@ from doorstep.core.instant import Instant
 from doorstep.core.manifest import Task
 from doorstep.core.record import TRAFFIC
 from doorstep.gate.metrics import Labelled, estimate, find_metric, names_of
-from doorstep.journal.summary import LATENCY_BINS, STATUSES, Cell, Summary, window
+from doorstep.journal.summary import (
+    LATENCY_BINS,
+    STATUSES,
+    Cell,
+    PairSums,
+    Summary,
+    add_pairs,
+    window,
+)
 from doorstep.monitor.types import DriftWindow, QualityWindow, TrafficWindow
 from doorstep.stats.codes import CODES
 from doorstep.stats.distances import ColumnCounts
@@ -26,6 +35,7 @@ def drift_window(summary: Summary, version: int, since: Instant, until: Instant)
         rows=sum(one.rows for one in cells),
         columns=_columns(cells),
         warned=sum(one.warned for one in cells),
+        pairs=reduce(add_pairs, (one.pairs for one in cells), PairSums()),
     )
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import msgspec
+
 from doorstep.core.errors import DoorstepError
 from doorstep.core.instant import Instant
+from doorstep.journal.reports import leave_report
 from doorstep.kernel.app import App
 from doorstep.kernel.event import Object
 from doorstep.monitor import store
@@ -70,6 +73,7 @@ def _save(app: App, changed: list[MonitorFinding], before: dict[str, MonitorFind
             store.save_finding(unit.connection, one)
             kind = _kind_of(before.get(one.id), one)
             if kind:
+                _report(app, kind, one)
                 unit.record(
                     kind,
                     Object("finding", one.id),
@@ -83,6 +87,16 @@ def _save(app: App, changed: list[MonitorFinding], before: dict[str, MonitorFind
                         "ended": one.ended,
                     },
                 )
+
+
+def _report(app: App, kind: str, one: MonitorFinding) -> None:
+    """Before the commit: after a crash between the two, what is seen again is told again."""
+    name = f"{one.id}-{kind.rpartition('.')[2]}-{one.updated_at}"
+    document = {"format": 1, "kind": kind, "finding": one}
+    try:
+        leave_report(app.home.path, one.service, name, msgspec.json.encode(document))
+    except (OSError, DoorstepError) as error:
+        _log.warning("%s: the report of %s is not kept: %s", one.service, one.subject, error)
 
 
 def _kind_of(before: MonitorFinding | None, after: MonitorFinding) -> str:

@@ -13,6 +13,7 @@ from doorstep.core.instant import Instant
 from doorstep.core.manifest import Profile
 from doorstep.gate.types import Estimate
 from doorstep.journal.retain import Due
+from doorstep.journal.summary import PairSums
 from doorstep.stats.distances import ColumnCounts
 
 Kind = Literal["drift", "quality", "errors", "latency", "data"]
@@ -75,13 +76,15 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
 class DriftWindow(msgspec.Struct, frozen=True, kw_only=True):
     """Live predictions of one version in [since, until). columns: by the journal's column name
-    (`in.age`, `ctx.store`, `out.bad`). warned: rows with a contract warning."""
+    (`in.age`, `ctx.store`, `out.bad`). warned: rows with a contract warning. pairs: of the columns
+    of `Profile.pairs`."""
 
     since: Instant
     until: Instant
     rows: int
     columns: dict[str, ColumnCounts]
     warned: int = 0
+    pairs: PairSums = PairSums()
 
 
 class TrafficWindow(msgspec.Struct, frozen=True, kw_only=True):

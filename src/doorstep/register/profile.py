@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doorstep.core.contract import Contract, Field
-from doorstep.core.manifest import ColumnProfile, Profile
+from doorstep.core.manifest import ColumnProfile, PairProfile, Profile
 from doorstep.formats.batch import Batch
 from doorstep.formats.columns import Column, Table
 from doorstep.stats.codes import (
@@ -20,6 +20,7 @@ from doorstep.stats.codes import (
     count_codes,
     quantile_edges,
 )
+from doorstep.stats.pairs import COLUMNS_MAX, score_table, spreads
 
 KNOWN_MAX = 2000
 TEXT_REPEATS_MIN = 10
@@ -44,7 +45,27 @@ def profile_table(
     )
     names = list(labels) or ["prediction"]
     answers = tuple(_profile_numbers(name, "float", scores[:, at]) for at, name in enumerate(names))
-    return Profile(format=1, rows=table.rows, columns=columns, scores=answers)
+    pairs = profile_pairs(table, [one for one in fields if one.personal == "no"], columns)
+    return Profile(format=1, rows=table.rows, columns=columns, scores=answers, pairs=pairs)
+
+
+def profile_pairs(
+    table: Table, fields: Sequence[Field], columns: Sequence[ColumnProfile]
+) -> PairProfile:
+    """How the numbers among these fields go together: the most important ones, if they are many."""
+    named = {one.name: one for one in columns}
+    numbers = [one for one in fields if one.is_number and one.name in named]
+    known = [named[one.name] for one in numbers if max(named[one.name].counts) < table.rows]
+    chosen = sorted(known, key=lambda one: -one.importance)[:COLUMNS_MAX]
+    if len(chosen) < 2:
+        return PairProfile()
+    codes = [code_numbers(table.column(one.name).as_numbers(), one.edges) for one in chosen]
+    tables = [score_table(one.counts) for one in chosen]
+    scores = np.column_stack([of[one] for of, one in zip(tables, codes, strict=True)])
+    found = (tuple(np.nan_to_num(one).round(6).tolist()) for one in spreads(scores))
+    return PairProfile(
+        columns=tuple(one.name for one in chosen), correlations=next(found), spreads=next(found)
+    )
 
 
 def profile_field(column: Column, field: Field, importance: float = 0.0) -> ColumnProfile:

@@ -19,6 +19,8 @@ from doorstep.release.surface import (
     Kill,
     KillVersion,
     ListReleases,
+    Recomputed,
+    RecomputeRelease,
     Release,
     Releases,
     ReviveVersion,
@@ -27,7 +29,7 @@ from doorstep.release.surface import (
     StartRelease,
 )
 from doorstep.release.types import Evidence, Person, State
-from doorstep.release.views import release_view
+from doorstep.release.views import recomputed_view, release_view
 
 
 @operation("release.start", permission="release:write", effect="write")
@@ -59,6 +61,12 @@ def estimate_release(app: App, asked: EstimateRelease) -> Forecast:
 def show_release(app: App, asked: ShowRelease) -> Release:
     """Show a release: where it stands, its evidence, its decisions."""
     return release_view(app, _get(app, asked.release))
+
+
+@operation("release.recompute", permission="release:read", effect="read")
+def recompute_release(app: App, asked: RecomputeRelease) -> Recomputed:
+    """Make a release's decisions again, and compare its evidence with the journal."""
+    return recomputed_view(app, _get(app, asked.release))
 
 
 @operation("release.list", permission="release:read", effect="read")

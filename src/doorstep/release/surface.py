@@ -29,6 +29,12 @@ class ShowRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     release: str
 
 
+class RecomputeRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """release: its id, or a service's name: then its running release."""
+
+    release: str
+
+
 class ListReleases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """service: "" for all."""
 
@@ -229,6 +235,41 @@ class WaveView(msgspec.Struct, frozen=True, kw_only=True):
     share: float
     shares: tuple[float, ...]
     step: int
+
+
+class RecomputedDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """same: from what it stored, the decision is made again as it was made."""
+
+    sequence: int
+    at: Instant
+    action: str
+    same: bool
+
+
+class ComparedCell(msgspec.Struct, frozen=True, kw_only=True):
+    """counted by nodes, and recorded in the journal: (requests, those that the assigned version did
+    not answer). said: how they differ, in words. explained: that is nothing to worry about."""
+
+    epoch: int
+    segment: str
+    arm: str
+    counted: tuple[int, int]
+    recorded: tuple[int, int]
+    said: str
+    explained: bool
+
+
+class Recomputed(msgspec.Struct, frozen=True, kw_only=True):
+    """A release's decisions made again, and its evidence at `at` beside the journal. agrees: all
+    are the same, and every difference is explained."""
+
+    id: str
+    service: str
+    challenger: int
+    at: Instant
+    decisions: tuple[RecomputedDecision, ...]
+    cells: tuple[ComparedCell, ...]
+    agrees: bool
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):

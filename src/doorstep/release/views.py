@@ -8,18 +8,25 @@ from typing import Literal
 
 import msgspec
 
+from doorstep.core.instant import SECOND_US
+from doorstep.journal.operations import count_release
 from doorstep.kernel.app import App
+from doorstep.register.store import get_service
 from doorstep.release import store
 from doorstep.release.collect import collect
-from doorstep.release.decide import decide
+from doorstep.release.crosscheck import compare
+from doorstep.release.decide import decide, recompute
 from doorstep.release.metrics import METRICS
 from doorstep.release.moments import moment_of, moments_in
 from doorstep.release.outlook import Outlook, outlook
+from doorstep.release.planning import parsed_file
 from doorstep.release.surface import (
     DecisionView,
     ExperimentView,
     GuardrailView,
     MomentView,
+    Recomputed,
+    RecomputedDecision,
     Release,
     SplitView,
     WaveView,
@@ -174,6 +181,36 @@ def _waves(release: Inner) -> tuple[WaveView, ...]:
     return tuple(found)
 
 
+def recomputed_view(app: App, row: store.ReleaseRow) -> Recomputed:
+    """What `release show --recompute` gives."""
+    inner, now = row.release, app.clock.now()
+    with app.database.reading() as connection:
+        stored = store.list_decisions(connection, inner.id)
+        file = get_service(connection, inner.service).file
+    with_cells = [one for *_, one in stored if one.evidence.cells]
+    # As in `_cells`: nodes forget those of an ended release.
+    last = with_cells[-1] if inner.is_over and with_cells else None
+    evidence, at = (last.evidence, last.at) if last else (collect(app, inner), now)
+    since = now - round(parsed_file(file, app.home.environment).privacy.keep_s * SECOND_US)
+    counts = count_release(app, inner.service, inner.id, inner.started_at)
+    cells = compare(inner, evidence.cells, counts, at, since)
+    decisions = tuple(
+        RecomputedDecision(
+            sequence=sequence, at=one.at, action=_action(one), same=recompute(one) == one
+        )
+        for sequence, _, one in stored
+    )
+    return Recomputed(
+        id=inner.id,
+        service=inner.service,
+        challenger=inner.challenger,
+        at=at,
+        decisions=decisions,
+        cells=cells,
+        agrees=all(one.same for one in decisions) and all(one.explained for one in cells),
+    )
+
+
 def _step_number(release: Inner) -> int:
     """1 is the first step of its wave, as people count; 0 in the shadow and for a first version."""
     # One that was ended in the shadow ended there, not at the first step.
@@ -287,13 +324,11 @@ def _decided(app: App, release_id: str) -> Decided:
 
 
 def _decision(sequence: int, by: str, decision: Decision) -> DecisionView:
-    outcome = decision.outcome
-    action = decision.person.action if decision.person else type(outcome).__name__.lower()
-    state = getattr(outcome, "state", None)
+    state = getattr(decision.outcome, "state", None)
     return DecisionView(
         sequence=sequence,
         at=decision.at,
-        action=action,
+        action=_action(decision),
         state=(state or decision.release.state).value,
         reason=decision.reason,
         by=by,
@@ -302,3 +337,8 @@ def _decision(sequence: int, by: str, decision: Decision) -> DecisionView:
         ),
         evidence={"cells": msgspec.to_builtins(decision.evidence.cells)},
     )
+
+
+def _action(decision: Decision) -> str:
+    person = decision.person
+    return person.action if person else type(decision.outcome).__name__.lower()

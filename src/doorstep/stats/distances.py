@@ -5,7 +5,7 @@ any window is a sum of hours, nodes and blocks, and no raw row is read. `referen
 
 Distances say how much (severity); tests say whether (detection). The rule for a batch of columns,
 `drift_report`, is Holm over all tests of all columns at `DRIFT_ALPHA`. Tests on pairs of columns
-need cross-products, which counts do not hold: they are not here.
+need cross-products, which counts do not hold: they are in `pairs`.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from doorstep.journal.away import declare, fetch, locate, read_place
 from doorstep.journal.compactor import Compactor
 from doorstep.journal.index import fold, read_entries
 from doorstep.journal.query import Question, ask
+from doorstep.journal.reports import leave_report
 from doorstep.journal.retain import Bounds
 from doorstep.journal.snapshot import take_snapshots
 from doorstep.journal.sql import ask_sql
@@ -217,6 +218,36 @@ def test_a_file_that_left_the_disk_before_the_list_of_the_store_was_up_is_there(
     status = read_status(world.folder)
     assert status is not None
     assert "store-file-gone" in status.problem
+
+
+def test_a_report_waits_for_the_store_and_is_put_once(world: World) -> None:
+    leave_report(world.home, "loans", "f1-opened-1", b'{"format": 1}')
+    world.write(0)
+    world.compact()
+
+    def go_away(reached: str) -> None:
+        if reached == "store-put":
+            raise UnreachableError("store-unreachable", "away")
+
+    world.uploader(go_away).run_once()
+    place = read_place(world.home)
+    assert place is not None
+    there = world.store / "reports" / place.id / "loans" / "f1-opened-1.json"
+    assert not there.exists()
+    world.upload()
+    assert there.read_bytes() == b'{"format": 1}'
+    assert not list((world.home / "store" / "reports").rglob("*.json"))
+    put_at = there.stat().st_mtime_ns
+    # Another node of this home, or this one after a crash, has it still.
+    leave_report(world.home, "loans", "f1-opened-1", b'{"format": 1}')
+    world.upload()
+    assert there.stat().st_mtime_ns == put_at
+    world.check()
+
+
+def test_without_a_store_no_report_is_left(tmp_path: Path) -> None:
+    leave_report(tmp_path, "loans", "f1-opened-1", b"{}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_object_that_nobody_listed_is_removed_when_its_file_is_gone(world: World) -> None:

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ from doorstep.core.record import OutcomeRecord
 from doorstep.journal.columns import Batch
 from doorstep.journal.contents import root_of_leaves
 from doorstep.journal.summary import (
+    FORMAT,
     LATENCY_BINS,
     Cell,
     ColumnCount,
+    PairSums,
+    ReleaseCount,
     ScoreSum,
     Summary,
     coarsen,
@@ -74,14 +78,33 @@ cells = st.builds(
         st.sampled_from(["out.yes", "out.no"]),
         st.builds(ScoreSum, counts, st.integers(-(10**30), 10**30), st.integers(0, 10**30)),
     ),
+    pairs=st.just(PairSums()) | st.builds(PairSums, counts, st.binary(min_size=16, max_size=16)),
+)
+releases = st.builds(
+    ReleaseCount,
+    release=st.sampled_from(["r1", "r2"]),
+    epoch=st.integers(0, 1),
+    segment=st.just(""),
+    assigned=st.just(1),
+    kind=st.just(0),
+    ok=counts,
+    failed=counts,
+    passed=counts,
 )
 summaries = st.builds(
-    lambda cells, outcomes, bucket: coarsen(
-        merge(Summary(service="loans", cells=tuple(cells), outcomes=outcomes), EMPTY), bucket
+    lambda cells, outcomes, bucket, releases: coarsen(
+        merge(
+            Summary(
+                service="loans", cells=tuple(cells), outcomes=outcomes, releases=tuple(releases)
+            ),
+            EMPTY,
+        ),
+        bucket,
     ),
     st.lists(cells, max_size=4),
     st.dictionaries(st.integers(0, 3).map(lambda n: n * MINUTE), counts),
     st.sampled_from([60, 120]),
+    st.lists(releases, max_size=3),
 )
 EMPTY = Summary(service="loans")
 
@@ -101,10 +124,47 @@ def test_summaries_of_different_services_do_not_merge():
 
 
 def test_a_newer_summary_is_refused():
-    with pytest.raises(InputError, match="format 2"):
-        decode_summary(b'{"format": 2, "service": "loans"}')
+    with pytest.raises(InputError, match="format 3"):
+        decode_summary(b'{"format": 3, "service": "loans"}')
     with pytest.raises(InputError, match="bad-summary"):
         decode_summary(b'{"service": 1}')
+
+
+def test_a_summary_of_the_format_before_this_is_read_and_merged_with_one_of_now():
+    old = decode_summary(Path(__file__).with_name("summary-format-1.json").read_bytes())
+    assert (old.format, sum(cell.rows for cell in old.cells), sum(old.outcomes.values())) == (
+        1,
+        3,
+        1,
+    )
+    assert (old.releases, old.cells[0].pairs) == ((), PairSums())
+    rows = [meta(0, at=AT, release="r1"), meta(1, at=AT, release="r1", status=1)]
+    both = merge(old, tally(batch(rows, [17, 0.2, 18, 0.7]), lambda *_: PROFILE))
+    assert both.format == FORMAT
+    assert both.cells[0].rows == 4
+    assert both.cells[0].columns["in.age"].codes[:3] == (2, 2, 0)
+    assert decode_summary(encode_summary(both)) == both
+
+
+def test_a_release_is_counted_as_nodes_count_it():
+    """Rows of a request that were assigned together are one, answered if any row is; a shadow's
+    rows are each one."""
+    other = bytes(range(1, 17))
+    rows = [
+        meta(0),
+        meta(0, release="r1", epoch=3, assigned=2),
+        meta(1, release="r1", epoch=3, assigned=2, status=1),
+        meta(2, release="r1", epoch=3, assigned=3, status=1),
+        meta(0, release="r1", epoch=3, assigned=3, status=5, request=other),
+        meta(0, release="r1", epoch=2, assigned=3, kind=1),
+        meta(1, release="r1", epoch=2, assigned=3, kind=1, status=2),
+    ]
+    found = tally(batch(rows, [1.0, 0.5] * len(rows)), no_profiles).releases
+    assert [(*one.key, one.ok, one.failed, one.passed) for one in found] == [
+        ("r1", 2, "", 3, 1, 1, 1, 0),
+        ("r1", 3, "", 2, 0, 1, 0, 0),
+        ("r1", 3, "", 3, 0, 0, 1, 1),
+    ]
 
 
 def test_buckets_only_become_wider_by_whole_multiples():

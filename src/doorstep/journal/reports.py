@@ -1,0 +1,38 @@
+"""Documents that go to the object store beside the journal, each once: what monitors found.
+
+They are left in the home and go with the next upload of any of its nodes; a store that is away
+keeps them waiting. Without a store nothing is left: the database has what they say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from doorstep.core.ids import parse_name
+from doorstep.journal.away import FOLDER, Place, read_place
+from doorstep.kernel.files import write_atomic
+from doorstep.kernel.store import Store
+
+REPORTS = "reports"
+REPORTS_AT_ONCE = 64
+
+
+def leave_report(home: Path, service: str, name: str, data: bytes) -> None:
+    """Never the same name with other data: what is in the store is not looked at again. Raises:
+    OSError."""
+    place = read_place(home)
+    if place is not None and place.url:
+        folder = home / FOLDER / REPORTS / parse_name(service)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / f"{parse_name(name, 'report')}.json", data)
+
+
+def send_reports(store: Store, home: Path, place: Place) -> None:
+    """To `reports/<home's id>/<service>/` there. Raises: as Store."""
+    folder = home / FOLDER / REPORTS
+    for path in sorted(folder.glob("*/*.json"))[:REPORTS_AT_ONCE]:
+        # Each node of this home sends: another one may have been sooner.
+        with contextlib.suppress(FileNotFoundError):
+            store.put_once(f"{REPORTS}/{place.id}/{path.relative_to(folder)}", path)
+            path.unlink()

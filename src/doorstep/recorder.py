@@ -32,6 +32,7 @@ from typing import Any
 from uuid import uuid4
 
 from doorstep.core.ids import parse_name
+from doorstep.kernel.home import is_home, resolve_home
 
 BODY_BYTES_MAX = 1024 * 1024
 QUEUED_MAX = 1_000
@@ -88,7 +89,8 @@ class Exchange:
 class Record:
     """Middleware around an ASGI or WSGI application.
 
-    home: of Doorstep; default DOORSTEP_HOME, else `./.doorstep`. version: what this application
+    home: of Doorstep; default as for its commands: DOORSTEP_HOME, `./.doorstep` if it is there,
+    else the user's data folder. version: what this application
     calls its model, unless the answer says it (`version`, `model_version` or the header
     `Doorstep-Version`). path: only requests whose path starts so. rows: makes rows of a request and
     its answer where they are not in a shape that is known. `counts` says what became of requests.
@@ -112,8 +114,10 @@ class Record:
         self.counts: Counter[str] = Counter()
         self._path, self._version = path, version
         self._rows = rows or rows_of
-        place = Path(home or os.environ.get("DOORSTEP_HOME") or ".doorstep").expanduser()
-        self._folder = place.absolute().joinpath(*SPOOL, parse_name(service))
+        place = resolve_home(str(home) if home else None, os.environ, Path.cwd())
+        self._folder = place.joinpath(*SPOOL, parse_name(service))
+        if not is_home(place):
+            _log.warning("%s is no home of Doorstep yet; `doorstep up` makes it one", place)
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
         me = weakref.ref(self)

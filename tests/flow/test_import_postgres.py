@@ -14,6 +14,8 @@ import psycopg
 import pytest
 from shell_case import Shell
 
+from doorstep.cli.sources import rows_of_query
+from doorstep.core.errors import RefusedError
 from doorstep.testing.installation import RunningInstallation
 from doorstep.testing.processes import wait_for
 from watch_case import FILE, made_rows, weeks_ago
@@ -88,7 +90,7 @@ def test_typed_rows_are_imported_once_and_the_next_run_takes_only_what_is_new(
     assert (one.inputs["amount"], one.at) == (rows[8]["amount"], round(rows[8]["answered"] * 1e6))
 
 
-def test_a_column_that_is_missing_is_a_reason_of_every_row(
+def test_a_column_that_is_missing_is_named_before_a_row_is_taken(
     installation: RunningInstallation, shell: Shell, answers: Any, postgres_url: str
 ) -> None:
     service = "pg-missing"
@@ -100,12 +102,12 @@ def test_a_column_that_is_missing_is_a_reason_of_every_row(
         return shell("journal", "import", service, *words)
 
     for query, reason in (
-        ("select application, answer, p_default from answers", "no time in column answered"),
-        ("select answered, answer, p_default from answers", "no key in column application"),
         (
-            "select application, answered, model from answers",
-            "neither an answer (answer)",
+            "select application, answer, p_default from answers",
+            "no column 'answered', which watch.time",
         ),
+        ("select answered, answer, p_default from answers", "'application', which ids.key"),
+        ("select application, answered, p_default, model from answers", "watch.prediction names"),
         ("select n from answers where n < 0", "there are none"),
     ):
         said = run(query)
@@ -143,3 +145,10 @@ def test_an_import_that_is_killed_goes_on_and_no_row_is_there_twice(
     assert rest["refused"] == 0 and rest["imported"] == 6000 - before, (before, rest)
     found = installation.client.query(f'select count(*), count(distinct key) from "{service}"')
     assert tuple(found.rows[0]) == (6000, 6000)
+
+
+def test_a_query_that_never_ends_is_ended(postgres_url: str) -> None:
+    with pytest.raises(RefusedError) as found:
+        list(rows_of_query(postgres_url, "select pg_sleep(3600)", wait_s=0.2))
+    assert found.value.code == "sql-timed-out"
+    assert list(rows_of_query(postgres_url, "select 1 as one", wait_s=60)) == [({"one": 1}, "")]

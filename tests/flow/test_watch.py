@@ -64,6 +64,13 @@ def test_a_month_of_another_service_is_imported_once_and_its_drift_is_found(
     assert "answer 'perhaps' is none of no, yes" in reasons
     assert "the first 1,000 rows of month.csv" in found["reference"]
 
+    write_csv(folder / "wrong.csv", [{**shifted[0], "application": "x3", "model": ""}])
+    wrong = shell("journal", "import", service, "wrong.csv")
+    assert wrong.code == 1 and "all 1 rows of wrong.csv are refused" in wrong.told, wrong
+    write_csv(folder / "keyless.csv", [{k: v for k, v in rows[0].items() if k != "application"}])
+    keyless = shell("journal", "import", service, "keyless.csv")
+    assert keyless.code == 1 and "no-column" in keyless.told, keyless
+
     again = shell.json("journal", "import", service, "month.csv")
     overlap = write_lines(folder / "overlap.jsonl", shifted[-300:])
     more = shell.json("journal", "import", service, overlap.name)
@@ -137,6 +144,43 @@ def test_one_line_in_an_application_records_what_it_answers(
     told = shell("outcome", service, "outcomes.csv", "--key", "application")
     assert told.code == 0, told
     wait_for(lambda: client.monitor(service).labelled_rows == 1500, "outcomes are joined by key")
+
+
+def test_what_waits_for_a_reference_is_said_and_one_may_be_given_alone(
+    installation: RunningInstallation, shell: Shell
+) -> None:
+    """A service whose rows make no reference is in nobody's way."""
+    service, client = "waiting-loans", installation.client
+    rows = made_rows(150, since_s=0, until_s=1, prefix="w")
+    write_csv(shell.folder / "train.csv", rows)
+    for name in ("a-broken-one", service):
+        text = FILE.format(service=name).replace("watch: {", "watch: {reference_rows: 100, ")
+        (shell.folder / "doorstep.yaml").write_text(text)
+        assert shell("apply").code == 0
+
+    def by_age(asked: dict[str, Any], _: Any) -> list[dict[str, Any]]:
+        return [{"fields": asked, "answer": asked["age"]}]  # more labels than two
+
+    broken = doorstep.Record(
+        scoring_app, service="a-broken-one", home=installation.home, rows=by_age
+    )
+    for row in rows[:100]:
+        ask(broken, json.dumps(row).encode())
+    broken.flush()
+    app = doorstep.Record(scoring_app, service=service, home=installation.home)
+    for row in rows[:7]:
+        ask(app, json.dumps(row).encode())
+    app.flush()
+    said = {one.service: one.headline for one in client.status()}
+    assert said[service].startswith("7 rows were recorded; with 100, later"), said
+    assert said["a-broken-one"].startswith("100 rows were recorded"), said
+    assert "is watched yet" in shell("monitor", service).out
+
+    given = shell("journal", "import", service, "--reference", "train.csv")
+    assert given.code == 0 and "compared with 150 rows of train.csv" in given.told, given
+    wait_for(lambda: "7 rows, the last" in client.status(service)[0].headline, "they are taken")
+    again = shell("journal", "import", service, "--reference", "train.csv")
+    assert again.code == 1 and "reference-set" in again.told, again
 
 
 def scoring_app(environ: dict[str, Any], start_response: Any) -> list[bytes]:

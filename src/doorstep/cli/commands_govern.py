@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from doorstep.cli.options import Home, Json, Url, Why, connect
-from doorstep.cli.output import done, emit, fail, percent, table, warn, when
+from doorstep.cli.output import done, emit, fail, percent, progress, table, warn, when
 from doorstep.core.errors import NotFoundError, RefusedError, UnreachableError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def erase(
     home: Home = None,
 ) -> None:
     """Destroy the key of a person: their sealed fields cannot be read any more, by anybody."""
-    with connect(url, home) as client:
+    with connect(url, home) as client, progress(waiting="erasing"):
         found = client.erase(subject, why)
     if found.predictions is None:
         warn(
@@ -185,7 +185,7 @@ def verify(
 
         return prove_or_check(prediction, proof, key, json, url, home)
     try:
-        with connect(url, home) as client:
+        with connect(url, home) as client, progress(waiting="hashing the ledger"):
             found = client.verify_ledger()
     except UnreachableError:
         unserved = _ledger_of(url, home)
@@ -229,7 +229,7 @@ def export(
     home: Home = None,
 ) -> None:
     """Write the ledger to a file that the offline verifier reads."""
-    with connect(url, home) as client:
+    with connect(url, home) as client, progress(waiting="hashing the ledger"):
         verdict = client.verify_ledger()
         found = client.export_ledger()
     if not verdict.intact:

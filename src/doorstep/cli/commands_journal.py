@@ -108,11 +108,19 @@ def restore(
     import os
 
     from doorstep.cli.running import home_folder
+    from doorstep.core.errors import UsageError
     from doorstep.journal.replica import VARIABLE, replica_of
     from doorstep.journal.restore import restore as bring_back
     from doorstep.kernel.home import open_home
 
-    place = replica_of(replica or os.environ.get(VARIABLE, ""))
+    named = replica or os.environ.get(VARIABLE, "")
+    if named.startswith(("s3://", "gs://", "az://", "file://")):
+        raise UsageError(
+            "bad-replica",
+            f"{named} is an object store: nothing needs to be brought back from it",
+            f"doorstep up --store {named}",
+        )
+    place = replica_of(named)
     folder = open_home(home_folder(home), create=False).path
     found = []
     with progress() as shown:
@@ -123,6 +131,8 @@ def restore(
     head = ("node", "blocks", "predictions", "outcomes", "unreadable")
     rows = [(one.node, *map(_number, _counts(one))) for one in found]
     emit(found, lambda: table(head, rows, right=(1, 2, 3, 4)), as_json=json)
+    if not found:
+        warn("nothing is there; is it the URL that the node had?")
     for one in found:
         if one.live:
             warn(f"{one.node} writes {one.live} of its blocks here; they were left alone")

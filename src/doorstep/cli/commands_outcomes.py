@@ -92,8 +92,10 @@ def outcome(
         "they join their predictions by themselves"
     )
     if sent.refused:
-        warn(f"{sent.refused:,} rows refused, see {sent.kept}: {sent.reason}")
+        warn(f"{sent.refused:,} rows refused, see {sent.kept}: {refusals.worst()}")
     emit(sent, f"{sent.recorded}", as_json=json)
+    if sent.is_all_refused:
+        raise typer.Exit(1)
 
 
 def import_journal(
@@ -118,11 +120,17 @@ def import_journal(
     """Import what another service answered: drift and quality without serving it.
 
     Rows that were imported before are left out; rows that make no sense are kept beside, with the
-    reason.
+    reason. With --reference alone: what doorstep.Record will record is compared with it.
     """
-    from doorstep.cli.importing import digest_of_file, import_rows
+    from doorstep.cli.importing import digest_of_file, import_rows, set_reference
     from doorstep.core.errors import UsageError
 
+    if reference is not None and source is None and not sql:
+        with connect(url, home) as client:
+            said = set_reference(client, service, reference, file)
+        done(f"what comes of {service} is compared with {said}")
+        emit({"reference": said}, f"next: doorstep status {service}", as_json=json)
+        return
     if (source is None) == (not sql):
         said = "expected a FILE, or --sql URL with --query"
         raise UsageError("which-source", said, "doorstep journal import -h")

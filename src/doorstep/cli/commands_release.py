@@ -517,7 +517,7 @@ def status(
     home: Home = None,
 ) -> None:
     """Show each service at a glance, worst first."""
-    with connect(url, home) as client:
+    with connect(url, home) as client, progress(waiting="looking at services"):
         found = client.status(service)
     head = (
         *("service", "state", "champion", "challenger"),

@@ -129,7 +129,7 @@ def list_predictions(
     home: Home = None,
 ) -> None:
     """List the newest predictions of a service."""
-    with connect(url, home) as client:
+    with connect(url, home) as client, progress(waiting="searching the journal"):
         found = client.predictions(
             service,
             limit,
@@ -156,6 +156,13 @@ def _shown(answer: str | float | None) -> str:
     if answer is None:
         return "–"
     return f"{answer:.6g}" if isinstance(answer, float) else str(answer)
+
+
+def _given(value: object) -> str:
+    """A field as it was sent: whole numbers are recorded as floats."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _who(one: Prediction) -> str:
@@ -191,11 +198,12 @@ def show_prediction(
         lines = [
             f"{found.service}, {when(found.at)}: {_shown(found.answer)} by {_who(found)} "
             f"({found.status}, {found.latency_ms:.2f} ms)",
+            *([f"key: {found.key}"] if found.key else []),
             f"outcome: {'not yet known' if found.outcome is None else _shown(found.outcome)}",
             *(f"warning: {one}" for one in found.warnings),
             *([PERSONAL[found.personal]] if found.personal in PERSONAL else []),
             "",
-            table(("field", "value"), [(name, str(value)) for name, value in values]),
+            table(("field", "value"), [(name, _given(value)) for name, value in values]),
         ]
         return "\n".join(lines)
 
@@ -240,7 +248,7 @@ def _signed_bar(share: float, width: int = 12) -> str:
 
 def monitor(service: Service, json: Json = False, url: Url = None, home: Home = None) -> None:
     """Show what is measured of a service now: drift, quality, errors, latency, promises."""
-    with connect(url, home) as client:
+    with connect(url, home) as client, progress(waiting="measuring"):
         found = client.monitor(service)
     emit(found, lambda: monitor_text(found), as_json=json)
 
@@ -251,8 +259,9 @@ def monitor_text(found: MonitorView) -> str:
     from doorstep.release.wording import say_time
 
     if found.version is None:
-        nothing = f"no version of {found.service} was released yet"
-        return f"{nothing}\nnext: doorstep release start {found.service}@1"
+        nothing = f"no version of {found.service} was released or is watched yet"
+        watched = f"where it is watched: doorstep status {found.service}"
+        return f"{nothing}\nnext: doorstep release start {found.service}@1; {watched}"
     rows = [
         (
             "!" if one.drifted else "",

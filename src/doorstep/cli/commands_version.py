@@ -134,7 +134,8 @@ def version_text(found: Version, goals: Sequence[GoalNow] = ()) -> str:
         ("task", f"{manifest.task} of {manifest.label!r}: {answers}"),
         ("model", lineage.estimator or manifest.native.family),
         ("code", lineage.code_commit or "not in git"),
-        ("python", f"{lineage.python}; " + _listed(lineage.libraries)),
+        *([("python", f"{lineage.python}; " + _listed(lineage.libraries))]
+          if lineage.python else []),
         *((one.role, f"{one.name}, {one.rows:,} rows, {one.digest[:DIGEST_SHOWN]}")
           for one in lineage.data),
     ]  # fmt: skip

@@ -15,11 +15,12 @@ from doorstep.client import Client
 from doorstep.core.errors import InputError, NotFoundError, RefusedError
 from doorstep.core.servicefile import ServiceFile, parse_service_file
 from doorstep.core.servicefile_watch import REFERENCE_ROWS_MAX, WatchSpec
-from doorstep.journal.imports import mapped
+from doorstep.journal.imports import DEFAULT_VERSION, mapped
 from doorstep.journal.surface import ImportedRow
 from doorstep.register.watched import reference_of
 
 ROWS_A_CALL = 1_000
+NAMES_SHOWN_MAX = 30
 Opened = Callable[[], Iterator[Read]]
 
 
@@ -60,9 +61,14 @@ def import_rows(
     result = Result(service)
     parsed = _prepare(client, service, opened, name, file, reference, result, digest)
     if strict:
-        _send(client, parsed, opened(), digest, refusals, result, check=True)
-        _refuse_all(refusals, name)
-    _send(client, parsed, opened(), digest, refusals, result, check=False, passed=passed)
+        rows = _with_columns(opened(), parsed, name)
+        _send(client, parsed, rows, digest, refusals, result, check=True)
+        if refusals.count:
+            _refuse(refusals, f"{refusals.count:,} rows of {name} are refused", strict)
+    rows = _with_columns(opened(), parsed, name)
+    _send(client, parsed, rows, digest, refusals, result, check=False, passed=passed)
+    if refusals.count and refusals.count == result.rows:
+        _refuse(refusals, f"all {result.rows:,} rows of {name} are refused", strict)
     result.refused, result.kept, result.reasons = refusals.count, refusals.kept, refusals.reasons
     return result
 
@@ -86,25 +92,44 @@ def _prepare(
             "write ids: {key: COLUMN}, then: doorstep apply",
         )
     if watched:
-        if reference is not None:
-            raise RefusedError(
-                "reference-set",
-                f"{service} is compared with a reference already: {watched}",
-                "watch it as a service of another name to compare it with another one",
-            )
+        _require_first(service, watched if reference is not None else "")
         result.reference = watched
         return parsed
-    most = (parsed.watch or WatchSpec()).reference_rows
     if reference is not None:
-        rows = _readable(rows_of_file(reference), REFERENCE_ROWS_MAX)
-        said = f"{len(rows):,} rows of {reference.name}"
+        rows, said = _rows_of_reference(reference)
     else:
-        rows = _readable(opened(), most)
+        rows = _readable(opened(), (parsed.watch or WatchSpec()).reference_rows)
         said = f"the first {len(rows):,} rows of {name}, because no reference was given"
-    first = _first_version(opened(), parsed, digest)
+    first = _first_version(_with_columns(opened(), parsed, name), parsed, digest)
     client.watch(text, first, reference_of(rows, parsed, said))
     result.reference = said
     return parsed
+
+
+def set_reference(client: Client, service: str, reference: Path, file: Path) -> str:
+    """What all that comes later is compared with, before anything came: in words.
+
+    Raises: NotFoundError (`no-service`), RefusedError (`reference-set`), InputError."""
+    text, parsed, watched = _found(client, service, file)
+    _require_first(service, watched)
+    rows, said = _rows_of_reference(reference)
+    client.watch(text, DEFAULT_VERSION, reference_of(rows, parsed, said))
+    return said
+
+
+def _rows_of_reference(path: Path) -> tuple[list[dict[str, Any]], str]:
+    rows = _readable(rows_of_file(path), REFERENCE_ROWS_MAX)
+    return rows, f"{len(rows):,} rows of {path.name}"
+
+
+def _require_first(service: str, watched: str) -> None:
+    """Raises: RefusedError (`reference-set`)."""
+    if watched:
+        raise RefusedError(
+            "reference-set",
+            f"{service} is compared with a reference already: {watched}",
+            "watch it as a service of another name to compare it with another one",
+        )
 
 
 def _found(client: Client, service: str, file: Path) -> tuple[str, ServiceFile, str]:
@@ -131,6 +156,31 @@ def _found(client: Client, service: str, file: Path) -> tuple[str, ServiceFile, 
 
 def _readable(rows: Iterator[Read], most: int) -> list[dict[str, Any]]:
     return list(itertools.islice((row for row, fault in rows if not fault), most))
+
+
+def _with_columns(rows: Iterator[Read], file: ServiceFile, name: str) -> Iterator[Read]:
+    """These rows, if the first have the columns that say what a row is: without its key a row
+    would be another one each time, and without the answer it would be guessed from the score.
+
+    Raises: InputError (`no-column`)."""
+    watch = file.watch or WatchSpec()
+    first = list(itertools.islice(rows, ROWS_A_CALL))
+    names = dict.fromkeys(column for row, _ in first for column in row)
+    has_score = bool(watch.score or watch.scores)
+    is_stated = not has_score or watch.prediction != WatchSpec().prediction
+    wanted = {"ids.key": file.ids.key, "watch.time": watch.time, "watch.score": watch.score}
+    wanted |= {f"watch.scores of {label}": column for label, column in watch.scores.items()}
+    wanted |= {"watch.version": watch.version}
+    wanted |= {"watch.prediction": watch.prediction} if is_stated else {}
+    for said, column in wanted.items() if names else ():
+        if column and column not in names:
+            raise InputError(
+                "no-column",
+                f"{name} has no column {column!r}, which {said} names; it has "
+                f"{', '.join(list(names)[:NAMES_SHOWN_MAX])}",
+                "name it in the service file as it is, then: doorstep apply",
+            )
+    return itertools.chain(first, rows)
 
 
 def _first_version(rows: Iterator[Read], file: ServiceFile, digest: str) -> str:
@@ -196,15 +246,13 @@ def _send_batch(
         kept.add(number, row, refused.reason)
 
 
-def _refuse_all(refusals: Refusals, name: str) -> None:
-    if not refusals.count:
-        return
+def _refuse(refusals: Refusals, said: str, strict: bool) -> None:
+    """Raises: RefusedError (`rows-refused`)."""
     refusals.close()
     raise RefusedError(
         "rows-refused",
-        f"{refusals.count:,} rows of {name} are refused ({refusals.worst()}), so nothing was "
-        f"imported; they are in {refusals.kept}",
-        "correct them, or leave --strict away",
+        f"{said} ({refusals.worst()}), so nothing was imported; they are in {refusals.kept}",
+        "correct them, or leave --strict away" if strict else "correct them, or the service file",
     )
 
 

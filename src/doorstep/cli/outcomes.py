@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -47,7 +47,7 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(slots=True)
 class Sent:
     """repeated: were there already. unknown: rows without an outcome. reason: of the first that was
-    refused. kept: the file of the refused rows."""
+    refused; reasons: how often each. kept: the file of the refused rows."""
 
     recorded: int = 0
     repeated: int = 0
@@ -55,6 +55,11 @@ class Sent:
     unknown: int = 0
     kept: str = ""
     reason: str = ""
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def is_all_refused(self) -> bool:
+        return bool(self.refused) and not (self.recorded or self.repeated or self.unknown)
 
 
 class Reader:
@@ -122,6 +127,7 @@ def tell(
     sending.send(opened(), check=False, passed=passed)
     sent = sending.sent
     sent.refused, sent.kept, sent.reason = refusals.count, refusals.kept, refusals.first
+    sent.reasons = refusals.reasons
     return sent
 
 

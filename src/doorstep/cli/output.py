@@ -7,6 +7,7 @@ text. Everything said along the way goes through `note`, `done`, `warn` and `Pro
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 MARKS = {"pass": "✓", "fail": "✗", "inconclusive": "?"}
 PROGRESS_AFTER_S = 1.0
+REDRAW_S = 0.5
+CLEARED = "\r\x1b[2K"
 
 
 def emit(value: Any, text: str | Callable[[], str], *, as_json: bool) -> None:
@@ -33,7 +36,8 @@ def emit(value: Any, text: str | Callable[[], str], *, as_json: bool) -> None:
 
 
 def note(text: str) -> None:
-    print(point(text), file=sys.stderr, flush=True)
+    cleared = CLEARED if sys.stderr.isatty() else ""  # of a progress line
+    print(cleared + point(text), file=sys.stderr, flush=True)
 
 
 def done(text: str) -> None:
@@ -92,12 +96,14 @@ def when(at: int) -> str:
 class Progress:
     """One line that tells how far long work is: a bar on a terminal, else a line a stage."""
 
-    def __init__(self, total: int = 0, label: str = "") -> None:
+    def __init__(self, total: int = 0, label: str = "", waiting: str = "") -> None:
         self._started = time.monotonic()
         self._total = total
         self._label = label
-        self._stage = ""
-        self._live = sys.stderr.isatty()
+        self._stage, self._detail = waiting, ""
+        self._share: float | None = None
+        self.live = sys.stderr.isatty()
+        self._drawing = threading.Lock()
         self._shown = False
         self._last = 0.0
 
@@ -105,23 +111,29 @@ class Progress:
         """Say what is done now. share: 0..1 of the whole, None if it is not known. detail: what
         changes all the time, for a terminal only."""
         changed = text != self._stage
-        self._stage = text
-        if not self._live:
-            if changed and text:
-                note(f"  {text}")
-            return
+        self._stage, self._share, self._detail = text, share, detail
+        self.draw(changed)
+        if not self.live and changed and text:
+            note(f"  {text}")
+
+    def draw(self, changed: bool = False) -> None:
+        """The line as it is now, on a terminal: also while nobody has anything new to say."""
         now = time.monotonic()
-        if now - self._started < PROGRESS_AFTER_S or (not changed and now - self._last < 0.1):
-            return
-        self._last, self._shown = now, True
-        bar = "" if share is None else _bar(share)
-        sys.stderr.write(f"\r\x1b[2K{bar}{text}{detail}  {now - self._started:.0f} s")
-        sys.stderr.flush()
+        with self._drawing:
+            if not (self.live and self._stage) or now - self._started < PROGRESS_AFTER_S:
+                return
+            if not changed and now - self._last < 0.1:
+                return
+            self._last, self._shown = now, True
+            bar = "" if self._share is None else _bar(self._share)
+            took = f"  {now - self._started:.0f} s"
+            sys.stderr.write(f"{CLEARED}{bar}{self._stage}{self._detail}{took}")
+            sys.stderr.flush()
 
     def count(self, number: int) -> None:
         share = number / self._total if self._total else None
         shown = f"{number:,}" + (f" of {self._total:,}" if self._total else "")
-        if self._live:
+        if self.live:
             self.stage(f"{self._label} {shown}", share)
         elif number == self._total:
             self.stage(f"{self._label} {shown}")
@@ -132,17 +144,28 @@ class Progress:
         self.count(number)
 
     def end(self) -> None:
-        if self._shown:
-            sys.stderr.write("\r\x1b[2K")
-            sys.stderr.flush()
+        with self._drawing:
+            self._stage = ""
+            if self._shown:
+                sys.stderr.write(CLEARED)
+                sys.stderr.flush()
 
 
 @contextmanager
-def progress(total: int = 0, label: str = "") -> Iterator[Progress]:
-    shown = Progress(total, label)
+def progress(total: int = 0, label: str = "", waiting: str = "") -> Iterator[Progress]:
+    """waiting: what is said on a terminal when an answer takes long, and nowhere else."""
+    shown, over = Progress(total, label, waiting), threading.Event()
+
+    def redraw() -> None:
+        while not over.wait(REDRAW_S):
+            shown.draw()
+
+    if shown.live:
+        threading.Thread(target=redraw, daemon=True).start()
     try:
         yield shown
     finally:
+        over.set()
         shown.end()
 
 

@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from doorstep.cli.options import connect
-from doorstep.cli.output import done, emit, fail
+from doorstep.cli.output import done, emit, fail, progress
 from doorstep.core.errors import InputError, NotFoundError
 from doorstep.govern.surface import PredictionProof, Proof
 
@@ -25,7 +25,7 @@ def prove_or_check(
 ) -> None:
     """Exit code 0: proven (also: erased, as far as its leaf goes). 1: broken, or not yet sealed."""
     if prediction:
-        with connect(url, home) as client:
+        with connect(url, home) as client, progress(waiting="proving"):
             found = client.prove(prediction)
         if proof is not None and found.proof is not None:
             _write(proof, found.proof)
@@ -86,6 +86,6 @@ def _say(found: PredictionProof) -> None:
                 "opens its personal fields any more"
             )
         case "not-sealed":
-            fail(f"prediction {found.prediction} is not yet sealed")
+            fail(f"prediction {found.prediction} is not sealed in this ledger")
         case "broken":
             fail(f"prediction {found.prediction} is not proven")

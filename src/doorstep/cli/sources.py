@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ from urllib.parse import quote
 
 import msgspec
 
-from doorstep.core.errors import InputError, MissingExtraError, UnreachableError
+from doorstep.core.errors import InputError, MissingExtraError, RefusedError, UnreachableError
 from doorstep.formats.table import delimiter_of, require_table
 
 ROWS_FETCHED = 1_000
 CELL_CHARS_MAX = 1_000_000
 LINE_BYTES_MAX = 1_048_576
+GZIP = b"\x1f\x8b"
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
+QUERY_WAIT_S = 600.0
+SQLITE_STEPS = 100_000
+"""Of its virtual machine, some milliseconds."""
 Read = tuple[dict[str, Any], str]
 """One row: its values, and why it cannot be read, "" if it can."""
 Told = Callable[[float], None]
@@ -34,12 +39,19 @@ def rows_of_file(path: Path, told: Told = lambda _: None) -> Iterator[Read]:
     if start[:4] == b"PAR1":
         return _parquet(path, told)
     if path.suffix.lower() in JSON_ENDINGS:
+        if start.lstrip()[:1] == b"[":
+            raise InputError(
+                "bad-table",
+                f"{path.name} is one JSON list; expected an object on each line",
+                f"jq -c '.[]' {path} > rows.jsonl; pandas: to_json(orient='records', lines=True)",
+            )
         return _json_lines(path, told)
-    if b"\0" in start:
+    if b"\0" in start or start[:2] == GZIP:
+        what = "is compressed" if start[:2] == GZIP else "is not a table"
         raise InputError(
             "bad-table",
-            f"{path.name} is not a table; expected CSV, Parquet or JSON lines",
-            "save it as CSV in UTF-8, or as Parquet",
+            f"{path.name} {what}; expected CSV, Parquet or JSON lines",
+            f"gunzip -k {path}" if start[:2] == GZIP else "save it as CSV in UTF-8, or as Parquet",
         )
     return _csv(path, told)
 
@@ -116,7 +128,8 @@ def _parquet(path: Path, told: Told) -> Iterator[Read]:
                 told(read / total)
                 yield from ((dict(zip(names, row, strict=True)), "") for row in rows)
     except duckdb.Error as error:
-        raise InputError("bad-table", f"{path.name} cannot be read: {error}") from None
+        said = str(error).splitlines()[0]  # the others are our own statement
+        raise InputError("bad-table", f"{path.name} cannot be read: {said}") from None
 
 
 class After(msgspec.Struct, frozen=True):
@@ -126,11 +139,15 @@ class After(msgspec.Struct, frozen=True):
     value: str | int | float | None = None
 
 
-def rows_of_query(url: str, sql: str, after: After | None = None) -> Iterator[Read]:
+def rows_of_query(
+    url: str, sql: str, after: After | None = None, wait_s: float = QUERY_WAIT_S
+) -> Iterator[Read]:
     """What a query answers, from SQLite (`sqlite:///file.db`) or PostgreSQL
-    (`postgresql://...`), read as it comes, in a transaction that can only read.
+    (`postgresql://...`), read as it comes, in a transaction that can only read. wait_s: how long
+    the database may take for the next rows.
 
-    Raises: InputError (`bad-sql`), UnreachableError (`no-database`)."""
+    Raises: InputError (`bad-sql`), UnreachableError (`no-database`), RefusedError
+    (`sql-timed-out`)."""
     import sqlalchemy
 
     engine = _engine(url)
@@ -142,18 +159,50 @@ def rows_of_query(url: str, sql: str, after: After | None = None) -> Iterator[Re
         asked = asked.bindparams(
             sqlalchemy.bindparam("mark", after.value, type_=sqlalchemy.types.NullType())
         )
+    patience = _Patience(wait_s)
     try:
         with _connected(engine) as connection:
             chosen = connection.execution_options(
                 stream_results=True, yield_per=ROWS_FETCHED, postgresql_readonly=True
             )
+            patience.ends_statements_of(chosen)
             for row in chosen.execute(asked):
                 yield dict(row._mapping), ""
+                patience.renew()
     except sqlalchemy.exc.SQLAlchemyError as error:
+        if patience.is_over:
+            raise RefusedError(
+                "sql-timed-out",
+                f"the database gave no row for {wait_s:g} s, and the query was ended",
+                "ask for less: name fewer columns, or fewer rows",
+            ) from None
         said = f"the query cannot be answered: {_first_line(error)}"
         raise InputError("bad-sql", said) from None
     finally:
         engine.dispose()
+
+
+class _Patience:
+    """How long a database may take for the next rows: a query may never end by itself."""
+
+    def __init__(self, wait_s: float) -> None:
+        self._wait_s = wait_s
+        self.renew()
+
+    def renew(self) -> None:
+        self._until_s = time.monotonic() + self._wait_s
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self._until_s
+
+    def ends_statements_of(self, connection: Any) -> None:
+        inner = connection.connection.driver_connection
+        if connection.dialect.name == "sqlite":
+            # It asks while it computes; so a person's Ctrl-C is noticed too.
+            inner.set_progress_handler(lambda: self.is_over, SQLITE_STEPS)
+        else:  # of each fetch of the cursor that the rows come by
+            inner.execute(f"SET LOCAL statement_timeout = {round(self._wait_s * 1000)}")
 
 
 def _after(sql: str, after: After) -> str:
@@ -190,7 +239,8 @@ def _connected(engine: Any) -> Any:
     try:
         return engine.connect()
     except sqlalchemy.exc.OperationalError as error:
-        said = f"the database does not answer: {_first_line(error)}"
+        name = str(engine.url.database).removeprefix("file:")
+        said = f"the database {name} does not answer: {_first_line(error)}"
         raise UnreachableError("no-database", said) from None
 
 

@@ -11,13 +11,15 @@ import msgspec
 
 from doorstep.core.errors import InputError
 from doorstep.core.ids import plain_prediction_id
-from doorstep.core.instant import Instant, parse_instant
+from doorstep.core.instant import SECOND_US, Instant, parse_instant, to_text
 from doorstep.core.record import OutcomeRecord
 
 KEY_CHARS_MAX = 256
 LABEL_CHARS_MAX = 1_000
 AT_MAX = 2**53
 """In the year 2255: what is later is no time that anybody meant."""
+AHEAD_US = 86_400 * SECOND_US
+"""A day: a time without an offset may be that of anywhere."""
 WHOLE_MAX = 2**63 - 1
 REASON_CHARS_MAX = 1_000
 LABELS_SAID_MAX = 12
@@ -117,6 +119,9 @@ def _instant(found: str | int | None, now: Instant) -> Instant:
         found = parse_instant(found)
     if not 0 <= (found or 0) <= AT_MAX:
         raise ValueError(f"'at' is {found}; expected microseconds since 1970")
+    if (found or 0) > now + AHEAD_US:
+        # The last by its own time counts: this one could not be corrected until then.
+        raise ValueError(f"'at' is {to_text(found or 0)[:19]}Z, in the future")
     return found or now
 
 

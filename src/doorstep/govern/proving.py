@@ -66,6 +66,8 @@ def _closed_event(app: App, stored: Stored) -> Event | None:
 def _not_sealed(prediction: str, stored: Stored) -> PredictionProof:
     where = "is compacted, its event is to come" if stored.is_listed else "is still open"
     said = f"block {stored.node}/{stored.block} {where}: not yet sealed; {SEALED_LATER}"
+    if "." in stored.node:  # no node is called so: `journal.away.Place.of`
+        said = f"block {stored.node}/{stored.block} is of another home, whose ledger sealed it"
     return PredictionProof(prediction=prediction, state="not-sealed", said=(said,))
 
 

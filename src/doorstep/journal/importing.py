@@ -32,7 +32,7 @@ from doorstep.journal.watched import (
 from doorstep.kernel.app import App
 from doorstep.register import store
 from doorstep.register.views import manifest_of
-from doorstep.register.watched import watch_version, watched_rows
+from doorstep.register.watched import name_fault, watch_version, watched_rows
 
 VERSIONS_MAX = 200
 """More names than that are no versions, but a column that means something else."""
@@ -46,13 +46,15 @@ def import_rows(app: App, asked: ImportRows) -> Imported:
     with app.database.reading() as connection:
         row = store.get_service(connection, asked.service)
     file = parse_service_file(row.file, environment=app.home.environment)
-    names = {one.version for one in asked.rows}
+    names = {one.version for one in asked.rows if not name_fault(one.version)}
     shapes = _shapes(app, row, file.ids, names, makes_new=not asked.check)
     found: list[Prepared] = []
     refused: list[Refused] = []
     now = app.clock.now()
     for index, one in enumerate(asked.rows):
         try:
+            if fault := name_fault(one.version):
+                raise ValueError(fault)
             ready = prepared(one, shapes[one.version], asked.service, now)
             found.append(replace(ready, index=index))
         except ValueError as error:

@@ -104,7 +104,7 @@ def mapped(row: Mapping[str, Any], file: ServiceFile, given_id: str = "") -> Imp
     return ImportedRow(
         id=given_id if is_missing(key) else "",
         at=instant_of(row.get(watch.time), watch.time),
-        version=_text_of(row.get(watch.version)) if watch.version else DEFAULT_VERSION,
+        version=_version(row, watch.version),
         key=_text_of(key),
         answer=_scalar(row.get(watch.prediction)),
         scores={name: number_of(one, f"score {name}".strip()) for name, one in scores.items()},
@@ -112,6 +112,13 @@ def mapped(row: Mapping[str, Any], file: ServiceFile, given_id: str = "") -> Imp
         outcome=_scalar(row.get(watch.outcome or file.model.label)),
         latency_ms=_latency(row.get(watch.latency_ms)) if watch.latency_ms else 0.0,
     )
+
+
+def _version(row: Mapping[str, Any], column: str | None) -> str:
+    found = _text_of(row.get(column)) if column else DEFAULT_VERSION
+    if not found:
+        raise ValueError(f"no version in column {column}")
+    return found
 
 
 def _scalar(value: Any) -> Any:

@@ -44,7 +44,8 @@ class _Lost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def take_spools(app: App) -> int:
     """Import what is waiting, of services that there are; how many rows. Call it every second or
-    so. Raises: OSError, and what the database raises; what was not taken waits."""
+    so. Raises: OSError, and what the database raises; DoorstepError of the first service whose rows
+    make no reference, when the others had their turn. What was not taken waits."""
     root = watched_folder(app.home.path) / SPOOL
     folders = sorted(one for one in root.iterdir() if one.is_dir()) if root.is_dir() else []
     if not folders:
@@ -56,13 +57,19 @@ def take_spools(app: App) -> int:
             for _, row in found
             if row and any(v.form == FORM for v in store.list_versions(connection, row.name))
         }
-    return sum(
-        _take(app, folder, row, is_known=row.name in watched) for folder, row in found if row
-    )
+    taken, failed = 0, None
+    for folder, row in found:
+        try:
+            taken += _take(app, folder, row, is_known=row.name in watched) if row else 0
+        except DoorstepError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return taken
 
 
 def _take(app: App, folder: Path, row: store.ServiceRow, *, is_known: bool) -> int:
-    files = sorted(folder.glob("*.jsonl")) + [one for one in folder.glob("*.open") if _is_left(one)]
+    files = _waiting(folder)
     if not is_known and not _first_version(app, row, files):
         return 0
     taken = 0
@@ -75,6 +82,21 @@ def _take(app: App, folder: Path, row: store.ServiceRow, *, is_known: bool) -> i
         else:
             path.unlink()
     return taken
+
+
+def _waiting(folder: Path) -> list[Path]:
+    left = [one for one in folder.glob("*.open") if _is_left(one)]
+    return sorted(folder.glob("*.jsonl")) + left
+
+
+def count_waiting(home: Path, service: str, most: int) -> int:
+    """How many rows that were recorded wait for the reference, counted up to `most`."""
+    found = 0
+    for path in _waiting(watched_folder(home) / SPOOL / service):
+        found += len(lines_of(path).rows)
+        if found >= most:
+            break
+    return found
 
 
 def _is_left(path: Path) -> bool:

@@ -108,9 +108,9 @@ def query(asked: SqlQuestion) -> JournalTable:
         raise RefusedError("sql-too-large", _said(error), LARGE) from None
     except duckdb.PermissionException as error:
         raise RefusedError("sql-not-allowed", _said(error), _hint(sources)) from None
-    except duckdb.CatalogException as error:
-        raise InputError("no-such-table", _said(error), _hint(sources)) from None
     except duckdb.Error as error:
+        if isinstance(error, duckdb.CatalogException) and "Table with name" in str(error):
+            raise InputError("no-such-table", _said(error), _hint(sources)) from None
         raise InputError("bad-sql", _said(error), _hint(sources)) from None
     finally:
         con.close()

@@ -21,6 +21,8 @@ VARIABLES = ("AWS_", "GOOGLE_", "AZURE_", "SSL_CERT_")
 """What the variables that name an object store and its credentials begin with."""
 CONNECT_S, REQUEST_S = 5, 300
 """A request may take as long as the largest file (256 MB) at 1 MB a second."""
+ROLES_ADDRESS = "169.254.169.254"
+"""Where a machine in a cloud asks for its role; it is asked when no key is set."""
 SAID_CHARS_MAX = 300
 RETRIES = 2
 """Of one request. Who uses a store tries again later."""
@@ -214,6 +216,11 @@ def shared(url: str, name: str) -> RefusedError:
 def _said(error: Exception) -> str:
     """Its own sentence, without the inner structures behind it; of an answer, the code in it."""
     text = " ".join(str(error).split("\n\nDebug source")[0].split())
+    if ROLES_ADDRESS in text:
+        return (
+            "no AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are where Doorstep was started, and "
+            "this machine has no role"
+        )
     code = text.partition("<Code>")[2].partition("</Code>")[0]
     text = text.partition(": <?xml")[0]
     return (f"{text}: {code}" if code else text)[:SAID_CHARS_MAX]

@@ -8,7 +8,10 @@ from doorstep.core.condition import Condition, Quantity
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
 from doorstep.core.record import TRAFFIC
+from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile_watch import WatchSpec
 from doorstep.journal.operations import count_rescued, count_rows
+from doorstep.journal.spool import count_waiting
 from doorstep.journal.summary import Cell, latency_ms
 from doorstep.journal.watched import read_watched
 from doorstep.kernel.app import App
@@ -97,6 +100,15 @@ def show_status(app: App, asked: ShowStatus) -> Statuses:
     return Statuses(services=tuple(sorted(found, key=lambda one: ORDER.index(one.state))))
 
 
+def _recorded(app: App, row: ServiceRow) -> str:
+    """What waits of a service that is to be watched, in words; "" if nothing does."""
+    most = (parse_service_file(row.file).watch or WatchSpec()).reference_rows
+    count = count_waiting(app.home.path, row.name, most)
+    other = f"doorstep journal import {row.name} --reference FILE"
+    said = f"{count:,} rows were recorded; with {most:,}, later ones are compared with these"
+    return f"{said}, or at once with others: {other}" if count else ""
+
+
 def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
     with app.database.reading() as connection:
         champion = releases.champions(connection).get(row.name)
@@ -121,6 +133,8 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
     said = headline(
         row.name, champion, tenures, release, findings, now, callers, unloaded, known_elsewhere
     )
+    if asked is None and release is None:
+        said = _recorded(app, row) or said
     state = state_of(asked, release, findings, callers.kill, unloaded)
     promised = _promised_ms(seen.file.monitor.slo if seen else ())
     first_quality = _first_quality(seen.file.monitor.quality if seen else (), quality)

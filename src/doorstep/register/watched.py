@@ -150,12 +150,8 @@ def watch_version(
     Raises: InputError (`bad-service-file`, `bad-version-name`, `no-reference`).
     """
     parsed = read_file(app, text, file_name)
-    if not name or len(name) > NAME_CHARS_MAX or not name.isprintable():
-        raise InputError(
-            "bad-version-name",
-            f"a version is called {name[:40]!r}; expected 1 to {NAME_CHARS_MAX} printable "
-            "characters",
-        )
+    if fault := name_fault(name):
+        raise InputError("bad-version-name", fault)
     with app.database.reading() as connection:
         known = watched_rows(app, store.list_versions(connection, parsed.service))
     if name in known:
@@ -167,6 +163,14 @@ def watch_version(
         lambda unit: _save(unit, app, parsed, text, name, data, chosen), app.actor
     )
     return row, True
+
+
+def name_fault(name: str) -> str:
+    """Why no version can be called so; "" if one can."""
+    if 0 < len(name) <= NAME_CHARS_MAX and name.isprintable():
+        return ""
+    said = f"expected 1 to {NAME_CHARS_MAX} printable characters"
+    return f"a version is called {name[:40]!r}; {said}"
 
 
 def watched_rows(app: App, rows: Sequence[store.VersionRow]) -> dict[str, store.VersionRow]:

@@ -22,6 +22,7 @@ from doorstep.journal.telling import name_of_taken
 
 KNOWN = {("bad", "good")}
 DAY = parse_instant("2026-11-22T00:00:00Z")
+NOW = parse_instant("2026-12-01T00:00:00Z")
 
 
 def write(folder: Path, text: str = TABLE, name: str = "test.csv") -> Path:
@@ -45,7 +46,7 @@ class Told:
         return self._service
 
     def tell_outcomes(self, service, outcomes, batch="", *, check=False):
-        records, refused = sort_out(service, outcomes, self._known, 1)
+        records, refused = sort_out(service, outcomes, self._known, NOW)
         kept = [one for at, one in enumerate(outcomes) if at not in {bad.index for bad in refused}]
 
         def keep() -> int:

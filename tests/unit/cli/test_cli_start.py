@@ -27,6 +27,7 @@ from doorstep.core.ids import parse_name
 from doorstep.core.servicefile import parse_service_file
 from doorstep.formats.columns import Table
 from doorstep.formats.table import read_table
+from doorstep.journal.block import FORMAT, FrameKind, append_frame
 from doorstep.kernel.home import open_home
 from doorstep.kernel.home_lock import HomeLock, holder_of
 from fakes.tables import column_of
@@ -343,6 +344,25 @@ def test_help_reads_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
     for name in ("init", "check", "doctor", "up", "down", "console", "trust", "register"):
         assert f"\n  {name}" in done.stdout
+
+
+def test_doctor_names_blocks_whose_records_are_in_no_answer(here: Path) -> None:
+    home = open_home(here / "home", create=True)
+    node = home.journal / "n1"
+    node.mkdir()
+    (node / "b-front-1-00000001.damaged").touch()
+    for name, format in (("b-front-1-00000002.block", FORMAT), ("b-front-1-00000003.block", 2)):
+        header = {"format": format, "node": "n1", "boot": "b", "slot": "front-1"}
+        body = msgspec.msgpack.encode(header | {"sequence": 1, "opened_at": 1})
+        frames = bytearray()
+        append_frame(frames, FrameKind.HEADER, 0, 0, body)
+        (node / name).write_bytes(frames)
+    found = {one.state: one.text for one in doctoring.examine(str(home.path))
+             if one.subject == "blocks of n1"}  # fmt: skip
+    assert found["fail"] == (
+        "1 written by a newer Doorstep, and in no answer: b-front-1-00000003.block"
+    )
+    assert "b-front-1-00000001.damaged" in found["inconclusive"]
 
 
 def test_doctor_ends_with_zero_or_says_what_is_wrong(here: Path, run: Run) -> None:

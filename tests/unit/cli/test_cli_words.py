@@ -298,4 +298,6 @@ def test_the_monitor_names_the_window_of_every_number() -> None:
         ["a@2", "2026-11-01", "1", "7.00", "7.00"]
     ]
     fresh = msgspec.structs.replace(found, version=None)
-    assert monitor_text(fresh).endswith("next: doorstep release start a@1")
+    assert "next: doorstep release start a@1; where it is watched: doorstep status a" in (
+        monitor_text(fresh)
+    )

@@ -19,6 +19,7 @@ INIT = "init model.pkl --train {} --label default"
         (INIT.format("train.csv --out folder --force"), "not-a-file: folder is a folder"),
         ("list --url nonsense", "bad-url: the server 'nonsense' is not a URL"),
         ("status", "hint: start one: doorstep up -d"),
+        ("journal restore --from s3://b/p", "hint: doorstep up --store s3://b/p"),
     ],
 )
 def test_what_is_wrong_is_said_before_a_model_is_loaded(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from doorstep.core.instant import SECOND_US
 from doorstep.core.outcome import LABELS_SAID_MAX, OutcomeGiven, outcome_fault, sort_out
 
 LABELS = {("bad", "good")}
@@ -44,6 +45,10 @@ def test_many_and_long_labels_are_cut_short():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        (
+            OutcomeGiven(key="a", value=1.0, at=2 * 86_400 * SECOND_US),
+            "1970-01-03T00:00:00Z, in the f",
+        ),
         (OutcomeGiven(key="a\0b", value=1.0), "the character NUL"),
         (OutcomeGiven(key="a", label="\0"), "the character NUL"),
         (OutcomeGiven(key=2**63, value=1.0), "larger than 64 bits"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 from pathlib import Path
 
 import duckdb
@@ -70,6 +72,8 @@ def test_kinds_and_formats(home, tmp_path):
     with export_file(home, "loans", Span(), kinds=(0,), format="csv", outcomes=False) as file:
         lines = file.read().decode().splitlines()
     assert (len(lines), lines[0].split(",")[:2]) == (4, ["service", "time"])
+    leaves = [one["leaf_hash"] for one in csv.DictReader(lines)]
+    assert all(re.fullmatch("[0-9a-f]{64}|", one) for one in leaves) and any(leaves)
 
 
 def test_nothing_of_an_export_stays_in_the_home(home, tmp_path):

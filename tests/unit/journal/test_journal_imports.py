@@ -101,6 +101,14 @@ def test_a_row_that_makes_no_sense_is_refused_with_its_reason(
     assert [row["key"] for row in recorded(app)] == ["a00001"], "the others are taken"
 
 
+def test_a_version_that_has_no_name_spoils_its_row_and_not_those_beside_it(app: App) -> None:
+    given = asked(ROWS[:3])
+    rows = (given.rows[0], msgspec.structs.replace(given.rows[1], version=""), given.rows[2])
+    found = import_rows(app, msgspec.structs.replace(given, rows=rows))
+    assert (found.imported, [one.index for one in found.refused]) == (2, [1])
+    assert "a version is called ''" in found.refused[0].reason
+
+
 def test_rows_are_imported_once_and_an_outcome_that_comes_later_is_added(app: App) -> None:
     early = [{**one, "defaulted": None} for one in ROWS[:50]]
     assert import_rows(app, asked(early)).imported == 50

@@ -18,6 +18,7 @@ import pytest
 
 import doorstep
 from doorstep import recorder
+from doorstep.kernel.home import user_data_folder
 from doorstep.recorder import rows_of
 
 ROW = {"x": 1.5, "application": "a1"}
@@ -78,6 +79,23 @@ def test_a_request_passes_untouched_and_is_recorded(tmp_path: Path) -> None:
     assert (one["fields"], one["answer"], one["scores"]) == (ROW, "yes", {"": 0.75})
     assert one["version"] == "v9" and one["latency_ms"] > 0 and len(one["id"]) == 32
     assert watched.counts == {"recorded": 1}
+
+
+def test_records_go_to_the_home_that_commands_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is left in a folder that no Doorstep reads would never be seen."""
+    monkeypatch.delenv("DOORSTEP_HOME", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for folder in (user_data_folder(os.environ, sys.platform), tmp_path / ".doorstep"):
+        folder.mkdir(parents=True)
+        recording = doorstep.Record(app, service="loans")
+        ask(recording)
+        recording.flush()
+        assert len(lines(folder)) == 1
+        assert f"{folder} is no home of Doorstep yet" in caplog.text
 
 
 def test_servers_see_an_asgi_application_and_frameworks_their_own(tmp_path: Path) -> None:

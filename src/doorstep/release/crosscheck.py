@@ -16,7 +16,7 @@ import msgspec
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.journal.summary import ReleaseCount
 from doorstep.release.surface import ComparedCell
-from doorstep.release.types import Cell, Release
+from doorstep.release.types import Cell, Release, State
 
 REPORTED_S = 10.0
 """A node's report may be that old when a decision is made."""
@@ -39,7 +39,12 @@ def compare(
     """By epoch, segment and arm, in order. at: when the cells were read. kept_since: older records
     may be gone."""
     recorded = _recorded(release, counts)
-    counted = {(one.epoch, one.segment, str(one.arm)): one for one in cells}
+    counting = _counting(release)
+    counted = {
+        (one.epoch, one.segment, str(one.arm)): one
+        for one in cells
+        if (one.epoch, one.segment) in counting
+    }
     found = []
     for place in sorted(counted.keys() | recorded.keys()):
         epoch, segment, arm = place
@@ -62,12 +67,22 @@ def compare(
     return tuple(found)
 
 
+def _counting(release: Release) -> set[tuple[int, str]]:
+    """Epochs and segments in which nodes count: not those of a wave that is not begun."""
+    return {
+        (epoch.number, segment)
+        for epoch in release.epochs
+        for segment in release.spec.segments
+        if epoch.state is State.SHADOW or release.share_in(epoch, segment) > 0.0
+    }
+
+
 def _recorded(release: Release, counts: Iterable[ReleaseCount]) -> dict[Place, _Recorded]:
     """As evidence is: what the release has no epoch or segment for is left out."""
-    epochs = {one.number for one in release.epochs}
+    counting = _counting(release)
     found: dict[Place, _Recorded] = {}
     for one in counts:
-        if one.epoch in epochs and one.segment in release.spec.segments:
+        if (one.epoch, one.segment) in counting:
             arm = "challenger" if one.assigned == release.challenger else "champion"
             mine = found.setdefault((one.epoch, one.segment, arm), _Recorded())
             mine.ok += one.ok

@@ -28,14 +28,7 @@ if TYPE_CHECKING:
     from doorstep.gate.surface import GateRun
     from doorstep.monitor.surface import GoalNow
     from doorstep.register.surface import Service
-from doorstep.release.surface import (
-    Differences,
-    GuardrailView,
-    Kill,
-    Recomputed,
-    Release,
-    WaveView,
-)
+from doorstep.release.surface import Differences, GuardrailView, Kill, Recomputed, Release, WaveView
 from doorstep.release.wording import say_difference
 
 POLL_S = 0.3

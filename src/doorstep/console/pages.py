@@ -377,6 +377,7 @@ def history(ask: Ask, query: Query) -> Page:
             "service": name,
             "history": answer(ask, "service.history", ShowHistory(service=name, at=at), History),
             "asked_at": asked_at,
+            "status": _status(ask, name),
             "start": query.number("from"),
         },
     )

@@ -34,6 +34,7 @@ from doorstep.release.types import (
     Pause,
     Person,
     Release,
+    ReleaseSpec,
     Resume,
     Rollback,
     State,
@@ -52,9 +53,10 @@ from doorstep.release.wording import (
 
 REQUESTS_MIN = 20
 """Requests of its own that a step needs before it may end, and that a hard kill needs."""
-PATIENCE = 12
+PATIENCE, PATIENCE_BAKE = 12, 2
 """Before a release bakes, a challenger under the ceiling that is not proven to be no worse than the
-champion stays in its last step this many times as long: 1.5 times a small rate is seen then."""
+champion stays in its last step this many times as long as the step or the bake takes, whichever is
+less: at half of the traffic 1.5 times a small rate is seen, and in the bake hardly."""
 CEILING_PART = 0.1
 """Part of the ceiling under which nobody has to wait that long."""
 METHOD_PATIENT = 3
@@ -137,8 +139,12 @@ def _patient_until(release: Release) -> Instant:
     is_last = release.state is State.STEP and release.step + 1 == len(spec.steps)
     if spec.method < METHOD_PATIENT or not is_last:
         return entered_at
-    long = round(PATIENCE * spec.dwell_s[release.step] * SECOND_US)
+    long = round(patience_s(spec) * SECOND_US)
     return entered_at + min(long, (release.deadline_at - entered_at) // 2)
+
+
+def patience_s(spec: ReleaseSpec) -> float:
+    return min(PATIENCE * spec.dwell_s[-1], PATIENCE_BAKE * spec.bake_s)
 
 
 def _decision(view: _View, said: Said, person: Person | None) -> Decision:

@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import msgspec
 
-from doorstep.release.decide import CEILING_PART, PATIENCE
+from doorstep.release.decide import CEILING_PART, patience_s
 from doorstep.release.types import SLOW_QUANTILES, Experiment, Guardrail, ReleaseSpec
 from doorstep.release.wording import percent, say_segment, say_time
 from doorstep.stats import planner
@@ -163,7 +163,7 @@ def _steps(seen: _Seen, pairs: float, done_s: float) -> Iterator[StepEstimate]:
                 if one.delay_s and needs[one.name]:
                     waits[one.name] += one.delay_s
             if at + 1 == len(spec.steps):
-                long_s = min(PATIENCE * spec.dwell_s[at], max(0.0, spec.deadline_s - done_s) / 2)
+                long_s = min(patience_s(spec), max(0.0, spec.deadline_s - done_s) / 2)
                 sure_s = spec.warmup_s + _time(_sure_units(seen, at, mine), per_s)
                 waits["errors"] = min(sure_s, max(waits["errors"], long_s))
             longest = max(waits, key=lambda name: waits[name])

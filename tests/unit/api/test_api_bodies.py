@@ -29,6 +29,7 @@ VALID: dict[str, dict[str, Any]] = {
     "version.approve": {"version": "x@1", "why": "y"},
     "release.show": {"release": "x"},
     "release.differences": {"release": "x"},
+    "release.recompute": {"release": "x"},
     "release.pause": {"release": "x", "why": "y"},
     "release.resume": {"release": "x", "why": "y"},
     "release.promote": {"release": "x", "why": "y"},

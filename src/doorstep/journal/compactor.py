@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from doorstep.core.errors import InputError, RefusedError, UnreachableError
+from doorstep.core.errors import DoorstepError, InputError, RefusedError, UnreachableError
 from doorstep.core.ids import parse_name
 from doorstep.core.instant import SECOND_US, Clock, SystemClock
 from doorstep.core.manifest import decode_part
@@ -166,14 +166,18 @@ class Compactor:
             return None
 
     def _merge_all(self, con: DuckDBPyConnection) -> Iterator[Entry]:
+        import duckdb
+
         files = fold(read_entries(self._folder)).files
         for merge in plan_merges(files.values(), self._clock.now()):
             work = partial(carry_out, con, self._folder, merge, self._clock.now(), self._reached)
             try:
                 yield with_files(self._home, work)
-            except (RefusedError, UnreachableError) as error:
-                # A file of it is in the store alone, which does not give it now.
-                print(f"compactor: {merge.files[0].path} is not merged: {error}", file=sys.stderr)
+            except (DoorstepError, FileNotFoundError, duckdb.Error) as error:
+                # A file of it is in the store alone, which does not give it now, or cannot be read:
+                # that must stop neither the others nor what is too old from going.
+                said = str(error).partition("\n")[0]
+                print(f"compactor: {merge.files[0].path} is not merged: {said}", file=sys.stderr)
 
     def _tidy(self) -> None:
         now = self._clock.now()

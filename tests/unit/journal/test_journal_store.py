@@ -442,6 +442,23 @@ def test_of_two_live_copies_of_a_home_the_one_that_started_last_writes(
     assert "store-shared" in read_status(tmp_path / "copy" / "journal" / "n").problem
 
 
+def test_a_file_that_cannot_be_merged_keeps_no_other_from_going(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for days_ago in (9.9, 9.901, 2.9):
+        world.write(days_ago)
+    world.clock.at = NOW - 11 * DAY
+    world.compact()
+    for path in world.folder.glob("compacted/*.parquet"):
+        path.write_bytes(b"PAR1")
+    world.clock.at = NOW
+    for _ in range(2):
+        world.compact(keep_s={"loans": 5.0 * 86_400})
+        world.clock.at += DAY
+    assert "is not merged: Invalid Input Error" in capsys.readouterr().err
+    assert len(fold(read_entries(world.folder)).files) == 1
+
+
 def test_a_copy_that_lost_its_place_replaces_nothing_of_the_other(
     tmp_path: Path, world: World
 ) -> None:

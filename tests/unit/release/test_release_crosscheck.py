@@ -55,7 +55,13 @@ def test_an_answer_that_is_not_in_the_journal_is_never_explained() -> None:
 def test_what_was_in_flight_when_its_process_died_is_a_failure_without_a_record() -> None:
     found = compared(counted(90, 5), recorded(90, 2))
     assert found.explained
-    assert found.said.startswith("3 were in flight when their process died")
+    assert found.said == "3 failures without a record: in flight when their process died"
+
+
+def test_more_failures_without_a_record_than_could_be_in_flight_are_not_explained() -> None:
+    assert compared(counted(1000, 256), recorded(1000)).explained
+    assert not compared(counted(1000, 257), recorded(1000)).explained
+    assert compared(counted(100_000, 1000), recorded(100_000)).explained
 
 
 def test_requests_for_which_the_version_was_not_asked_are_no_evidence() -> None:

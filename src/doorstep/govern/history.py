@@ -16,7 +16,6 @@ from doorstep.kernel.ledger import Filter, read_events
 from doorstep.monitor.goals import goals_of
 from doorstep.register.store import get_service
 from doorstep.release import store as releases
-from doorstep.release.approvals import Approval, list_approvals
 from doorstep.release.planning import parsed_file
 from doorstep.release.types import Decision, Finish
 from doorstep.release.wording import say_basis
@@ -28,24 +27,17 @@ WORD = "a person's word"
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """rows: releases by id. decided: the decision that ended each, where one did. approvals: of
-    all versions, in this environment."""
+    """rows: releases by id. decided: the decision that ended each, where one did. approved: whose
+    yes counted when each began, as the ledger has it."""
 
     service: str
     tenures: Sequence[releases.TenureRow]
     rows: Mapping[str, releases.ReleaseRow]
     decided: Mapping[str, tuple[str, Decision]]
-    approvals: Sequence[Approval]
+    approved: Mapping[str, Sequence[str]]
 
     def approved_by(self, row: releases.ReleaseRow) -> tuple[str, ...]:
-        """Who had approved what was released, when it began."""
-        release = row.release
-        found = {
-            one.by
-            for one in self.approvals
-            if one.number == release.challenger and one.at <= release.started_at
-        }
-        return tuple(sorted(found - {row.by}))
+        return tuple(self.approved.get(row.release.id, ()))
 
 
 @operation("service.history", permission="service:read", effect="read")
@@ -60,7 +52,12 @@ def show_history(app: App, asked: ShowHistory) -> History:
             tenures=releases.list_tenures(connection, asked.service),
             rows={one.release.id: one for one in rows},
             decided=releases.last_decisions(connection, ids),
-            approvals=list_approvals(connection, asked.service, app.home.environment),
+            approved={
+                event.object.id: event.data.get("approved_by", ())
+                for event in read_events(
+                    connection, Filter(kind="release.started", service=asked.service), RELEASES_MAX
+                )
+            },
         )
         events = read_events(connection, Filter(service=asked.service), HISTORY_EVENTS)
         killed = [

@@ -105,7 +105,8 @@ def approve_version(app: App, version: str, why: str) -> Approvals:
             raise RefusedError(
                 "own-version",
                 f"{version} was registered by {row.by}, whose yes does not count for it",
-                "let somebody else approve it",
+                "let somebody else approve it: the console, on the page of the version, is another "
+                "person than the local token",
             )
         basis = _digest(unit, app, row)
         known = list_approvals(unit.connection, service, app.home.environment, number)

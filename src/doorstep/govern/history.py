@@ -17,8 +17,8 @@ from doorstep.monitor.goals import goals_of
 from doorstep.register.store import get_service
 from doorstep.release import store as releases
 from doorstep.release.planning import parsed_file
-from doorstep.release.types import Decision, Finish
-from doorstep.release.wording import say_basis
+from doorstep.release.types import Decision, Epoch, Finish, Release
+from doorstep.release.wording import say_basis, say_wave
 
 HISTORY_EVENTS = 200
 KILLS_MAX = 1_000
@@ -87,6 +87,7 @@ def show_history(app: App, asked: ShowHistory) -> History:
         served=served,
         stops=stops,
         answering=tuple(_answering(known, live, at)),
+        answering_in=_wave_at(known, at),
     )
 
 
@@ -177,15 +178,28 @@ def _as_challenger(known: _Known, row: releases.ReleaseRow) -> Served | None:
 def _answering(known: _Known, live: int | None, at: Instant) -> Iterator[tuple[int, float]]:
     """(version, share) of those that answered at this time, the champion first."""
     share, challenger = 0.0, None
-    for row in known.rows.values():
-        epochs = [one for one in row.release.epochs if one.started_at <= at]
-        is_on = epochs and (row.ended_at is None or at < row.ended_at)
-        if is_on and not row.release.is_first and epochs[-1].share > 0.0:
-            share, challenger = epochs[-1].share, row.release.challenger
+    for release, epoch in _running(known, at):
+        share, challenger = epoch.share, release.challenger
     if live is not None:
         yield live, 1.0 - share
     if challenger is not None:
         yield challenger, share
+
+
+def _running(known: _Known, at: Instant) -> Iterator[tuple[Release, Epoch]]:
+    """Releases whose challenger answered beside a champion at this time, and the epoch of then."""
+    for row in known.rows.values():
+        epochs = [one for one in row.release.epochs if one.started_at <= at]
+        is_on = epochs and (row.ended_at is None or at < row.ended_at)
+        if is_on and not row.release.is_first and epochs[-1].share > 0.0:
+            yield row.release, epochs[-1]
+
+
+def _wave_at(known: _Known, at: Instant) -> str:
+    for release, epoch in _running(known, at):
+        if (name := release.wave_in(epoch)) is not None:
+            return say_wave(name)
+    return ""
 
 
 def _stops(service: str, events: Iterable[Event]) -> Iterator[Stop]:

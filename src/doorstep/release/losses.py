@@ -215,11 +215,14 @@ def loss_cells(
 
 def _cells(told: Told, release: Release, guardrail: Guardrail) -> Iterator[LossCell]:
     split = ~told.is_shadow & is_split(told.epoch, told.segment, release)
-    of_live = dict(zip(told.id[~told.is_shadow], told.loss[~told.is_shadow], strict=True))
-    pairs = told.is_shadow & np.isin(told.epoch, shadow_epochs(release))
-    pairs &= np.array([one in of_live for one in told.id], dtype=bool)
     first = first_of_units(told.unit, np.flatnonzero(split))
-    first |= first_of_units(told.unit, np.flatnonzero(pairs))
+    of_live: dict[str, float] = {}
+    shadow = np.flatnonzero(told.is_shadow & np.isin(told.epoch, shadow_epochs(release)))
+    if len(shadow):
+        live = ~told.is_shadow
+        of_live = dict(zip(told.id[live], told.loss[live], strict=True))
+        pairs = [at for at in shadow if told.id[at] in of_live]
+        first |= first_of_units(told.unit, np.array(pairs, dtype=np.int64))
     margin = guardrail.margin_at(release.step)
     for epoch in release.epochs:
         for segment in release.spec.segments:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from doorstep.compose.control import ControlPlane
 from doorstep.core.instant import SECOND_US, SystemClock
 from doorstep.govern.history import HISTORY_EVENTS, show_history
@@ -113,3 +115,20 @@ def test_history_says_who_answered_at_a_time_and_on_what_it_rests(
     assert show_history(app, ShowHistory(service="loans", at=clock.at - 1)).answering == (
         (1, 0.8), (2, 0.2),
     )  # fmt: skip
+    in_waves = msgspec.structs.replace(
+        spec, steps=(0.5, 0.2), dwell_s=(0.0, 0.0), margins=(2.0, 2.0),
+        segments=("pilot", ""), wave_steps=(1, 1),
+    )  # fmt: skip
+    later = begin(
+        Beginning(id="r3", service="loans", champion=1, challenger=3, spec=in_waves), clock.at
+    )
+    with app.database.transaction(ADA) as unit:
+        store.add_release(
+            unit.connection, store.ReleaseRow(release=later, by="mira", plan_number=0)
+        )
+        about = {"service": "loans", "version": "loans@3", "approved_by": ["bea"]}
+        unit.record("release.started", Object("release", "r3"), about)
+    carried = show_history(app, ShowHistory(service="loans"))
+    assert (carried.answering, carried.answering_in) == (((1, 0.5), (3, 0.5)), "wave pilot")
+    approved = {one.version: one.approved_by for one in carried.served}
+    assert approved == {3: ("bea",), 2: (), 1: ()}

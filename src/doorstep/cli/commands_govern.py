@@ -90,6 +90,7 @@ def history_text(found: History) -> str:
         for one, share in found.answering
     ]
     live = " and ".join(answering) or "nothing"
+    live += f" in {found.answering_in}" if found.answering_in else ""
     live += f", but {found.killed}" if found.killed else ""
     stops = [
         (f"{service}@{one.version}", when(one.since), _until(one.until), one.by, one.why)

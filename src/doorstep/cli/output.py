@@ -24,6 +24,8 @@ MARKS = {"pass": "✓", "fail": "✗", "inconclusive": "?"}
 PROGRESS_AFTER_S = 1.0
 REDRAW_S = 0.5
 CLEARED = "\r\x1b[2K"
+HARMLESS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")
+"""Answers hold what callers sent and people wrote, and a terminal obeys control characters."""
 
 
 def emit(value: Any, text: str | Callable[[], str], *, as_json: bool) -> None:
@@ -31,7 +33,8 @@ def emit(value: Any, text: str | Callable[[], str], *, as_json: bool) -> None:
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
     else:
-        sys.stdout.write(point(text() if callable(text) else text) + "\n")
+        said = point(text() if callable(text) else text)
+        sys.stdout.write(said.translate(HARMLESS) + "\n")
     sys.stdout.flush()
 
 

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,10 +17,12 @@ import msgspec
 from doorstep.compose.control import ControlPlane
 from doorstep.core.plan import PlanPointer
 from doorstep.govern.operations import signer_of
+from doorstep.kernel.app import App
 from doorstep.kernel.checkpoints import is_due, read_checkpoint, sign_checkpoint
 from doorstep.kernel.keys import SigningKey, load_signing_key
 from doorstep.kernel.leadership import Leadership
 from doorstep.kernel.ledger import read_head
+from doorstep.kernel.turns import in_turn
 from doorstep.release.actions import (
     keep_watch,
     plan_now,
@@ -31,6 +34,7 @@ from doorstep.release.collect import Keeper, collect
 from doorstep.release.moments import note_moments
 from doorstep.release.planning import publish_plan, sweep_plans
 from doorstep.release.store import newest_plan
+from doorstep.release.types import Release
 
 QUICK_S = 0.2
 SLOW_S = 2.0
@@ -65,8 +69,8 @@ class Quick:
         if self._control.term == 0:
             return
         self._plan()
-        self._releases()
-        self._publish()
+        # What was decided of one release is published, whatever happens to another.
+        in_turn([self._releases, self._publish])
 
     def _lead(self) -> None:
         now_s = self._control.clock.monotonic_s()
@@ -94,22 +98,18 @@ class Quick:
         if now_s - self._kept_s >= KEEP_EVERY_S:
             self._keeper.keep(app, [row.release for row in rows])
             self._kept_s = now_s
+        tasks: list[Callable[[], object]] = []
         if rows and now_s - self._watched_s >= WATCH_EVERY_S:
             keep_watch(app, rows)
-            note_moments(app, [row.release for row in rows])
             self._watched_s = now_s
             rows = running_releases(app)
+            tasks = [partial(note_moments, app, [row.release]) for row in rows]
         # Nothing new was reported: only the passing of time can change a decision.
         reported = [(one.node, one.boot, one.sequence) for one in app.nodes.reports()]
-        if reported == self._reported and now_s - self._looked_s < LOOK_EVERY_S:
-            return
-        self._reported, self._looked_s = reported, now_s
-        for row in rows:
-            evidence = collect(app, row.release)
-            if would_act(row.release, evidence, app.clock.now()):
-                decision = tick_release(app, row.release.id, evidence)
-                if decision is not None:
-                    _log.info("%s: %s", row.release.service, decision.reason)
+        if reported != self._reported or now_s - self._looked_s >= LOOK_EVERY_S:
+            self._reported, self._looked_s = reported, now_s
+            tasks = [*(partial(_decide, app, row.release) for row in rows), *tasks]
+        in_turn(tasks)
 
     def _publish(self) -> None:
         app = self._control.leading()
@@ -130,6 +130,14 @@ class Quick:
         self._published, self._renewed_s = (app.leader_term, newest), now_s
 
 
+def _decide(app: App, release: Release) -> None:
+    evidence = collect(app, release)
+    if would_act(release, evidence, app.clock.now()):
+        decision = tick_release(app, release.id, evidence)
+        if decision is not None:
+            _log.info("%s: %s", release.service, decision.reason)
+
+
 class Slow:
     """Checkpoints, and whatever else `tasks` names: each in turn, whether or not one fails."""
 
@@ -140,14 +148,7 @@ class Slow:
     def tick(self) -> None:
         if self._control.term == 0:
             return
-        failed: Exception | None = None
-        for task in self._tasks:
-            try:
-                task()
-            except Exception as error:  # noqa: BLE001  raised below, when the others had their turn
-                failed = failed or error
-        if failed is not None:
-            raise failed
+        in_turn(self._tasks)
 
     def _checkpoint(self) -> None:
         app = self._control.leading()

@@ -261,6 +261,11 @@ def version(ask: Ask, query: Query) -> Page:
             "gates_error": why_not,
             "tenures": tuple(one for one in history.tenures if one.version == shown.number),
             "live": history.live == shown.number,
+            "approvals": tuple(
+                one
+                for one in history.events
+                if (one.kind, one.object) == ("version.approved", number)
+            ),
             "releases": tuple(one for one in releases if one.challenger == shown.number),
         },
     )

@@ -16,10 +16,9 @@ from doorstep.kernel.ledger import Filter, read_events
 from doorstep.monitor.goals import goals_of
 from doorstep.register.store import get_service
 from doorstep.release import store as releases
-from doorstep.release.approvals import Approval, list_approvals
 from doorstep.release.planning import parsed_file
-from doorstep.release.types import Decision, Finish
-from doorstep.release.wording import say_basis
+from doorstep.release.types import Decision, Epoch, Finish, Release
+from doorstep.release.wording import say_basis, say_wave
 
 HISTORY_EVENTS = 200
 KILLS_MAX = 1_000
@@ -28,24 +27,17 @@ WORD = "a person's word"
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """rows: releases by id. decided: the decision that ended each, where one did. approvals: of
-    all versions, in this environment."""
+    """rows: releases by id. decided: the decision that ended each, where one did. approved: whose
+    yes counted when each began, as the ledger has it."""
 
     service: str
     tenures: Sequence[releases.TenureRow]
     rows: Mapping[str, releases.ReleaseRow]
     decided: Mapping[str, tuple[str, Decision]]
-    approvals: Sequence[Approval]
+    approved: Mapping[str, Sequence[str]]
 
     def approved_by(self, row: releases.ReleaseRow) -> tuple[str, ...]:
-        """Who had approved what was released, when it began."""
-        release = row.release
-        found = {
-            one.by
-            for one in self.approvals
-            if one.number == release.challenger and one.at <= release.started_at
-        }
-        return tuple(sorted(found - {row.by}))
+        return tuple(self.approved.get(row.release.id, ()))
 
 
 @operation("service.history", permission="service:read", effect="read")
@@ -60,7 +52,12 @@ def show_history(app: App, asked: ShowHistory) -> History:
             tenures=releases.list_tenures(connection, asked.service),
             rows={one.release.id: one for one in rows},
             decided=releases.last_decisions(connection, ids),
-            approvals=list_approvals(connection, asked.service, app.home.environment),
+            approved={
+                event.object.id: event.data.get("approved_by", ())
+                for event in read_events(
+                    connection, Filter(kind="release.started", service=asked.service), RELEASES_MAX
+                )
+            },
         )
         events = read_events(connection, Filter(service=asked.service), HISTORY_EVENTS)
         killed = [
@@ -90,6 +87,7 @@ def show_history(app: App, asked: ShowHistory) -> History:
         served=served,
         stops=stops,
         answering=tuple(_answering(known, live, at)),
+        answering_in=_wave_at(known, at),
     )
 
 
@@ -180,15 +178,28 @@ def _as_challenger(known: _Known, row: releases.ReleaseRow) -> Served | None:
 def _answering(known: _Known, live: int | None, at: Instant) -> Iterator[tuple[int, float]]:
     """(version, share) of those that answered at this time, the champion first."""
     share, challenger = 0.0, None
-    for row in known.rows.values():
-        epochs = [one for one in row.release.epochs if one.started_at <= at]
-        is_on = epochs and (row.ended_at is None or at < row.ended_at)
-        if is_on and not row.release.is_first and epochs[-1].share > 0.0:
-            share, challenger = epochs[-1].share, row.release.challenger
+    for release, epoch in _running(known, at):
+        share, challenger = epoch.share, release.challenger
     if live is not None:
         yield live, 1.0 - share
     if challenger is not None:
         yield challenger, share
+
+
+def _running(known: _Known, at: Instant) -> Iterator[tuple[Release, Epoch]]:
+    """Releases whose challenger answered beside a champion at this time, and the epoch of then."""
+    for row in known.rows.values():
+        epochs = [one for one in row.release.epochs if one.started_at <= at]
+        is_on = epochs and (row.ended_at is None or at < row.ended_at)
+        if is_on and not row.release.is_first and epochs[-1].share > 0.0:
+            yield row.release, epochs[-1]
+
+
+def _wave_at(known: _Known, at: Instant) -> str:
+    for release, epoch in _running(known, at):
+        if (name := release.wave_in(epoch)) is not None:
+            return say_wave(name)
+    return ""
 
 
 def _stops(service: str, events: Iterable[Event]) -> Iterator[Stop]:

@@ -147,7 +147,8 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
 class History(msgspec.Struct, frozen=True, kw_only=True):
     """tenures: newest first. events: of this service, newest first. live: champion at `at`.
     killed: by whom and why it had been killed then, "" if it was not. served, stops: newest first.
-    answering: (version, share) at `at`, the champion first."""
+    answering: (version, share) at `at`, the champion first. answering_in: where a release carries
+    one wave after the other, the one of which these are the shares, in words; else ""."""
 
     service: str
     at: Instant
@@ -158,6 +159,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     served: tuple[Served, ...] = ()
     stops: tuple[Stop, ...] = ()
     answering: tuple[tuple[int, float], ...] = ()
+    answering_in: str = ""
 
 
 class ShowInstallation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

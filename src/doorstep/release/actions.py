@@ -126,7 +126,7 @@ def _start(
     require_alive(unit, service, number)
     require_model(version)
     require_gates(unit, app, version)
-    approved_by = require_approvals(unit, app, version, unit.actor.id)
+    approved_by = require_approvals(unit, app, version, [unit.actor.id])
     champion = _settle_first(unit, app, service, version)
     row = versions.get_service(unit.connection, service)
     file = parsed_file(row.file, app.home.environment)
@@ -330,7 +330,7 @@ def change_release(app: App, name: str, person: Person, evidence: Evidence) -> s
         if person.action == "promote":
             release = row.release
             asked = versions.get_version(unit.connection, release.service, release.challenger)
-            require_approvals(unit, app, asked, person.name)
+            require_approvals(unit, app, asked, [person.name, row.by])
         return apply_decision(unit, app, row, decision, person.name)
 
     return app.database.run(act, app.actor)

@@ -7,7 +7,7 @@ who asks for its release counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 from sqlalchemy import Column, Connection, Integer, Table, Text, insert, select
@@ -41,11 +41,11 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def may_release(
-    given: Iterable[Approval], basis: str, asked_by: str, registered_by: str
+    given: Iterable[Approval], basis: str, asked_by: Collection[str], registered_by: str
 ) -> tuple[str, ...]:
     """Names of the people whose yes counts, for exactly this basis: each once, in order."""
-    own = {asked_by, registered_by}
-    return tuple(sorted({one.by for one in given if one.basis == basis} - own))
+    found = {one.by for one in given if one.basis == basis}
+    return tuple(sorted(found - {*asked_by, registered_by}))
 
 
 def add_approval(connection: Connection, row: Approval) -> None:

@@ -14,6 +14,7 @@ with a reason ever moves a release forward.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import assert_never
 
@@ -62,6 +63,8 @@ CEILING_PART = 0.1
 METHOD_PATIENT = 3
 FULL_AT = 0.75
 """A set of bad units is replaced by a new epoch before it is full."""
+SAME = 1e-6
+"""Logs of evidence that differ by less are the same number, added in another order."""
 MOVING = (State.SHADOW, State.STEP, State.BAKE)
 
 Said = tuple[Outcome, str]
@@ -105,6 +108,29 @@ def recompute(decision: Decision) -> Decision:
     if decision.person is None:
         return decide(decision.release, decision.evidence, decision.at)
     return decide_person(decision.release, decision.evidence, decision.at, decision.person)
+
+
+def is_made_again(decision: Decision) -> bool:
+    """Whether what it stored gives the same outcome on the same numbers. Its words may be chosen
+    otherwise by a later Doorstep, and another machine may add in another order."""
+    again = recompute(decision)
+    known, found = _figures(decision), _figures(again)
+    return (
+        again.outcome == decision.outcome
+        and known.keys() == found.keys()
+        and all(math.isclose(known[key], found[key], rel_tol=SAME, abs_tol=SAME) for key in known)
+    )
+
+
+def _figures(decision: Decision) -> dict[tuple[object, ...], float]:
+    """What the decision rests on, by name."""
+    found: dict[tuple[object, ...], float] = {("split",): decision.split_log_e}
+    for one in decision.numbers:
+        name = one.guardrail, one.segment, one.is_experiment
+        found[*name, "worse"] = one.log_e_rollback - one.log_rollback_at
+        if one.log_e_advance is not None and one.log_advance_at is not None:
+            found[*name, "better"] = one.log_e_advance - one.log_advance_at
+    return found
 
 
 def without_history(release: Release) -> Release:

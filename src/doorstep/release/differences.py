@@ -22,13 +22,15 @@ EXAMPLES_MAX = 40
 LATE_S = 120.0
 """The shadow lags: its last records come after the step that ended it."""
 FRESH_S = 15.0
+KEPT_S = 600.0
+"""Of a shadow that is over: no longer, since records are erased and their time of keeping ends."""
 TIMEOUT_S = 30.0
 _ORDER = {True: '"at" DESC', False: 'abs(b - a) DESC, "at" DESC'}
 """Labels: the newest first. Numbers: those that are furthest apart."""
 
 
 class _Kept:
-    """What was found per release, and when: while the shadow runs it is asked again."""
+    """What was found per release, and when."""
 
     def __init__(self) -> None:
         self.found: dict[str, tuple[Instant, Differences]] = {}
@@ -44,9 +46,13 @@ def show_differences(app: App, asked: ShowDifferences) -> Differences:
     now, until = app.clock.now(), _shadow_until(release)
     if release.id in kept:
         at, found = kept[release.id]
-        if now - at < FRESH_S * SECOND_US or (until is not None and at > until):
+        fresh_s = KEPT_S if until is not None and at > until else FRESH_S
+        if now - at < fresh_s * SECOND_US:
             return found
     found = _find(app, release, until or now)
+    old = [name for name, (at, _) in kept.copy().items() if now - at >= KEPT_S * SECOND_US]
+    for name in old:
+        kept.pop(name, None)
     kept[release.id] = now, found
     return found
 

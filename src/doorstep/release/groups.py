@@ -60,7 +60,10 @@ def _cells(
     live = [one.number for one in release.epochs if one.measured and one.share > 0.0]
     pairs = _copied(arrays, known & kinds & np.isin(arrays.epoch, shadow), known & ~kinds)
     answered = known & ~kinds & np.isin(arrays.epoch, live)
-    own = first_of_units(units_of(arrays), np.flatnonzero(answered))
+    units = units_of(arrays)
+    own = first_of_units(units, np.flatnonzero(answered))
+    is_first = first_of_units(units, pairs[0])[pairs[0]]
+    pairs = pairs[0][is_first], pairs[1][is_first]
     for epochs, rows, other in (
         (shadow, pairs[0], pairs[1]),
         (live, np.flatnonzero(own & is_b), None),
@@ -79,9 +82,14 @@ def _cells(
             here = at == epoch
             if here.any():
                 yield _cell(
-                    epoch, segment, f"{guardrail.field}: {largest}, {pair[0]}", guardrail,
+                    epoch, segment, part_of(guardrail, pair[0]), guardrail,
                     release, gap[here], champion[here], is_paired=other is not None,
                 )  # fmt: skip
+
+
+def part_of(guardrail: Guardrail, group: str) -> str:
+    """The comparison of the largest group with this one."""
+    return f"{guardrail.field}: {guardrail.groups[0][0]}, {group}"
 
 
 def _copied(arrays: OutcomeArrays, shadow: Mask, live: Mask) -> tuple[Places, Places]:
@@ -129,7 +137,7 @@ def _cell(
 ) -> LossCell:
     # Differences of gaps go from -2 to 2: half of it, against half the limit.
     difference = (gap - champion) / 2.0 if is_paired else gap
-    part_of = 0.5 if is_paired else 1.0
+    halved = 0.5 if is_paired else 1.0
     margin = guardrail.margin_at(release.step)
     return LossCell(
         epoch=epoch,
@@ -139,8 +147,8 @@ def _cell(
         challenger=(len(gap), float(gap.sum())),
         sums=(len(gap), float(difference.sum()), float(difference @ difference)),
         margin=margin,
-        worse=_wealth(difference, guardrail.tolerance * part_of, +1),
-        better=_wealth(difference, margin * part_of, -1),
+        worse=_wealth(difference, guardrail.tolerance * halved, +1),
+        better=_wealth(difference, margin * halved, -1),
         metric=guardrail.name,
         part=part,
     )

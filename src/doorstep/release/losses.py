@@ -4,9 +4,9 @@ Every metric is a loss in 0..1 of a record: 1 for a wrong answer, a regression's
 case that did not convert, revenue or latency as a part of a cap. In shadow both versions are asked
 the same, so their losses are compared request by request (M3); in canary each answers its own part
 (M2; of conversion, where only the events count, M1). Of a unit only the first request counts, of
-those in canary after each warm-up: those that follow go to the same version and say nothing new
-about the split. A caller's answer counts for the version whose turn it was, also where another one
-stood in for it. Fairness compares groups: `groups.py`.
+those in shadow and of those in canary after each warm-up: those that follow are about the same case
+or go to the same version, and say little new. A caller's answer counts for the version whose turn
+it was, also where another one stood in for it. Fairness compares groups: `groups.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.record import Kind
 from doorstep.core.report import Arm
 from doorstep.journal.joined import OutcomeArrays
-from doorstep.release.types import Epoch, Guardrail, LossCell, Ranking, Release, State
+from doorstep.release.types import Guardrail, LossCell, Ranking, Release, State
 from doorstep.stats import eprocess
 from doorstep.stats.ranking import auc
 
@@ -119,10 +119,12 @@ def shadow_epochs(release: Release) -> list[int]:
 
 
 def units_of(arrays: OutcomeArrays) -> NDArray[np.object_]:
-    """[rows]; where nobody is named, all rows of a request: they went to one version together."""
+    """[rows]; where nobody is named, all rows of a request: they went to one version together. In
+    the shadow both versions had each row, so there it stands for itself."""
     found = np.empty(arrays.rows, dtype=object)
     found[:] = [
-        unit or id.partition(".")[0] for unit, id in zip(arrays.unit, arrays.id, strict=True)
+        unit or (id if kind == int(Kind.SHADOW) else id.partition(".")[0])
+        for unit, id, kind in zip(arrays.unit, arrays.id, arrays.kind, strict=True)
     ]
     return found
 
@@ -214,6 +216,13 @@ def loss_cells(
 def _cells(told: Told, release: Release, guardrail: Guardrail) -> Iterator[LossCell]:
     split = ~told.is_shadow & is_split(told.epoch, told.segment, release)
     first = first_of_units(told.unit, np.flatnonzero(split))
+    of_live: dict[str, float] = {}
+    shadow = np.flatnonzero(told.is_shadow & np.isin(told.epoch, shadow_epochs(release)))
+    if len(shadow):
+        live = ~told.is_shadow
+        of_live = dict(zip(told.id[live], told.loss[live], strict=True))
+        pairs = [at for at in shadow if told.id[at] in of_live]
+        first |= first_of_units(told.unit, np.array(pairs, dtype=np.int64))
     margin = guardrail.margin_at(release.step)
     for epoch in release.epochs:
         for segment in release.spec.segments:
@@ -221,7 +230,10 @@ def _cells(told: Told, release: Release, guardrail: Guardrail) -> Iterator[LossC
             if not epoch.measured or not here.any():
                 continue
             if epoch.state is State.SHADOW:
-                cell = _paired(told, here, epoch, segment, guardrail, margin)
+                chosen = here & told.is_shadow & first
+                champion = np.array([of_live[one] for one in told.id[chosen]])
+                place = epoch.number, segment
+                cell = _paired(told.loss[chosen], champion, place, guardrail, margin)
             else:
                 share = release.share_in(epoch, segment)
                 cell = _split(told, here & first, (epoch.number, segment, share), guardrail, margin)
@@ -277,26 +289,24 @@ def _split(
 
 
 def _paired(
-    told: Told, here: Mask, epoch: Epoch, segment: str, guardrail: Guardrail, margin: float
+    challenger: Floats,
+    champion: Floats,
+    place: tuple[int, str],
+    guardrail: Guardrail,
+    margin: float,
 ) -> LossCell | None:
-    live, shadow = ~told.is_shadow, here & told.is_shadow
-    of_live = dict(zip(told.id[live], told.loss[live], strict=True))
-    pairs = [
-        (loss, of_live[one])
-        for one, loss in zip(told.id[shadow], told.loss[shadow], strict=True)
-        if one in of_live
-    ]
-    if not pairs:
+    """challenger, champion: losses on the same requests. place: epoch and segment."""
+    if not len(champion):
         return None
-    challenger, champion = np.array(pairs).T
     difference = challenger - champion
+    epoch, segment = place
     return LossCell(
-        epoch=epoch.number,
+        epoch=epoch,
         segment=segment,
         paired=True,
         champion=_sum(champion),
         challenger=_sum(challenger),
-        sums=(len(pairs), float(difference.sum()), float(difference @ difference)),
+        sums=(len(difference), float(difference.sum()), float(difference @ difference)),
         margin=margin,
         worse=tuple(eprocess.paired_wealth(difference, guardrail.tolerance, +1).tolist()),
         better=tuple(eprocess.paired_wealth(difference, margin, -1).tolist()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import msgspec
 
@@ -12,6 +13,7 @@ from doorstep.core.record import Kind
 from doorstep.journal import query
 from doorstep.journal.joined import OutcomeArrays, Trials
 from doorstep.kernel.app import App
+from doorstep.kernel.turns import in_turn
 from doorstep.release.groups import gap_cells
 from doorstep.release.losses import (
     loss_cells,
@@ -54,13 +56,18 @@ class Losses:
         running = {one.id: one for one in releases if any(measured(one))}
         with self._lock:
             self._read = {name: one for name, one in self._read.items() if name in running}
-            for name, release in running.items():
-                began_s = app.clock.monotonic_s()
-                if began_s >= self._next_s.get(name, 0.0):
-                    self._read[name] = read_losses(app, release, self.get(name).cells)
-                    now_s = app.clock.monotonic_s()
-                    wait_s = max(LOOK_EVERY_S, (now_s - began_s) / LOOK_PART_MAX)
-                    self._next_s[name] = now_s + wait_s
+            self._next_s = {name: one for name, one in self._next_s.items() if name in running}
+            in_turn([partial(self._look_at, app, one) for one in running.values()])
+
+    def _look_at(self, app: App, release: Release) -> None:
+        name, began_s = release.id, app.clock.monotonic_s()
+        if began_s < self._next_s.get(name, 0.0):
+            return
+        try:
+            self._read[name] = read_losses(app, release, self.get(name).cells)
+        finally:
+            now_s = app.clock.monotonic_s()
+            self._next_s[name] = now_s + max(LOOK_EVERY_S, (now_s - began_s) / LOOK_PART_MAX)
 
 
 def measured(release: Release) -> Iterator[tuple[str, Guardrail]]:

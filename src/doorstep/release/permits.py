@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from doorstep.core.errors import RefusedError
@@ -72,16 +74,18 @@ def _compared_with(unit: Unit, version: versions.VersionRow) -> str | None:
 
 
 def require_approvals(
-    unit: Unit, app: App, version: versions.VersionRow, asked_by: str
+    unit: Unit, app: App, version: versions.VersionRow, asked_by: Collection[str]
 ) -> tuple[str, ...]:
-    """Who approved, where the service file wants people. Raises: RefusedError (`not-approved`)."""
+    """Who approved, where the service file wants people. asked_by: for the release, and for what is
+    asked of it now. Raises: RefusedError (`not-approved`)."""
     need = _people(unit, app, version)
     found = _counted(unit, app, version, asked_by)
     if len(found) < need:
+        asking = ", ".join(sorted(set(asked_by)))
         raise RefusedError(
             "not-approved",
             f"{version.name} needs the yes of {_count(need)} who neither registered it "
-            f"({version.by}) nor ask for its release ({asked_by}); {_given(found)}",
+            f"({version.by}) nor ask for its release ({asking}); {_given(found)}",
             f'doorstep approve {version.name} --why "..."',
         )
     return found
@@ -101,7 +105,8 @@ def approve_version(app: App, version: str, why: str) -> Approvals:
             raise RefusedError(
                 "own-version",
                 f"{version} was registered by {row.by}, whose yes does not count for it",
-                "let somebody else approve it",
+                "let somebody else approve it: the console, on the page of the version, is another "
+                "person than the local token",
             )
         basis = _digest(unit, app, row)
         known = list_approvals(unit.connection, service, app.home.environment, number)
@@ -130,7 +135,9 @@ def _view(unit: Unit, app: App, version: versions.VersionRow) -> Approvals:
     )
 
 
-def _counted(unit: Unit, app: App, version: versions.VersionRow, asked_by: str) -> tuple[str, ...]:
+def _counted(
+    unit: Unit, app: App, version: versions.VersionRow, asked_by: Collection[str]
+) -> tuple[str, ...]:
     rows = list_approvals(unit.connection, version.service, app.home.environment, version.number)
     return may_release(rows, _digest(unit, app, version), asked_by, version.by) if rows else ()
 

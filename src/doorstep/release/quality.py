@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from doorstep.release.groups import SIGNS
+from doorstep.release.groups import SIGNS, part_of
 from doorstep.release.types import Guardrail, LossCell, Numbers, Release
 from doorstep.stats import eprocess
 
@@ -30,7 +30,7 @@ def quality_numbers(release: Release, losses: Sequence[LossCell], guardrail: Gua
     if guardrail.name == "conversion":
         worse, better = _conversion(release, losses, guardrail, margin)
     elif guardrail.name == "fairness":
-        worse, better = _gaps(release, losses, fitting)
+        worse, better = _gaps(release, losses, fitting, guardrail)
     else:
         worse = _log_e(release, losses, "worse", SHADOW_WEIGHT_WORSE)
         better = _log_e(release, fitting, "better", SHADOW_WEIGHT_BETTER)
@@ -92,13 +92,15 @@ def _conversion(
 
 
 def _gaps(
-    release: Release, losses: Sequence[LossCell], fitting: Sequence[LossCell]
+    release: Release,
+    losses: Sequence[LossCell],
+    fitting: Sequence[LossCell],
+    guardrail: Guardrail,
 ) -> tuple[float, float]:
     """R: some pair's gap, of either sign, is too large: both signs share a pair's capital, and the
-    pairs share alpha. P: every gap is small enough."""
-    if not losses:
-        return 0.0, 0.0
-    parts = sorted({one.part for one in losses})
+    pairs share alpha, also those of which nothing has come yet. P: every gap is small enough; of
+    one of which nothing has come that is not known."""
+    parts = [part_of(guardrail, group) for group, _ in guardrail.groups[1:]]
     worse = [
         eprocess.log_mean_exp([_signed(release, losses, part, "worse", at) for at in _PLACES])
         for part in parts

@@ -334,9 +334,12 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     def wave(self) -> str | None:
         """The segment that is carried now; None where all are together: in the shadow, while it
         bakes, without waves."""
-        if not self.spec.wave_steps or self.epoch.state is not State.STEP:
+        return self.wave_in(self.epoch)
+
+    def wave_in(self, epoch: Epoch) -> str | None:
+        if not self.spec.wave_steps or epoch.state is not State.STEP:
             return None
-        return self.spec.segments[self.spec.wave_of(self.step)[0]]
+        return self.spec.segments[self.spec.wave_of(epoch.step)[0]]
 
     def share_in(self, epoch: Epoch, segment: str) -> float:
         """Probability that a unit of `segment` was assigned to the challenger in `epoch`: earlier

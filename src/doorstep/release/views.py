@@ -15,7 +15,7 @@ from doorstep.register.store import get_service
 from doorstep.release import store
 from doorstep.release.collect import collect
 from doorstep.release.crosscheck import compare
-from doorstep.release.decide import decide, recompute
+from doorstep.release.decide import decide, is_made_again
 from doorstep.release.metrics import METRICS
 from doorstep.release.moments import moment_of, moments_in
 from doorstep.release.outlook import Outlook, outlook
@@ -196,7 +196,7 @@ def recomputed_view(app: App, row: store.ReleaseRow) -> Recomputed:
     cells = compare(inner, evidence.cells, counts, at, since)
     decisions = tuple(
         RecomputedDecision(
-            sequence=sequence, at=one.at, action=_action(one), same=recompute(one) == one
+            sequence=sequence, at=one.at, action=_action(one), same=is_made_again(one)
         )
         for sequence, _, one in stored
     )

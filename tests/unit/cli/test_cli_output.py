@@ -52,3 +52,8 @@ def test_a_note_takes_the_place_of_the_line(monkeypatch: pytest.MonkeyPatch) -> 
     shown.stage("asking")
     output.note("by the way")
     assert terminal.getvalue().endswith(f"{output.CLEARED}by the way\n")
+
+
+def test_what_callers_sent_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    output.emit("", "x=\x1b[2Jhi\r\x9b31m\n\tü ✓ –", as_json=False)
+    assert capsys.readouterr().out == "x=\ufffd[2Jhi\ufffd\ufffd31m\n\tü ✓ –\n"

@@ -14,7 +14,7 @@ from doorstep.console import routes
 from doorstep.core import errors
 from doorstep.journal.surface import EraseSubject
 from doorstep.kernel.http_status import STATUS
-from doorstep.release.surface import ChangeRelease, Rollback
+from doorstep.release.surface import ApproveVersion, ChangeRelease, Rollback
 from fakes.console import CSRF, FakeDoorstep, make_app
 from fakes.console_data import prediction
 from fakes.console_releases import RELEASE_BACK, RELEASE_STEP
@@ -64,6 +64,18 @@ def test_a_service_is_rolled_back(desk: Desk) -> None:
     assert answer.headers["location"] == f"/releases/{RELEASE_STEP}"
     asked = Rollback(service="loans", why="wrong reasons")
     assert desk.fake.asked == [("service.rollback", asked)]
+
+
+def test_a_version_that_passed_its_gates_is_approved(desk: Desk) -> None:
+    page = "/services/loans/versions/4"
+    assert f'action="{page}/approve"' in desk.client.get(page).text
+    assert '/approve"' not in desk.client.get("/services/loans/versions/3").text, "it serves"
+    answer = desk.send(f"{page}/approve", csrf=CSRF, why="seen <b>")
+    assert (answer.status_code, answer.headers["location"]) == (303, page)
+    asked = ApproveVersion(version="loans@4", why="seen <b>")
+    assert desk.fake.asked == [("version.approve", asked)]
+    assert desk.send(f"{page}/approve", csrf="wrong", why="seen").status_code == 403
+    assert desk.fake.asked == []
 
 
 def test_a_person_is_erased_by_their_prediction_where_it_is_sealed(desk: Desk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,19 @@ def test_in_shadow_a_gap_is_held_against_the_champions_own() -> None:
         numbers = quality_numbers(release, cells, FAIR)
         assert (numbers.log_e_rollback > 5.0) is is_worse
         assert numbers.champion_rate == pytest.approx(0.3, abs=0.05)
+
+
+def test_a_group_of_which_nothing_came_yet_has_its_part_of_alpha_and_is_waited_for() -> None:
+    three = msgspec.structs.replace(FAIR, groups=(*FAIR.groups, ("x", 10)))
+    cells = gap_cells(arrays_of(answers(3, 0.0, 30_000)), guarded_by(three), three)
+    told = evidence(arms(1, (3000, 0), (3000, 0)), losses=cells)
+    found = decide(guarded_by(three), told, at(60))
+    assert isinstance(found.outcome, Hold) and "fairness" in found.reason, found.reason
+    wide = gap_cells(arrays_of(answers(3, 0.2, 3000)), guarded_by(three), three)
+    of_two, of_three = (
+        quality_numbers(guarded_by(one), wide, one).log_e_rollback for one in (FAIR, three)
+    )
+    assert of_three == pytest.approx(of_two - math.log(2.0))
 
 
 def test_blocks_are_of_about_one_time() -> None:

@@ -16,7 +16,7 @@ from release_cases import (
 )
 
 from doorstep.core.errors import InputError, RefusedError
-from doorstep.release.decide import decide, decide_person, recompute
+from doorstep.release.decide import decide, decide_person, is_made_again, recompute
 from doorstep.release.transition import apply, begin
 from doorstep.release.types import (
     Advance,
@@ -51,6 +51,19 @@ def test_shadow_with_many_errors_of_the_challenger_only_rolls_back():
     decision = decide(started(), shadow(20, 300, 0), at(60))
     assert decision.outcome == Rollback("guardrail")
     assert decision.reason.startswith("errors 6.2 % against 0.0 % (evidence ")
+
+
+def test_a_decision_is_made_again_whatever_its_words_but_not_with_other_numbers():
+    decision = decide(started(), shadow(20, 300, 0), at(60))
+    (first, *rest) = decision.numbers
+    assert is_made_again(decision)
+    assert is_made_again(msgspec.structs.replace(decision, reason="said otherwise"))
+    for changed, is_same in ((1e-12, True), (0.5, False)):
+        moved = msgspec.structs.replace(first, log_e_rollback=first.log_e_rollback + changed)
+        stored = msgspec.structs.replace(decision, numbers=(moved, *rest))
+        assert is_made_again(stored) is is_same
+    assert not is_made_again(msgspec.structs.replace(decision, outcome=Hold()))
+    assert not is_made_again(msgspec.structs.replace(decision, numbers=()))
 
 
 LAST = {"steps": (0.5,), "dwell_s": (600.0,), "margins": (1.5,)}

@@ -130,6 +130,20 @@ def test_in_shadow_both_are_compared_on_the_same_requests():
     assert numbers.low is not None and numbers.low < 0.2 < numbers.high
 
 
+def test_in_shadow_a_unit_that_comes_again_counts_once():
+    release = started(guardrails=RAILS, **ONE_STEP)
+    rows = []
+    for number in range(60):
+        name, unit = f"r.{number}", {"unit": "u1"} if number < 50 else {}
+        rows.append(row(False, 1, id=name, **unit))
+        rows.append(row(number < 50, 2, id=name, kind=int(Kind.SHADOW), **unit))
+    rows.insert(0, row(True, 2, id="unanswered", unit="u1", kind=int(Kind.SHADOW)))
+    evidence_ = told(release, rows)
+    (cell,) = evidence_.losses
+    assert cell.challenger == (11, 1.0), "one of u1, and each row of nobody in particular"
+    assert isinstance(decide(release, evidence_, at(60)).outcome, Hold)
+
+
 def test_evidence_for_another_margin_does_not_let_a_step_pass():
     margins = (0.2, 0.05)
     rails = (RAILS[0], msgspec.structs.replace(QUALITY, margins=margins))

@@ -77,7 +77,8 @@ class Journal:
         self.writer.flush()
 
     def tell(self, **fields):
-        self.writer.outcome(OutcomeRecord(service="loans", received_at=AT + 9 * MINUTE, **fields))
+        told = {"service": "loans", "received_at": AT + 9 * MINUTE} | fields
+        self.writer.outcome(OutcomeRecord(**told))
         self.writer.flush()
 
     def compact(self):
@@ -300,6 +301,16 @@ def test_of_too_many_outcomes_the_newest_are_told_and_it_is_said(journal, monkey
         monkeypatch.setattr("doorstep.journal.joined.JOINED_ROWS_MAX", most)
         found = outcomes_joined(journal.home, "loans", AT, AT + MINUTE)
         assert (found.at.tolist(), found.is_cut) == ([AT, AT + 1, AT + 2][-most:], is_cut)
+
+
+def test_what_is_told_again_was_known_since_it_was_told_first(journal):
+    one = meta()
+    journal.add(one)
+    name = str(UUID(bytes=one.request))
+    for received, label in ((1, "no"), (3, "no"), (2, "yes")):
+        journal.tell(at=AT + 5, received_at=AT + received * MINUTE, prediction=name, label=label)
+    found = outcomes_joined(journal.home, "loans", AT, AT + MINUTE)
+    assert (found.label.tolist(), found.received_at.tolist()) == (["no"], [AT + MINUTE])
 
 
 def test_outcomes_of_some_predictions_are_those_that_a_join_of_all_gives_them(journal):

@@ -93,23 +93,26 @@ named AS (
   SELECT lower(CASE WHEN contains(prediction, '.') THEN prediction ELSE prediction || '.0' END)
     AS about, "at", received_at, label, value FROM o WHERE prediction <> ''),
 told AS (
-  SELECT live.id AS about, o."at", o.received_at, o.label, o.value
-    FROM (SELECT * FROM o WHERE key <> '') o
-    ASOF JOIN live ON o.key = live.key AND o."at" >= live."at"
-  UNION ALL SELECT named.* FROM named SEMI JOIN live_ids ON named.about = live_ids.id),
+  SELECT about, "at", label, value, min(received_at) AS received_at, max(received_at) AS again FROM (
+    SELECT live.id AS about, o."at", o.received_at, o.label, o.value
+      FROM (SELECT * FROM o WHERE key <> '') o
+      ASOF JOIN live ON o.key = live.key AND o."at" >= live."at"
+    UNION ALL SELECT named.* FROM named SEMI JOIN live_ids ON named.about = live_ids.id)
+  GROUP BY ALL),
 last AS (
   SELECT about, truth.label, worth.value, coalesce(truth, worth)."at" AS "at",
     coalesce(truth, worth).received_at AS received_at FROM (
       SELECT about,
-        max({"at": "at", received_at: received_at, label: label, value: CAST(NULL AS DOUBLE)})
-          FILTER (label IS NOT NULL) AS truth,
-        max({"at": "at", received_at: received_at, label: CAST(NULL AS VARCHAR), value: value})
-          FILTER (isfinite(value)) AS worth
+        max({"at": "at", again: again, received_at: received_at, label: label,
+             value: CAST(NULL AS DOUBLE)}) FILTER (label IS NOT NULL) AS truth,
+        max({"at": "at", again: again, received_at: received_at,
+             label: CAST(NULL AS VARCHAR), value: value}) FILTER (isfinite(value)) AS worth
       FROM told GROUP BY about))
 """
 """With `p` predictions, `o` outcomes and $resolve (kinds that an outcome may be about), `last` is
 what became of each: (about: its id, at, received_at, label, value). Label and value are told apart:
-of each the last counts, and `at` and `received_at` are the label's where there is one."""
+of each the last counts, and `at` and `received_at` are the label's where there is one. What is told
+again was known since it was told first."""
 _WANTED = """
 SELECT p.*, last.label, last.value, last."at" AS outcome_at, last.received_at
   FROM p JOIN last ON p.id = last.about

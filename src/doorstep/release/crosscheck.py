@@ -21,8 +21,8 @@ from doorstep.release.types import Cell, Release, State
 REPORTED_S = 10.0
 """A node's report may be that old when a decision is made."""
 DIED_MAX, DIED_PART_MAX = 256, 0.01
-"""Failures without a record that deaths of processes explain: about a front's queue, or a small part
-of the requests. More of them are a journal that loses failures."""
+"""Failures without a record that deaths of processes explain: about a front's queue, or a small
+part of the requests. More of them are a journal that loses failures."""
 Place = tuple[int, str, str]
 
 

@@ -82,7 +82,8 @@ def require_approvals(
             "not-approved",
             f"{version.name} needs the yes of {_count(need)} who neither registered it "
             f"({version.by}) nor ask for its release ({asked_by}); {_given(found)}",
-            f'doorstep approve {version.name} --why "..."',
+            f'doorstep approve {version.name} --why "...", or the page of {version.name} in the '
+            "console; approve.people of the service file says how many are needed",
         )
     return found
 
@@ -101,7 +102,8 @@ def approve_version(app: App, version: str, why: str) -> Approvals:
             raise RefusedError(
                 "own-version",
                 f"{version} was registered by {row.by}, whose yes does not count for it",
-                "let somebody else approve it",
+                f"another person approves it, or the console on the page of {version}; "
+                "approve.people of the service file says how many are needed",
             )
         basis = _digest(unit, app, row)
         known = list_approvals(unit.connection, service, app.home.environment, number)

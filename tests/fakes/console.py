@@ -30,7 +30,7 @@ from doorstep.govern.surface import (
 from doorstep.journal.surface import Erased, Prediction, Predictions, Traffic
 from doorstep.monitor.surface import Findings, MonitorView, Statuses
 from doorstep.register.surface import Service, Services, Version, Versions
-from doorstep.release.surface import DecisionView, Differences, Release, Releases
+from doorstep.release.surface import Approvals, DecisionView, Differences, Release, Releases
 from fakes import console_data as data
 from fakes import console_releases as told
 
@@ -462,6 +462,7 @@ NORMAL: dict[str, Answer] = {
     "release.pause": lambda fake, given: fake.change(given.release, "pause", "paused", given.why),
     "release.resume": lambda fake, given: fake.change(given.release, "resume", "step", given.why),
     "release.promote": lambda fake, given: fake.change(given.release, "promote", "done", given.why),
+    "version.approve": lambda fake, given: Approvals(version=given.version, people=1, given=()),
     "service.rollback": lambda fake, given: fake.change(
         given.service, "rollback", "rolled-back", given.why
     ),

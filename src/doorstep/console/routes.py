@@ -28,7 +28,7 @@ from doorstep.govern.surface import History, ShowHistory
 from doorstep.journal.surface import Erased, EraseSubject
 from doorstep.kernel.http_status import headers_of, status_of
 from doorstep.kernel.turns import Turns
-from doorstep.release.surface import ChangeRelease, Release, Rollback
+from doorstep.release.surface import Approvals, ApproveVersion, ChangeRelease, Release, Rollback
 
 FORM_BYTES_MAX = 16 * 1024
 REASON_MAX = 500
@@ -96,7 +96,8 @@ def console_routes(
     console = _Console(ask, csrf_token, Renderer(chrome), clock or SystemClock())
     handlers: list[HTTPRouteHandler] = [console.page(path, maker) for path, maker in PAGES]
     handlers += [console.change(action) for action in CHANGES]
-    handlers += [console.rollback(), console.erase(), console.search(), console.history_csv()]
+    handlers += [console.rollback(), console.approve(), console.erase()]
+    handlers += [console.search(), console.history_csv()]
     handlers += [_static(files)]
     router = Router(
         path="/",
@@ -184,6 +185,21 @@ class _Console:
             return _see(await turns.take(lambda: answer(self._ask, name, asked, Release)))
 
         return rollback
+
+    def approve(self) -> HTTPRouteHandler:
+        name = "version.approve"
+        turns = Turns(name)
+
+        @post("/services/{service:str}/versions/{number:int}/approve", status_code=303)
+        async def approve(request: AnyRequest, data: FormData) -> Redirect:
+            why = self._reason(request, data)
+            service, number = (request.path_params[one] for one in ("service", "number"))
+            asked = ApproveVersion(version=f"{service}@{number}", why=why)
+            await turns.take(lambda: answer(self._ask, name, asked, Approvals))
+            where = f"/services/{quote(service, safe='')}/versions/{number}"
+            return Redirect(where, status_code=303, headers=PAGE_HEADERS)
+
+        return approve
 
     def history_csv(self) -> HTTPRouteHandler:
         turns = Turns("the table of a history")

@@ -14,7 +14,7 @@ from doorstep.console import routes
 from doorstep.core import errors
 from doorstep.journal.surface import EraseSubject
 from doorstep.kernel.http_status import STATUS
-from doorstep.release.surface import ChangeRelease, Rollback
+from doorstep.release.surface import ApproveVersion, ChangeRelease, Rollback
 from fakes.console import CSRF, FakeDoorstep, make_app
 from fakes.console_data import prediction
 from fakes.console_releases import RELEASE_BACK, RELEASE_STEP
@@ -64,6 +64,12 @@ def test_a_service_is_rolled_back(desk: Desk) -> None:
     assert answer.headers["location"] == f"/releases/{RELEASE_STEP}"
     asked = Rollback(service="loans", why="wrong reasons")
     assert desk.fake.asked == [("service.rollback", asked)]
+
+
+def test_a_version_is_approved_where_people_are_asked(desk: Desk) -> None:
+    answer = desk.send("/services/loans/versions/4/approve", csrf=CSRF, why="seen")
+    assert answer.headers["location"] == "/services/loans/versions/4"
+    assert desk.fake.asked == [("version.approve", ApproveVersion(version="loans@4", why="seen"))]
 
 
 def test_a_person_is_erased_by_their_prediction_where_it_is_sealed(desk: Desk) -> None:

@@ -3,6 +3,7 @@ status."""
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from doorstep.monitor.surface import GoalNow
     from doorstep.register.surface import Service
 from doorstep.release.surface import Differences, GuardrailView, Kill, Recomputed, Release, WaveView
-from doorstep.release.wording import say_difference
+from doorstep.release.wording import say_difference, say_odds
 
 POLL_S = 0.3
 INPUTS_SHOWN = 6
@@ -103,7 +104,7 @@ def start(
             ended = follow(client, begun, timeout_s)
         else:
             ended = settle(client, begun)
-    emit(ended, lambda: release_text(ended, with_reason=rehearse is None), as_json=json)
+    emit(ended, lambda: _ended_text(ended, with_reason=rehearse is None), as_json=json)
     raise typer.Exit(exit_code(ended) if wait or rehearse is not None else 0)
 
 
@@ -186,9 +187,13 @@ def release_text(release: Release, *, with_reason: bool = True) -> str:
         lines += ["", wave_table(release.waves)]
     if release.guardrails:
         lines += ["", guardrail_table(release.guardrails, is_over=is_over)]
-    if release.state == "rolled-back":
-        lines += ["", f"next: doorstep release show {release.id}"]
     return "\n".join(lines)
+
+
+def _ended_text(release: Release, *, with_reason: bool) -> str:
+    """What `doorstep release start` prints in the end."""
+    why = f"\n\nnext: doorstep release show {release.id}" if release.state == "rolled-back" else ""
+    return release_text(release, with_reason=with_reason) + why
 
 
 def wave_table(waves: tuple[WaveView, ...]) -> str:
@@ -239,20 +244,23 @@ def _amount(value: float | None, unit: str) -> str:
 
 
 def _evidence(log_e: float, threshold: float) -> str:
-    """A threshold of 0 is none: a first version has nothing to advance to. Evidence that was enough
-    may have grown since; by how much is in `--json`."""
+    """In odds. A threshold of 0 is none: a first version has nothing to advance to. Evidence that
+    was enough may have grown since; by how much is in `--json`."""
     if not threshold:
         return "–"
-    return f"{threshold:.1f} reached" if log_e >= threshold else f"{log_e:.1f} of {threshold:.1f}"
+    need = f"{math.exp(threshold):,.0f}"
+    if log_e >= threshold:
+        return f"{need} reached"
+    return f"{say_odds(log_e)} of {need}"
 
 
 def _interval(one: GuardrailView) -> str:
     """`0.40 to 8.10` times, or `-0.4 to +2.1 points`."""
-    if one.low is None or one.high is None:
+    if one.low is None or (one.high is None and (one.compared == "difference" or one.low <= 0.0)):
         return "–"
     if one.compared == "difference":
         return say_difference(one.low, one.high)
-    high = f"to {one.high:.2f}" if one.high < 1e6 else "or more"
+    high = f"to {one.high:.2f}" if one.high is not None and one.high < 1e6 else "or more"
     return f"{one.low:.2f} {high} ×"
 
 
@@ -351,7 +359,7 @@ def _decisions(release: Release) -> str:
         (when(one.at), one.action, one.state, one.by, one.reason)
         for one in sorted(release.decisions, key=lambda one: one.sequence)
     ]
-    return table(("at", "action", "state", "by", "reason"), rows)
+    return table(("at", "action", "state", "by", "reason"), rows) if rows else "no decision yet"
 
 
 def list_releases(

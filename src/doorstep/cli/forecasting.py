@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 from doorstep.cli.output import percent, table, warn
 from doorstep.client import Client
@@ -10,13 +11,25 @@ from doorstep.core.errors import DoorstepError
 from doorstep.release.surface import Forecast
 from doorstep.release.wording import say_time
 
+FILE = "doorstep.yaml"
+
 
 def say_forecast(client: Client, version: str) -> None:
     """Say before it starts that traffic is too small. What refuses a start is said by the start."""
+    _say_unapplied(client, version)
     with contextlib.suppress(DoorstepError):
         forecast = client.estimate_release(version)
         if not forecast.fits:
             warn(forecast.reason)
+
+
+def _say_unapplied(client: Client, version: str) -> None:
+    """A release goes by the revision in effect, whatever the file that lies here says."""
+    with contextlib.suppress(DoorstepError, OSError, UnicodeDecodeError):
+        found = client.diff(Path(FILE).read_text(), FILE)
+        keys = ", ".join(one.key for one in found.changes)
+        if keys and version.startswith(f"{found.service}@"):
+            warn(f"{FILE} is not in effect as it is here ({keys}); next: doorstep apply {FILE}")
 
 
 def forecast_text(forecast: Forecast) -> str:

@@ -61,11 +61,17 @@ def estimate_of(guardrail: GuardrailView) -> float | None:
 
 
 def stays_of(shown: Release, now: Instant) -> tuple[float, ...]:
-    """Seconds spent in shadow, then in each step, then baking; as far as it got."""
+    """Seconds spent in shadow, then in each step, then baking; as far as it got. None in a shadow
+    that there was not."""
     decisions = sorted(shown.decisions, key=lambda one: one.sequence)
     entered = [shown.started_at, *(one.at for one in decisions if one.action == "advance")]
     left = [*entered[1:], shown.ended_at or now]
-    return tuple((end - start) / SECOND_US for start, end in zip(entered, left, strict=True))
+    stays = tuple((end - start) / SECOND_US for start, end in zip(entered, left, strict=True))
+    return stays if has_shadow(shown) or shown.champion is None else (0.0, *stays)
+
+
+def has_shadow(shown: Release) -> bool:
+    return not shown.split or shown.split[0].state == "shadow"
 
 
 def metrics_of(shown: MonitorView) -> tuple[dict[str, Any], ...]:

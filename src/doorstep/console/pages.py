@@ -11,7 +11,14 @@ import msgspec
 
 from doorstep.console import course, marks, story, timeline, words
 from doorstep.console.asking import Ask, Query, answer, attempt
-from doorstep.console.measures import estimate_of, metrics_of, ruler_of, stays_of, totals_of
+from doorstep.console.measures import (
+    estimate_of,
+    has_shadow,
+    metrics_of,
+    ruler_of,
+    stays_of,
+    totals_of,
+)
 from doorstep.console.servicefile import annotate_file
 from doorstep.core.errors import InputError, NotFoundError, UsageError
 from doorstep.core.ids import parse_name, parse_prediction_id, parse_version
@@ -232,6 +239,7 @@ def release(ask: Ask, query: Query) -> Page:
             "estimates": {one.name: estimate_of(one) for one in shown.guardrails},
             "over": shown.ended_at is not None,
             "stays": stays_of(shown, query.now),
+            "has_shadow": has_shadow(shown),
             "courses": [course.course(shown, query.now, width) for width in COURSE_WIDTHS],
             "evidences": {o.name: course.evidence(shown.moments, o.name) for o in shown.guardrails},
             "last": next((one for one in reversed(shown.decisions) if one.action != "hold"), None),
@@ -248,6 +256,7 @@ def version(ask: Ask, query: Query) -> Page:
     runs, why_not = attempt(ask, "gate.show", ShowGates(version=number), GateRuns)
     history = answer(ask, "service.history", ShowHistory(service=name), History)
     releases = answer(ask, "release.list", ListReleases(service=name), Releases).releases
+    of, _ = attempt(ask, "service.show", ShowService(service=name), Service)
     return Page(
         template="version.html",
         title=number,
@@ -257,6 +266,7 @@ def version(ask: Ask, query: Query) -> Page:
             "version": shown,
             "name": number,
             "manifest": shown.manifest,
+            "people": _people(of.file) if of else 0,
             "runs": runs.runs if runs else (),
             "gates_error": why_not,
             "tenures": tuple(one for one in history.tenures if one.version == shown.number),
@@ -334,6 +344,14 @@ def _subject(file: str) -> str:
         return parse_service_file(file).ids.subject
     except InputError:
         return ""
+
+
+def _people(file: str) -> int:
+    """How many must approve a release; 0 if the file is not valid."""
+    try:
+        return parse_service_file(file).approve.people
+    except InputError:
+        return 0
 
 
 def _filters_of(query: Query) -> dict[str, str]:

@@ -93,7 +93,8 @@ named AS (
   SELECT lower(CASE WHEN contains(prediction, '.') THEN prediction ELSE prediction || '.0' END)
     AS about, "at", received_at, label, value FROM o WHERE prediction <> ''),
 told AS (
-  SELECT about, "at", label, value, min(received_at) AS received_at, max(received_at) AS again FROM (
+  SELECT about, "at", label, value,
+    min(received_at) AS received_at, max(received_at) AS again FROM (
     SELECT live.id AS about, o."at", o.received_at, o.label, o.value
       FROM (SELECT * FROM o WHERE key <> '') o
       ASOF JOIN live ON o.key = live.key AND o."at" >= live."at"

@@ -168,7 +168,7 @@ def open_model(source: Path | str, *, trusted: bool, code: tuple[Path, ...] = ()
     if own and not trusted:
         raise RefusedError(
             "untrusted-model",
-            f"{source} runs Python code ({len(own):,} files), and nobody here has vouched for it "
+            f"{source} runs Python code (files: {len(own):,}), and nobody here has vouched for it "
             f"as it is now. If you made it: {found.command}",
             found.command,
         )

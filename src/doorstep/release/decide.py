@@ -96,7 +96,9 @@ def decide_person(release: Release, evidence: Evidence, now: Instant, person: Pe
     """
     view = _look(release, evidence, now)
     if release.is_over:
-        raise RefusedError("release-over", f"the release is over: {release.reason}")
+        raise RefusedError(
+            "release-over", f"the release is over: {release.reason}", _look_at(release)
+        )
     if not person.why.strip():
         raise RefusedError("no-reason", f"{person.action} needs a reason", 'add --why "..."')
     outcome = _asked(view, person)
@@ -358,20 +360,28 @@ def _asked(view: _View, person: Person) -> Outcome:
             return Rollback("person")
         case "pause":
             if release.state not in MOVING:
-                raise RefusedError("cannot-pause", f"the release is {release.state.value}")
+                raise RefusedError(
+                    "cannot-pause", f"the release is {release.state.value}", _look_at(release)
+                )
             return Pause("person")
         case "resume":
             if release.state not in (State.PAUSED, State.INCONCLUSIVE):
-                raise RefusedError("not-paused", f"the release is {release.state.value}")
+                raise RefusedError(
+                    "not-paused", f"the release is {release.state.value}", _look_at(release)
+                )
             _refuse_invalid(release, "not-paused")
             return Resume()
         case "promote":
             _refuse_invalid(release, "cannot-promote")
             if crossed := [one for one in view.numbers if one.is_bad]:
-                raise RefusedError("cannot-promote", say_verdict(crossed[0]))
+                raise RefusedError("cannot-promote", say_verdict(crossed[0]), _look_at(release))
             return Finish("person")
         case _:
             assert_never(person.action)
+
+
+def _look_at(release: Release) -> str:
+    return f"doorstep release show {release.service}"
 
 
 def _refuse_invalid(release: Release, code: str) -> None:

@@ -361,7 +361,9 @@ def _why(seen: _Seen, shadow_s: float, shadow_waits: str, steps: tuple[StepEstim
     spec, traffic = seen.spec, seen.traffic
     for step in steps:
         if step.wave is not None and traffic.part(step.wave) <= 0.0 and traffic.units_per_s:
-            said = f"no request of {say_segment(step.wave)} has come lately"
+            said = (
+                f"no request of {say_segment(step.wave)} has come lately, or since it was declared"
+            )
             return f"traffic is too small: {said}, so its wave would never end"
     slowest = max(steps, key=lambda one: one.seconds)
     name, seconds = slowest.waits_for, slowest.seconds

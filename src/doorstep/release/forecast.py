@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -15,6 +15,7 @@ from doorstep.core.servicefile import ServiceFile
 from doorstep.core.servicefile_running import STEP_SHARES
 from doorstep.journal import query
 from doorstep.journal.operations import count_rows
+from doorstep.journal.summary import Cell
 from doorstep.kernel.app import App
 from doorstep.release.estimate import Estimate, Regression, Traffic, estimate
 from doorstep.release.spec import Before, guarded, spec_of
@@ -42,15 +43,24 @@ def read_traffic(app: App, file: ServiceFile, now_per_s: float) -> Traffic:
     if not rows:
         return Traffic(units_per_s=now_per_s)
     seen_s = max((now - min(one.at for one in live)) / SECOND_US, BUCKET_S)
-    segments = {one.segment for one in live}
+    marked = _marked(live, {one.name for one in file.release.waves})
     return Traffic(
         units_per_s=rows / seen_s,
         error_rate=sum(one.failed for one in live) / rows,
         outcomes_per_s=_outcomes_per_s(app, file) if "quality" in guarded(file) else 0.0,
         of_segment={
-            name: sum(one.rows for one in live if one.segment == name) / rows for name in segments
+            name: sum(one.rows for one in marked if one.segment == name)
+            / sum(one.rows for one in marked)
+            for name in {one.segment for one in marked}
         },
     )
+
+
+def _marked(live: Sequence[Cell], waves: Collection[str]) -> Sequence[Cell]:
+    """Since the first request of a wave: what came before the waves were declared is of none, and
+    would make each of them seem to have little traffic. The first bucket has both kinds."""
+    since = min((one.at for one in live if one.segment in waves), default=-1)
+    return [one for one in live if one.at > since] or [one for one in live if one.at == since]
 
 
 def _outcomes_per_s(app: App, file: ServiceFile) -> float:

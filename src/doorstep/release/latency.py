@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from doorstep.release.shares import share_cells
 from doorstep.release.types import (
     SLOW_QUANTILES,
+    SLOWER,
     Cell,
     Guardrail,
     Numbers,
@@ -25,6 +26,7 @@ from doorstep.stats import eprocess
 
 CS_ALPHA = 0.05
 SHOWN = SLOW_QUANTILES.index(0.9)
+"""Whose shares are shown, until another one's say that the challenger is slower."""
 WAITED_FOR = SLOW_QUANTILES[:3]
 SLOW_SHARE_MAX = 0.9
 
@@ -48,16 +50,18 @@ def latency_numbers(
     better = None
     if release.state is not State.SHADOW and release.epoch.state is not State.SHADOW:
         better = _log_advance(timed, slow, guardrail.margins[release.step])
-    low, high = eprocess.share_interval(slow[SHOWN], CS_ALPHA)
+    against = eprocess.log_mean_exp(worse)
+    shown = SHOWN if against < -math.log(CS_ALPHA) else worse.index(max(worse))
+    low, high = eprocess.share_interval(slow[shown], CS_ALPHA)
     return Numbers(
         guardrail=guardrail.name,
         segment=None,
-        method="M1 shares slower",
-        champion_rate=_rate(timed, "champion"),
-        challenger_rate=_rate(timed, "challenger"),
+        method=f"{SLOWER}{SLOW_QUANTILES[shown] * 100:g}",
+        champion_rate=_rate(timed, "champion", shown),
+        challenger_rate=_rate(timed, "challenger", shown),
         low=low,
         high=high if math.isfinite(high) else None,
-        log_e_rollback=eprocess.log_mean_exp(worse),
+        log_e_rollback=against,
         log_rollback_at=math.inf,
         log_e_advance=better,
         log_advance_at=None,
@@ -114,10 +118,10 @@ def _timed(release: Release, cells: Sequence[Cell]) -> list[Cell]:
     return [one for one in timed if release.is_split(epochs[one.epoch], one.segment)]
 
 
-def _rate(timed: Sequence[Cell], arm: str) -> float | None:
+def _rate(timed: Sequence[Cell], arm: str, place: int) -> float | None:
     mine = [one for one in timed if one.arm == arm]
     n = sum(one.timed for one in mine)
-    return sum(one.slow[SHOWN] for one in mine) / n if n else None
+    return sum(one.slow[place] for one in mine) / n if n else None
 
 
 def disagreement_numbers(release: Release, cells: Sequence[Cell], guardrail: Guardrail) -> Numbers:

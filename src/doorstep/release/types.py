@@ -34,6 +34,8 @@ HOLDBACK_MIN = 0.01
 """At 100 % there is no control beside the challenger and evidence stops: something stays back."""
 
 SLOW_QUANTILES = (0.5, 0.9, 0.99, 0.999)
+SLOWER = "M1 slower than p"
+"""How latency was judged, before the quantile whose shares are shown."""
 EXPERIMENT = "experiment"
 WITHOUT_MARGINS = ("errors", "disagreement")
 """The others have margins of their own, one a step."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from doorstep.release.metrics import METRICS
-from doorstep.release.types import Decision, Numbers, Ranking, Release
+from doorstep.release.types import SLOWER, Decision, Numbers, Ranking, Release
 
 EVIDENCE_SAID_MAX = 1e9
 PERCENT_DIGITS_BELOW = 0.01
@@ -24,8 +24,13 @@ def say_evidence(log_e: float) -> str:
     """`evidence 2,900 to 1`: two leading digits, from a natural log."""
     if log_e >= math.log(EVIDENCE_SAID_MAX):
         return f"evidence more than {EVIDENCE_SAID_MAX:,.0f} to 1"
+    return f"evidence {say_odds(log_e)} to 1"
+
+
+def say_odds(log_e: float) -> str:
+    """`2,900`: two leading digits, from a natural log."""
     odds = float(f"{math.exp(log_e):.2g}")
-    return f"evidence {odds:,.0f} to 1" if odds >= 10 else f"evidence {odds:.2g} to 1"
+    return f"{odds:,.0f}" if odds >= 10 else f"{odds:.2g}"
 
 
 def say_time(seconds: float) -> str:
@@ -163,6 +168,9 @@ def say_difference(low: float | None, high: float | None) -> str:
 
 
 def _name(numbers: Numbers) -> str:
+    """Of latency: `requests slower than the former p99`."""
+    if numbers.method.startswith(SLOWER):
+        return f"requests slower than the former p{numbers.method.removeprefix(SLOWER)}"
     return METRICS[numbers.guardrail].said
 
 

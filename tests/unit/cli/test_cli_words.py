@@ -49,7 +49,7 @@ CONTRACT = Contract(
 
 @pytest.mark.parametrize(
     ("log_e", "threshold", "said"),
-    [(2.9, 3.0, "2.9 of 3.0"), (3.0, 3.0, "3.0 reached"), (3.4, 3.0, "3.0 reached"), (9, 0, "–")],
+    [(2.9, 3.0, "18 of 20"), (3.0, 3.0, "20 reached"), (3.4, 3.0, "20 reached"), (9, 0, "–")],
 )
 def test_evidence_that_is_enough_is_no_part_of_a_whole(
     log_e: float, threshold: float, said: str

@@ -5,8 +5,9 @@ import pytest
 from doorstep.cli.forecasting import forecast_text
 from doorstep.core.contract import Contract, Field
 from doorstep.core.servicefile import parse_service_file
+from doorstep.journal.summary import Cell
 from doorstep.release.estimate import Traffic, estimate
-from doorstep.release.forecast import choose_spec, forecast_of
+from doorstep.release.forecast import _marked, choose_spec, forecast_of
 from doorstep.release.spec import Before
 from doorstep.release.types import Guardrail, ReleaseSpec
 
@@ -85,7 +86,7 @@ def test_each_wave_needs_its_own_requests():
     assert found.steps[0].seconds > 10 * found.steps[1].seconds
     silent = estimate(spec, Traffic(units_per_s=10.0, of_segment={"": 1.0}))
     assert silent.reason.startswith(
-        'traffic is too small: no request of segment "pilot" has come lately'
+        'traffic is too small: no request of segment "pilot" has come lately, or since'
     )
 
 
@@ -157,3 +158,16 @@ def test_what_cases_come_to_is_forecast_by_its_own_size():
     tenth = next(one for one in found.regressions if one.guardrail == "conversion")
     assert tenth.what == "conversion a tenth worse than the champion's"
     assert 60_000 < tenth.units < 90_000
+
+
+def test_what_came_before_waves_were_declared_says_nothing_of_their_traffic():
+    def cell(at: int, segment: str, rows: int) -> Cell:
+        return Cell(
+            at=at, version=1, assigned=1, kind=1, segment=segment, rows=rows,
+            statuses=(rows,), errors=0, warned=0, latency=(),
+        )  # fmt: skip
+
+    live = [cell(0, "", 10_000), cell(20, "", 800), cell(20, "pilot", 20), cell(30, "pilot", 9)]
+    assert _marked(live, {"pilot"}) == live[3:]
+    assert _marked(live[:3], {"pilot"}) == live[1:3]
+    assert _marked(live, set()) == live

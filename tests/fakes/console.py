@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Variant = Literal["normal", "hostile", "empty"]
 VARIANTS: tuple[Variant, ...] = ("normal", "hostile", "empty")
 CSRF = "a-form-token-for-tests"
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*191}}</script>"
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7919*104729*611953}}</script>"
 _LIVE = told.DAY * 15 - 153 * told.MINUTE
 _WORDS_WITH_MEANING = frozenset(
     {"task", "type", "serialization", "family", "placement", "form", "role", "enforce", "unseen"}

@@ -158,7 +158,8 @@ def test_hostile_values_are_only_ever_text(hostile: Site, name: str) -> None:
     assert not [tag for tag, _ in seen.elements if tag == "img"]
     assert not [one for _, found in seen.elements for one in found if one.startswith("on")]
     assert "alert(1)" in seen.words or name in SILENT
-    assert "1337" not in answer.text
+    # As a number of its own: coordinates and instants may have it within them.
+    assert not re.search(r"(?<![\d.])1337(?![\d.])", answer.text)
     assert "nan" not in seen.words.lower().split()
     places = ("d", "x", "y", "cx", "width", "height")
     assert not [

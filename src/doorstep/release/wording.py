@@ -148,7 +148,11 @@ def say_basis(decision: Decision) -> str:
         arm: sum(one.requests for one in decision.evidence.cells if one.arm == arm)
         for arm in ("champion", "challenger")
     }
-    counted = [f"{n:,} requests of the {arm}" for arm, n in requests.items() if n]
+    counted = [
+        f"{n:,} {'request' if n == 1 else 'requests'} of the {arm}"
+        for arm, n in requests.items()
+        if n
+    ]
     said = [*map(_briefly, pooled), *([", ".join(counted)] if counted else [])]
     return "; ".join(said) or "nothing was counted"
 

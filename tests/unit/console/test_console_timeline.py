@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from doorstep.console import story, timeline
-from doorstep.console.measures import totals_of
+from doorstep.console.measures import has_shadow, stays_of, totals_of
 from doorstep.core.instant import SECOND_US
 from doorstep.govern.surface import Stop
 from doorstep.journal.surface import Traffic, TrafficBucket
@@ -156,3 +156,12 @@ def test_a_version_that_was_killed_and_revived_is_on_the_axis() -> None:
     drawn = timeline._mark_points(seen)
     assert drawn["marker"]["symbol"] == ["x", "circle-open"]
     assert drawn["marker"]["color"] == ["$bad", "$ink"]
+
+
+def test_a_release_without_a_shadow_spent_nothing_in_one():
+    (shown,) = (
+        one for one in console_releases.releases(NOW) if one.id == console_releases.RELEASE_STEP
+    )
+    without = msgspec.structs.replace(shown, split=shown.split[1:])
+    assert stays_of(without, NOW) == (0.0, *stays_of(shown, NOW))
+    assert has_shadow(shown) and not has_shadow(without)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from doorstep.cli.options import Home, Json, Url, connect
 from doorstep.cli.output import done, emit, note, progress, warn
+
+if TYPE_CHECKING:
+    from doorstep.cli.importing import Result
+    from doorstep.cli.refusals import Refusals
 
 Service = Annotated[str, typer.Argument(help="The service.")]
 Query = Annotated[str, typer.Option("--query", help="What to read of a database: select ...")]
@@ -156,6 +160,11 @@ def import_journal(
             strict=strict,
             passed=passed,
         )
+    _say_imported(service, found, kept)
+    emit(found, f"{found.imported}\nnext: doorstep monitor {service}", as_json=json)
+
+
+def _say_imported(service: str, found: Result, kept: Refusals) -> None:
     done(
         f"{found.imported:,} of {found.rows:,} rows imported for {service}, "
         f"{found.known:,} were there already, {found.outcomes:,} outcomes"
@@ -163,7 +172,6 @@ def import_journal(
     if found.refused:
         warn(f"{found.refused:,} rows refused, see {found.kept}: {kept.worst()}")
     note(f"compared with: {found.reference}")
-    emit(found, f"{found.imported}\nnext: doorstep monitor {service}", as_json=json)
 
 
 def _require_source(is_query: bool, query: str, watermark: str, help_line: str) -> None:

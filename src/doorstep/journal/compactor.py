@@ -324,12 +324,12 @@ def _trim_replica(options: _Options) -> None:
     """Days of 0 forget nothing, where somebody else was told how long it keeps what. What went
     wrong is in a file beside the list; the next run tries again."""
     if options.replica_days and (url := os.environ.get(VARIABLE)):
-        replica, problem, now = replica_of(url), "", SystemClock().now()
-        try:
-            replica.trim(options.replica_days, now)
-        except UnreachableError as error:
-            problem = error.message
-        replica.close()
+        problem, now = "", SystemClock().now()
+        with contextlib.closing(replica_of(url)) as replica:
+            try:
+                replica.trim(options.replica_days, now)
+            except UnreachableError as error:
+                problem = error.message
         note_trim(options.home / "journal" / options.node, problem, now)
 
 

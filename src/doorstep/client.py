@@ -11,10 +11,11 @@ home. The token: the argument, DOORSTEP_TOKEN, the home's local token file (mode
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import httpx
 import msgspec
@@ -24,109 +25,55 @@ from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.core.ids import digest_of
 from doorstep.core.outcome import OutcomeGiven
 from doorstep.core.verdict import Finding
-from doorstep.explain.surface import ExplainPrediction, Explanation
-from doorstep.gate.surface import GateRun, GateRuns, RunGates, ShowGates
-from doorstep.govern.surface import (
-    CreateToken,
-    Events,
-    History,
-    Installation,
-    LedgerVerdict,
-    ListEvents,
-    ListTokens,
-    NewToken,
-    PredictionProof,
-    ProvePrediction,
-    RevokeToken,
-    ShowHistory,
-    ShowInstallation,
-    Token,
-    Tokens,
-    VerifyLedger,
-)
+from doorstep.explain import surface as _explain
+from doorstep.gate import surface as _gate
+from doorstep.govern import surface as _govern
 from doorstep.journal import exported
-from doorstep.journal.surface import (
-    CountTraffic,
-    Erased,
-    EraseSubject,
-    ExportJournal,
-    Held,
-    HoldSubject,
-    Imported,
-    ImportedRow,
-    ImportRows,
-    JournalTable,
-    KeepMark,
-    ListPredictions,
-    Mark,
-    OpenPrediction,
-    OutcomesRecorded,
-    OutcomesTold,
-    Prediction,
-    Predictions,
-    QueryJournal,
-    RecordOutcomes,
-    ShowMark,
-    ShowPrediction,
-    Traffic,
-)
+from doorstep.journal import surface as _journal
 from doorstep.kernel.server import find_server
 from doorstep.kernel.trust import SignedTrust
-from doorstep.monitor.surface import (
-    Findings,
-    ListFindings,
-    MonitorView,
-    ServiceStatus,
-    ShowMonitor,
-    ShowStatus,
-    Statuses,
-)
-from doorstep.register.surface import (
-    ApplyService,
-    FindMissing,
-    ListServices,
-    ListVersions,
-    Missing,
-    Reference,
-    RegisterVersion,
-    Service,
-    ServiceDiff,
-    ServiceRevision,
-    Services,
-    ShowService,
-    ShowVersion,
-    Version,
-    Versions,
-    WatchVersion,
-)
-from doorstep.release.surface import (
-    Approvals,
-    ApproveVersion,
-    ChangeRelease,
-    Differences,
-    EstimateRelease,
-    Forecast,
-    Kill,
-    KillVersion,
-    ListReleases,
-    Recomputed,
-    RecomputeRelease,
-    Release,
-    Releases,
-    ReviveVersion,
-    Rollback,
-    ShowDifferences,
-    ShowRelease,
-    StartRelease,
-)
+from doorstep.monitor import surface as _monitor
+from doorstep.register import surface as _register
+from doorstep.release import surface as _release
 
+AskedP = ParamSpec("AskedP")
 AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
+FoundT = TypeVar("FoundT")
 Told = Callable[[int, int], None]
 READ_TIMEOUT_S = 900.0
 """Gates run while the caller waits; they are bounded by their own limit, which is shorter."""
 
 
 def _tell_nobody(_bytes: int, _whole: int) -> None: ...
+
+
+def _finds(
+    name: str,
+    asked: Callable[AskedP, msgspec.Struct],
+    answer: type[AnswerT],
+    pick: Callable[[AnswerT], FoundT],
+) -> Callable[Concatenate[Client, AskedP], FoundT]:
+    """A method that asks the operation `noun.verb`. It takes the fields of what is asked, in their
+    order or by name, and answers what `pick` takes of the answer."""
+
+    def method(here: Client, /, *values: AskedP.args, **named: AskedP.kwargs) -> FoundT:
+        return pick(here.call(name, asked(*values, **named), answer))
+
+    # As if it were written out, for `help` and for those who look at the types.
+    fields = inspect.signature(asked)
+    first = inspect.Parameter("here", inspect.Parameter.POSITIONAL_ONLY)
+    shown = fields.replace(parameters=[first, *fields.parameters.values()])
+    method.__signature__ = shown  # type: ignore[attr-defined]
+    method.__annotations__ = {one.name: one.annotation for one in fields.parameters.values()}
+    method.__doc__ = asked.__doc__
+    return method
+
+
+def _asks(
+    name: str, asked: Callable[AskedP, msgspec.Struct], answer: type[AnswerT]
+) -> Callable[Concatenate[Client, AskedP], AnswerT]:
+    """As `_finds`, of the whole answer."""
+    return _finds(name, asked, answer, lambda found: found)
 
 
 def connect(
@@ -190,29 +137,21 @@ class Client:
         return str(msgspec.json.decode(found.content)["url"])
 
     # services and versions
-    def apply(self, file: str, name: str = "doorstep.yaml") -> ServiceRevision:
-        return self.call("service.apply", ApplyService(file=file, name=name), ServiceRevision)
-
-    def diff(self, file: str, name: str = "doorstep.yaml") -> ServiceDiff:
-        return self.call("service.diff", ApplyService(file=file, name=name), ServiceDiff)
-
-    def services(self) -> tuple[Service, ...]:
-        return self.call("service.list", ListServices(), Services).services
-
-    def service(self, service: str) -> Service:
-        return self.call("service.show", ShowService(service=service), Service)
-
-    def status(self, service: str = "") -> tuple[ServiceStatus, ...]:
-        return self.call("service.status", ShowStatus(service=service), Statuses).services
-
-    def history(self, service: str, at: int = 0) -> History:
-        return self.call("service.history", ShowHistory(service=service, at=at), History)
-
-    def versions(self, service: str) -> tuple[Version, ...]:
-        return self.call("version.list", ListVersions(service=service), Versions).versions
-
-    def version(self, version: str) -> Version:
-        return self.call("version.show", ShowVersion(version=version), Version)
+    apply = _asks("service.apply", _register.ApplyService, _register.ServiceRevision)
+    diff = _asks("service.diff", _register.ApplyService, _register.ServiceDiff)
+    services = _finds(
+        "service.list", _register.ListServices, _register.Services, lambda found: found.services
+    )
+    service = _asks("service.show", _register.ShowService, _register.Service)
+    status = _finds(
+        "service.status", _monitor.ShowStatus, _monitor.Statuses, lambda found: found.services
+    )
+    history = _asks("service.history", _govern.ShowHistory, _govern.History)
+    versions = _finds(
+        "version.list", _register.ListVersions, _register.Versions, lambda found: found.versions
+    )
+    version = _asks("version.show", _register.ShowVersion, _register.Version)
+    watch = _asks("version.watch", _register.WatchVersion, _register.Version)
 
     def upload(self, folder: Path, files: Mapping[str, Path]) -> None:
         """Upload a bundle's files and others by digest; those that are there are not sent again.
@@ -220,8 +159,8 @@ class Client:
         folder: a built bundle, or a folder to hash; files: digest -> file, for files beside it.
         """
         wanted = {**files, **{_digest(path): path for path in _files(folder)}}
-        asked = FindMissing(digests=tuple(sorted(wanted)))
-        for digest in self.call("blob.missing", asked, Missing).digests:
+        asked = _register.FindMissing(digests=tuple(sorted(wanted)))
+        for digest in self.call("blob.missing", asked, _register.Missing).digests:
             self._send(
                 "PUT",
                 f"/blobs/{digest}",
@@ -238,8 +177,8 @@ class Client:
         speed_ms_p99: float = 0.0,
         trust: SignedTrust | None = None,
         findings: Iterable[Finding] = (),
-    ) -> Version:
-        asked = RegisterVersion(
+    ) -> _register.Version:
+        asked = _register.RegisterVersion(
             file=file,
             digest=digest,
             holdout=holdout,
@@ -247,117 +186,51 @@ class Client:
             trust=trust,
             findings=tuple(findings),
         )
-        return self.call("version.register", asked, Version)
+        return self.call("version.register", asked, _register.Version)
 
     # gates and releases
-    def run_gates(self, version: str) -> GateRun:
-        return self.call("gate.run", RunGates(version=version), GateRun)
-
-    def gates(self, version: str) -> tuple[GateRun, ...]:
-        return self.call("gate.show", ShowGates(version=version), GateRuns).runs
-
-    def approve(self, version: str, why: str) -> Approvals:
-        return self.call("version.approve", ApproveVersion(version=version, why=why), Approvals)
-
-    def start_release(self, version: str, *, rehearsal: bool = False) -> Release:
-        asked = StartRelease(version=version, rehearsal=rehearsal)
-        return self.call("release.start", asked, Release)
-
-    def estimate_release(self, version: str) -> Forecast:
-        return self.call("release.estimate", EstimateRelease(version=version), Forecast)
-
-    def release(self, release: str) -> Release:
-        return self.call("release.show", ShowRelease(release=release), Release)
-
-    def recompute(self, release: str) -> Recomputed:
-        """Its decisions made again, and its evidence beside the journal."""
-        return self.call("release.recompute", RecomputeRelease(release=release), Recomputed)
-
-    def releases(self, service: str = "") -> tuple[Release, ...]:
-        return self.call("release.list", ListReleases(service=service), Releases).releases
-
-    def differences(self, release: str) -> Differences:
-        return self.call("release.differences", ShowDifferences(release=release), Differences)
-
-    def pause(self, release: str, why: str) -> Release:
-        return self.call("release.pause", ChangeRelease(release=release, why=why), Release)
-
-    def resume(self, release: str, why: str) -> Release:
-        return self.call("release.resume", ChangeRelease(release=release, why=why), Release)
-
-    def promote(self, release: str, why: str) -> Release:
-        return self.call("release.promote", ChangeRelease(release=release, why=why), Release)
-
-    def rollback(self, service: str, why: str, to: int | None = None) -> Release:
-        return self.call("service.rollback", Rollback(service=service, why=why, to=to), Release)
-
-    def kill(self, version: str, why: str) -> Kill:
-        return self.call("version.kill", KillVersion(version=version, why=why), Kill)
-
-    def revive(self, version: str, why: str) -> Kill:
-        return self.call("version.revive", ReviveVersion(version=version, why=why), Kill)
-
-    def watch(self, file: str, name: str, reference: Reference | None = None) -> Version:
-        """A version that another service calls `name`. reference: what its records are compared
-        with, None for that of the newest watched one."""
-        asked = WatchVersion(file=file, name=name, reference=reference)
-        return self.call("version.watch", asked, Version)
+    run_gates = _asks("gate.run", _gate.RunGates, _gate.GateRun)
+    gates = _finds("gate.show", _gate.ShowGates, _gate.GateRuns, lambda found: found.runs)
+    approve = _asks("version.approve", _release.ApproveVersion, _release.Approvals)
+    start_release = _asks("release.start", _release.StartRelease, _release.Release)
+    estimate_release = _asks("release.estimate", _release.EstimateRelease, _release.Forecast)
+    release = _asks("release.show", _release.ShowRelease, _release.Release)
+    recompute = _asks("release.recompute", _release.RecomputeRelease, _release.Recomputed)
+    releases = _finds(
+        "release.list", _release.ListReleases, _release.Releases, lambda found: found.releases
+    )
+    differences = _asks("release.differences", _release.ShowDifferences, _release.Differences)
+    pause = _asks("release.pause", _release.ChangeRelease, _release.Release)
+    resume = _asks("release.resume", _release.ChangeRelease, _release.Release)
+    promote = _asks("release.promote", _release.ChangeRelease, _release.Release)
+    rollback = _asks("service.rollback", _release.Rollback, _release.Release)
+    kill = _asks("version.kill", _release.KillVersion, _release.Kill)
+    revive = _asks("version.revive", _release.ReviveVersion, _release.Kill)
 
     # predictions
-    def prediction(self, prediction: str) -> Prediction:
-        return self.call("prediction.show", ShowPrediction(prediction=prediction), Prediction)
+    prediction = _asks("prediction.show", _journal.ShowPrediction, _journal.Prediction)
+    open_prediction = _asks("prediction.open", _journal.OpenPrediction, _journal.Prediction)
+    predictions = _finds(
+        "prediction.list",
+        _journal.ListPredictions,
+        _journal.Predictions,
+        lambda found: found.predictions,
+    )
+    explain = _asks("prediction.explain", _explain.ExplainPrediction, _explain.Explanation)
+    query = _asks("journal.query", _journal.QueryJournal, _journal.JournalTable)
+    traffic = _asks("traffic.count", _journal.CountTraffic, _journal.Traffic)
+    mark = _asks("journal.mark", _journal.ShowMark, _journal.Mark)
+    keep_mark = _asks("journal.keep-mark", _journal.KeepMark, _journal.Mark)
 
-    def open_prediction(self, prediction: str, why: str) -> Prediction:
-        """With its sealed fields; the ledger says who read them, and why."""
-        asked = OpenPrediction(prediction=prediction, why=why)
-        return self.call("prediction.open", asked, Prediction)
-
-    def erase(self, subject: str, why: str) -> Erased:
+    def erase(self, subject: str, why: str) -> _journal.Erased:
         """Destroy the key of a person. There is no way back."""
-        return self.call("subject.erase", EraseSubject(subject=subject, why=why), Erased)
+        asked = _journal.EraseSubject(subject=subject, why=why)
+        return self.call("subject.erase", asked, _journal.Erased)
 
-    def hold(self, subject: str, why: str, *, ends: bool = False) -> Held:
+    def hold(self, subject: str, why: str, *, ends: bool = False) -> _journal.Held:
         """Keep a person from being erased; or end that."""
-        return self.call("subject.hold", HoldSubject(subject=subject, why=why, ends=ends), Held)
-
-    def predictions(
-        self,
-        service: str,
-        limit: int = 50,
-        key: str = "",
-        *,
-        subject: str = "",
-        version: int = 0,
-        segment: str = "",
-        answer: str = "",
-        status: str = "",
-        kind: str = "",
-        since: int = 0,
-        before: int = 0,
-    ) -> tuple[Prediction, ...]:
-        """The newest that match all that is given."""
-        asked = ListPredictions(
-            service=service,
-            limit=limit,
-            since=since,
-            before=before,
-            version=version,
-            segment=segment,
-            answer=answer,
-            key=key,
-            subject=subject,
-            status=status,
-            kind=kind,
-        )
-        return self.call("prediction.list", asked, Predictions).predictions
-
-    def query(
-        self, sql: str, *, since: int = 0, until: int = 0, limit: int = 1000, timeout_s: float = 30
-    ) -> JournalTable:
-        """One SELECT over `predictions`, `outcomes` or a service's name: `.rows`, `.to_pandas()`,
-        `.to_polars()`. since, until: microseconds UTC."""
-        asked = QueryJournal(sql=sql, since=since, until=until, limit=limit, timeout_s=timeout_s)
-        return self.call("journal.query", asked, JournalTable)
+        asked = _journal.HoldSubject(subject=subject, why=why, ends=ends)
+        return self.call("subject.hold", asked, _journal.Held)
 
     def export(
         self,
@@ -379,7 +252,7 @@ class Client:
         """
         target = Path(to)
         suffix = exported.check(target, force)
-        asked = ExportJournal(
+        asked = _journal.ExportJournal(
             service=service,
             format="csv" if suffix == ".csv" else "parquet",
             since=since,
@@ -406,17 +279,12 @@ class Client:
         except httpx.HTTPError as error:
             raise self._no_answer(error) from None
 
-    def explain(self, prediction: str) -> Explanation:
-        return self.call(
-            "prediction.explain", ExplainPrediction(prediction=prediction), Explanation
-        )
-
     def record_outcomes(
         self, service: str, outcomes: Iterable[OutcomeGiven], batch: str = ""
     ) -> int:
         """How many were recorded. batch: a SHA-256; a batch that was recorded before is not."""
-        asked = RecordOutcomes(service=service, outcomes=tuple(outcomes), batch=batch)
-        return self.call("outcome.record", asked, OutcomesRecorded).recorded
+        asked = _journal.RecordOutcomes(service=service, outcomes=tuple(outcomes), batch=batch)
+        return self.call("outcome.record", asked, _journal.OutcomesRecorded).recorded
 
     def tell_outcomes(
         self,
@@ -425,79 +293,43 @@ class Client:
         batch: str = "",
         *,
         check: bool = False,
-    ) -> OutcomesRecorded:
+    ) -> _journal.OutcomesRecorded:
         """Record those that can be; which are refused and why. check: record nothing."""
-        asked = RecordOutcomes(
+        asked = _journal.RecordOutcomes(
             service=service, outcomes=tuple(outcomes), batch=batch, partial=True, check=check
         )
-        return self.call("outcome.record", asked, OutcomesRecorded)
+        return self.call("outcome.record", asked, _journal.OutcomesRecorded)
 
-    def stream_outcomes(self, service: str, lines: Iterable[bytes]) -> OutcomesTold:
+    def stream_outcomes(self, service: str, lines: Iterable[bytes]) -> _journal.OutcomesTold:
         """Record outcomes as they come, however many. lines: JSON, each with its newline."""
         kind = "application/x-ndjson"
         response = self._send(
             "POST", f"/services/{service}/outcomes", content=iter(lines), type_=kind
         )
-        return msgspec.json.decode(response.content, type=OutcomesTold)
-
-    def mark(self, service: str, source: str) -> Mark:
-        """How far a source was read. source: 64 hex digits."""
-        return self.call("journal.mark", ShowMark(service=service, source=source), Mark)
-
-    def keep_mark(self, service: str, source: str, mark: Mark) -> Mark:
-        return self.call(
-            "journal.keep-mark", KeepMark(service=service, source=source, mark=mark), Mark
-        )
+        return msgspec.json.decode(response.content, type=_journal.OutcomesTold)
 
     def import_rows(
-        self, service: str, rows: Iterable[ImportedRow], *, check: bool = False
-    ) -> Imported:
-        asked = ImportRows(service=service, rows=tuple(rows), check=check)
-        return self.call("prediction.import", asked, Imported)
-
-    def traffic(
-        self, service: str, minutes: int = 60, bucket_s: int = 60, kind: str = ""
-    ) -> Traffic:
-        asked = CountTraffic(service=service, minutes=minutes, bucket_s=bucket_s, kind=kind)
-        return self.call("traffic.count", asked, Traffic)
+        self, service: str, rows: Iterable[_journal.ImportedRow], *, check: bool = False
+    ) -> _journal.Imported:
+        asked = _journal.ImportRows(service=service, rows=tuple(rows), check=check)
+        return self.call("prediction.import", asked, _journal.Imported)
 
     # watching and proving
-    def monitor(self, service: str) -> MonitorView:
-        return self.call("monitor.show", ShowMonitor(service=service), MonitorView)
-
-    def findings(self, service: str = "", state: str = "open") -> Findings:
-        return self.call("finding.list", ListFindings(service=service, state=state), Findings)
-
-    def events(self, service: str = "", kind: str = "", limit: int = 100) -> Events:
-        return self.call("ledger.list", ListEvents(service=service, kind=kind, limit=limit), Events)
-
-    def verify_ledger(self) -> LedgerVerdict:
-        return self.call("ledger.verify", VerifyLedger(), LedgerVerdict)
-
-    def prove(self, prediction: str) -> PredictionProof:
-        asked = ProvePrediction(prediction=prediction)
-        return self.call("prediction.prove", asked, PredictionProof)
+    monitor = _asks("monitor.show", _monitor.ShowMonitor, _monitor.MonitorView)
+    findings = _asks("finding.list", _monitor.ListFindings, _monitor.Findings)
+    events = _asks("ledger.list", _govern.ListEvents, _govern.Events)
+    verify_ledger = _asks("ledger.verify", _govern.VerifyLedger, _govern.LedgerVerdict)
+    prove = _asks("prediction.prove", _govern.ProvePrediction, _govern.PredictionProof)
+    installation = _asks("installation.show", _govern.ShowInstallation, _govern.Installation)
 
     def export_ledger(self) -> bytes:
         """The ledger as NDJSON: the stored bytes, one event a line."""
         return self._send("GET", "/ledger/export", content=None, type_="application/json").content
 
-    def installation(self) -> Installation:
-        return self.call("installation.show", ShowInstallation(), Installation)
-
     # who may call
-    def create_token(
-        self, service: str, name: str = "", *, expires_s: float = 90 * 86400.0, rate: float = 0.0
-    ) -> NewToken:
-        """An API key of the data plane. service: "" for all. rate: requests per second, 0: any."""
-        asked = CreateToken(service=service, name=name, expires_s=expires_s, rate=rate)
-        return self.call("token.create", asked, NewToken)
-
-    def tokens(self, service: str = "") -> tuple[Token, ...]:
-        return self.call("token.list", ListTokens(service=service), Tokens).tokens
-
-    def revoke_token(self, token: str, why: str) -> Token:
-        return self.call("token.revoke", RevokeToken(token=token, why=why), Token)
+    create_token = _asks("token.create", _govern.CreateToken, _govern.NewToken)
+    tokens = _finds("token.list", _govern.ListTokens, _govern.Tokens, lambda found: found.tokens)
+    revoke_token = _asks("token.revoke", _govern.RevokeToken, _govern.Token)
 
 
 def error_from(status: int, body: bytes) -> DoorstepError:

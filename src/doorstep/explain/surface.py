@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 
-class ExplainPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ExplainPrediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prediction: str
 
 

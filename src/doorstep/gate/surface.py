@@ -8,7 +8,7 @@ from doorstep.core.instant import Instant
 from doorstep.core.verdict import Finding, Verdict
 
 
-class RunGates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RunGates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """version: `loans@3`."""
 
     version: str
@@ -40,7 +40,7 @@ class GateRun(msgspec.Struct, frozen=True, kw_only=True):
     basis: GateBasis = GateBasis()
 
 
-class ShowGates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShowGates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: str
 
 

@@ -14,14 +14,14 @@ EVENTS_MAX = 1_000
 ProofState = Literal["proven", "erased", "not-sealed", "broken"]
 
 
-class ListEvents(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ListEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """service: "" for all. kind: a prefix such as "release.", "" for all. before: sequence, 0 is
     the newest."""
 
     service: str = ""
     kind: str = ""
-    before: int = 0
     limit: int = 100
+    before: int = 0
 
 
 class EventView(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +44,7 @@ class Events(msgspec.Struct, frozen=True, kw_only=True):
     size: int
 
 
-class VerifyLedger(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class VerifyLedger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
@@ -60,7 +60,7 @@ class LedgerVerdict(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...]
 
 
-class ProvePrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ProvePrediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prediction: str
 
 
@@ -97,7 +97,7 @@ class PredictionProof(msgspec.Struct, frozen=True, kw_only=True):
     proof: Proof | None = None
 
 
-class ShowHistory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShowHistory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """at: what was live then; 0 is now."""
 
     service: str
@@ -162,7 +162,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     answering_in: str = ""
 
 
-class ShowInstallation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShowInstallation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
@@ -194,7 +194,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
 
 
-class CreateToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """service: "" for all. rate: requests per second on all nodes together, 0 for no limit."""
 
     service: str
@@ -203,13 +203,13 @@ class CreateToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     rate: float = 0.0
 
 
-class ListTokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ListTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """service: "" for all."""
 
     service: str = ""
 
 
-class RevokeToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RevokeToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """token: its id."""
 
     token: str

@@ -21,7 +21,7 @@ MARK_SEEN_MAX = 100_000
 """Rows of one watermark: of a column that tells so few apart, no run takes only what is new."""
 
 
-class ShowPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShowPrediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prediction: str
 
 
@@ -59,7 +59,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     personal: Personal = "none"
 
 
-class OpenPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OpenPrediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """why: goes into the ledger."""
 
     prediction: str
@@ -102,7 +102,7 @@ class Erased(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
-class ListPredictions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ListPredictions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """since, before: only those answered since and before it; 0 is any time and now. before_id: of
     the last one of the page before this one, which was answered at `before`. version: who answered,
     0 for any. kind: "" for what callers saw (live, rehearsal, watched), or one of these or
@@ -111,14 +111,14 @@ class ListPredictions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     service: str
     limit: int = 50
+    key: str = ""
+    subject: str = ""
     since: Instant = 0
     before: Instant = 0
     before_id: str = ""
     version: int = 0
     segment: str = ""
     answer: str = ""
-    key: str = ""
-    subject: str = ""
     status: str = ""
     kind: str = ""
 
@@ -129,7 +129,7 @@ class Predictions(msgspec.Struct, frozen=True, kw_only=True):
     predictions: tuple[Prediction, ...]
 
 
-class QueryJournal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class QueryJournal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """sql: one SELECT over `predictions`, `outcomes`, or a service's name. since, until: only what
     was answered then (microseconds UTC, 0: no end); files outside are not read. limit: of rows."""
 
@@ -230,14 +230,14 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     seen: tuple[str, ...] = ()
 
 
-class ShowMark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShowMark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """source: 64 hex digits that name it."""
 
     service: str
     source: str
 
 
-class KeepMark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class KeepMark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     service: str
     source: str
     mark: Mark
@@ -279,7 +279,7 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     refused: tuple[Refused, ...] = ()
 
 
-class CountTraffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CountTraffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The last `minutes`, in buckets of `bucket_s`. kind: as in `ListPredictions`."""
 
     service: str

@@ -9,7 +9,7 @@ import msgspec
 from doorstep.core.instant import Instant
 
 
-class ListFindings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ListFindings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """service: "" for all. state: open, resolved, or "" for both."""
 
     service: str = ""
@@ -41,7 +41,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[MonitorFindingView, ...]
 
 
-class ShowMonitor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShowMonitor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     service: str
 
 
@@ -127,7 +127,7 @@ class GoalNow(msgspec.Struct, frozen=True, kw_only=True):
     counted: int
 
 
-class ShowStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShowStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """service: "" for all."""
 
     service: str = ""

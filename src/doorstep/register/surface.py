@@ -14,7 +14,7 @@ FILE_BYTES_MAX = 1024 * 1024
 NAME_CHARS_MAX = 200
 
 
-class ApplyService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ApplyService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """file: the text of a service file. name: what to call it in messages, short."""
 
     file: str
@@ -55,7 +55,7 @@ class ServiceRevision(msgspec.Struct, frozen=True, kw_only=True):
     changed: tuple[str, ...]
 
 
-class ShowService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShowService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     service: str
 
 
@@ -75,7 +75,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     created_at: Instant
 
 
-class ListServices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ListServices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
@@ -109,7 +109,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     said: str
 
 
-class WatchVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WatchVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """file: the service file's text. name: what the other service calls its version. reference:
     what its records are compared with; None for what the newest watched version has."""
 
@@ -118,7 +118,7 @@ class WatchVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     reference: Reference | None = None
 
 
-class ShowVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShowVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """version: `loans@3`."""
 
     version: str
@@ -151,7 +151,7 @@ class Version(Registered, frozen=True, kw_only=True):
     manifest: Manifest
 
 
-class ListVersions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ListVersions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     service: str
 
 

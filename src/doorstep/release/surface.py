@@ -9,7 +9,7 @@ import msgspec
 from doorstep.core.instant import Instant
 
 
-class StartRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StartRelease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """version: `loans@2`. rehearsal: its traffic is the caller's own rows, kept out of quality,
     business figures and retraining."""
 
@@ -17,38 +17,38 @@ class StartRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     rehearsal: bool = False
 
 
-class EstimateRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EstimateRelease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """version: `loans@2`, that would be released."""
 
     version: str
 
 
-class ShowRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShowRelease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """release: its id, or a service's name: then its newest release."""
 
     release: str
 
 
-class RecomputeRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RecomputeRelease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """release: its id, or a service's name: then its running release."""
 
     release: str
 
 
-class ListReleases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ListReleases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """service: "" for all."""
 
     service: str = ""
 
 
-class ChangeRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChangeRelease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """release: its id, or a service's name: then its running release."""
 
     release: str
     why: str
 
 
-class ApproveVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ApproveVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """version: `loans@2`, that may be released as it is."""
 
     version: str
@@ -72,7 +72,7 @@ class Approvals(msgspec.Struct, frozen=True, kw_only=True):
     given: tuple[ApprovalView, ...]
 
 
-class Rollback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Give the service back: to the champion while a release runs, else to the last champion. to:
     the number of the version that serves after it, which must have served before; 0 is none."""
 
@@ -81,14 +81,14 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     to: int | None = None
 
 
-class KillVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class KillVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """version: `loans@2`, that nobody may ask any more."""
 
     version: str
     why: str
 
 
-class ReviveVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReviveVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """version: `loans@2`, that was killed and may be asked again."""
 
     version: str
@@ -315,7 +315,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     experiment: ExperimentView | None = None
 
 
-class ShowDifferences(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShowDifferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """release: its id, or a service's name: then its newest release."""
 
     release: str

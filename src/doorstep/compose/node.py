@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +16,7 @@ from doorstep.core.errors import RefusedError, WaitedError
 from doorstep.kernel.files import write_atomic
 from doorstep.kernel.home import Home
 from doorstep.kernel.settings import LOOPBACK, Port
+from doorstep.serve.children import Child
 from doorstep.serve.nodeplan import SUPERVISOR_FILE
 from doorstep.serve.orphan import orphans_ports, workers_live
 from doorstep.serve.statelock import end_holder, holder_of_state
@@ -28,14 +26,9 @@ NODE_STATE = "node"
 OPTIONS = {"data": "port", "health": "health-port", "grpc": "grpc-port"}
 """Of a node, for its ports."""
 DRAIN_S = 15.0
-RESTART_S = 0.2
-RESTART_S_MAX = 5.0
-STEADY_S = 10.0
-"""A supervisor that lived this long is started again after the shortest pause when it dies."""
 END_S = 40.0
 """How long a node may take to answer what is under way when it is ended."""
 _PAUSE_S = 0.05
-LOG_BYTES_MAX = 10 * 1024 * 1024
 _log = logging.getLogger("doorstep.up")
 
 
@@ -110,60 +103,31 @@ class Node:
     def __init__(
         self, home: Home, ports: NodePorts, workers: int, more: Sequence[str] = ()
     ) -> None:
-        self._command = [
-            *(sys.executable, "-P", "-m", "doorstep.serve.node", "--home", str(home.path)),
-            *("--host", LOOPBACK, "--port", str(ports.data), "--health-port", str(ports.health)),
+        argv = [
+            *("-m", "doorstep.serve.node", "--home", str(home.path), "--host", LOOPBACK),
+            *("--port", str(ports.data), "--health-port", str(ports.health)),
             *("--workers", str(workers), "--state", str(home.run / NODE_STATE), "--node", NODE),
             *(() if ports.grpc is None else ("--grpc-port", str(ports.grpc))),
             *more,
         ]
-        self._log = home.run / "node.log"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pause_s = RESTART_S
-        self._started_s = self._again_s = 0.0
+        self._child = Child("node", "node", argv, home.run)
 
-    def start(self, bound: Mapping[str, socket.socket] | None = None) -> None:
+    def start(self, bound: Mapping[str, socket.socket]) -> None:
         """bound: sockets at its ports, by name; they are its own from now on."""
-        self._started_s = time.monotonic()
-        given = {OPTIONS[name]: one.fileno() for name, one in (bound or {}).items()}
+        given = {OPTIONS[name]: one.fileno() for name, one in bound.items()}
         words = [word for name, fd in given.items() for word in ("--bound", f"{name}={fd}")]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._command, *words], stdin=subprocess.PIPE, stdout=log, stderr=log,
-                start_new_session=True, pass_fds=tuple(given.values()),
-            )  # fmt: skip
-        for one in (bound or {}).values():
+        self._child.keep(tuple(given.values()), [*self._child.argv, *words])
+        for one in bound.values():
             one.close()
 
     def revive(self) -> None:
         """Start it again if it has died and its pause is over; keep its log short."""
-        self._bound_log()
-        if self._process is None or self._process.poll() is None:
-            return
-        now_s = time.monotonic()
-        if self._again_s == 0.0:
-            _log.error("the node ended with code %s", self._process.returncode)
-            if now_s - self._started_s >= STEADY_S:
-                self._pause_s = RESTART_S
-            self._again_s = now_s + self._pause_s
-            self._pause_s = min(2 * self._pause_s, RESTART_S_MAX)
-        elif now_s >= self._again_s:
-            self._again_s = 0.0
-            self.start()
-
-    def _bound_log(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._log.stat().st_size > LOG_BYTES_MAX:
-                os.truncate(self._log, 0)
+        code = self._child.reap()
+        if code is not None:
+            _log.error("the node ended with code %s", code)
+        if self._child.starts:
+            self._child.keep()
 
     def stop(self) -> None:
         """Drain it; end it if it takes too long."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(DRAIN_S)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self._child.end(DRAIN_S)

@@ -1,4 +1,4 @@
-"""Processes that the supervisor keeps alive: a slot, what runs there, and when to try again."""
+"""Processes that are kept alive: a slot, what runs there, and when to try again."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ LAST_WORDS_CHARS_MAX = 300
 STOP_S = 5.0
 """A child that was asked to end is killed after this."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-ChildKind = Literal["front", "engine", "shadow", "compactor"]
+ChildKind = Literal["front", "engine", "shadow", "compactor", "node"]
 
 
 def child_environment(kind: ChildKind) -> dict[str, str]:
     """A short list of our variables: no secret of ours reaches model code. The compactor, which
-    runs none, has those of the journal's store."""
+    runs none, has those of the journal's store; a node, which starts them, has all."""
+    if kind == "node":
+        return dict(os.environ)
     kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT_KEPT}
     if kind == "compactor":
         kept |= store_environment(os.environ)
@@ -146,6 +148,7 @@ class Child:
         return lines[-1][:LAST_WORDS_CHARS_MAX] if lines else ""
 
     def report(self, plan_number: int) -> WorkerReport:
+        assert self.kind != "node"  # which writes reports, and is in none
         return WorkerReport(
             slot=self.slot,
             kind=self.kind,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from doorstep.compose.node import LOG_BYTES_MAX, Node, NodePorts
+from doorstep.compose.node import Node, NodePorts
 from doorstep.kernel.home import open_home
+from doorstep.serve.children import LOG_BYTES_MAX
 
 
 def test_the_nodes_log_is_emptied_once_it_is_too_long(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
+
 from doorstep.core.ids import digest_of
 from doorstep.core.plan import ServicePlan, VersionPlan
 from doorstep.serve.children import Child, rss_mb
@@ -32,25 +34,23 @@ IDLE_S = 30.0
 """An engine that was used so lately is not put to sleep for another one."""
 
 
-class EngineSlot:
+class EngineSlot(msgspec.Struct, eq=False):
     """One engine: its process, its socket, whether somebody wants it. used_s: when it was used
     last, by the monotonic clock; pinned: a release is about it. asleep: it runs when it is asked.
     tries: starts since it was warm.
     """
 
-    def __init__(self, child: Child, path: Path, name: str, *, asleep: bool) -> None:
-        self.child = child
-        self.path = path
-        self.name = name
-        self.asleep = asleep
-        self.pinned = False
-        self.used_s = 0.0
-        self.size_mb = ENGINE_MB
-        self.unwanted_s: float | None = None
-        self.began_s = time.monotonic()
-        self.warm = False
-        self.tries = 0
-        self.hung = 0
+    child: Child
+    path: Path
+    name: str
+    asleep: bool
+    pinned: bool = False
+    used_s: float = 0.0
+    size_mb: float = ENGINE_MB
+    unwanted_s: float | None = None
+    began_s: float = msgspec.field(default_factory=time.monotonic)
+    warm: bool = False
+    tries: int = 0
 
     def keep(self) -> None:
         if self.asleep:
@@ -119,7 +119,6 @@ class Engines:
         for slot in self.slots.values():
             if str(slot.path) == socket and slot.warm and slot.child.running:
                 slot.warm = False
-                slot.hung += 1
                 slot.child.stop(0.0)
 
     def use(self, services: Iterable[ServicePlan]) -> None:

@@ -238,25 +238,9 @@ def quantile_ms(buckets: list[int], share: float) -> float:
 
 
 def _cell(key: CellKey, counts: CellCounts) -> Cell:
-    return Cell(
-        release=key.release,
-        epoch=key.epoch,
-        segment=key.segment,
-        arm=key.arm,
-        requests=counts.requests,
-        ok=counts.ok,
-        bad=counts.bad,
-        in_flight=counts.in_flight,
-        seen=struct.pack(f"<{len(counts.seen)}Q", *counts.seen),
-        bad_units=struct.pack(f"<{len(counts.bad_units)}Q", *counts.bad_units),
-        plus=counts.plus,
-        zero=counts.zero,
-        minus=counts.minus,
-        alike=counts.alike,
-        differ=counts.differ,
-        timed=counts.timed,
-        slow=counts.slow,
-    )
+    units = {"seen": counts.seen, "bad_units": counts.bad_units}
+    packed = {name: struct.pack(f"<{len(one)}Q", *one) for name, one in units.items()}
+    return Cell(**key._asdict(), **(msgspec.structs.asdict(counts) | packed))
 
 
 def _kernel_boot() -> str:

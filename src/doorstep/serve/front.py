@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 import uvloop
@@ -42,6 +42,7 @@ from doorstep.serve.limits import (
     SWEEP_S,
     TLS_CLOSE_S,
 )
+from doorstep.serve.link import Link
 from doorstep.serve.models import Models
 from doorstep.serve.nodeplan import (
     MESSAGE_CHARS_MAX,
@@ -51,15 +52,11 @@ from doorstep.serve.nodeplan import (
     FrontStart,
     Full,
     Lease,
-    Lines,
     NodePlan,
     Order,
     Refuses,
     Serves,
     Sleep,
-    Trouble,
-    Word,
-    encode_line,
     plan_file,
 )
 from doorstep.serve.observe import observers_of
@@ -79,39 +76,7 @@ GC_THRESHOLD = 50_000
 ACCEPTED_S = 0.1
 """Until then a client that was accepted before the listeners closed has been heard of."""
 WHY_CHARS_MAX = 200
-"""Of each version that cannot be loaded: thousands of them must fit one line to the supervisor."""
-
-
-class Link(asyncio.Protocol):
-    """The worker's end of the socket pair to its supervisor."""
-
-    def __init__(self, front: Front) -> None:
-        self._front = front
-        self._lines = Lines()
-        self._transport: asyncio.WriteTransport | None = None
-        self._told: dict[str, str] = {}
-        self._decode = msgspec.json.Decoder(Order).decode
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        for line in self._lines.feed(data):
-            self._front.obey(self._decode(line))
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        self._transport = None
-        self._front.lose_supervisor()
-
-    def say(self, word: Word) -> None:
-        if self._transport is not None:
-            self._transport.write(encode_line(word))
-
-    def tell(self, topic: str, what: str) -> None:
-        """Report a problem once, and once that it is over."""
-        if self._told.get(topic, "") != what:
-            self._told[topic] = what
-            self.say(Trouble(topic, what[:MESSAGE_CHARS_MAX]))
+"""Of each version that cannot be loaded: thousands of them go in one message to the supervisor."""
 
 
 class Connection(Protocol):
@@ -137,7 +102,7 @@ class Front:
         shared = [one for one in (options.listen, options.rpc) if one is not None]
         self._listeners = [socket.socket(fileno=one) for one in shared]
         self._link_socket = socket.socket(fileno=start.link)
-        self.link = Link(self)
+        self.link = Link(Order, self.obey, self.lose_supervisor)
         self._cells = CellWriter(Path(start.cells), (start.place, options.workers))
         writer = BlockWriter(
             Path(options.journal), node=options.node, boot=options.run, slot=start.slot,

@@ -6,12 +6,12 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
 
 import msgspec
 
 from doorstep.serve.cells import create_cells
 from doorstep.serve.children import Child
+from doorstep.serve.link import Link
 from doorstep.serve.nodeplan import (
     Apply,
     Drain,
@@ -20,7 +20,6 @@ from doorstep.serve.nodeplan import (
     Full,
     Hung,
     Lease,
-    Lines,
     Order,
     Refuses,
     Serves,
@@ -28,13 +27,12 @@ from doorstep.serve.nodeplan import (
     Trouble,
     Wake,
     Word,
-    encode_line,
 )
 
 FRONT_MODULE = "doorstep.serve.front"
 
 
-class FrontWorker(asyncio.Protocol):
+class FrontWorker:
     """One front process. served: generation and number of the plan it serves, -1 if none."""
 
     def __init__(
@@ -48,45 +46,26 @@ class FrontWorker(asyncio.Protocol):
         self.unloaded: dict[str, str] = {}
         self.draining = False
         self.troubles: dict[str, str] = {}
+        self.link = Link(Word, self._take)
         self._hear = hear
-        self._lines = Lines()
-        self._transport: asyncio.WriteTransport | None = None
-        self._unsent: list[Order] = []
-        self._decode = msgspec.json.Decoder(Word).decode
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)
-        for order in self._unsent:
-            self.order(order)
-
-    def data_received(self, data: bytes) -> None:
-        for line in self._lines.feed(data):
-            word = self._decode(line)
-            match word:
-                case Serves(generation, number, held_back, unloaded):
-                    self.served, self.number = generation, number
-                    self.held_back, self.unloaded = held_back, unloaded
-                    self.troubles.pop("plan", None)
-                case Refuses(why=why):
-                    self.troubles["plan"] = why
-                case Trouble(topic, what):
-                    self.troubles[topic] = what
-                case Full() | Hung() | Wake():
-                    pass
-            self._hear(self, word)
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        self._transport = None
-
-    def order(self, order: Order) -> None:
-        if self._transport is not None:
-            self._transport.write(encode_line(order))
-        else:
-            self._unsent.append(order)
+    def _take(self, word: Word) -> None:
+        match word:
+            case Serves(generation, number, held_back, unloaded):
+                self.served, self.number = generation, number
+                self.held_back, self.unloaded = held_back, unloaded
+                self.troubles.pop("plan", None)
+            case Refuses(why=why):
+                self.troubles["plan"] = why
+            case Trouble(topic, what):
+                self.troubles[topic] = what
+            case Full() | Hung() | Wake():
+                pass
+        self._hear(self, word)
 
     def drain(self, grace_s: float) -> None:
         self.draining = True
-        self.order(Drain(grace_s))
+        self.link.say(Drain(grace_s))
 
 
 class FrontSlots:
@@ -155,7 +134,7 @@ class FrontSlots:
     def tell_all(self, order: Apply | Lease | Sleep) -> None:
         for worker in self.live + self.leaving:
             if not worker.draining:
-                worker.order(order)
+                worker.link.say(order)
 
     def _start(self, at: int, first: list[Order]) -> None:
         child, options = self._children[at], self._options
@@ -177,15 +156,9 @@ class FrontSlots:
             return
         worker = FrontWorker(child, cells, self._hear)
         for order in first:
-            worker.order(order)
+            worker.link.say(order)
         self.current[at] = worker
         loop = asyncio.get_running_loop()
         ours.setblocking(False)
         # Kept by the transport that the loop holds; a task that is done needs no name.
-        loop.create_task(_connect(loop, worker, ours))  # noqa: RUF006
-
-
-async def _connect(
-    loop: asyncio.AbstractEventLoop, worker: FrontWorker, ours: socket.socket
-) -> None:
-    await loop.create_connection(lambda: worker, sock=ours)
+        loop.create_task(loop.create_connection(lambda: worker.link, sock=ours))  # noqa: RUF006

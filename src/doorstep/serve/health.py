@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from doorstep.core.instant import SECOND_US
 from doorstep.journal.stored import StoreStatus, store_status
 from doorstep.serve.breaker import TOPIC
-from doorstep.serve.counters import BUCKETS, FAMILIES, LATENCY_EDGES_US, Key, Values
+from doorstep.serve.counters import BUCKETS, FAMILIES, LATENCY_EDGES_US, Family
 from doorstep.serve.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -22,6 +22,21 @@ REQUEST_S = 5.0
 LINE_BYTES_MAX = 4096
 SHOWN_EVERY = 3
 """Of the latency buckets: their edges then double, which is enough, and a third of the lines."""
+STARTS = Family("starts", "Starts of a slot", ("slot", "kind"))
+MEMORY = Family("rss_bytes", "Memory of a slot", ("slot", "kind"), "gauge")
+BREAKER = Family("breaker_open", "1 while a version is not asked", ("slot", "version"), "gauge")
+PLAN = Family("plan_number", "The plan that every front worker serves", (), "gauge")
+LEASE = Family("lease_held", "1 while challengers may serve", (), "gauge")
+PROBLEMS = Family("problems", "Problems in the report", (), "gauge")
+WAITING = Family("store_waiting_bytes", "Of the journal, not in its object store yet", (), "gauge")
+BEHIND = Family(
+    "store_behind_since_timestamp_seconds",
+    "Unix time since when the object store takes nothing; 0 if it does",
+    (),
+    "gauge",
+)
+READY = Family("ready", "1 while a front worker serves a plan", (), "gauge")
+NOW = (STARTS, MEMORY, BREAKER, PLAN, LEASE, PROBLEMS, WAITING, BEHIND, READY)
 
 
 async def serve_health(supervisor: Supervisor, listener: socket.socket) -> asyncio.Server:
@@ -73,37 +88,6 @@ def metrics_text(supervisor: Supervisor) -> bytes:
 
 
 def _metrics(supervisor: Supervisor) -> list[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-    gauges = _gauges(supervisor)
-    starts = CounterMetricFamily("doorstep_starts", "Starts of a slot", labels=["slot", "kind"])
-    memory = GaugeMetricFamily("doorstep_rss_bytes", "Memory of a slot", labels=["slot", "kind"])
-    for worker in supervisor.report.workers if supervisor.report else ():
-        starts.add_metric([worker.slot, worker.kind], worker.starts)
-        memory.add_metric([worker.slot, worker.kind], worker.rss_mb * 1e6)
-    families = [
-        GaugeMetricFamily(name, about, value=value) for name, (about, value) in gauges.items()
-    ]
-    counted = _counted(supervisor.evidence.counters)
-    return [*counted, starts, memory, _breakers(supervisor), *families]
-
-
-def _breakers(supervisor: Supervisor) -> Metric:
-    from prometheus_client.core import GaugeMetricFamily
-
-    found = GaugeMetricFamily(
-        "doorstep_breaker_open", "1 while a version is not asked", labels=["slot", "version"]
-    )
-    for front in supervisor.fronts.live:
-        for topic, what in front.troubles.items():
-            if topic.startswith(TOPIC):
-                version = topic.removeprefix(TOPIC)
-                found.add_metric([front.child.slot, version], float(bool(what)))
-    return found
-
-
-def _counted(counters: Mapping[Key, Values]) -> list[Metric]:
-    """Every family, with its rows."""
     from prometheus_client.core import (
         CounterMetricFamily,
         GaugeMetricFamily,
@@ -117,36 +101,35 @@ def _counted(counters: Mapping[Key, Values]) -> list[Metric]:
     }
     found: dict[str, Any] = {
         one.name: kinds[one.kind](f"doorstep_{one.name}", one.about, labels=one.labels)
-        for one in FAMILIES
+        for one in (*FAMILIES, *NOW)
     }
-    for (name, *labels), values in sorted(counters.items()):
+    for (name, *labels), values in sorted(supervisor.evidence.counters.items()):
         if len(values) > 1:
             found[name].add_metric(labels, _cumulative(values[:BUCKETS]), values[BUCKETS] / 1e6)
         elif name in found:
             found[name].add_metric(labels, values[0])
+    for family, now_labels, value in _now(supervisor):
+        found[family.name].add_metric(now_labels, value)
     return list(found.values())
 
 
-def _gauges(supervisor: Supervisor) -> dict[str, tuple[str, float]]:
-    report = supervisor.report
-    store = store_status(supervisor.options.home, supervisor.options.node) or StoreStatus(
-        at=0, url=""
-    )
-    return {
-        "doorstep_plan_number": (
-            "The plan that every front worker serves", report.plan_number if report else 0
-        ),
-        "doorstep_lease_held": ("1 while challengers may serve", float(supervisor.lease_held)),
-        "doorstep_problems": ("Problems in the report", len(report.problems) if report else 0),
-        "doorstep_store_waiting_bytes": (
-            "Of the journal, not in its object store yet", store.waiting_bytes
-        ),
-        "doorstep_store_behind_since_timestamp_seconds": (
-            "Unix time since when the object store takes nothing; 0 if it does",
-            store.behind_since / SECOND_US,
-        ),
-        "doorstep_ready": ("1 while a front worker serves a plan", float(supervisor.ready)),
-    }  # fmt: skip
+def _now(supervisor: Supervisor) -> Iterator[tuple[Family, tuple[str, ...], float]]:
+    """What is so now, beside what was counted: a value of one of NOW, with its labels."""
+    report, options = supervisor.report, supervisor.options
+    for worker in report.workers if report else ():
+        yield STARTS, (worker.slot, worker.kind), worker.starts
+        yield MEMORY, (worker.slot, worker.kind), worker.rss_mb * 1e6
+    for front in supervisor.fronts.live:
+        for topic, what in front.troubles.items():
+            if topic.startswith(TOPIC):
+                yield BREAKER, (front.child.slot, topic.removeprefix(TOPIC)), float(bool(what))
+    store = store_status(options.home, options.node) or StoreStatus(at=0, url="")
+    yield PLAN, (), report.plan_number if report else 0
+    yield LEASE, (), float(supervisor.lease_held)
+    yield PROBLEMS, (), len(report.problems) if report else 0
+    yield WAITING, (), store.waiting_bytes
+    yield BEHIND, (), store.behind_since / SECOND_US
+    yield READY, (), float(supervisor.ready)
 
 
 def _cumulative(buckets: list[int]) -> list[tuple[str, float]]:

@@ -19,6 +19,7 @@ from http import HTTPStatus
 from typing import Any, Protocol, cast
 
 import httptools
+import msgspec
 
 from doorstep.serve.limits import (
     BODIES_BYTES_MAX,
@@ -61,24 +62,18 @@ KEPT = KEPT_ALIKE | {
 """All headers that an answerer reads; a head with one of the others is not remembered."""
 
 
-class Head:
+class Head(msgspec.Struct):
     """What a request's head says. length: of the body, from Content-Length. fields: the headers
     of KEPT that it has, by their names in lower case. place: where it leads, once its answerer has
     found that out."""
 
-    __slots__ = ("fields", "keep_alive", "length", "method", "place", "said_keep_alive", "url")
-
-    def __init__(
-        self, method: bytes, url: bytes, length: int, keep_alive: bool, said_keep_alive: bool,
-        fields: dict[bytes, bytes],
-    ) -> None:  # fmt: skip
-        self.method = method
-        self.url = url
-        self.length = length
-        self.keep_alive = keep_alive
-        self.said_keep_alive = said_keep_alive
-        self.fields = fields
-        self.place: Any = None
+    method: bytes
+    url: bytes
+    length: int
+    keep_alive: bool
+    said_keep_alive: bool
+    fields: dict[bytes, bytes]
+    place: Any = None
 
 
 class Gate(Protocol):
@@ -109,16 +104,13 @@ class _Refused(Exception):
     """Stops the parser inside one of its callbacks."""
 
 
-class HttpExchange:
+class HttpExchange(msgspec.Struct):
     """One request of a connection, and the place of its answer."""
 
-    __slots__ = ("connection", "data", "head", "keep_alive")
-
-    def __init__(self, connection: HttpConnection, head: Head, keep_alive: bool) -> None:
-        self.connection = connection
-        self.head = head
-        self.keep_alive = keep_alive
-        self.data: bytes | None = None
+    connection: HttpConnection
+    head: Head
+    keep_alive: bool
+    data: bytes | None = None
 
     def respond(self, status: int, body: bytes, headers: bytes = b"", media: bytes = JSON) -> None:
         """Answer. headers: whole lines, each with its line end. media: the body's content type."""

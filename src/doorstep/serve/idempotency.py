@@ -23,6 +23,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from doorstep.core.errors import InputError
 from doorstep.serve.admission import WireError
 from doorstep.serve.call import Exchange
@@ -85,17 +87,6 @@ class Answered(NamedTuple):
     media: bytes
 
 
-class Refused(NamedTuple):
-    """Why a key cannot be used now."""
-
-    status: int
-    code: str
-    message: str
-
-
-_UNAVAILABLE = Refused(503, "idempotency-unavailable", "the node cannot keep answers by key now")
-
-
 class KeyStore:
     """Keys and answers. owner: the worker's cell file in `cells`, which it holds locked while it
     lives. Every method raises sqlite3.Error or OSError when the file cannot be used."""
@@ -117,22 +108,21 @@ class KeyStore:
         self._swept_s = 0.0
         self._stored = self._stored_bytes = self._dropped = 0
 
-    def claim(self, key: bytes, request: bytes, now: int) -> Answered | Refused | None:
-        """The stored answer of this request, or why it must not be made now; None: the key is
-        ours until `store` or `release`. now: seconds UTC."""
+    def claim(self, key: bytes, request: bytes, now: int) -> Answered | None:
+        """The stored answer of this request; None: the key is ours until `store` or `release`.
+        now: seconds UTC. Raises: WireError (`idempotency-mismatch`, `idempotency-in-flight`)."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             found = self._db.execute("SELECT * FROM answer WHERE key = ?", (key,)).fetchone()
             if found is not None and not self._is_over(found, now):
                 _, known, _, _, body, headers, media = found
                 if known != request:
-                    return Refused(
+                    raise WireError(
                         422, "idempotency-mismatch", "this key came with another request before"
                     )
                 if body is None:
-                    return Refused(
-                        409, "idempotency-in-flight", "the first request with this key is under way"
-                    )
+                    said = "the first request with this key is under way"
+                    raise WireError(409, "idempotency-in-flight", said, headers=RETRY)
                 return Answered(body, headers, media)
             row = (key, request, self._owner, now)
             self._db.execute(
@@ -199,30 +189,29 @@ class KeyStore:
             return False
 
 
-class KeyedExchange:
+class KeyedExchange(msgspec.Struct):
     """The place of an answer that is stored before it is given."""
 
-    def __init__(self, keys: IdempotencyKeys, visit: Visit, key: bytes, request_id: str) -> None:
-        self._keys = keys
-        self._visit = visit
-        self._key = key
-        self._request_id = request_id
+    keys: IdempotencyKeys
+    visit: Visit
+    key: bytes
+    request_id: str
 
     def respond(self, status: int, body: bytes, headers: bytes = b"", media: bytes = JSON) -> None:
         def give(stored: bool) -> None:
             if not stored:
                 self.release()
-                return self._keys.refuse_unavailable(self._visit, self._request_id)
-            return self._visit.exchange.respond(status, body, headers, media)
+                return self.keys.refuse_unavailable(self.visit, self.request_id)
+            return self.visit.exchange.respond(status, body, headers, media)
 
         if status == 200:
-            return self._keys.store(self._key, Answered(body, headers, media), give)
+            return self.keys.store(self.key, Answered(body, headers, media), give)
         self.release()
         return give(True)
 
     def release(self) -> None:
         """The request was not taken."""
-        self._keys.release(self._key)
+        self.keys.release(self.key)
 
 
 class _Write(NamedTuple):
@@ -264,14 +253,10 @@ class IdempotencyKeys:
             found = store.claim(key, _request_of(visit), now)
         except (sqlite3.Error, OSError) as error:
             self._lose(error)
-            raise _wire(_UNAVAILABLE) from None
-        match found:
-            case Answered(body, headers, media):
-                visit.exchange.respond(200, body, headers + REPLAYED, media)
-            case Refused():
-                raise _wire(found)
-            case None:
-                return KeyedExchange(self, visit, key, request_id)
+            raise _unavailable() from None
+        if found is None:
+            return KeyedExchange(self, visit, key, request_id)
+        visit.exchange.respond(200, found.body, found.headers + REPLAYED, found.media)
         return None
 
     def store(self, key: bytes, answer: Answered, then: Callable[[bool], None]) -> None:
@@ -282,10 +267,10 @@ class IdempotencyKeys:
         self._write(lambda store: store.release(key), lambda _: None, KEY_FLIGHT_S)
 
     def refuse_unavailable(self, visit: Visit, request_id: str) -> None:
-        status, code, message = _UNAVAILABLE
-        headers = f"doorstep-request-id: {request_id}\r\n".encode() + RETRY
-        body = visit.codec.refusal(code, message, "", request_id)
-        visit.exchange.respond(status, body, headers)
+        error = _unavailable()
+        headers = f"doorstep-request-id: {request_id}\r\n".encode() + error.headers
+        body = visit.codec.refusal(error.code, error.message, "", request_id)
+        visit.exchange.respond(error.status, body, headers)
 
     def _open(self) -> KeyStore:
         if self._store is None:
@@ -342,9 +327,9 @@ def _is_busy(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
-def _wire(why: Refused) -> WireError:
-    headers = RETRY if why.status in (409, 503) else b""
-    return WireError(why.status, why.code, why.message, headers=headers)
+def _unavailable() -> WireError:
+    said = "the node cannot keep answers by key now"
+    return WireError(503, "idempotency-unavailable", said, headers=RETRY)
 
 
 def _key_of(head: Head, name: bytes) -> bytes:

@@ -4,7 +4,7 @@
     <state>/plan.json                the last one that every worker served: what a restart begins
                                      with, and what the shadow scorer reads
 
-Between supervisor and worker goes one line of JSON per message on a Unix socket pair.
+Between supervisor and worker goes one frame (`wire.py`) per message on a Unix socket pair.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from doorstep.serve.observe_options import ObserveOptions
 from doorstep.serve.tls import TlsFiles
 
 FORMAT = 1
-LINE_BYTES_MAX = 1024 * 1024
 PLAN_FILE = "plan.json"
 SUPERVISOR_FILE = "supervisor"
 LISTENER_SOCKET = "listener.sock"
@@ -177,20 +176,3 @@ def plan_file(state: Path, generation: int) -> Path:
 def engine_key(version: VersionPlan) -> str:
     """Names the engine of a version: same bundle, form and trust, same engine."""
     return f"{version.bundle[:24]}-{version.form}{'-trusted' if version.trusted else ''}"
-
-
-def encode_line(message: Order | Word) -> bytes:
-    return msgspec.json.encode(message) + b"\n"
-
-
-class Lines:
-    """Cuts a byte stream into messages. Raises: ValueError on a line that is too long."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LINE_BYTES_MAX:
-            raise ValueError(f"a message of more than {LINE_BYTES_MAX} bytes")
-        return lines

@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 
 import grpc
 import grpc.aio
+import msgspec
 
 from doorstep.serve import oip_grpc
 from doorstep.serve.http import FOREVER, JSON, KEPT, Head
@@ -77,14 +78,11 @@ Answer = tuple[int, bytes, bytes]
 """Status, body, headers."""
 
 
-class RpcExchange:
+class RpcExchange(msgspec.Struct):
     """One call, and the place of its answer. message: None once it was read."""
 
-    __slots__ = ("answer", "message")
-
-    def __init__(self, message: Any, answer: asyncio.Future[Answer]) -> None:
-        self.message = message
-        self.answer = answer
+    message: Any
+    answer: asyncio.Future[Answer]
 
     def respond(self, status: int, body: bytes, headers: bytes = b"", _media: bytes = JSON) -> None:
         # Done before: the caller has gone, or its deadline has passed.

@@ -75,19 +75,14 @@ LIVE = int(Kind.LIVE)
 _encode = msgspec.json.Encoder().encode
 
 
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A route that was found: whose it is, and what its path names."""
 
-    __slots__ = ("codec", "handler", "is_probe", "service", "version")
-
-    def __init__(
-        self, codec: Codec, handler: Handler, is_probe: bool, service: str, version: str
-    ) -> None:
-        self.codec = codec
-        self.handler = handler
-        self.is_probe = is_probe
-        self.service = service
-        self.version = version
+    codec: Codec
+    handler: Handler
+    is_probe: bool
+    service: str
+    version: str
 
 
 class Site:

@@ -199,10 +199,11 @@ class Supervisor:
                 step()
             except OSError as error:
                 failed = f"the state folder cannot be used: {error.strerror}"
-        if failed:
-            self._problems["state"] = failed
-        else:
-            self._problems.pop("state", None)
+        self._tell("state", failed)
+
+    def _tell(self, topic: str, what: str) -> None:
+        """Something is wrong; or it is over, with an empty sentence."""
+        self._problems[topic] = what
 
     def _announce(self) -> None:
         if not self._announced and self.ready:
@@ -219,10 +220,10 @@ class Supervisor:
             if self.options.tls:
                 server_context(self.options.tls)
         except DoorstepError as error:
-            self._problems["roll"] = error.message
-            return
+            return self._tell("roll", error.message)
         if self._rolling is None or self._rolling.done():
             self._rolling = asyncio.get_running_loop().create_task(self._roll())
+        return None
 
     async def _roll(self) -> None:
         for at in range(len(self.fronts.current)):
@@ -239,10 +240,10 @@ class Supervisor:
             if new is not None and is_up and known.issuperset(new.held_back):
                 old.drain(DRAIN_S)
             else:
-                self._problems["roll"] = f"a new {old.child.slot} did not start; the old one stays"
                 self.fronts.put_back(at, old)
-                return
-        self._problems.pop("roll", None)
+                said = f"a new {old.child.slot} did not start; the old one stays"
+                return self._tell("roll", said)
+        return self._tell("roll", "")
 
     async def _shut_down(self) -> None:
         """Rolling drain, then the engines, then a last report."""
@@ -268,16 +269,12 @@ class Supervisor:
         try:
             published = self.feed.poll()
         except DoorstepError as error:
-            self._problems["plan"] = error.message
-            return
+            return self._tell("plan", error.message)
         except OSError as error:
-            self._problems["plan"] = (
-                f"the home cannot be read, or the state folder not written: {error.strerror}"
-            )
-            return
-        if published is not None:
-            self._wanted = published
-        self._problems.pop("plan", None)
+            said = f"the home cannot be read, or the state folder not written: {error.strerror}"
+            return self._tell("plan", said)
+        self._wanted = published or self._wanted
+        return self._tell("plan", "")
 
     def _reconcile(self) -> None:
         """Bring `wanted` one step nearer; publish what of it is there."""
@@ -451,9 +448,9 @@ class Supervisor:
         self.engines.keep(needed)
         self._tell_asleep()
         for died in self.fronts.keep(self._first_orders()):
-            self._problems["front"] = died
+            self._tell("front", died)
         if self.ready and all(one.child.running and one.served >= 0 for one in self.fronts.live):
-            self._problems.pop("front", None)
+            self._tell("front", "")
         for slot, child in self._extras.items():
             self._keep_extra(slot, child)
 
@@ -480,9 +477,9 @@ class Supervisor:
             return
         child.keep()
         if child.process is None and child.starts > 1:
-            self._problems[slot] = f"the {slot} ended {child.starts} times: {child.last_words()}"
+            self._tell(slot, f"the {slot} ended {child.starts} times: {child.last_words()}")
         elif child.running:
-            self._problems.pop(slot, None)
+            self._tell(slot, "")
 
     def _has_shadow(self) -> bool:
         plan = self.current
@@ -513,9 +510,9 @@ class Supervisor:
         try:
             replace_file(path, msgspec.json.encode(self.report))
         except OSError as error:
-            self._problems["report"] = f"the report cannot be written: {error.strerror}"
+            self._tell("report", f"the report cannot be written: {error.strerror}")
         else:
-            self._problems.pop("report", None)
+            self._tell("report", "")
 
     def _compose(self) -> NodeReport:
         plan, fronts = self.current, self.fronts.live
@@ -564,7 +561,7 @@ class Supervisor:
         return dict(sorted(found.items()))
 
     def _sentences(self) -> list[str]:
-        found = list(self._problems.values()) + [why for why in self._held.values() if why]
+        found = [why for why in (*self._problems.values(), *self._held.values()) if why]
         found += [
             f"{name} cannot be loaded, its fallback chain answers: {why}"
             for name, why in self._unloaded().items()

@@ -1,4 +1,4 @@
-"""What goes over the Unix socket between a front worker and an engine: length-prefixed msgpack.
+"""What goes over Unix sockets between processes of a node: length-prefixed msgpack.
 
 No pickle: a frame is numbers, text and bytes. Both sides refuse a frame over FRAME_BYTES_MAX.
 """
@@ -41,7 +41,7 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def encode_frame(message: Ask | Reply) -> bytes:
+def encode_frame(message: msgspec.Struct) -> bytes:
     """Raises: ValueError if it is too large."""
     data = _encode(message)
     if len(data) > FRAME_BYTES_MAX:

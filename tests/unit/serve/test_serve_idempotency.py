@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from test_serve_path import Exchange, Scorer, World, answered, plan
 
 from doorstep.formats.batch import Batch
 from doorstep.serve import idempotency
+from doorstep.serve.admission import WireError
 from doorstep.serve.cells import CellWriter, create_cells
 from doorstep.serve.http import Head
-from doorstep.serve.idempotency import Answered, IdempotencyKeys, KeyStore, Refused
+from doorstep.serve.idempotency import Answered, IdempotencyKeys, KeyStore
 from doorstep.serve.limits import KEY_FLIGHT_S, KEY_KEPT_S
 from doorstep.serve.site import Site
 from serve_case import PLAIN, Answer, OneSite, Troubles
@@ -56,21 +58,22 @@ def node(tmp_path: Path) -> Node:
     return Node(tmp_path)
 
 
-def code(found: Any) -> tuple[int, str]:
-    assert isinstance(found, Refused)
-    return found.status, found.code
+def code(claim: Callable[..., Any], *words: Any) -> tuple[int, str]:
+    with pytest.raises(WireError) as caught:
+        claim(*words)
+    return caught.value.status, caught.value.code
 
 
 def test_a_key_is_claimed_once_then_its_answer_is_given_again_by_every_worker(node: Node) -> None:
     one, two = node.worker("one"), node.worker("two")
     assert one.claim(b"k", b"r", NOW) is None
     for store in (one, two):
-        assert code(store.claim(b"k", b"r", NOW)) == (409, "idempotency-in-flight")
-        assert code(store.claim(b"k", b"other", NOW)) == (422, "idempotency-mismatch")
+        assert code(store.claim, b"k", b"r", NOW) == (409, "idempotency-in-flight")
+        assert code(store.claim, b"k", b"other", NOW) == (422, "idempotency-mismatch")
     one.store(b"k", ANSWER)
     for store in (one, two):
         assert store.claim(b"k", b"r", NOW + KEY_KEPT_S) == ANSWER
-        assert code(store.claim(b"k", b"other", NOW)) == (422, "idempotency-mismatch")
+        assert code(store.claim, b"k", b"other", NOW) == (422, "idempotency-mismatch")
     assert two.claim(b"other", b"r", NOW) is None
 
 
@@ -87,7 +90,7 @@ def test_a_key_is_free_again_after_a_failure_a_death_or_a_day(node: Node) -> Non
     (node.folder / "one").unlink()
     assert two.claim(b"died", b"r", NOW + KEY_KEPT_S + 1) is None
     assert two.claim(b"stuck", b"r", NOW) is None
-    assert code(two.claim(b"stuck", b"r", NOW + KEY_FLIGHT_S)) == (409, "idempotency-in-flight")
+    assert code(two.claim, b"stuck", b"r", NOW + KEY_FLIGHT_S) == (409, "idempotency-in-flight")
     assert two.claim(b"stuck", b"r", NOW + KEY_FLIGHT_S + 1) is None
 
 

@@ -27,6 +27,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -51,19 +52,25 @@ and, where they are known, `scores`, `key`, `version`, `outcome`."""
 _log = logging.getLogger("doorstep.record")
 
 
+@dataclass(slots=True, eq=False)
 class Exchange:
-    """One request and its answer, as far as they were seen."""
+    """One request and its answer, as far as they were seen. at, latency_ms, error: once it is
+    over."""
 
-    __slots__ = ("answer", "began_s", "is_json", "lost", "request", "status", "version")
+    request: bytearray = field(default_factory=bytearray)
+    answer: bytearray = field(default_factory=bytearray)
+    status: int = 0
+    is_json: bool = False
+    lost: str = ""
+    version: str = ""
+    began_s: float = field(default_factory=time.perf_counter)
+    at: int = 0
+    latency_ms: float = 0.0
+    error: str = ""
 
-    def __init__(self) -> None:
-        self.request = bytearray()
-        self.answer = bytearray()
-        self.status = 0
-        self.is_json = False
-        self.lost = ""
-        self.version = ""
-        self.began_s = time.perf_counter()
+    @property
+    def size(self) -> int:
+        return len(self.request) + len(self.answer)
 
     def asked(self, data: bytes) -> None:
         self._add(self.request, data)
@@ -146,16 +153,17 @@ class Record:
     def _take(self, exchange: Exchange, error: str = "") -> None:
         """Never raises, never waits."""
         try:
-            latency_ms = (time.perf_counter() - exchange.began_s) * 1000
+            exchange.at = time.time_ns() // 1000
+            exchange.latency_ms = (time.perf_counter() - exchange.began_s) * 1000
             if error or exchange.status >= 500:
-                error = error or f"status {exchange.status}"
+                exchange.error = error or f"status {exchange.status}"
             elif exchange.lost:
                 return self._lose(exchange.lost)
             elif exchange.status >= 400 or not exchange.is_json:
                 return self._lose("no-prediction")
             if exchange.lost:
                 exchange.request.clear()
-            self._working().put(_Taken(exchange, time.time_ns() // 1000, latency_ms, error))
+            self._working().put(exchange)
         except Exception as failure:  # noqa: BLE001  the application must not notice us
             self._lose(f"failed: {type(failure).__name__}")
 
@@ -260,12 +268,6 @@ class _Input:
             self._exchange.asked(data)
         return data
 
-    def read(self, *size: int) -> bytes:
-        return self._seen(self._stream.read(*size))
-
-    def readline(self, *size: int) -> bytes:
-        return self._seen(self._stream.readline(*size))
-
     def readlines(self, *hint: int) -> list[bytes]:
         return [self._seen(line) for line in self._stream.readlines(*hint)]
 
@@ -274,7 +276,7 @@ class _Input:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._stream, name)  # not every stream has these
-        if name == "read1":
+        if name in ("read", "readline", "read1"):
             return lambda *size: self._seen(found(*size))
         if name in ("readinto", "readinto1"):
             return lambda buffer: self._into(found(buffer), buffer)
@@ -324,27 +326,12 @@ class _Answer:
             self._end()
 
 
-class _Taken:
-    """What waits in the queue."""
-
-    __slots__ = ("answer", "at", "error", "latency_ms", "request", "version")
-
-    def __init__(self, exchange: Exchange, at: int, latency_ms: float, error: str) -> None:
-        self.request, self.answer = exchange.request, exchange.answer
-        self.version, self.at = exchange.version, at
-        self.latency_ms, self.error = latency_ms, error
-
-    @property
-    def size(self) -> int:
-        return len(self.request) + len(self.answer)
-
-
 class _Worker(threading.Thread):
     """Makes rows and writes them, in this process only."""
 
     def __init__(self, folder: Path, rows: ToRows, version: str, counts: Counter[str]) -> None:
         super().__init__(name="doorstep-record", daemon=True)
-        self._queue: queue.Queue[_Taken | threading.Event] = queue.Queue(QUEUED_MAX)
+        self._queue: queue.Queue[Exchange | threading.Event] = queue.Queue(QUEUED_MAX)
         self._bytes = 0
         self._rows, self._version, self._counts = rows, version, counts
         self._spool = _Spool(folder)
@@ -352,7 +339,7 @@ class _Worker(threading.Thread):
         self._reported_s = time.monotonic()
         self.start()
 
-    def put(self, taken: _Taken) -> None:
+    def put(self, taken: Exchange) -> None:
         # The sum may be off by what another thread adds at the same time: it bounds memory roughly.
         if self._bytes + taken.size > QUEUED_BYTES_MAX:
             self._counts["queue-full"] += 1
@@ -391,7 +378,7 @@ class _Worker(threading.Thread):
         except Exception as failure:  # noqa: BLE001  the next request is tried again
             self._counts[f"failed: {type(failure).__name__}"] += 1
 
-    def _write(self, taken: _Taken) -> None:
+    def _write(self, taken: Exchange) -> None:
         lines = []
         for index, row in enumerate(self._made(taken)):
             if index >= ROWS_A_REQUEST_MAX:
@@ -409,7 +396,7 @@ class _Worker(threading.Thread):
         else:
             self._counts["spool-full"] += 1
 
-    def _made(self, taken: _Taken) -> Iterable[Row]:
+    def _made(self, taken: Exchange) -> Iterable[Row]:
         request = json.loads(taken.request) if taken.request else {}
         if taken.error:
             said: Row = {"fields": {}, "error": taken.error}

@@ -11,15 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from doorstep.core.record import Status
-from doorstep.serve.limits import (
-    BREAKER_KEPT,
-    BREAKER_OPEN_S,
-    BREAKER_ROWS,
-    BREAKER_ROWS_SHARE,
-    BREAKER_WHOLE,
-    BREAKER_WHOLE_SHARE,
-    BREAKER_WINDOW_S,
-)
+from doorstep.serve import limits
 
 TOPIC = "breaker "
 """Before the version's name in the topic of an open breaker."""
@@ -32,15 +24,15 @@ class Breaker:
     """Made at a version's first failure, of no use once `is_quiet`. Times: monotonic seconds."""
 
     def __init__(self) -> None:
-        self._outcomes: deque[tuple[float, Status]] = deque(maxlen=BREAKER_KEPT)
-        self._pause_s = BREAKER_OPEN_S[0]
+        self._outcomes: deque[tuple[float, Status]] = deque(maxlen=limits.BREAKER_KEPT)
+        self._pause_s = limits.BREAKER_OPEN_S[0]
         self._next_trial_s = self._failed_s = 0.0
         self._on_trial = False
         self.is_open = False
 
     def is_quiet(self, now_s: float) -> bool:
         """Whether nothing that failed is in the window any more."""
-        return not self.is_open and now_s - self._failed_s > BREAKER_WINDOW_S
+        return not self.is_open and now_s - self._failed_s > limits.BREAKER_WINDOW_S
 
     def take_trial(self, now_s: float) -> bool:
         """Whether an open breaker lets one request through now. The next one comes a pause later,
@@ -56,7 +48,7 @@ class Breaker:
         if status is Status.OK:
             if self.is_open:
                 self._outcomes.clear()
-                self._pause_s, self.is_open = BREAKER_OPEN_S[0], False
+                self._pause_s, self.is_open = limits.BREAKER_OPEN_S[0], False
             return
         self._failed_s = now_s
         if not self.is_open:
@@ -64,16 +56,16 @@ class Breaker:
                 self.is_open, self._next_trial_s = True, now_s + self._pause_s
         elif self._on_trial:
             self._on_trial = False
-            self._pause_s = min(self._pause_s * 2, BREAKER_OPEN_S[1])
+            self._pause_s = min(self._pause_s * 2, limits.BREAKER_OPEN_S[1])
             self._next_trial_s = now_s + self._pause_s
 
     def _is_enough(self, now_s: float) -> bool:
-        recent = [status for at, status in self._outcomes if now_s - at <= BREAKER_WINDOW_S]
+        recent = [status for at, status in self._outcomes if now_s - at <= limits.BREAKER_WINDOW_S]
         whole = sum(status in WHOLE for status in recent)
         failed = sum(status is not Status.OK for status in recent)
-        return (whole >= BREAKER_WHOLE and whole >= BREAKER_WHOLE_SHARE * len(recent)) or (
-            failed >= BREAKER_ROWS and failed >= BREAKER_ROWS_SHARE * len(recent)
-        )
+        return (
+            whole >= limits.BREAKER_WHOLE and whole >= limits.BREAKER_WHOLE_SHARE * len(recent)
+        ) or (failed >= limits.BREAKER_ROWS and failed >= limits.BREAKER_ROWS_SHARE * len(recent))
 
 
 class Breakers:

@@ -18,15 +18,7 @@ import numpy as np
 
 from doorstep.core.record import Status
 from doorstep.formats.batch import Batch
-from doorstep.serve.limits import (
-    ENGINE_OUT_BYTES_MAX,
-    ENGINE_PENDING_MAX,
-    ENGINE_RECONNECT_S,
-    ENGINE_START_S,
-    ENGINE_SWEEP_S,
-    HUNG_ASKS,
-    HUNG_S,
-)
+from doorstep.serve import limits
 from doorstep.serve.nodeplan import Hung, Wake
 from doorstep.serve.wire import Ask, Frames, Reply, encode_frame
 
@@ -70,7 +62,7 @@ class EngineClient(asyncio.Protocol):
         self._first: dict[int, bytes] | None = None
         self._sweeping = False
         self._closed = False
-        self._pause_s = ENGINE_RECONNECT_S[0]
+        self._pause_s = limits.ENGINE_RECONNECT_S[0]
         self._replied = True
         self._cause_ns = 0
 
@@ -115,14 +107,14 @@ class EngineClient(asyncio.Protocol):
     def _follow_engine(self) -> None:
         if self._told_asleep and not self.asleep:
             if self._pending:
-                self._loop.call_later(ENGINE_SWEEP_S, self._follow_engine)
+                self._loop.call_later(limits.ENGINE_SWEEP_S, self._follow_engine)
                 return
             self.asleep, self._wake_said = True, False
             if self._transport is not None:
                 self._hung_up = True
                 self._transport.close()
         elif self.asleep and not self._told_asleep:
-            self.asleep, self._waking_until_s = False, time.monotonic() + ENGINE_START_S
+            self.asleep, self._waking_until_s = False, time.monotonic() + limits.ENGINE_START_S
             self._first = {}
             self.start()
 
@@ -138,7 +130,10 @@ class EngineClient(asyncio.Protocol):
         impossible."""
         if not self.available:
             return answered(Status.UNAVAILABLE, [], "the engine is not there")
-        if len(self._pending) >= ENGINE_PENDING_MAX or self._out_bytes > ENGINE_OUT_BYTES_MAX:
+        if (
+            len(self._pending) >= limits.ENGINE_PENDING_MAX
+            or self._out_bytes > limits.ENGINE_OUT_BYTES_MAX
+        ):
             return answered(Status.UNAVAILABLE, [], f"{len(self._pending)} requests wait for it")
         self._last_id += 1
         if not self._pending and not self._late:
@@ -165,7 +160,7 @@ class EngineClient(asyncio.Protocol):
         self._transport = cast(asyncio.WriteTransport, transport)
         self._frames = Frames()
         self._late = 0
-        self._pause_s = ENGINE_RECONNECT_S[0]
+        self._pause_s = limits.ENGINE_RECONNECT_S[0]
         self._waking_until_s = 0.0
         self._send()
 
@@ -200,7 +195,7 @@ class EngineClient(asyncio.Protocol):
                 await self._loop.create_unix_connection(lambda: self, self.socket)
             except OSError:
                 await asyncio.sleep(self._pause_s)
-                self._pause_s = min(self._pause_s * 2, ENGINE_RECONNECT_S[1])
+                self._pause_s = min(self._pause_s * 2, limits.ENGINE_RECONNECT_S[1])
         self._connecting = False
 
     def _send(self) -> None:
@@ -233,7 +228,7 @@ class EngineClient(asyncio.Protocol):
     def _watch(self) -> None:
         if not self._sweeping:
             self._sweeping = True
-            self._loop.call_later(ENGINE_SWEEP_S, self._sweep)
+            self._loop.call_later(limits.ENGINE_SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
         self._sweeping = False
@@ -255,7 +250,7 @@ class EngineClient(asyncio.Protocol):
             late_calls = 0
         self._late += late_calls
         silent_s = time.monotonic() - self._silent_s
-        if late_calls and self._late >= HUNG_ASKS and silent_s >= HUNG_S:
+        if late_calls and self._late >= limits.HUNG_ASKS and silent_s >= limits.HUNG_S:
             self._late = 0
             self._say(Hung(self.socket))
         if self._pending:

@@ -15,14 +15,7 @@ from typing import Any, NamedTuple
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import InputError
 from doorstep.core.instant import parse_instant
-from doorstep.serve.limits import (
-    CATEGORY_CHARS_MAX,
-    FOUND_CHARS_MAX,
-    ID_CHARS_MAX,
-    INT_MAX,
-    PROBLEMS_SAID_MAX,
-    TEXT_CHARS_MAX,
-)
+from doorstep.serve import limits
 
 NAN = float("nan")
 _EXPECTED = {
@@ -69,15 +62,15 @@ class Problems:
             yield
         except InputError as error:
             self._found.append(error)
-            if len(self._found) > PROBLEMS_SAID_MAX:
+            if len(self._found) > limits.PROBLEMS_SAID_MAX:
                 self.raise_found()
 
     def raise_found(self) -> None:
         """Raises: InputError with the code and the hint of the first, if there is any."""
         if not self._found:
             return
-        first, *others = (one.message for one in self._found[:PROBLEMS_SAID_MAX])
-        more = [". There may be more"] if len(self._found) > PROBLEMS_SAID_MAX else []
+        first, *others = (one.message for one in self._found[: limits.PROBLEMS_SAID_MAX])
+        more = [". There may be more"] if len(self._found) > limits.PROBLEMS_SAID_MAX else []
         said = "".join([first, *(f". Also {one}" for one in others), *more])
         raise InputError(self._found[0].code, said, self._found[0].hint)
 
@@ -132,11 +125,13 @@ def read_id(found: Any, name: str, where: str) -> str | None:
     """A key or unit: text or a whole number. Raises: InputError (`bad-field`)."""
     if found is None:
         return None
-    if isinstance(found, int) and not isinstance(found, bool) and abs(found) <= INT_MAX:
+    if isinstance(found, int) and not isinstance(found, bool) and abs(found) <= limits.INT_MAX:
         return str(found)
-    if isinstance(found, str) and len(found) <= ID_CHARS_MAX:
+    if isinstance(found, str) and len(found) <= limits.ID_CHARS_MAX:
         return found
-    raise _bad(where, name, found, f"text of at most {ID_CHARS_MAX} characters or a whole number")
+    raise _bad(
+        where, name, found, f"text of at most {limits.ID_CHARS_MAX} characters or a whole number"
+    )
 
 
 def describe(found: Any) -> str:
@@ -144,10 +139,12 @@ def describe(found: Any) -> str:
     if found is None or isinstance(found, bool):
         return {None: "null", True: "true", False: "false"}[found]
     if isinstance(found, str):
-        shown = found if len(found) <= FOUND_CHARS_MAX else found[:FOUND_CHARS_MAX] + "…"
+        shown = (
+            found if len(found) <= limits.FOUND_CHARS_MAX else found[: limits.FOUND_CHARS_MAX] + "…"
+        )
         return f"text {shown!r}"
     if isinstance(found, int | float):
-        if isinstance(found, int) and abs(found) > 10**FOUND_CHARS_MAX:
+        if isinstance(found, int) and abs(found) > 10**limits.FOUND_CHARS_MAX:
             return "a number of more than 60 digits"
         return f"number {found}"
     return "a list" if isinstance(found, list) else "an object"
@@ -172,7 +169,7 @@ def _number(found: Any, field: Field, where: str) -> float:
         if isinstance(found, bool):
             return float(found)
         raise _bad(where, field.name, found, _EXPECTED["bool"])
-    if field.type == "time" and isinstance(found, str) and len(found) <= ID_CHARS_MAX:
+    if field.type == "time" and isinstance(found, str) and len(found) <= limits.ID_CHARS_MAX:
         try:
             return float(parse_instant(found))
         except (InputError, OverflowError):
@@ -184,7 +181,7 @@ def _number(found: Any, field: Field, where: str) -> float:
 
 def _finite(found: int | float, field: Field, where: str) -> float:
     whole = field.type in ("int", "time")
-    if whole and not -INT_MAX <= found <= INT_MAX:
+    if whole and not -limits.INT_MAX <= found <= limits.INT_MAX:
         raise _bad(where, field.name, found, f"{field.type} between -2^53 and 2^53")
     try:
         value = float(found)
@@ -222,11 +219,11 @@ def _read_text(
 
 
 def chars_max(field: Field) -> int:
-    return CATEGORY_CHARS_MAX if field.type == "category" else TEXT_CHARS_MAX
+    return limits.CATEGORY_CHARS_MAX if field.type == "category" else limits.TEXT_CHARS_MAX
 
 
 def _extra(name: Any, shape: Shape, where: str) -> InputError:
-    shown = str(name)[:FOUND_CHARS_MAX]
+    shown = str(name)[: limits.FOUND_CHARS_MAX]
     near = difflib.get_close_matches(shown, shape.names, n=1)
     return InputError(
         "extra-field",

@@ -29,36 +29,13 @@ from doorstep.journal.erasedlist import ErasedList
 from doorstep.journal.options import shortage
 from doorstep.journal.replica import VARIABLE, replica_of
 from doorstep.journal.writer import BlockWriter
+from doorstep.serve import limits, nodeplan
 from doorstep.serve.cells import CellKey, CellWriter
 from doorstep.serve.counters import CONNECTIONS, IN_FLIGHT
 from doorstep.serve.http import Head, HttpConnection
 from doorstep.serve.idempotency import IdempotencyKeys
-from doorstep.serve.limits import (
-    CONNECTIONS_MAX,
-    DRAIN_S,
-    HANDSHAKE_S,
-    ORPHAN_S,
-    RETRY_S,
-    SWEEP_S,
-    TLS_CLOSE_S,
-)
 from doorstep.serve.link import Link
 from doorstep.serve.models import Models
-from doorstep.serve.nodeplan import (
-    MESSAGE_CHARS_MAX,
-    SUPERVISOR_FILE,
-    Apply,
-    Drain,
-    FrontStart,
-    Full,
-    Lease,
-    NodePlan,
-    Order,
-    Refuses,
-    Serves,
-    Sleep,
-    plan_file,
-)
 from doorstep.serve.observe import observers_of
 from doorstep.serve.orphan import offer_listeners, short_folder
 from doorstep.serve.path import Path as PredictPath
@@ -95,14 +72,14 @@ Client: TypeAlias = "HttpConnection | RpcConnection"
 class Front:
     """One worker's parts and its life: started, serving, draining, gone."""
 
-    def __init__(self, start: FrontStart, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, start: nodeplan.FrontStart, loop: asyncio.AbstractEventLoop) -> None:
         options = start.options
         self._loop = loop
         self._state = Path(options.state)
         shared = [one for one in (options.listen, options.rpc) if one is not None]
         self._listeners = [socket.socket(fileno=one) for one in shared]
         self._link_socket = socket.socket(fileno=start.link)
-        self.link = Link(Order, self.obey, self.lose_supervisor)
+        self.link = Link(nodeplan.Order, self.obey, self.lose_supervisor)
         self._cells = CellWriter(Path(start.cells), (start.place, options.workers))
         writer = BlockWriter(
             Path(options.journal), node=options.node, boot=options.run, slot=start.slot,
@@ -129,7 +106,7 @@ class Front:
         self._servers: list[asyncio.Server] = []
         self._rpc: RpcServer | None = None
         self._rpc_path = short_folder(self._state) / f"rpc-{os.getpid()}.sock"
-        self._plan: NodePlan | None = None
+        self._plan: nodeplan.NodePlan | None = None
         self._lease_held = False
         self._lease_until_s = 0.0
         self._queue: list[int] = []
@@ -149,7 +126,7 @@ class Front:
         self._connections.add(connection)
         if self.draining:
             connection.leave(self._drain_until_s)
-        return len(self._connections) <= CONNECTIONS_MAX
+        return len(self._connections) <= limits.CONNECTIONS_MAX
 
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
@@ -174,19 +151,19 @@ class Front:
             with contextlib.suppress(OSError):
                 one.close()
 
-    def obey(self, order: Order) -> None:
+    def obey(self, order: nodeplan.Order) -> None:
         match order:
-            case Apply(generation):
+            case nodeplan.Apply(generation):
                 self._asked = generation
                 self._queue.append(generation)
                 if self._applying is None:
                     self._applying = self._loop.create_task(self._apply())
-            case Lease(held, left_s):
+            case nodeplan.Lease(held, left_s):
                 self._lease_until_s = time.monotonic() + left_s
                 self._set_lease(held)
-            case Drain(grace_s):
+            case nodeplan.Drain(grace_s):
                 self.drain(grace_s)
-            case Sleep(sockets):
+            case nodeplan.Sleep(sockets):
                 self._residents.sleep(sockets)
 
     def drain(self, grace_s: float) -> None:
@@ -224,13 +201,15 @@ class Front:
         """Serve on; without anybody who watches, challengers get what is left of their lease."""
         left_s = max(self._lease_until_s - time.monotonic(), 0.0)
         self._loop.call_later(left_s, self._set_lease, False)
-        mine = _read_text(self._state / SUPERVISOR_FILE)
+        mine = _read_text(self._state / nodeplan.SUPERVISOR_FILE)
         offer = self._loop.create_task(offer_listeners(self._state, self._listeners))
-        until = time.monotonic() + ORPHAN_S
-        while time.monotonic() < until and _read_text(self._state / SUPERVISOR_FILE) == mine:
-            await asyncio.sleep(SWEEP_S)
+        until = time.monotonic() + limits.ORPHAN_S
+        while (
+            time.monotonic() < until and _read_text(self._state / nodeplan.SUPERVISOR_FILE) == mine
+        ):
+            await asyncio.sleep(limits.SWEEP_S)
         offer.cancel()
-        self.drain(DRAIN_S)
+        self.drain(limits.DRAIN_S)
 
     # -- plans
 
@@ -242,23 +221,25 @@ class Front:
                 del self._queue[:-1]
             generation = self._queue.pop(0)
             try:
-                data = plan_file(self._state, generation).read_bytes()
-                await self._load(msgspec.json.decode(data, type=NodePlan))
+                data = nodeplan.plan_file(self._state, generation).read_bytes()
+                await self._load(msgspec.json.decode(data, type=nodeplan.NodePlan))
             except FAILURES as error:
-                self.link.say(Refuses(generation, _said(error)))
+                self.link.say(nodeplan.Refuses(generation, _said(error)))
         self._applying = None
 
-    async def _load(self, plan: NodePlan) -> None:
+    async def _load(self, plan: nodeplan.NodePlan) -> None:
         failed = await self._residents.load(plan)
         why = "; ".join(f"{name}: {_said(error)}" for name, error in failed.items())
-        refusal = Refuses(plan.generation, why[:MESSAGE_CHARS_MAX], tuple(failed))
+        refusal = nodeplan.Refuses(
+            plan.generation, why[: nodeplan.MESSAGE_CHARS_MAX], tuple(failed)
+        )
         if failed and len(failed) == len(plan.services):
             if self._plan is None and _are_late(failed):
                 # Connections wait in the backlog, or orphans answer them, until engines are warm.
                 refusal = msgspec.structs.replace(refusal, services=())
                 self._queue = self._queue or [plan.generation]
             else:
-                self._loop.call_later(RETRY_S, self._retry, plan.generation)
+                self._loop.call_later(limits.RETRY_S, self._retry, plan.generation)
             return self.link.say(refusal)
         self._swap(_mend(plan, set(failed), self._plan))
         held_back = tuple(sorted({*plan.held_back, *failed}))
@@ -266,9 +247,9 @@ class Front:
             name: "" if error is None else _said(error)[:WHY_CHARS_MAX]
             for name, error in self._residents.unloaded.items()
         }
-        self.link.say(Serves(plan.generation, plan.number, held_back, unloaded))
+        self.link.say(nodeplan.Serves(plan.generation, plan.number, held_back, unloaded))
         if failed or any(unloaded.values()):
-            self._loop.call_later(RETRY_S, self._retry, plan.generation)
+            self._loop.call_later(limits.RETRY_S, self._retry, plan.generation)
         if failed:
             self.link.say(refusal)
         return None
@@ -276,9 +257,9 @@ class Front:
     def _retry(self, generation: int) -> None:
         """Load again what could not be, unless another plan was asked for since."""
         if generation == self._asked:
-            self.obey(Apply(generation))
+            self.obey(nodeplan.Apply(generation))
 
-    def _swap(self, plan: NodePlan) -> None:
+    def _swap(self, plan: nodeplan.NodePlan) -> None:
         loaded = self._plan is not None
         self._site.environment = plan.environment
         self._plan = plan
@@ -310,8 +291,8 @@ class Front:
         context = self._contexts.get(protocol)
         return await self._loop.create_server(
             make, sock=listener.dup(), backlog=BACKLOG, ssl=context,
-            ssl_handshake_timeout=HANDSHAKE_S if context else None,
-            ssl_shutdown_timeout=TLS_CLOSE_S if context else None,
+            ssl_handshake_timeout=limits.HANDSHAKE_S if context else None,
+            ssl_shutdown_timeout=limits.TLS_CLOSE_S if context else None,
         )  # fmt: skip
 
     async def _start_rpc(self) -> RpcServer:
@@ -329,7 +310,7 @@ class Front:
         if self._plan is not None:
             self._serve(self._plan)
 
-    def _serve(self, plan: NodePlan) -> None:
+    def _serve(self, plan: nodeplan.NodePlan) -> None:
         services = self._residents.services(plan, lease_held=self._lease_held)
         self._site.swap(services, plan.keys, plan.node_share / self._workers)
 
@@ -337,7 +318,7 @@ class Front:
         found = self._cells.slot(key)
         if found is None and not self._full:
             self._full = True
-            self.link.say(Full())
+            self.link.say(nodeplan.Full())
         return found
 
     # -- clocks
@@ -351,7 +332,7 @@ class Front:
             self._cells.counters.set(IN_FLIGHT, self._path.in_flight)
             self._cells.counters.set(CONNECTIONS, len(self._connections))
             self._flush_observers()
-            await asyncio.sleep(SWEEP_S / 5 if self.draining else SWEEP_S)
+            await asyncio.sleep(limits.SWEEP_S / 5 if self.draining else limits.SWEEP_S)
             if self.draining:
                 # Of a handshake that came to nothing we hear no more.
                 self._loop.call_later(ACCEPTED_S, self._finish_if_empty)
@@ -392,7 +373,9 @@ class Front:
             self.link.tell("journal", "")  # the second place was asked, and is there
 
 
-def _mend(plan: NodePlan, failed: set[str], last: NodePlan | None) -> NodePlan:
+def _mend(
+    plan: nodeplan.NodePlan, failed: set[str], last: nodeplan.NodePlan | None
+) -> nodeplan.NodePlan:
     """`plan`, but services that failed are as the last plan had them, or left out."""
     if not failed:
         return plan
@@ -409,7 +392,7 @@ def _are_late(failed: dict[str, Exception]) -> bool:
 
 def _said(error: Exception) -> str:
     said = error.message if isinstance(error, DoorstepError) else str(error) or repr(error)
-    return said[:MESSAGE_CHARS_MAX]
+    return said[: nodeplan.MESSAGE_CHARS_MAX]
 
 
 def _read_text(path: Path) -> str:
@@ -420,13 +403,13 @@ def _read_text(path: Path) -> str:
 
 
 def main() -> None:
-    start = msgspec.json.decode(sys.argv[1], type=FrontStart)
+    start = msgspec.json.decode(sys.argv[1], type=nodeplan.FrontStart)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     front = Front(start, loop)
-    loop.add_signal_handler(signal.SIGTERM, front.drain, DRAIN_S)
+    loop.add_signal_handler(signal.SIGTERM, front.drain, limits.DRAIN_S)
     loop.run_until_complete(front.run())
     sys.stderr.flush()
     os._exit(0)

@@ -9,25 +9,10 @@ from pathlib import Path
 
 import msgspec
 
+from doorstep.serve import nodeplan
 from doorstep.serve.cells import create_cells
 from doorstep.serve.children import Child
 from doorstep.serve.link import Link
-from doorstep.serve.nodeplan import (
-    Apply,
-    Drain,
-    FrontOptions,
-    FrontStart,
-    Full,
-    Hung,
-    Lease,
-    Order,
-    Refuses,
-    Serves,
-    Sleep,
-    Trouble,
-    Wake,
-    Word,
-)
 
 FRONT_MODULE = "doorstep.serve.front"
 
@@ -36,7 +21,7 @@ class FrontWorker:
     """One front process. served: generation and number of the plan it serves, -1 if none."""
 
     def __init__(
-        self, child: Child, cells: Path, hear: Callable[[FrontWorker, Word], None]
+        self, child: Child, cells: Path, hear: Callable[[FrontWorker, nodeplan.Word], None]
     ) -> None:
         self.child = child
         self.cells = cells
@@ -46,34 +31,34 @@ class FrontWorker:
         self.unloaded: dict[str, str] = {}
         self.draining = False
         self.troubles: dict[str, str] = {}
-        self.link = Link(Word, self._take)
+        self.link = Link(nodeplan.Word, self._take)
         self._hear = hear
 
-    def _take(self, word: Word) -> None:
+    def _take(self, word: nodeplan.Word) -> None:
         match word:
-            case Serves(generation, number, held_back, unloaded):
+            case nodeplan.Serves(generation, number, held_back, unloaded):
                 self.served, self.number = generation, number
                 self.held_back, self.unloaded = held_back, unloaded
                 self.troubles.pop("plan", None)
-            case Refuses(why=why):
+            case nodeplan.Refuses(why=why):
                 self.troubles["plan"] = why
-            case Trouble(topic, what):
+            case nodeplan.Trouble(topic, what):
                 self.troubles[topic] = what
-            case Full() | Hung() | Wake():
+            case nodeplan.Full() | nodeplan.Hung() | nodeplan.Wake():
                 pass
         self._hear(self, word)
 
     def drain(self, grace_s: float) -> None:
         self.draining = True
-        self.link.say(Drain(grace_s))
+        self.link.say(nodeplan.Drain(grace_s))
 
 
 class FrontSlots:
     """All front workers: one current per slot, and those that are leaving."""
 
     def __init__(
-        self, count: int, options: FrontOptions, logs: Path,
-        hear: Callable[[FrontWorker, Word], None], variables: Mapping[str, str],
+        self, count: int, options: nodeplan.FrontOptions, logs: Path,
+        hear: Callable[[FrontWorker, nodeplan.Word], None], variables: Mapping[str, str],
     ) -> None:  # fmt: skip
         self._logs = logs
         self._options = options
@@ -87,7 +72,7 @@ class FrontSlots:
     def live(self) -> list[FrontWorker]:
         return [one for one in self.current if one is not None]
 
-    def keep(self, first: list[Order]) -> list[str]:
+    def keep(self, first: list[nodeplan.Order]) -> list[str]:
         """Start what is not running, telling it `first`. Answers who died, as sentences."""
         died = []
         for at, worker in enumerate(self.current):
@@ -105,7 +90,9 @@ class FrontSlots:
                 self.leaving.remove(worker)
         return died
 
-    def replace(self, at: int, first: list[Order]) -> tuple[FrontWorker | None, FrontWorker | None]:
+    def replace(
+        self, at: int, first: list[nodeplan.Order]
+    ) -> tuple[FrontWorker | None, FrontWorker | None]:
         """Start a second worker in a slot: (old, new). The old one goes on until `retire`."""
         old = self.current[at]
         if old is not None:
@@ -131,19 +118,19 @@ class FrontSlots:
             failed.child.stop()
             self.leaving.append(failed)
 
-    def tell_all(self, order: Apply | Lease | Sleep) -> None:
+    def tell_all(self, order: nodeplan.Apply | nodeplan.Lease | nodeplan.Sleep) -> None:
         for worker in self.live + self.leaving:
             if not worker.draining:
                 worker.link.say(order)
 
-    def _start(self, at: int, first: list[Order]) -> None:
+    def _start(self, at: int, first: list[nodeplan.Order]) -> None:
         child, options = self._children[at], self._options
         ours, theirs = socket.socketpair()
         with theirs:
             name = f"{child.slot}-{child.starts + 1}"
             cells = Path(options.state) / "cells" / f"{options.run}-{name}.cells"
             create_cells(cells)
-            start = FrontStart(
+            start = nodeplan.FrontStart(
                 options=options, slot=name, link=theirs.fileno(), cells=str(cells), place=at
             )
             argv = ["-m", FRONT_MODULE, msgspec.json.encode(start).decode()]

@@ -21,22 +21,10 @@ from typing import Any, Protocol, cast
 import httptools
 import msgspec
 
-from doorstep.serve.limits import (
-    BODIES_BYTES_MAX,
-    BODY_BYTES_MAX,
-    BODY_S,
-    CHUNKS_MAX,
-    HEADER_BYTES_MAX,
-    HEADER_S,
-    HEADERS_MAX,
-    IDLE_S,
-    LINGER_S,
-    PIPELINE_MAX,
-    SEND_S,
-)
+from doorstep.serve import limits
 
 FOREVER = float("inf")
-RAW_BYTES_MAX = 2 * BODY_BYTES_MAX
+RAW_BYTES_MAX = 2 * limits.BODY_BYTES_MAX
 """Of one body with its chunk headers, extensions and trailers."""
 KNOWN_HEADS_MAX = 1024
 KNOWN_HEAD_BYTES_MAX = 1024
@@ -168,7 +156,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self.deadline_s = self.gate.now_s + HEADER_S
+        self.deadline_s = self.gate.now_s + limits.HEADER_S
         if not self.gate.opened(self):
             self._refuse(503, "too-many-connections", "this worker has all connections it takes")
 
@@ -192,12 +180,14 @@ class HttpConnection(asyncio.Protocol):
             if known is not None and len(data) == end + known.length:
                 return self._take(known, data[end:])
             line = (
-                _REQUEST.match(data) if end < _END_BYTES <= len(data) <= HEADER_BYTES_MAX else None
+                _REQUEST.match(data)
+                if end < _END_BYTES <= len(data) <= limits.HEADER_BYTES_MAX
+                else None
             )
             if line is not None:
                 # A head in pieces: it means the same when it is whole, also a wish to upgrade.
                 self._held, self._url = data, line[1]
-                return None if held else self._wait(HEADER_S)
+                return None if held else self._wait(limits.HEADER_S)
             self._at_start = False
             self._first = head if end >= _END_BYTES else b""
             if _UPGRADE.search(head):
@@ -252,7 +242,7 @@ class HttpConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not read its answers: it may ask for no more, and not wait forever."""
         self._write_paused = True
-        self.deadline_s = min(self.deadline_s, self.gate.now_s + SEND_S)
+        self.deadline_s = min(self.deadline_s, self.gate.now_s + limits.SEND_S)
         if self._transport is not None:
             self._transport.pause_reading()
 
@@ -262,7 +252,9 @@ class HttpConnection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         if not self._lingers:
-            self._wait(IDLE_S if self.idle else BODY_S if not self._queue else FOREVER)
+            self._wait(
+                limits.IDLE_S if self.idle else limits.BODY_S if not self._queue else FOREVER
+            )
         if not self._paused:
             transport.resume_reading()
 
@@ -272,13 +264,13 @@ class HttpConnection(asyncio.Protocol):
         if self._closing:
             raise _Refused
         if not self._url:
-            self._wait(HEADER_S)
+            self._wait(limits.HEADER_S)
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers += 1
         self._header_bytes += len(name) + len(value)
-        if self._headers > HEADERS_MAX or self._header_bytes > HEADER_BYTES_MAX:
+        if self._headers > limits.HEADERS_MAX or self._header_bytes > limits.HEADER_BYTES_MAX:
             self._stop(431, "headers-too-large", _headers_message())
         if self._in_body:
             return  # a trailer, which a proxy may not have looked at: it must not act as a header
@@ -305,29 +297,29 @@ class HttpConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_body = True
-        self._wait(BODY_S)
+        self._wait(limits.BODY_S)
         if self._parser.get_http_version() not in VERSIONS:
             self._stop(505, "bad-http", "the protocol must be HTTP/1.1 or 1.0")
         if self._parser.should_upgrade():
             self._stop(501, "no-upgrade", "this server does not change protocols")
-        if self._length > BODY_BYTES_MAX:
+        if self._length > limits.BODY_BYTES_MAX:
             self._stop(413, "body-too-large", _body_message(self._length))
         if self._expect:
             self._answer_expectation()
 
     def on_chunk_header(self) -> None:
         self._chunks += 1
-        if self._chunks > CHUNKS_MAX:
-            self._stop(413, "too-many-chunks", f"the body has more than {CHUNKS_MAX} chunks")
+        if self._chunks > limits.CHUNKS_MAX:
+            self._stop(413, "too-many-chunks", f"the body has more than {limits.CHUNKS_MAX} chunks")
 
     def on_body(self, data: bytes) -> None:
         self._size += len(data)
-        if self._size > BODY_BYTES_MAX:
+        if self._size > limits.BODY_BYTES_MAX:
             self._stop(413, "body-too-large", _body_message(self._size))
         if self._pieces:
             self._counted += len(data)
             self.gate.bodies_bytes += len(data)
-            if self.gate.bodies_bytes > BODIES_BYTES_MAX:
+            if self.gate.bodies_bytes > limits.BODIES_BYTES_MAX:
                 self._stop(503, "overloaded", "too many large requests arrive at once")
         self._pieces.append(data)
 
@@ -358,7 +350,7 @@ class HttpConnection(asyncio.Protocol):
             self.deadline_s = FOREVER
         if not keep_alive:
             self._closing = True
-        if len(queue) >= PIPELINE_MAX and not self._paused and self._transport is not None:
+        if len(queue) >= limits.PIPELINE_MAX and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
         self._answerer.handle(exchange, head, body)
@@ -377,8 +369,8 @@ class HttpConnection(asyncio.Protocol):
             if not queue.popleft().keep_alive:
                 return self._end(transport)
         if not (queue or self._in_body or self._url or self._write_paused):
-            self.deadline_s = self.gate.now_s + IDLE_S
-        if self._paused and len(queue) < PIPELINE_MAX // 2:
+            self.deadline_s = self.gate.now_s + limits.IDLE_S
+        if self._paused and len(queue) < limits.PIPELINE_MAX // 2:
             self._paused = False
             if not self._write_paused:
                 transport.resume_reading()
@@ -417,7 +409,7 @@ class HttpConnection(asyncio.Protocol):
         self._queue.clear()
         self._closing = True
         unread = transport.get_write_buffer_size() > 0
-        self.deadline_s = self.gate.now_s + (SEND_S if unread else LINGER_S)
+        self.deadline_s = self.gate.now_s + (limits.SEND_S if unread else limits.LINGER_S)
         if not self._lingers:
             transport.close()
         elif transport.can_write_eof():
@@ -429,7 +421,7 @@ class HttpConnection(asyncio.Protocol):
             return
         if self._in_body and self._raw > RAW_BYTES_MAX:
             self._refuse(413, "body-too-large", _body_message(self._raw))
-        elif not self._in_body and self._head_bytes > HEADER_BYTES_MAX:
+        elif not self._in_body and self._head_bytes > limits.HEADER_BYTES_MAX:
             self._refuse(431, "headers-too-large", _headers_message())
 
     def _answer_expectation(self) -> None:
@@ -457,8 +449,10 @@ class HttpConnection(asyncio.Protocol):
 
 
 def _body_message(size: int) -> str:
-    return f"the body has {size} bytes or more; expected at most {BODY_BYTES_MAX}"
+    return f"the body has {size} bytes or more; expected at most {limits.BODY_BYTES_MAX}"
 
 
 def _headers_message() -> str:
-    return f"the headers are more than {HEADER_BYTES_MAX} bytes or {HEADERS_MAX} lines"
+    return (
+        f"the headers are more than {limits.HEADER_BYTES_MAX} bytes or {limits.HEADERS_MAX} lines"
+    )

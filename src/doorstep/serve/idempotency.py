@@ -26,22 +26,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from doorstep.core.errors import InputError
+from doorstep.serve import limits
 from doorstep.serve.admission import WireError
 from doorstep.serve.call import Exchange
 from doorstep.serve.cells import has_writer
 from doorstep.serve.http import JSON, KEPT, RETRY, Head
-from doorstep.serve.limits import (
-    KEY_AGAIN_S,
-    KEY_BUSY_S,
-    KEY_CHARS_MAX,
-    KEY_FLIGHT_S,
-    KEY_KEPT_S,
-    KEY_SLICE,
-    KEY_STORE_S,
-    KEY_SWEEP_S,
-    KEYS_BYTES_MAX,
-    KEYS_MAX,
-)
 from doorstep.serve.path import Troubles
 from doorstep.serve.visit import Visit
 
@@ -56,8 +45,8 @@ _CREDENTIALS = (b"authorization", b"x-api-key")
 _ALIKE = sorted(KEPT - {HEADER, b"traceparent", *_CREDENTIALS})
 """Headers that must be the same for a request to be the same."""
 _MANY = (
-    f"more idempotency keys than {KEYS_MAX:,}, or than {KEYS_BYTES_MAX:,} bytes of answers, in a "
-    "day: the oldest are forgotten early"
+    f"more idempotency keys than {limits.KEYS_MAX:,}, or than {limits.KEYS_BYTES_MAX:,} bytes of "
+    "answers, in a day: the oldest are forgotten early"
 )
 _TABLES = """BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS answer (
@@ -98,7 +87,7 @@ class KeyStore:
         self._cells = cells
         self._owner = owner
         self._db: sqlite3.Connection = sqlite3.connect(
-            path, timeout=KEY_BUSY_S, isolation_level=None
+            path, timeout=limits.KEY_BUSY_S, isolation_level=None
         )
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
@@ -147,17 +136,19 @@ class KeyStore:
         """Drop a slice of what is too old, and of the oldest of what is too much: how many these
         were in this sweep so far. None: little was stored since the last one, so nobody looked."""
         clock = time.monotonic()
-        is_little = self._stored < KEYS_MAX // 8 and self._stored_bytes < KEYS_BYTES_MAX // 8
-        if is_little and clock - self._swept_s < KEY_SWEEP_S:
+        is_little = (
+            self._stored < limits.KEYS_MAX // 8 and self._stored_bytes < limits.KEYS_BYTES_MAX // 8
+        )
+        if is_little and clock - self._swept_s < limits.KEY_SWEEP_S:
             return None
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            old = (now - KEY_KEPT_S, now + KEY_KEPT_S, KEY_SLICE)
+            old = (now - limits.KEY_KEPT_S, now + limits.KEY_KEPT_S, limits.KEY_SLICE)
             gone = self._db.execute(_OLD, old).fetchall()
-            many = self._too_many() if len(gone) < KEY_SLICE else []
+            many = self._too_many() if len(gone) < limits.KEY_SLICE else []
             self._db.executemany("DELETE FROM answer WHERE key = ?", [*gone, *many])
         found = self._dropped = self._dropped + len(many)
-        if max(len(gone), len(many)) < KEY_SLICE:
+        if max(len(gone), len(many)) < limits.KEY_SLICE:
             self._swept_s, self._stored, self._stored_bytes, self._dropped = clock, 0, 0, 0
         return found
 
@@ -166,8 +157,8 @@ class KeyStore:
         keys, size = self._db.execute("SELECT keys, bytes FROM total").fetchone()
         oldest = "SELECT key, ifnull(length(body), 0) FROM answer ORDER BY at LIMIT ?"
         found = []
-        for key, length in self._db.execute(oldest, (KEY_SLICE,)):
-            if keys <= KEYS_MAX and size <= KEYS_BYTES_MAX:
+        for key, length in self._db.execute(oldest, (limits.KEY_SLICE,)):
+            if keys <= limits.KEYS_MAX and size <= limits.KEYS_BYTES_MAX:
                 break
             keys, size = keys - 1, size - length
             found.append((key,))
@@ -179,8 +170,8 @@ class KeyStore:
     def _is_over(self, found: Any, now: int) -> bool:
         _, _, owner, at, body, _, _ = found
         if body is not None:
-            return bool(abs(now - at) > KEY_KEPT_S)
-        return abs(now - at) > KEY_FLIGHT_S or not self._lives(owner)
+            return bool(abs(now - at) > limits.KEY_KEPT_S)
+        return abs(now - at) > limits.KEY_FLIGHT_S or not self._lives(owner)
 
     def _lives(self, owner: str) -> bool:
         try:
@@ -239,10 +230,10 @@ class IdempotencyKeys:
         import sqlite3
 
         name = visit.head.fields[HEADER]
-        if not 0 < len(name) <= KEY_CHARS_MAX:
+        if not 0 < len(name) <= limits.KEY_CHARS_MAX:
             raise InputError(
                 "bad-idempotency-key",
-                f"the key has {len(name)} characters; expected 1 to {KEY_CHARS_MAX}",
+                f"the key has {len(name)} characters; expected 1 to {limits.KEY_CHARS_MAX}",
             )
         key, now = _key_of(visit.head, name), int(time.time())
         try:
@@ -261,10 +252,10 @@ class IdempotencyKeys:
 
     def store(self, key: bytes, answer: Answered, then: Callable[[bool], None]) -> None:
         """then: told whether it could be, now or in a later turn of the loop."""
-        self._write(lambda store: store.store(key, answer), then, KEY_STORE_S)
+        self._write(lambda store: store.store(key, answer), then, limits.KEY_STORE_S)
 
     def release(self, key: bytes) -> None:
-        self._write(lambda store: store.release(key), lambda _: None, KEY_FLIGHT_S)
+        self._write(lambda store: store.release(key), lambda _: None, limits.KEY_FLIGHT_S)
 
     def refuse_unavailable(self, visit: Visit, request_id: str) -> None:
         error = _unavailable()
@@ -289,7 +280,7 @@ class IdempotencyKeys:
             self._come_back()
 
     def _come_back(self) -> None:
-        asyncio.get_running_loop().call_later(KEY_AGAIN_S, self._go_on)
+        asyncio.get_running_loop().call_later(limits.KEY_AGAIN_S, self._go_on)
 
     def _go_on(self) -> None:
         while self._waiting and self._is_done(self._waiting[0]):

@@ -19,21 +19,8 @@ import grpc
 import grpc.aio
 import msgspec
 
-from doorstep.serve import oip_grpc
+from doorstep.serve import limits, oip_grpc
 from doorstep.serve.http import FOREVER, JSON, KEPT, Head
-from doorstep.serve.limits import (
-    BODY_S,
-    HEADER_BYTES_MAX,
-    HEADER_S,
-    IDLE_S,
-    RPC_AGE_GRACE_S,
-    RPC_AGE_S,
-    RPC_BYTES_MAX,
-    RPC_CALLS_MAX,
-    RPC_CONNECTION_CALLS_MAX,
-    RPC_STOP_S,
-    SEND_S,
-)
 from doorstep.serve.protos import SERVICE, messages
 from doorstep.serve.site import Site
 
@@ -41,17 +28,17 @@ DETAILS_CHARS_MAX = 1000
 """Of the sentence in a status: it travels as a header, percent-encoded."""
 BUFFER_BYTES_MAX = 256 * 1024
 OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", RPC_BYTES_MAX),
-    ("grpc.max_metadata_size", HEADER_BYTES_MAX),
-    ("grpc.absolute_max_metadata_size", HEADER_BYTES_MAX),
-    ("grpc.max_concurrent_streams", RPC_CONNECTION_CALLS_MAX),
+    ("grpc.max_receive_message_length", limits.RPC_BYTES_MAX),
+    ("grpc.max_metadata_size", limits.HEADER_BYTES_MAX),
+    ("grpc.absolute_max_metadata_size", limits.HEADER_BYTES_MAX),
+    ("grpc.max_concurrent_streams", limits.RPC_CONNECTION_CALLS_MAX),
     # Only uncompressed: nothing bounds what a compressed message becomes.
     ("grpc.compression_enabled_algorithms_bitset", 1),
-    ("grpc.server_handshake_timeout_ms", int(HEADER_S * 1000)),
-    ("grpc.max_connection_idle_ms", int(IDLE_S * 1000)),
+    ("grpc.server_handshake_timeout_ms", int(limits.HEADER_S * 1000)),
+    ("grpc.max_connection_idle_ms", int(limits.IDLE_S * 1000)),
     # Callers that stay are spread over the workers again, and a call that never ends is ended.
-    ("grpc.max_connection_age_ms", int(RPC_AGE_S * 1000)),
-    ("grpc.max_connection_age_grace_ms", int(RPC_AGE_GRACE_S * 1000)),
+    ("grpc.max_connection_age_ms", int(limits.RPC_AGE_S * 1000)),
+    ("grpc.max_connection_age_grace_ms", int(limits.RPC_AGE_GRACE_S * 1000)),
 )
 _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -104,7 +91,7 @@ async def serve_call(site: Site, call: str, context: grpc.aio.ServicerContext[An
 
 async def _answer(site: Site, call: str, context: grpc.aio.ServicerContext[Any, Any]) -> Answer:
     try:
-        async with asyncio.timeout(BODY_S):
+        async with asyncio.timeout(limits.BODY_S):
             data = await context.read()
     except TimeoutError:
         return 504, b"too-slow: the request did not arrive in time", b""
@@ -147,7 +134,9 @@ class RpcServer:
         self._site = site
         self._gate = gate
         self._path = str(path)
-        self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=RPC_CALLS_MAX)
+        self._server = grpc.aio.server(
+            options=OPTIONS, maximum_concurrent_rpcs=limits.RPC_CALLS_MAX
+        )
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, self._handlers()),)
         )
@@ -176,7 +165,7 @@ class RpcServer:
 
     async def stop(self) -> None:
         """End what callers left open though they were told that we leave."""
-        await self._server.stop(RPC_STOP_S)
+        await self._server.stop(limits.RPC_STOP_S)
 
 
 class RpcGate(Protocol):
@@ -257,7 +246,7 @@ class RpcConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The caller does not read its answers."""
-        self.deadline_s = self._gate.now_s + SEND_S
+        self.deadline_s = self._gate.now_s + limits.SEND_S
         if self._inner is not None:
             self._inner.pause_reading()
 

@@ -27,35 +27,13 @@ from doorstep.core.report import NodeReport, WorkerReport
 from doorstep.journal.options import JournalOptions
 from doorstep.journal.stored import store_problems
 from doorstep.kernel.files import write_atomic
-from doorstep.serve import nodeplan
+from doorstep.serve import limits, nodeplan
 from doorstep.serve.children import Child
 from doorstep.serve.engines import Engines
 from doorstep.serve.evidence import Evidence, set_aside
 from doorstep.serve.feed import PlanFeed, Published
 from doorstep.serve.fronts import FrontSlots, FrontWorker
-from doorstep.serve.limits import (
-    DRAIN_S,
-    POLL_S,
-    PROBLEMS_MAX,
-    REPORT_IDLE_S,
-    REPORT_S,
-    WORKER_START_S,
-)
 from doorstep.serve.listeners import address_of, take_listeners_at
-from doorstep.serve.nodeplan import (
-    Apply,
-    FrontOptions,
-    Full,
-    Hung,
-    Lease,
-    NodePlan,
-    Order,
-    Refuses,
-    Serves,
-    Sleep,
-    Wake,
-    Word,
-)
 from doorstep.serve.observe_options import ObserveOptions
 from doorstep.serve.orphan import hold_alive
 from doorstep.serve.readiness import Readiness
@@ -122,7 +100,7 @@ class Supervisor:
         memory_mb = options.memory_mb or _machine_mb() // 2
         inline_mb = memory_mb / 4 / options.workers
         self.engines = Engines(options.home / "bundles", options.state, logs, memory_mb * 3 / 4)
-        fronts = FrontOptions(
+        fronts = nodeplan.FrontOptions(
             state=str(options.state), journal=str(options.home / "journal"), node=options.node,
             run=self.run_id, listen=self._listener.fileno(), alive=hold_alive(options.state),
             models_bytes=int(inline_mb * 1e6),
@@ -133,12 +111,12 @@ class Supervisor:
         )  # fmt: skip
         self.fronts = FrontSlots(options.workers, fronts, logs, self._hear, options.keep.variables)
         self._extras = {one.slot: one for one in self._make_extras(logs)}
-        self.current: NodePlan | None = None
+        self.current: nodeplan.NodePlan | None = None
         self._good = -1
         self._wanted: Published | None = None
         self.readiness = Readiness(options.home / "bundles", self.engines)
         self._held: dict[str, str] = {}
-        self._good_plan: NodePlan | None = None
+        self._good_plan: nodeplan.NodePlan | None = None
         self._announced = False
         self._problems: dict[str, str] = {}
         self.lease_held = False
@@ -179,7 +157,7 @@ class Supervisor:
         polled_s = 0.0
         while not self._stopping.is_set():
             now = time.monotonic()
-            if now - polled_s >= POLL_S:
+            if now - polled_s >= limits.POLL_S:
                 polled_s = now
                 self._poll()
             self._step()
@@ -228,7 +206,7 @@ class Supervisor:
     async def _roll(self) -> None:
         for at in range(len(self.fronts.current)):
             old, new = self.fronts.replace(at, self._first_orders())
-            until = time.monotonic() + WORKER_START_S
+            until = time.monotonic() + limits.WORKER_START_S
             while new is not None and new.served < 0 and self.current is not None:
                 if time.monotonic() > until or not new.child.running:
                     break
@@ -238,7 +216,7 @@ class Supervisor:
             known = {*old.held_back, *(self.current.held_back if self.current else ())}
             is_up = new is not None and (new.served >= 0 or self.current is None)
             if new is not None and is_up and known.issuperset(new.held_back):
-                old.drain(DRAIN_S)
+                old.drain(limits.DRAIN_S)
             else:
                 self.fronts.put_back(at, old)
                 said = f"a new {old.child.slot} did not start; the old one stays"
@@ -248,11 +226,11 @@ class Supervisor:
     async def _shut_down(self) -> None:
         """Rolling drain, then the engines, then a last report."""
         for worker in self.fronts.live:
-            worker.drain(DRAIN_S)
+            worker.drain(limits.DRAIN_S)
         self._listener.close()
         if self._rpc_listener is not None:
             self._rpc_listener.close()
-        until = time.monotonic() + DRAIN_S + STOP_EXTRA_S
+        until = time.monotonic() + limits.DRAIN_S + STOP_EXTRA_S
         everybody = self.fronts.live + self.fronts.leaving
         while any(one.child.running for one in everybody) and time.monotonic() < until:
             await asyncio.sleep(TICK_S)
@@ -320,13 +298,13 @@ class Supervisor:
         return plan is not None and any(self.readiness.is_refused(one) for one in plan.services)
 
     def _publish(
-        self, root: PlanRoot | NodePlan, services: tuple[ServicePlan, ...], held: tuple[str, ...],
-        unloaded: Iterable[str],
+        self, root: PlanRoot | nodeplan.NodePlan, services: tuple[ServicePlan, ...],
+        held: tuple[str, ...], unloaded: Iterable[str],
     ) -> None:  # fmt: skip
         """Have the workers serve this, if it is not what they were told last."""
         last = self.current
-        lease_s = root.lease_s if isinstance(root, NodePlan) else root.challenger_lease_s
-        plan = NodePlan(
+        lease_s = root.lease_s if isinstance(root, nodeplan.NodePlan) else root.challenger_lease_s
+        plan = nodeplan.NodePlan(
             format=nodeplan.FORMAT,
             generation=last.generation if last else 0,
             term=root.term,
@@ -349,7 +327,7 @@ class Supervisor:
         previous, self.current = self.current, plan
         if previous is not None and previous.generation not in (self._good, plan.generation):
             nodeplan.plan_file(self.options.state, previous.generation).unlink(missing_ok=True)
-        self.fronts.tell_all(Apply(plan.generation))
+        self.fronts.tell_all(nodeplan.Apply(plan.generation))
 
     def _load_last_good(self) -> None:
         """Begin with the plan that this node served last, whatever the home says now."""
@@ -357,7 +335,7 @@ class Supervisor:
             path.unlink()
         try:
             data = (self.options.state / nodeplan.PLAN_FILE).read_bytes()
-            plan = msgspec.json.decode(data, type=NodePlan)
+            plan = msgspec.json.decode(data, type=nodeplan.NodePlan)
         except (OSError, msgspec.MsgspecError):
             return
         sockets = self.engines.want(plan.services)
@@ -367,16 +345,19 @@ class Supervisor:
         self.current, self._good = plan, 1
         self._good_plan = plan
 
-    def _write_plan(self, path: Path, plan: NodePlan) -> None:
+    def _write_plan(self, path: Path, plan: nodeplan.NodePlan) -> None:
         write_atomic(path, msgspec.json.encode(plan), PLAN_MODE)
 
-    def _first_orders(self) -> list[Order]:
+    def _first_orders(self) -> list[nodeplan.Order]:
         """What a new worker is told: the last plan known to be good, then the current one."""
-        orders: list[Order] = [self._lease(), Sleep(tuple(sorted(self._told_asleep)))]
+        orders: list[nodeplan.Order] = [
+            self._lease(),
+            nodeplan.Sleep(tuple(sorted(self._told_asleep))),
+        ]
         if self._good >= 0:
-            orders.append(Apply(self._good))
+            orders.append(nodeplan.Apply(self._good))
         if self.current is not None and self.current.generation != self._good:
-            orders.append(Apply(self.current.generation))
+            orders.append(nodeplan.Apply(self.current.generation))
         return orders
 
     def _note_good(self) -> None:
@@ -395,19 +376,19 @@ class Supervisor:
         if old >= 0:
             nodeplan.plan_file(self.options.state, old).unlink(missing_ok=True)
 
-    def _hear(self, _worker: FrontWorker, word: Word) -> None:
+    def _hear(self, _worker: FrontWorker, word: nodeplan.Word) -> None:
         match word:
-            case Full():
+            case nodeplan.Full():
                 self.roll()
-            case Hung(socket):
+            case nodeplan.Hung(socket):
                 self.engines.replace_hung(socket)
-            case Wake(socket):
+            case nodeplan.Wake(socket):
                 self.engines.wake(socket)
                 self._tell_asleep()
-            case Refuses(generation, why, services):
+            case nodeplan.Refuses(generation, why, services):
                 self._reported_s = 0.0
                 self._hear_refusal(generation, why, set(services))
-            case Serves():
+            case nodeplan.Serves():
                 self._reported_s = 0.0  # what the control plane waits for is told at once
 
     def _hear_refusal(self, generation: int, why: str, services: set[str]) -> None:
@@ -426,10 +407,10 @@ class Supervisor:
             self.lease_held, self._told_renewed_s = lease.held, self.feed.renewed_s
             self.fronts.tell_all(lease)
 
-    def _lease(self) -> Lease:
+    def _lease(self) -> nodeplan.Lease:
         lease_s = self.current.lease_s if self.current else 0.0
         left_s = self.feed.renewed_s + lease_s - time.monotonic()
-        return Lease(left_s >= 0, max(left_s, 0.0))
+        return nodeplan.Lease(left_s >= 0, max(left_s, 0.0))
 
     def _make_extras(self, logs: Path) -> list[Child]:
         options = self.options
@@ -458,7 +439,7 @@ class Supervisor:
         asleep = self.engines.asleep
         if asleep != self._told_asleep:
             self._told_asleep = asleep
-            self.fronts.tell_all(Sleep(tuple(sorted(asleep))))
+            self.fronts.tell_all(nodeplan.Sleep(tuple(sorted(asleep))))
 
     def _note_use(self) -> None:
         """Which services were asked since the last report: their engines are not put to sleep."""
@@ -490,7 +471,7 @@ class Supervisor:
 
     def _write_report(self, *, last: bool = False) -> None:
         now = time.monotonic()
-        if not last and now - self._reported_s < REPORT_S:
+        if not last and now - self._reported_s < limits.REPORT_S:
             return
         plan = self.current
         releases = {one.release.id for one in plan.services if one.release} if plan else set()
@@ -501,7 +482,7 @@ class Supervisor:
         bare = msgspec.json.encode(
             msgspec.structs.replace(report, sequence=0, at=0, workers=_without_rss(report.workers))
         )
-        if not last and bare == self._reported and now - self._reported_s < REPORT_IDLE_S:
+        if not last and bare == self._reported and now - self._reported_s < limits.REPORT_IDLE_S:
             return
         self._sequence += 1
         self._reported, self._reported_s = bare, now
@@ -543,7 +524,7 @@ class Supervisor:
             data_url=self.data_url,
             workers=tuple(workers),
             loaded=tuple(one for one in loaded if one not in unloaded),
-            problems=tuple(self._sentences()[:PROBLEMS_MAX]),
+            problems=tuple(self._sentences()[: limits.PROBLEMS_MAX]),
             services=self.evidence.services(),
             cells=self.evidence.cells(),
             held_back=tuple(sorted(held)),

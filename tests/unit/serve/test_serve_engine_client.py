@@ -114,7 +114,7 @@ def test_an_engine_that_was_about_to_end_when_it_was_woken_is_asked_again(tmp_pa
 def test_a_question_of_many_calls_counts_as_many_where_calls_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("doorstep.serve.engine_client.HUNG_S", 0.0)
+    monkeypatch.setattr("doorstep.serve.limits.HUNG_S", 0.0)
     asked = Asked(tmp_path)
 
     class Measured(Engine):

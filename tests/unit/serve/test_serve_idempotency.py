@@ -14,7 +14,7 @@ import pytest
 from test_serve_path import Exchange, Scorer, World, answered, plan
 
 from doorstep.formats.batch import Batch
-from doorstep.serve import idempotency
+from doorstep.serve import limits
 from doorstep.serve.admission import WireError
 from doorstep.serve.cells import CellWriter, create_cells
 from doorstep.serve.http import Head
@@ -117,8 +117,8 @@ def test_answers_outlive_the_workers(node: Node) -> None:
 def test_what_is_too_old_or_too_much_is_dropped_the_oldest_first(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(idempotency, "KEYS_MAX", 8)
-    monkeypatch.setattr(idempotency, "KEYS_BYTES_MAX", 5 * len(ANSWER.body))
+    monkeypatch.setattr(limits, "KEYS_MAX", 8)
+    monkeypatch.setattr(limits, "KEYS_BYTES_MAX", 5 * len(ANSWER.body))
     one = node.worker("one")
     for at in range(12):
         assert one.claim(b"%d" % at, b"r", NOW + at) is None
@@ -132,8 +132,8 @@ def test_what_is_too_old_or_too_much_is_dropped_the_oldest_first(
 def test_a_sweep_goes_by_slices_and_the_totals_are_what_is_there(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(idempotency, "KEYS_MAX", 8)
-    monkeypatch.setattr(idempotency, "KEY_SLICE", 3)
+    monkeypatch.setattr(limits, "KEYS_MAX", 8)
+    monkeypatch.setattr(limits, "KEY_SLICE", 3)
     one, two = node.worker("one"), node.worker("two")
     names = [b"%d" % at for at in range(20)]
     for at, name in enumerate(names):
@@ -316,7 +316,7 @@ class Contended(Scorer):
 def test_an_answer_waits_for_another_worker_that_writes_but_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float
 ) -> None:
-    monkeypatch.setattr(idempotency, "KEY_STORE_S", patience_s)
+    monkeypatch.setattr(limits, "KEY_STORE_S", patience_s)
     scorer = Contended(tmp_path)
     world = Keyed(tmp_path, plan(1), {1: scorer})
 

@@ -24,14 +24,12 @@ from doorstep.core import errors
 from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.core.ids import digest_of
 from doorstep.core.outcome import OutcomeGiven
-from doorstep.core.verdict import Finding
 from doorstep.explain import surface as _explain
 from doorstep.gate import surface as _gate
 from doorstep.govern import surface as _govern
 from doorstep.journal import exported
 from doorstep.journal import surface as _journal
 from doorstep.kernel.server import find_server
-from doorstep.kernel.trust import SignedTrust
 from doorstep.monitor import surface as _monitor
 from doorstep.register import surface as _register
 from doorstep.release import surface as _release
@@ -151,6 +149,7 @@ class Client:
         "version.list", _register.ListVersions, _register.Versions, lambda found: found.versions
     )
     version = _asks("version.show", _register.ShowVersion, _register.Version)
+    register = _asks("version.register", _register.RegisterVersion, _register.Version)
     watch = _asks("version.watch", _register.WatchVersion, _register.Version)
 
     def upload(self, folder: Path, files: Mapping[str, Path]) -> None:
@@ -167,26 +166,6 @@ class Client:
                 content=_chunks(wanted[digest]),
                 type_="application/octet-stream",
             )
-
-    def register(
-        self,
-        file: str,
-        digest: str,
-        *,
-        holdout: str = "",
-        speed_ms_p99: float = 0.0,
-        trust: SignedTrust | None = None,
-        findings: Iterable[Finding] = (),
-    ) -> _register.Version:
-        asked = _register.RegisterVersion(
-            file=file,
-            digest=digest,
-            holdout=holdout,
-            speed_ms_p99=speed_ms_p99,
-            trust=trust,
-            findings=tuple(findings),
-        )
-        return self.call("version.register", asked, _register.Version)
 
     # gates and releases
     run_gates = _asks("gate.run", _gate.RunGates, _gate.GateRun)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from doorstep.compose.node import end_orphans, end_supervisor
+from doorstep.compose.node import end_orphans, end_process, end_supervisor
 from doorstep.compose.up import Ready, require_startable
 from doorstep.core.errors import DoorstepError, RefusedError, WaitedError
 from doorstep.core.ids import new_id
@@ -25,7 +24,6 @@ from doorstep.serve.tls import TlsFiles
 
 START_S_MAX = 90.0
 """`up` itself gives up after 60 s and says why; this only bounds one that cannot even do that."""
-STOP_S_MAX = 40.0
 POLL_S = 0.05
 OUTPUT = "up-{}.out"
 """One file for each attempt: two at once must not read each other's."""
@@ -199,24 +197,5 @@ def _stop_up(home: Path) -> int | None:
 
     Raises: WaitedError (`still-running`), RefusedError (`not-yours`).
     """
-    pid = holder_of(home)
-    if pid is None:
-        return None
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        raise RefusedError(
-            "not-yours", f"process {pid} runs over {home} and belongs to somebody else"
-        ) from None
-    deadline = time.monotonic() + STOP_S_MAX
-    while holder_of(home) == pid:
-        if time.monotonic() > deadline:
-            raise WaitedError(
-                "still-running",
-                f"process {pid} was asked to end {STOP_S_MAX:g} s ago and has not",
-                f"look into {home / 'run' / 'up.log'}, or end it: kill -9 {pid}",
-            )
-        time.sleep(POLL_S)
-    return pid
+    log = home / "run" / "up.log"
+    return end_process(lambda: holder_of(home), f"the `doorstep up` over {home}", log)

@@ -55,7 +55,15 @@ def end_supervisor(home: Path) -> int | None:
     """End the node that an `up` over this home left behind when it was killed: asked to, so that
     it drains. Its pid; None if there is none. Raises: RefusedError (`not-yours`), WaitedError."""
     state = home / "run" / NODE_STATE
-    pid = holder_of_state(state)
+    log = home / "run" / "node.log"
+    return end_process(lambda: holder_of_state(state), f"the node of {home}", log)
+
+
+def end_process(holder: Callable[[], int | None], who: str, log: Path) -> int | None:
+    """Ask the process that `holder` answers to end, and wait until it is another one or none: its
+    pid; None if there is none. Raises: RefusedError (`not-yours`), WaitedError
+    (`still-running`)."""
+    pid = holder()
     if pid is None:
         return None
     try:
@@ -64,9 +72,10 @@ def end_supervisor(home: Path) -> int | None:
         return pid
     except PermissionError:
         raise RefusedError(
-            "not-yours", f"process {pid} is the node of {home} and belongs to somebody else"
+            "not-yours", f"process {pid} is {who} and belongs to somebody else"
         ) from None
-    _wait_gone(lambda: holder_of_state(state) == pid, f"process {pid}, the node of {home},")
+    hint = f"look into {log}, or end it: kill -9 {pid}"
+    _wait_gone(lambda: holder() == pid, f"process {pid}, {who},", hint)
     return pid
 
 
@@ -82,12 +91,12 @@ def end_orphans(home: Path) -> int | None:
     return ports[0]
 
 
-def _wait_gone(is_there: Callable[[], bool], what: str) -> None:
+def _wait_gone(is_there: Callable[[], bool], what: str, hint: str = "") -> None:
     until_s = time.monotonic() + END_S
     while is_there():
         if time.monotonic() > until_s:
             raise WaitedError(
-                "still-running", f"{what} was asked to end {END_S:g} s ago and has not"
+                "still-running", f"{what} was asked to end {END_S:g} s ago and has not", hint
             )
         time.sleep(_PAUSE_S)
 

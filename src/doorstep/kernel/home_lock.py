@@ -1,4 +1,5 @@
-"""One `up` for each home: an advisory lock on `run/up.lock`, with the holder's pid inside.
+"""One process for each folder: an advisory lock on a file, with the holder's pid inside. So there
+is one `up` for each home (`run/up.lock`), and one supervisor for each state folder of a node.
 
 The kernel releases it when the process dies, however it dies; the file stays.
 """
@@ -26,16 +27,9 @@ class HomeLock:
         self._descriptor = -1
 
     def __enter__(self) -> HomeLock:
-        # Not inherited by children: a surviving worker must not keep the home locked.
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-            os.close(descriptor)
-            raise self._in_use(holder) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        descriptor = hold(self._path)
+        if descriptor is None:
+            raise self._in_use(str(holder(self._path) or "unknown"))
         self._descriptor = descriptor
         return self
 
@@ -58,10 +52,29 @@ class HomeLock:
         )
 
 
+def hold(path: Path) -> int | None:
+    """The descriptor by which this process now holds the file; None if another one does."""
+    # Not inherited by children: a surviving worker must not keep the home locked.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
 def holder_of(home: Path) -> int | None:
     """The process that holds the lock of the home at `home`; None if nobody does."""
+    return holder(home / "run" / LOCK_FILE)
+
+
+def holder(path: Path) -> int | None:
+    """The process that holds the file; None if nobody does."""
     try:
-        descriptor = os.open(home / "run" / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:

@@ -83,7 +83,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     services: tuple[Service, ...]
 
 
-class RegisterVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RegisterVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """file: the service file's text. digest: of a bundle that was uploaded. holdout: digest of the
     uploaded hold-out snapshot, "" if there is none. speed_ms_p99: single row, as `register`
     measured it on the form that will serve. trust: the signed statement about everything that

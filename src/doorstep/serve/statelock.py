@@ -7,13 +7,13 @@ on, and hand the listening socket to the supervisor that comes after (`serve/orp
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import time
 from pathlib import Path
 
 from doorstep.core.errors import RefusedError
+from doorstep.kernel.home_lock import hold, holder
 
 LOCK_FILE = "lock"
 END_S = 5.0
@@ -23,35 +23,19 @@ _PAUSE_S = 0.02
 def lock_state(state: Path) -> int:
     """Take the state folder for this process. Raises: RefusedError (`state-in-use`)."""
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd = os.open(state / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
+    fd = hold(state / LOCK_FILE)
+    if fd is None:
         raise RefusedError(
             "state-in-use",
             f"another node runs with the state folder {state}",
             "stop it, or give this one its own --state",
-        ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        )
     return fd
 
 
 def holder_of_state(state: Path) -> int | None:
     """The pid of the supervisor that runs with this state folder; None if none does."""
-    try:
-        fd = os.open(state / LOCK_FILE, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        written = os.pread(fd, 20, 0).decode(errors="replace").strip()
-        return int(written) if written.isdecimal() else None
-    finally:
-        os.close(fd)
-    return None
+    return holder(state / LOCK_FILE)
 
 
 def end_holder(state: Path) -> bool:

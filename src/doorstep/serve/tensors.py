@@ -104,7 +104,7 @@ def _read_data(tensor: Tensor) -> Column:
         kind = np.dtype(float) if tensor.datatype in _REAL else _RAW.get(tensor.datatype)
         return values if kind is None or tensor.datatype == "BOOL" else _array(values, kind)
     for at, value in enumerate(values):
-        if value is not None and not _is(value, tensor.datatype):
+        if value is not None and not _are([value], tensor.datatype):
             raise _bad(
                 f"input {tensor.name!r}: value {at} is {describe(value)}; expected "
                 f"{tensor.datatype}"
@@ -138,19 +138,6 @@ def _are(values: list[Any], datatype: str) -> bool:
         return kinds == {int} and low <= min(values) and max(values) <= high
     known: set[type] = {int, float} if datatype in _REAL else {bool if datatype == "BOOL" else str}
     return kinds <= known
-
-
-def _is(value: Any, datatype: str) -> bool:
-    if datatype == "BOOL":
-        return isinstance(value, bool)
-    if datatype == "BYTES":
-        return isinstance(value, str)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    if datatype in _REAL:
-        return True
-    low, high = _WHOLE[datatype]
-    return isinstance(value, int) and low <= value <= high
 
 
 def _read_raw(tensor: Tensor, raw: bytes) -> Column:

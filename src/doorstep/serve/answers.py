@@ -67,11 +67,15 @@ def predictions(call: Call) -> list[Any]:
     return found
 
 
-def wants_probabilities(method: object, service: Service, key: str) -> bool:
-    """What a `predict_method` means. Raises: InputError (`bad-output`)."""
+def wants_probabilities(parameters: object, service: Service) -> bool:
+    """What `predict_method` says, where there is one. Raises: InputError (`bad-output`)."""
+    method: object = METHODS[0]
+    if isinstance(parameters, dict):
+        method = parameters.get("predict_method", method)
     if method not in METHODS:
         raise InputError(
-            "bad-output", f"{key!r} is {describe(method)}; expected {' or '.join(METHODS)}"
+            "bad-output",
+            f"'predict_method' is {describe(method)}; expected {' or '.join(METHODS)}",
         )
     return method == METHODS[1] and check_probabilities(service)
 

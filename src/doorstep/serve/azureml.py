@@ -43,9 +43,7 @@ def score(site: Site, visit: Visit) -> None:
         rows = reader.columns(found["data"], "data")
     if rows is None:
         raise InputError("bad-instances", "the body has neither 'input_data' nor 'data'")
-    params = found.get("params")
-    method = params.get("predict_method", "predict") if isinstance(params, dict) else "predict"
-    probabilities = wants_probabilities(method, service, "predict_method")
+    probabilities = wants_probabilities(found.get("params"), service)
     parsed = reader.parse(rows, visit.context)
     asked = Asked(probabilities=probabilities, spare=tuple(sorted(reader.spare)))
     site.submit(visit, service, parsed, extra=asked)

@@ -182,12 +182,9 @@ class EngineClient(asyncio.Protocol):
             self._out, self._first = self._first | self._out, None
             self._out_bytes = sum(map(len, self._out.values()))
         else:
-            self._forget_unsent()
+            self._out, self._out_bytes, self._first = {}, 0, None
             self._fail_all(Status.DIED)
         self.start()
-
-    def _forget_unsent(self) -> None:
-        self._out, self._out_bytes, self._first = {}, 0, None
 
     async def _connect(self) -> None:
         while not self._closed and not self.asleep and self._transport is None:

@@ -77,13 +77,11 @@ class PlanFeed:
         pointer = decode_part(raw, PlanPointer, "plan-pointer")
         self._check(pointer)
         self._renew(pointer)
-        published = self._load(pointer) if self._is_new(pointer) else None
+        is_new = not self._raw or pointer.root != self.seen.root
+        published = self._load(pointer) if is_new else None
         self._accept(pointer)
         self._raw = raw
         return published
-
-    def _is_new(self, pointer: PlanPointer) -> bool:
-        return not self._raw or pointer.root != self.seen.root
 
     def _check(self, pointer: PlanPointer) -> None:
         if not pointer.signature or not pointer.key:

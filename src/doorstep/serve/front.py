@@ -234,7 +234,8 @@ class Front:
             plan.generation, why[: nodeplan.MESSAGE_CHARS_MAX], tuple(failed)
         )
         if failed and len(failed) == len(plan.services):
-            if self._plan is None and _are_late(failed):
+            are_late = all(isinstance(error, UnreachableError) for error in failed.values())
+            if self._plan is None and are_late:
                 # Connections wait in the backlog, or orphans answer them, until engines are warm.
                 refusal = msgspec.structs.replace(refusal, services=())
                 self._queue = self._queue or [plan.generation]
@@ -384,10 +385,6 @@ def _mend(
     services = tuple(one for one in kept if one is not None)
     engines = (last.engines if last else {}) | plan.engines
     return msgspec.structs.replace(plan, services=services, engines=engines)
-
-
-def _are_late(failed: dict[str, Exception]) -> bool:
-    return all(isinstance(error, UnreachableError) for error in failed.values())
 
 
 def _said(error: Exception) -> str:

@@ -100,11 +100,11 @@ def invoke(site: Site, visit: Visit) -> None:
             "bad-media", f"content-type is {said!r}; expected {JSON}, {CSV} or {LINES}"
         )
     reader = Instances(service, lenient=True)
-    found, method = _READERS[media](visit.body, reader)
+    found, params = _READERS[media](visit.body, reader)
     parsed = reader.parse(found, visit.context)
     form = _accepted(fields.get(b"accept", b""))
     # A line has the label beside the scores, so there is nothing to choose.
-    probabilities = form != LINES and wants_probabilities(method, service, "predict_method")
+    probabilities = form != LINES and wants_probabilities(params, service)
     spare = tuple(sorted(reader.spare))
     site.submit(visit, service, parsed, extra=Asked(form, probabilities, spare))
 
@@ -122,16 +122,16 @@ def _accepted(header: bytes) -> str:
     return found
 
 
-# -- bodies: rows, and the predict method
+# -- bodies: rows, and parameters
 
 
 def _read_json(body: bytes, reader: Instances) -> tuple[list[Any], object]:
     found = decode_json(body, "the body")
     if isinstance(found, list):
-        return found, "predict"
+        return found, None
     keys = [key for key in FORMS if key in found] if isinstance(found, dict) else []
     if isinstance(found, dict) and not keys and any(map(reader.is_field, found)):
-        return [found], "predict"
+        return [found], None
     if len(keys) != 1:
         size = f"has {len(keys)} of" if isinstance(found, dict) else f"is {describe(found)}, not"
         raise InputError(
@@ -144,12 +144,12 @@ def _read_json(body: bytes, reader: Instances) -> tuple[list[Any], object]:
     params = found.get("params") or {}
     if not isinstance(params, dict):
         raise InputError("bad-instances", f"'params' is {describe(params)}; expected an object")
-    return rows, params.get("predict_method", "predict")
+    return rows, params
 
 
 def _read_lines(body: bytes, reader: Instances) -> tuple[list[Any], object]:
     lines = [line for line in body.split(b"\n", reader.rows_max + 1) if line.strip()]
-    return [decode_json(line, f"line {at}") for at, line in enumerate(lines, 1)], "predict"
+    return [decode_json(line, f"line {at}") for at, line in enumerate(lines, 1)], None
 
 
 def _read_csv(body: bytes, reader: Instances) -> tuple[list[Any], object]:
@@ -168,7 +168,7 @@ def _read_csv(body: bytes, reader: Instances) -> tuple[list[Any], object]:
     cells = {one.name: _CELLS[one.type] for one in (*contract.context, *contract.inputs)}
     has_names = 2 * sum(map(reader.is_field, first[:NAMES_MAX])) > len(first)
     names, rows = (first, lines[1:]) if has_names else (reader.inputs, lines)
-    return reader.named(names, rows, cells), "predict"
+    return reader.named(names, rows, cells), None
 
 
 def _whole(cell: str) -> int | float | str | None:

@@ -14,10 +14,9 @@ from doorstep.journal.commit import Commits, Direct, Then
 from doorstep.journal.masking import NAN_BYTES, Row, Texts
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.call import CONSTANT, NOBODY, Call, Part
-from doorstep.serve.mask import keep_nothing
 from doorstep.serve.plain import PlainBatch
 from doorstep.serve.rows import Parsed
-from doorstep.serve.service import Service
+from doorstep.serve.service import Service, keep_nothing
 from doorstep.serve.version import Version
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from doorstep.core.contract import Contract
-from doorstep.core.plan import REST, FallbackStep, ReleasePlan, ServicePlan, is_challengers
+from doorstep.core.ids import hash_unit
+from doorstep.core.plan import REST, FallbackStep, ServicePlan, is_challengers
 from doorstep.core.record import Layout, layout_of
 from doorstep.journal.masking import Mask
-from doorstep.serve.cells import CellKey
+from doorstep.serve.cells import ARMS, CellKey
 from doorstep.serve.limits import FALLBACKS_MAX, PATIENCE
-from doorstep.serve.mask import keeps_of
 from doorstep.serve.rows import RowReader
 from doorstep.serve.rule import Rule
 from doorstep.serve.version import Version
@@ -120,7 +120,8 @@ class Service:
             return None  # a wave that is not begun is no control, and room is short
         key = (segment, challenger)
         if key not in self._slots:
-            self._slots[key] = self._slot(_cell_key(release, segment, challenger))
+            arm = ARMS[challenger]
+            self._slots[key] = self._slot(CellKey(release.id, release.epoch, segment, arm))
         return self._slots[key]
 
     def _link(self, step: FallbackStep) -> Version | Rule | None:
@@ -153,5 +154,16 @@ class Service:
         return self.release is not None and self.share(REST) > 0
 
 
-def _cell_key(release: ReleasePlan, segment: str, challenger: bool) -> CellKey:
-    return CellKey(release.id, release.epoch, segment, "challenger" if challenger else "champion")
+def keep_nothing(_request: str) -> bool:
+    return False
+
+
+def keeps_of(plan: ServicePlan) -> Callable[[str], bool] | None:
+    """Whether the inputs of a request are kept, by its id, so that everybody who asks is told the
+    same; None if they always are. The records of the others have no columns of inputs."""
+    if plan.record == "full":
+        return None
+    if plan.record == "no-inputs":
+        return keep_nothing
+    limit = plan.record_share * 2.0**64
+    return lambda request: hash_unit("record", request) < limit

@@ -27,6 +27,7 @@ from doorstep.core.report import NodeReport, WorkerReport
 from doorstep.journal.options import JournalOptions
 from doorstep.journal.stored import store_problems
 from doorstep.kernel.files import write_atomic
+from doorstep.kernel.nodes import read_report
 from doorstep.serve import limits, nodeplan
 from doorstep.serve.children import Child
 from doorstep.serve.engines import Engines
@@ -123,7 +124,9 @@ class Supervisor:
         self._told_renewed_s = self.feed.renewed_s
         self._told_asleep: frozenset[str] = frozenset()
         self._requests: dict[str, int] = {}
-        self._sequence = self._last_sequence()
+        self._report_path = options.home / "nodes" / f"{options.node}.json"
+        last = read_report(self._report_path)  # of this boot's last supervisor
+        self._sequence = last.sequence if last else 0
         self._reported: bytes = b""
         self._reported_s = 0.0
         self._rolling: asyncio.Task[None] | None = None
@@ -487,9 +490,8 @@ class Supervisor:
         self._sequence += 1
         self._reported, self._reported_s = bare, now
         self.report = msgspec.structs.replace(report, sequence=self._sequence)
-        path = self.options.home / "nodes" / f"{self.options.node}.json"
         try:
-            replace_file(path, msgspec.json.encode(self.report))
+            replace_file(self._report_path, msgspec.json.encode(self.report))
         except OSError as error:
             self._tell("report", f"the report cannot be written: {error.strerror}")
         else:
@@ -553,14 +555,6 @@ class Supervisor:
         for worker in self.fronts.live:
             found += [f"{worker.child.slot}: {what}" for what in worker.troubles.values() if what]
         return list(dict.fromkeys(found))
-
-    def _last_sequence(self) -> int:
-        """Where the report of this boot's last supervisor stopped."""
-        path = self.options.home / "nodes" / f"{self.options.node}.json"
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=NodeReport).sequence
-        except (OSError, msgspec.MsgspecError):
-            return 0
 
 
 def replace_file(path: Path, data: bytes) -> None:

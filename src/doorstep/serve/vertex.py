@@ -42,11 +42,7 @@ def predict(site: Site, visit: Visit) -> None:
     found = decode_json(visit.body, "the body")
     if not isinstance(found, dict) or "instances" not in found:
         raise InputError("bad-instances", "the body has no 'instances'; expected a list of rows")
-    parameters = found.get("parameters") or {}
-    method = "predict"
-    if isinstance(parameters, dict):
-        method = parameters.get("predict_method", method)
-    probabilities = wants_probabilities(method, service, "predict_method")
+    probabilities = wants_probabilities(found.get("parameters"), service)
     reader = Instances(service)
     parsed = reader.parse(reader.rows(found["instances"], "instances"), visit.context)
     site.submit(visit, service, parsed, extra=Asked(probabilities=probabilities))

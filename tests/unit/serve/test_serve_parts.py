@@ -1,8 +1,10 @@
-"""Small parts: frames, lines, request ids, masks, contracts of versions, connection deadlines."""
+"""Small parts: frames, links, request ids, masks, contracts of versions, connection deadlines."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import struct
 from typing import Any
 from uuid import UUID
@@ -19,9 +21,10 @@ from doorstep.journal.masking import Mask
 from doorstep.journal.sealing import Sealer
 from doorstep.serve.http import HttpConnection, HttpExchange
 from doorstep.serve.limits import BODY_S, HEADER_S, IDLE_S, LINGER_S
-from doorstep.serve.mask import keeps_of
-from doorstep.serve.nodeplan import Apply, Lines, Serves, encode_line
+from doorstep.serve.link import Link
+from doorstep.serve.nodeplan import Order, Serves, Trouble, Word
 from doorstep.serve.requestid import RequestIds
+from doorstep.serve.service import keeps_of
 from doorstep.serve.version import columns_of, probabilities_of
 from doorstep.serve.wire import Ask, Frames, Reply, encode_frame
 
@@ -48,11 +51,22 @@ def test_an_ask_is_numbers_text_and_bytes() -> None:
     assert msgspec.msgpack.decode(encode_frame(ask)[4:], type=Ask) == ask
 
 
-def test_lines_come_out_whole_however_they_are_cut() -> None:
-    stream = encode_line(Apply(3)) + encode_line(Serves(3, 9))
-    lines = Lines()
-    found = [one for byte in stream for one in lines.feed(bytes([byte]))]
-    assert [json.loads(one)["type"] for one in found] == ["apply", "serves"]
+def test_what_is_said_before_a_link_is_connected_comes_first_and_a_problem_is_told_once() -> None:
+    async def talk() -> list[Word]:
+        loop, heard, over = asyncio.get_running_loop(), list[Word](), asyncio.Event()
+        ours, theirs = Link(Word, heard.append, over.set), Link(Order, heard.append)
+        theirs.say(Serves(3, 9))
+        for at, one in zip(socket.socketpair(), (ours, theirs), strict=True):
+            at.setblocking(False)
+            transport, _ = await loop.create_connection(lambda one=one: one, sock=at)
+        for what in ("it burns", "it burns", "", ""):
+            theirs.tell("roof", what)
+        transport.close()
+        await over.wait()
+        return heard
+
+    told = [Trouble("roof", "it burns"), Trouble("roof", "")]
+    assert asyncio.run(talk()) == [Serves(3, 9), *told]
 
 
 def test_request_ids_are_uuid7_and_all_different() -> None:

@@ -31,6 +31,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 class Plain:
     """What most of these protocols say: a list, and errors as one sentence."""
 
+    protocol: str
     bad_input = 400
 
     def answer(self, call: Call) -> bytes:

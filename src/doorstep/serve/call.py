@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, Protocol
 
 import msgspec
@@ -29,9 +28,10 @@ class Exchange(Protocol):
 
 
 class Codec(Protocol):
-    """How one protocol writes answers and refusals. bad_input: the status of an answer to what it
-    does not take."""
+    """How one protocol writes answers and refusals. protocol: its name where requests are counted.
+    bad_input: the status of an answer to what it does not take."""
 
+    protocol: str
     bad_input: int
 
     def answer(self, call: Call) -> bytes:
@@ -190,9 +190,3 @@ class Call(msgspec.Struct):
         """Who answered the first row, or should have."""
         part = self.parts[0]
         return str(part.assigned if part.answered == NOBODY else part.answered)
-
-
-@cache
-def protocol_of(codec: type[Codec]) -> str:
-    """How a protocol is called where requests are counted: by the module of its codec."""
-    return codec.__module__.rpartition(".")[2]

@@ -110,8 +110,10 @@ class KeyStore:
                         422, "idempotency-mismatch", "this key came with another request before"
                     )
                 if body is None:
-                    said = "the first request with this key is under way"
-                    raise WireError(409, "idempotency-in-flight", said, headers=RETRY)
+                    raise WireError(
+                        409, "idempotency-in-flight",
+                        "the first request with this key is under way", headers=RETRY,
+                    )  # fmt: skip
                 return Answered(body, headers, media)
             row = (key, request, self._owner, now)
             self._db.execute(
@@ -319,8 +321,10 @@ def _is_busy(error: Exception) -> bool:
 
 
 def _unavailable() -> WireError:
-    said = "the node cannot keep answers by key now"
-    return WireError(503, "idempotency-unavailable", said, headers=RETRY)
+    return WireError(
+        503, "idempotency-unavailable",
+        "the node cannot keep answers by key now", headers=RETRY,
+    )  # fmt: skip
 
 
 def _key_of(head: Head, name: bytes) -> bytes:

@@ -57,6 +57,8 @@ _FAULTS = {
 class InvocationCodec(Plain):
     """A call's `extra` is Asked; its form is a media type. Errors are MLflow's."""
 
+    protocol = "invocations"
+
     def answer(self, call: Call) -> bytes:
         form = call.extra.form
         if form == JSON:

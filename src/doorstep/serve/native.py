@@ -68,6 +68,7 @@ _decode_outcomes = msgspec.json.Decoder(OutcomesGiven).decode
 
 
 class NativeCodec:
+    protocol = "native"
     bad_input = 422
 
     def answer(self, call: Call) -> bytes:

@@ -67,7 +67,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     listen: the shared listening socket; rpc: that of gRPC, if it is served; alive: a descriptor
     that says that workers live here (`orphan.hold_alive`). models_bytes: what it may take for the
     models that it scores itself. predict_route, health_route: paths that Vertex AI chose
-    (`vertex.py`). workers: how many share this node's part of a limit. guarded: others reach this
+    (`jsonrows.py`). workers: how many share this node's part of a limit. guarded: others reach this
     node over the network, so that everything needs an API key. tls: None: plain."""
 
     state: str

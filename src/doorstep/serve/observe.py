@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from doorstep.core.instant import Instant, to_text
-from doorstep.serve.call import Call, protocol_of
+from doorstep.serve.call import Call
 from doorstep.serve.observe_options import ObserveOptions
 
 LINES_MAX = 10_000
@@ -63,7 +63,7 @@ Observers = Sequence[Observer]
 def seen_of(call: Call, latency_us: int) -> Seen:
     return Seen(
         call.at + latency_us, latency_us, call.service.name, call.version,
-        protocol_of(type(call.codec)), call.status, call.parsed.count, call.id, call.key,
+        call.codec.protocol, call.status, call.parsed.count, call.id, call.key,
         call.fallback or "", call.trace,
     )  # fmt: skip
 

@@ -64,6 +64,7 @@ _decode = msgspec.json.Decoder(InferRequest).decode
 class OipCodec:
     """A call's `extra` is its InferRequest."""
 
+    protocol = "oip"
     bad_input = 400
 
     def answer(self, call: Call) -> bytes:

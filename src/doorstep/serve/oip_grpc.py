@@ -88,6 +88,7 @@ def url_of(call: str, message: Any) -> bytes:
 class OipGrpcCodec:
     """A call's `extra` is its Wants. A refusal is the text of a status."""
 
+    protocol = "oip_grpc"
     bad_input = 400
 
     def answer(self, call: Call) -> bytes:

@@ -20,7 +20,7 @@ from doorstep.formats.batch import Scorer
 from doorstep.serve import reply
 from doorstep.serve.breaker import WHOLE, Breakers
 from doorstep.serve.cache import AnswerCache, row_keys
-from doorstep.serve.call import CONSTANT, Call, Mark, Part, protocol_of
+from doorstep.serve.call import CONSTANT, Call, Mark, Part
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.counters import REFUSED
 from doorstep.serve.limits import IN_FLIGHT_MAX, IN_FLIGHT_ROWS_MAX, PATIENCE, TURN_NS
@@ -555,10 +555,10 @@ class Path:
     def _answer_plain(self, batch: PlainBatch, now: int) -> None:
         """Answer and count what is recorded."""
         latencies_us, left = reply.answer_batch(batch, now)
-        for codec, found in latencies_us.items():
+        for protocol, found in latencies_us.items():
             self.in_flight -= len(found)
             self.rows_in_flight -= len(found)
-            name, protocol = batch.service.name, protocol_of(codec)
+            name = batch.service.name
             self._cells.counters.answered(name, batch.version.name, protocol, 200, *found)
         if left:
             self._abandon(left)
@@ -589,7 +589,7 @@ class Path:
         is_computed = not call.is_shed and not (call.service.cache_ns and call.is_cached)
         counters, name = self._cells.counters, call.service.name
         counters.answered(
-            name, call.version, protocol_of(type(call.codec)), call.status,
+            name, call.version, call.codec.protocol, call.status,
             *([latency_us] if is_computed else []),
         )  # fmt: skip
         if call.is_shed and call.status >= 500:

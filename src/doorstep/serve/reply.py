@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 
 from doorstep.core.record import Status
-from doorstep.serve.call import Call, Codec
+from doorstep.serve.call import Call
 from doorstep.serve.plain import PlainBatch, answer_one_of
 from doorstep.serve.version import Version
 
@@ -38,10 +38,10 @@ def answer(call: Call) -> None:
     )
 
 
-def answer_batch(batch: PlainBatch, now: int) -> tuple[dict[type[Codec], list[int]], list[Call]]:
+def answer_batch(batch: PlainBatch, now: int) -> tuple[dict[str, list[int]], list[Call]]:
     """What it took to answer each, by protocol; and the calls that a mistake of ours has left
     without an answer."""
-    latencies_us, left = dict[type[Codec], list[int]](), list[Call]()
+    latencies_us, left = dict[str, list[int]](), list[Call]()
     for call, scores, said in batch.each():
         try:
             _answer_plain(call, batch.version, scores, said)
@@ -50,7 +50,7 @@ def answer_batch(batch: PlainBatch, now: int) -> tuple[dict[type[Codec], list[in
             left.append(call)
             continue
         call.is_over = True
-        latencies_us.setdefault(type(call.codec), []).append((now - call.began_ns) // 1000)
+        latencies_us.setdefault(call.codec.protocol, []).append((now - call.began_ns) // 1000)
     return latencies_us, left
 
 

@@ -17,18 +17,9 @@ import msgspec
 from doorstep.core.errors import DoorstepError, InputError, NotFoundError, OverloadedError
 from doorstep.core.plan import ApiKey
 from doorstep.core.record import Kind
-from doorstep.serve import (
-    azureml,
-    invocations,
-    native,
-    oip,
-    oip_grpc,
-    torchserve,
-    v1models,
-    vertex,
-)  # fmt: skip
+from doorstep.serve import invocations, jsonrows, native, oip, oip_grpc, v1models
 from doorstep.serve.admission import Admission, WireError
-from doorstep.serve.call import Call, Codec, Exchange, protocol_of
+from doorstep.serve.call import Call, Codec, Exchange
 from doorstep.serve.cells import CellWriter
 from doorstep.serve.counters import REFUSED, REQUESTS
 from doorstep.serve.http import RETRY, Head
@@ -44,8 +35,8 @@ from doorstep.serve.version import Version
 from doorstep.serve.visit import Handler, Skin, Visit
 
 SKINS: tuple[Skin, ...] = (
-    native.SKIN, oip.SKIN, oip_grpc.SKIN, v1models.SKIN, invocations.SKIN, torchserve.SKIN,
-    azureml.SKIN,
+    native.SKIN, oip.SKIN, oip_grpc.SKIN, v1models.SKIN, invocations.SKIN, jsonrows.TORCHSERVE,
+    jsonrows.AZURE,
 )  # fmt: skip
 PLACES_KEPT = 4096
 PLACE_URL_BYTES_MAX = 256
@@ -103,11 +94,11 @@ class Site:
         self.draining = False
         self.live = False
         self.environment = ""
-        self._own = vertex.skin_at("", "")
+        self._own = jsonrows.vertex_at("", "")
 
     def listen_at(self, predict_route: str, health_route: str) -> None:
         """Answer also at these paths, as Vertex AI wants it; they come before all others."""
-        self._own = vertex.skin_at(predict_route, health_route)
+        self._own = jsonrows.vertex_at(predict_route, health_route)
 
     def swap(
         self, services: dict[str, Service], keys: Sequence[ApiKey] = (), quota: float = 1.0
@@ -311,7 +302,7 @@ class Site:
 
     def _count(self, head: Head, codec: Codec, service: str, status: int, request: str) -> None:
         """Count what came to no version. Names that callers make up are not kept."""
-        known, protocol = service if service in self.services else "", protocol_of(type(codec))
+        known, protocol = service if service in self.services else "", codec.protocol
         self._cells.counters.add(REQUESTS, known, "", protocol, f"{status // 100}xx")
         if self._path.observers:
             at, trace = time.time_ns() // 1000, head.fields.get(b"traceparent", b"")

@@ -23,8 +23,8 @@ from doorstep.serve.answers import (
 from doorstep.serve.call import Call
 from doorstep.serve.fields import describe
 from doorstep.serve.instances import Instances
-from doorstep.serve.rows import decode_json
-from doorstep.serve.visit import Skin, Visit
+from doorstep.serve.jsonrows import predicting
+from doorstep.serve.visit import Handler, Skin, Visit
 
 if TYPE_CHECKING:
     from doorstep.serve.site import Site
@@ -39,15 +39,14 @@ _DTYPES = {
 class V1Codec(Plain):
     """A call's `extra` is Asked; its form is the key of the answer."""
 
+    protocol = "v1models"
+
     def answer(self, call: Call) -> bytes:
         add_notes(call)
         return encode({call.extra.form: predictions(call)})
 
 
-def predict(site: Site, visit: Visit) -> None:
-    service = site.service(visit.service)
-    pinned = site.version(service, visit.version)
-    found = decode_json(visit.body, "the body")
+def _read(found: Any, reader: Instances) -> tuple[list[Any], Asked]:
     given = [key for key in ("instances", "inputs") if isinstance(found, dict) and key in found]
     if len(given) != 1:
         said = "both" if given else "neither"
@@ -61,12 +60,10 @@ def predict(site: Site, visit: Visit) -> None:
             "bad-output",
             f"'signature_name' is {describe(signature)}; expected one of {', '.join(SIGNATURES)}",
         )
-    probabilities = signature == SIGNATURES[2] and check_probabilities(service)
-    reader, key = Instances(service), given[0]
-    form = reader.columns if key == "inputs" else reader.rows
-    parsed = reader.parse(form(found[key], key), visit.context)
-    answer = "outputs" if key == "inputs" else "predictions"
-    site.submit(visit, service, parsed, extra=Asked(answer, probabilities), pinned=pinned)
+    probabilities = signature == SIGNATURES[2] and check_probabilities(reader.service)
+    if given == ["inputs"]:
+        return reader.columns(found["inputs"], "inputs"), Asked("outputs", probabilities)
+    return reader.rows(found["instances"], "instances"), Asked("predictions", probabilities)
 
 
 def models(site: Site, visit: Visit) -> None:
@@ -122,6 +119,11 @@ def _tensor(name: str, dtype: str, *sizes: int) -> dict[str, Any]:
     return {"dtype": dtype, "tensor_shape": {"dim": dims, "unknown_rank": False}, "name": name}
 
 
+_MODEL: dict[str, dict[str, Handler]] = {
+    "": {"GET": model},
+    "/metadata": {"GET": metadata},
+    ":predict": {"POST": predicting(_read)},
+}
 SKIN = Skin(
     codec=V1Codec(),
     prefixes=(b"/v1/models",),
@@ -129,10 +131,6 @@ SKIN = Skin(
     | {
         f"v1/models/{{service}}{version}{what}": handlers
         for version in ("", "/versions/{version}", "/labels/{version}")
-        for what, handlers in {
-            "": {"GET": model},
-            "/metadata": {"GET": metadata},
-            ":predict": {"POST": predict},
-        }.items()
+        for what, handlers in _MODEL.items()
     },
 )

@@ -16,7 +16,7 @@ from doorstep.core.apikey import id_of, new_api_key
 from doorstep.core.ids import digest_of
 from doorstep.core.plan import ApiKey
 from doorstep.operations import table
-from doorstep.serve import vertex
+from doorstep.serve import jsonrows
 from doorstep.serve.admission import Admission, Bucket, WireError
 from doorstep.serve.cells import CellWriter, create_cells
 from doorstep.serve.http import JSON, Head
@@ -72,7 +72,7 @@ OWN = ("/aip/predict", "/aip/health")
 """Paths that Vertex AI chose."""
 ROUTES = [
     (skin, pattern, method)
-    for skin in (*SKINS, vertex.skin_at(*OWN))
+    for skin in (*SKINS, jsonrows.vertex_at(*OWN))
     for pattern, handlers in skin.routes.items()
     for method in handlers
 ]

@@ -20,9 +20,7 @@ FRONT_MODULE = "doorstep.serve.front"
 class FrontWorker:
     """One front process. served: generation and number of the plan it serves, -1 if none."""
 
-    def __init__(
-        self, child: Child, cells: Path, hear: Callable[[FrontWorker, nodeplan.Word], None]
-    ) -> None:
+    def __init__(self, child: Child, cells: Path, hear: Callable[[nodeplan.Word], None]) -> None:
         self.child = child
         self.cells = cells
         self.served = -1
@@ -46,7 +44,7 @@ class FrontWorker:
                 self.troubles[topic] = what
             case nodeplan.Full() | nodeplan.Hung() | nodeplan.Wake():
                 pass
-        self._hear(self, word)
+        self._hear(word)
 
     def drain(self, grace_s: float) -> None:
         self.draining = True
@@ -58,7 +56,7 @@ class FrontSlots:
 
     def __init__(
         self, count: int, options: nodeplan.FrontOptions, logs: Path,
-        hear: Callable[[FrontWorker, nodeplan.Word], None], variables: Mapping[str, str],
+        hear: Callable[[nodeplan.Word], None], variables: Mapping[str, str],
     ) -> None:  # fmt: skip
         self._logs = logs
         self._options = options

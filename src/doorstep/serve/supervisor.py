@@ -33,7 +33,7 @@ from doorstep.serve.children import Child
 from doorstep.serve.engines import Engines
 from doorstep.serve.evidence import Evidence, set_aside
 from doorstep.serve.feed import PlanFeed, Published
-from doorstep.serve.fronts import FrontSlots, FrontWorker
+from doorstep.serve.fronts import FrontSlots
 from doorstep.serve.listeners import address_of, take_listeners_at
 from doorstep.serve.observe_options import ObserveOptions
 from doorstep.serve.orphan import hold_alive
@@ -379,7 +379,7 @@ class Supervisor:
         if old >= 0:
             nodeplan.plan_file(self.options.state, old).unlink(missing_ok=True)
 
-    def _hear(self, _worker: FrontWorker, word: nodeplan.Word) -> None:
+    def _hear(self, word: nodeplan.Word) -> None:
         match word:
             case nodeplan.Full():
                 self.roll()

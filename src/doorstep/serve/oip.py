@@ -12,7 +12,7 @@ POST /v2/models/{m}[/versions/{v}]/infer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,7 +25,7 @@ from doorstep.serve.rows import Parsed
 from doorstep.serve.service import Service
 from doorstep.serve.tensors import Tensor, cut_raw, pieces_of, write_raw
 from doorstep.serve.version import Version
-from doorstep.serve.visit import Skin, Visit
+from doorstep.serve.visit import Handler, Skin, Visit
 
 if TYPE_CHECKING:
     from doorstep.serve.site import Site
@@ -238,17 +238,18 @@ def infer(site: Site, visit: Visit) -> None:
     site.submit(visit, service, parsed, extra=asked, pinned=pinned)
 
 
-def server(site: Site, visit: Visit) -> None:
-    site.reply(visit, {"name": "doorstep", "version": "1", "extensions": ["binary_tensor_data"]})
+def _saying(find: Callable[[Site, Visit], dict[str, Any]]) -> Handler:
+    """The handler that answers what `find` does; what is not ready is unavailable."""
+
+    def say(site: Site, visit: Visit) -> None:
+        found = find(site, visit)
+        site.reply(visit, found, 200 if found.get("ready", True) else 503)
+
+    return say
 
 
-def server_live(site: Site, visit: Visit) -> None:
-    site.reply(visit, {"live": True})
-
-
-def server_ready(site: Site, visit: Visit) -> None:
-    fine = site.serving
-    site.reply(visit, {"ready": fine, "live": True}, 200 if fine else 503)
+def server(_site: Site, _visit: Visit) -> dict[str, Any]:
+    return {"name": "doorstep", "version": "1", "extensions": ["binary_tensor_data"]}
 
 
 def metadata_of(site: Site, visit: Visit) -> dict[str, Any]:
@@ -258,24 +259,19 @@ def metadata_of(site: Site, visit: Visit) -> dict[str, Any]:
     return describe_model(service, list(map(str, numbers)))
 
 
-def model(site: Site, visit: Visit) -> None:
-    site.reply(visit, metadata_of(site, visit))
-
-
 def is_model_ready(site: Site, visit: Visit) -> bool:
     service = site.service(visit.service)
     version = site.version(service, visit.version)
     return service.ready if version is None else version.ready
 
 
-def model_ready(site: Site, visit: Visit) -> None:
-    fine = is_model_ready(site, visit)
-    site.reply(visit, {"name": visit.service, "ready": fine}, 200 if fine else 503)
+def model_ready(site: Site, visit: Visit) -> dict[str, Any]:
+    return {"name": visit.service, "ready": is_model_ready(site, visit)}
 
 
-_MODEL = {
-    "": {"GET": model},
-    "/ready": {"GET": model_ready},
+_MODEL: dict[str, dict[str, Handler]] = {
+    "": {"GET": _saying(metadata_of)},
+    "/ready": {"GET": _saying(model_ready)},
     "/infer": {"POST": infer},
 }
 SKIN = Skin(
@@ -283,9 +279,9 @@ SKIN = Skin(
     prefixes=(b"/v2",),
     probes=frozenset({"v2/health/live", "v2/health/ready"}),
     routes={
-        "v2": {"GET": server},
-        "v2/health/live": {"GET": server_live},
-        "v2/health/ready": {"GET": server_ready},
+        "v2": {"GET": _saying(server)},
+        "v2/health/live": {"GET": _saying(lambda *_: {"live": True})},
+        "v2/health/ready": {"GET": _saying(lambda site, _: {"ready": site.serving, "live": True})},
     }
     | {
         f"v2/models/{{service}}{version}{what}": handlers

@@ -7,6 +7,7 @@ or raw, and are answered as they came; a float that is NaN is a missing value.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ from doorstep.serve.protos import SERVICE, messages
 from doorstep.serve.rows import Parsed
 from doorstep.serve.service import Service
 from doorstep.serve.tensors import Tensor, to_raw, write_raw
-from doorstep.serve.visit import Skin, Visit
+from doorstep.serve.visit import Handler, Skin, Visit
 
 if TYPE_CHECKING:
     from doorstep.serve.site import Site
@@ -201,28 +202,6 @@ def infer(site: Site, visit: Visit) -> None:
     site.submit(visit, service, parsed, extra=wants, pinned=pinned)
 
 
-def server_live(_site: Site, visit: Visit) -> None:
-    _reply(visit, "ServerLive", live=True)
-
-
-def server_ready(site: Site, visit: Visit) -> None:
-    _reply(visit, "ServerReady", ready=site.serving)
-
-
-def server_metadata(_site: Site, visit: Visit) -> None:
-    _reply(visit, "ServerMetadata", name="doorstep", version="1")
-
-
-def model_ready(site: Site, visit: Visit) -> None:
-    _message(visit)
-    _reply(visit, "ModelReady", ready=oip.is_model_ready(site, visit))
-
-
-def model_metadata(site: Site, visit: Visit) -> None:
-    _message(visit)
-    _reply(visit, "ModelMetadata", **oip.metadata_of(site, visit))
-
-
 def _message(visit: Visit) -> Any:
     """Raises: InputError (`bad-message`)."""
     found = cast(Asked, visit.exchange).message
@@ -231,14 +210,28 @@ def _message(visit: Visit) -> Any:
     return found
 
 
-def _reply(visit: Visit, call: str, /, **fields: Any) -> None:
-    visit.exchange.respond(200, messages()[f"{call}Response"](**fields).SerializeToString())
+_SAID: dict[str, Callable[[Site, Visit], dict[str, Any]]] = {
+    "ServerLive": lambda _site, _visit: {"live": True},
+    "ServerReady": lambda site, _visit: {"ready": site.serving},
+    "ServerMetadata": lambda _site, _visit: {"name": "doorstep", "version": "1"},
+    "ModelReady": lambda site, visit: {"ready": oip.is_model_ready(site, visit)},
+    "ModelMetadata": oip.metadata_of,
+}
 
 
-_HANDLERS = {
-    "ServerLive": server_live, "ServerReady": server_ready, "ServerMetadata": server_metadata,
-    "ModelReady": model_ready, "ModelMetadata": model_metadata, "ModelInfer": infer,
-}  # fmt: skip
+def _saying(call: str) -> Handler:
+    """The handler of a call that asks about the server or about a model."""
+
+    def say(site: Site, visit: Visit) -> None:
+        if CALLS[call].model:
+            _message(visit)
+        found = messages()[f"{call}Response"](**_SAID[call](site, visit))
+        visit.exchange.respond(200, found.SerializeToString())
+
+    return say
+
+
+_HANDLERS = {"ModelInfer": infer, **{call: _saying(call) for call in _SAID}}
 SKIN = Skin(
     codec=OipGrpcCodec(),
     prefixes=(f"/{SERVICE}".encode(),),

@@ -30,6 +30,15 @@ class Loop(Protocol):
 
 
 class Commits(Protocol):
+    @property
+    def unkept(self) -> int:
+        """Rows that are committed and not kept yet."""
+        ...
+
+    def when_kept(self, call: Callable[[], object]) -> None:
+        """Have this called in the loop whenever fewer are unkept."""
+        ...
+
     def commit(self, taken: Taken, then: Then) -> None: ...
 
     def close(self) -> None:
@@ -40,8 +49,13 @@ class Commits(Protocol):
 class Direct:
     """Each by itself and at once: `then` is called before `commit` returns."""
 
+    unkept = 0
+
     def __init__(self, writer: BlockWriter) -> None:
         self._writer = writer
+
+    def when_kept(self, call: Callable[[], object]) -> None:
+        pass
 
     def commit(self, taken: Taken, then: Then) -> None:
         try:
@@ -64,9 +78,14 @@ class Grouped:
         self._waiting: list[tuple[Taken, Then]] = []
         self._waiting_bytes = 0
         self._is_writing = False
+        self.unkept = 0
+        self._tell_kept: Callable[[], object] = _nothing
         self._groups: SimpleQueue[list[tuple[Taken, Then]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
         self._thread.start()
+
+    def when_kept(self, call: Callable[[], object]) -> None:
+        self._tell_kept = call
 
     def commit(self, taken: Taken, then: Then) -> None:
         if taken.data and (outage := self._writer.outage):
@@ -78,6 +97,7 @@ class Grouped:
             return then(OverloadedError("journal-buffer-full", said))
         self._waiting_bytes = size
         self._waiting.append((taken, then))
+        self.unkept += taken.rows
         if not self._is_writing:
             self._start()
         return None
@@ -107,6 +127,7 @@ class Grouped:
 
     def _written(self, group: list[tuple[Taken, Then]], error: Exception | None) -> None:
         self._is_writing = False
+        self.unkept -= sum(taken.rows for taken, _ in group)
         if self._waiting:
             self._start()
         for _, then in group:
@@ -114,11 +135,16 @@ class Grouped:
                 then(error)
             except Exception:  # noqa: BLE001  the others of the group wait too
                 traceback.print_exc()
+        self._tell_kept()
 
 
 def commits_of(mode: JournalMode, writer: BlockWriter, loop: Loop) -> Commits:
     """writer: durable if the mode is, with a replica if it is replicated."""
     return Direct(writer) if mode == "default" else Grouped(writer, loop)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _joined(many: Sequence[Taken]) -> Taken:

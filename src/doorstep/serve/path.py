@@ -84,6 +84,7 @@ class Path:
         self.in_flight = 0
         self.rows_in_flight = 0
         self.observers: Observers = ()
+        recorder.commits.when_kept(self._resume)
 
     def submit(self, call: Call) -> bool:
         """Take a call, whose exchange is answered in a later turn of the loop; False if there is
@@ -101,9 +102,14 @@ class Path:
         self._rows_waiting += rows
         call.began_ns = time.monotonic_ns()
         self._arrived.append(call)
-        if not self._scheduled:
+        # While a disk is busy with others, what comes waits too, to be scored in one turn.
+        if service.only_engine or self._rows_waiting >= self._recorder.commits.unkept:
             self._schedule()
         return True
+
+    def _resume(self) -> None:
+        if self._arrived:
+            self._schedule()
 
     def _schedule(self) -> None:
         if not self._scheduled:

@@ -30,7 +30,7 @@ class Recorder:
 
     def __init__(self, writer: BlockWriter, commits: Commits | None = None) -> None:
         self.writer = writer
-        self._commits = commits or Direct(writer)
+        self.commits = commits or Direct(writer)
         self.is_short = False
         self.refusal = ""
         self._rows: dict[tuple[int, bytes], tuple[list[PredictionMeta], list[bytes]]] = {}
@@ -104,11 +104,11 @@ class Recorder:
         except OverloadedError as error:
             self.writer.take()
             return then(error)
-        return self._commits.commit(self.writer.take(), then)
+        return self.commits.commit(self.writer.take(), then)
 
     def close(self) -> None:
         """Write what waits, and give the slot back. Raises: OSError."""
-        self._commits.close()
+        self.commits.close()
 
     def drop(self) -> None:
         """Forget what was collected and is not committed."""

@@ -23,6 +23,7 @@ from doorstep.core import errors
 from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.core.ids import digest_of
 from doorstep.core.outcome import OutcomeGiven
+from doorstep.core.people import Scope
 from doorstep.core.verdict import Finding
 from doorstep.explain.surface import ExplainPrediction, Explanation
 from doorstep.gate.surface import GateRun, GateRuns, RunGates, ShowGates
@@ -89,6 +90,7 @@ from doorstep.register.surface import (
     Missing,
     Reference,
     RegisterVersion,
+    Rule,
     Service,
     ServiceDiff,
     ServiceRevision,
@@ -101,6 +103,7 @@ from doorstep.register.surface import (
 )
 from doorstep.release.surface import (
     Approvals,
+    ApproveRevision,
     ApproveVersion,
     ChangeRelease,
     Differences,
@@ -258,6 +261,10 @@ class Client:
 
     def approve(self, version: str, why: str) -> Approvals:
         return self.call("version.approve", ApproveVersion(version=version, why=why), Approvals)
+
+    def approve_revision(self, service: str, revision: int, why: str) -> Rule:
+        asked = ApproveRevision(service=service, revision=revision, why=why)
+        return self.call("service.approve", asked, Rule)
 
     def start_release(self, version: str, *, rehearsal: bool = False) -> Release:
         asked = StartRelease(version=version, rehearsal=rehearsal)
@@ -491,6 +498,13 @@ class Client:
     ) -> NewToken:
         """An API key of the data plane. service: "" for all. rate: requests per second, 0: any."""
         asked = CreateToken(service=service, name=name, expires_s=expires_s, rate=rate)
+        return self.call("token.create", asked, NewToken)
+
+    def create_person(
+        self, name: str, scope: Scope = "approve", *, expires_s: float = 90 * 86400.0
+    ) -> NewToken:
+        """A token for the control plane, by which this person is known."""
+        asked = CreateToken(name=name, scope=scope, expires_s=expires_s)
         return self.call("token.create", asked, NewToken)
 
     def tokens(self, service: str = "") -> tuple[Token, ...]:

@@ -542,9 +542,11 @@ def make_app(fake: FakeDoorstep) -> Litestar:
     """The console alone on a Litestar app, with a fixed form token."""
     from litestar import Litestar
 
+    from doorstep.console.asking import Visit
     from doorstep.console.routes import console_refusals, console_routes
 
-    routes = console_routes(fake.ask, lambda request: CSRF, environment="production")
+    visit = Visit("local", CSRF, fake.ask)
+    routes = console_routes(lambda request: visit, environment="production")
     refusals = console_refusals(environment="production")
     return Litestar(route_handlers=list(routes), exception_handlers=refusals, openapi_config=None)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from doorstep.cli.commands_apply import say_waiting
 from doorstep.cli.options import Home, Json, Url, Why, connect
 from doorstep.cli.output import (
     MARKS,
@@ -451,14 +452,30 @@ def rolled_back_text(state: Service) -> str:
 
 
 def approve(
-    version: Version, why: Why, json: Json = False, url: Url = None, home: Home = None
+    version: Annotated[str, typer.Argument(help="SERVICE@NUMBER; a service with --revision.")],
+    why: Why,
+    revision: Annotated[
+        int, typer.Option("--revision", help="Of its file, that asks for less than before.")
+    ] = 0,
+    json: Json = False,
+    url: Url = None,
+    home: Home = None,
 ) -> None:
     """Say yes to a version that somebody else registered: it may be released as it is.
 
-    The yes is for this bundle, what its gates rest on now, and this environment; when one of them
-    changes it counts no more.
+    The yes is for this bundle, what its gates rest on now, how its file would release it, and this
+    environment; when one of them changes it counts no more. With --revision it is for a revision of
+    the service file that asks fewer people, or lets more, than the one before.
     """
     with connect(url, home) as client:
+        if revision:
+            rule = client.approve_revision(version, revision, why)
+            if rule.waiting:
+                say_waiting(version, rule)
+            else:
+                done(f"revision {revision} of {version} holds: {rule.people} must say yes")
+            emit(rule, version, as_json=json)
+            return
         found = client.approve(version, why)
     given = ", ".join(one.by for one in found.given)
     done(f"{version}: {len(found.given)} of {found.people} said yes: {given}")

@@ -135,11 +135,9 @@ def _thin_people(file: ServiceFile) -> Iterator[Thin]:
         yield "review", "is checked; predictions are not yet put before a person"
     if file.retrain.when:
         yield "retrain.when", "is checked; training is not yet started by itself"
-    if file.approve.people:
-        yield "approve.role", "is kept; anybody who neither registered nor asks may approve for now"
-    if file.approve.people > 1:
-        said = "cannot be reached yet: there are two people, the local token and the console, and"
-        yield "approve.people", f"{said} who registered a version is none of those who approve it"
+    if file.approve.role != "approver":
+        said = "is kept; who may approve is said by name (may.approve), or by the scope of a token"
+        yield "approve.role", said
 
 
 def advice(service_file: ServiceFile) -> list[Thin]:

@@ -11,6 +11,7 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from doorstep.console import routes
+from doorstep.console.asking import Visit
 from doorstep.core import errors
 from doorstep.journal.surface import EraseSubject
 from doorstep.kernel.http_status import STATUS
@@ -151,10 +152,10 @@ def test_every_kind_of_error_has_its_status() -> None:
 def test_who_is_not_signed_in_is_told_so_before_anything_is_asked() -> None:
     fake = FakeDoorstep()
 
-    def nobody(request: Any) -> str:
+    def nobody(request: Any) -> Visit:
         raise errors.SignInError("not-signed-in", "nobody is signed in", "doorstep console")
 
-    app = Litestar(route_handlers=list(routes.console_routes(fake.ask, nobody)))
+    app = Litestar(route_handlers=list(routes.console_routes(nobody)))
     with TestClient(app) as client:
         for path in ("/", "/services/loans", "/ledger", f"/releases/{RELEASE_STEP}"):
             answer = client.get(path)

@@ -1,4 +1,4 @@
-"""Four eyes over HTTP, by people with tokens of their own: who may say yes, and whose yes counts."""
+"""Four eyes over HTTP, by people with tokens of their own: who may, and whose yes counts."""
 
 from __future__ import annotations
 
@@ -123,7 +123,9 @@ def test_a_file_that_asks_fewer_people_holds_only_once_those_people_said_yes_to_
     rule = cem.approve_revision("loose", 2, "a pilot")
     assert (rule.people, rule.waiting) == (0, 0)
     here.settled(client.start_release("loose@1").id)
-    said = [one.sentence for one in client.history("loose").events if "ask for less" in one.sentence]
+    said = [
+        one.sentence for one in client.history("loose").events if "ask for less" in one.sentence
+    ]
     assert said[0] == "revision 2 of the service file of loose may ask for less: a pilot"
 
 

@@ -49,9 +49,7 @@ SAID_CHARS_MAX = 8_000
 _log = logging.getLogger("doorstep.api")
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
-SignInForm: TypeAlias = Annotated[
-    dict[str, str], Body(media_type=RequestEncodingType.URL_ENCODED)
-]
+SignInForm: TypeAlias = Annotated[dict[str, str], Body(media_type=RequestEncodingType.URL_ENCODED)]
 Refuser: TypeAlias = Callable[[AnyRequest, Any], Response[Any]]
 """What answers an exception."""
 

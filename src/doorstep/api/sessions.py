@@ -29,8 +29,9 @@ SESSIONS_MAX = 200
 class Sessions:
     """Invitations and sessions of one control plane, bounded in number and age.
 
-    token: the local one. find_person: whose token it is, None if nobody's. home: its id. cookie: the name of the session's cookie; it names the home, since browsers send
-    a cookie to every port of a host, and two homes would sign each other out.
+    token: the local one. find_person: whose token it is, None if nobody's. home: its id. cookie:
+    the name of the session's cookie; it names the home, since browsers send a cookie to every port
+    of a host, and two homes would sign each other out.
     """
 
     def __init__(

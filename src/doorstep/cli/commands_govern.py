@@ -291,7 +291,8 @@ def create_token(
             "and --person NAME",
         )
     if person:
-        return _create_person(person, scope, parse_duration_s(expires), json, url, home)
+        _create_person(person, scope, parse_duration_s(expires), json, url, home)
+        return
     try:
         per_s = 0.0 if rate == "none" else parse_rate(rate)
     except ValueError as error:

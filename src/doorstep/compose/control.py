@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import msgspec
 
-from doorstep.core.errors import ForbiddenError, NotFoundError, SignInError
 from doorstep.core.apikey import person_id_of
+from doorstep.core.errors import ForbiddenError, NotFoundError, SignInError
 from doorstep.core.ids import digest_of
 from doorstep.core.instant import Clock
 from doorstep.core.operation import Operation

@@ -66,9 +66,7 @@ class Serving:
         clock = SystemClock()
         self.control = ControlPlane(home, database, clock, table(), addresses, trust)
         self.control.challenger_lease_s = challenger_lease_s
-        self.sessions = Sessions(
-            load_token(home.keys), clock, home.id, self.control.find_person
-        )
+        self.sessions = Sessions(load_token(home.keys), clock, home.id, self.control.find_person)
         self._monitor_every_s = monitor_every_s
         self._journal = ControlJournal(self.control, replica)
         self._loops: list[Loop] = []

@@ -266,7 +266,7 @@ def version(ask: Ask, query: Query) -> Page:
             "version": shown,
             "name": number,
             "manifest": shown.manifest,
-            "people": _people(of.file) if of else 0,
+            "people": of.rule.people if of else 0,
             "runs": runs.runs if runs else (),
             "gates_error": why_not,
             "tenures": tuple(one for one in history.tenures if one.version == shown.number),
@@ -344,14 +344,6 @@ def _subject(file: str) -> str:
         return parse_service_file(file).ids.subject
     except InputError:
         return ""
-
-
-def _people(file: str) -> int:
-    """How many must approve a release; 0 if the file is not valid."""
-    try:
-        return parse_service_file(file).approve.people
-    except InputError:
-        return 0
 
 
 def _filters_of(query: Query) -> dict[str, str]:

@@ -28,8 +28,10 @@ from doorstep.govern.surface import History, ShowHistory
 from doorstep.journal.surface import Erased, EraseSubject
 from doorstep.kernel.http_status import headers_of, status_of
 from doorstep.kernel.turns import Turns
+from doorstep.register.surface import Rule
 from doorstep.release.surface import (
     Approvals,
+    ApproveRevision,
     ApproveVersion,
     ChangeRelease,
     Release,
@@ -104,6 +106,7 @@ def console_routes(
     handlers += [
         console.rollback(),
         console.approve(),
+        console.approve_revision(),
         console.erase(),
         console.search(),
         console.history_csv(),
@@ -210,6 +213,21 @@ class _Console:
             return Redirect(where, status_code=303, headers=PAGE_HEADERS)
 
         return approve
+
+    def approve_revision(self) -> HTTPRouteHandler:
+        name = "service.approve"
+        turns = Turns(name)
+
+        @post("/services/{service:str}/revisions/{revision:int}/approve", status_code=303)
+        async def approve_revision(request: AnyRequest, data: FormData) -> Redirect:
+            service, revision = request.path_params["service"], request.path_params["revision"]
+            ask, why = self._reason(request, data)
+            asked = ApproveRevision(service=service, revision=revision, why=why)
+            await turns.take(lambda: answer(ask, name, asked, Rule))
+            where = f"/services/{quote(service, safe='')}"
+            return Redirect(where, status_code=303, headers=PAGE_HEADERS)
+
+        return approve_revision
 
     def history_csv(self) -> HTTPRouteHandler:
         turns = Turns("the table of a history")

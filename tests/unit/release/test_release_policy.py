@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,7 +53,7 @@ def test_applying_the_old_rule_again_takes_the_looser_one_away():
 @given(st.lists(policies, min_size=1, max_size=6))
 def test_without_a_yes_no_rule_ever_gets_looser(asked):
     held = [in_force(revisions(*asked[: end + 1]), {}).policy for end in range(len(asked))]
-    for before, after in zip(held, held[1:], strict=False):
+    for before, after in pairwise(held):
         assert strictest(before, after) == after
     assert held[-1].people == max(one.people for one in asked)
 

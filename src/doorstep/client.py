@@ -208,8 +208,9 @@ class Client:
     def status(self, service: str = "") -> tuple[ServiceStatus, ...]:
         return self.call("service.status", ShowStatus(service=service), Statuses).services
 
-    def history(self, service: str, at: int = 0) -> History:
-        return self.call("service.history", ShowHistory(service=service, at=at), History)
+    def history(self, service: str, at: int = 0, *, whole: bool = False) -> History:
+        asked = ShowHistory(service=service, at=at, whole=whole)
+        return self.call("service.history", asked, History)
 
     def versions(self, service: str) -> tuple[Version, ...]:
         return self.call("version.list", ListVersions(service=service), Versions).versions
@@ -504,7 +505,7 @@ class Client:
         self, name: str, scope: Scope = "approve", *, expires_s: float = 90 * 86400.0
     ) -> NewToken:
         """A token for the control plane, by which this person is known."""
-        asked = CreateToken(name=name, scope=scope, expires_s=expires_s)
+        asked = CreateToken(service="", name=name, scope=scope, expires_s=expires_s)
         return self.call("token.create", asked, NewToken)
 
     def tokens(self, service: str = "") -> tuple[Token, ...]:

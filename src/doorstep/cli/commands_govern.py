@@ -41,6 +41,9 @@ def history(
     csv: Annotated[
         bool, typer.Option("--csv", help="What served when, for a spreadsheet.")
     ] = False,
+    whole: Annotated[
+        bool, typer.Option("--all", help="Also when evidence began to be counted anew.")
+    ] = False,
     json: Json = False,
     url: Url = None,
     home: Home = None,
@@ -49,7 +52,7 @@ def history(
     from doorstep.core.instant import parse_instant
 
     with connect(url, home) as client:
-        found = client.history(service, parse_instant(at) if at else 0)
+        found = client.history(service, parse_instant(at) if at else 0, whole=whole)
     if csv:
         from doorstep.govern.history_csv import to_csv
 

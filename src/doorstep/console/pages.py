@@ -16,6 +16,7 @@ from doorstep.console.measures import (
     has_shadow,
     metrics_of,
     ruler_of,
+    say_undecided,
     stays_of,
     totals_of,
 )
@@ -238,6 +239,7 @@ def release(ask: Ask, query: Query) -> Page:
             "rulers": {one.name: ruler_of(one, domain) for one in shown.guardrails},
             "estimates": {one.name: estimate_of(one) for one in shown.guardrails},
             "over": shown.ended_at is not None,
+            "undecided": say_undecided(shown),
             "stays": stays_of(shown, query.now),
             "has_shadow": has_shadow(shown),
             "courses": [course.course(shown, query.now, width) for width in COURSE_WIDTHS],

@@ -98,10 +98,11 @@ class PredictionProof(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShowHistory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """at: what was live then; 0 is now."""
+    """at: what was live then; 0 is now. whole: also when evidence began to be counted anew."""
 
     service: str
     at: Instant = 0
+    whole: bool = False
 
 
 class Tenure(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,7 +199,7 @@ class CreateToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """An API key, or with a scope a person's token for the control plane, whose name is theirs.
     service: "" for all. rate: requests per second on all nodes together, 0 for no limit."""
 
-    service: str = ""
+    service: str
     name: str = ""
     scope: Literal["", "approve", "release"] = ""
     expires_s: float = 90 * 86400.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorstep.cli import commands_release
+from doorstep.cli import release_view
 from doorstep.cli.commands_use import monitor_text
 from doorstep.cli.registering import Registered, build_spec, next_command, parts_of
 from doorstep.cli.rehearse import RATE_PER_S, SLOW_AFTER, Pace, Requests
@@ -54,7 +54,7 @@ CONTRACT = Contract(
 def test_evidence_that_is_enough_is_no_part_of_a_whole(
     log_e: float, threshold: float, said: str
 ) -> None:
-    assert commands_release._evidence(log_e, threshold) == said
+    assert release_view.say_evidence(log_e, threshold) == said
 
 
 @given(PARTS, st.integers(1, 120))

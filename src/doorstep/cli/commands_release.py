@@ -210,11 +210,17 @@ def require_release(client: Client, release: str, what: str) -> None:
         for one in running
     ]
     name = running[0].service if len(running) == 1 else "SERVICE"
-    why = "" if what == "show" else ' --why "..."'
     raise UsageError(
         "no-release-named",
         f"which release to {what} is not said; running: {', '.join(said) or 'none'}",
-        f"doorstep {'' if what == 'rollback' else 'release '}{what} {name}{why}"
-        if running or what in ("show", "rollback")
-        else "doorstep release list",
+        f"{_COMMANDS[what]} {name}" + ("" if what == "show" else ' --why "..."'),
     )
+
+
+_COMMANDS = {
+    "show": "doorstep release show",
+    "pause": "doorstep release pause",
+    "resume": "doorstep release resume",
+    "promote": "doorstep release promote",
+    "rollback": "doorstep rollback",
+}

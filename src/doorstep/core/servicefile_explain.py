@@ -39,6 +39,37 @@ class ExplainedKey(msgspec.Struct, frozen=True):
     why: str
 
 
+class DeclaredKey(msgspec.Struct, frozen=True):
+    """One key that a file may have. path: `[]` is each of a list, NAME each of a mapping. why: the
+    reason for its default, "" if it has to be written."""
+
+    path: str
+    expected: str
+    about: str
+    why: str
+
+
+def declared(reader: Group = ROOT, path: str = "") -> Iterator[DeclaredKey]:
+    """Every key of a section, those of each of its lists as well."""
+    for key in reader.keys.values():
+        where = join(path, key.name)
+        yield DeclaredKey(where, key.reads.expected, key.about, key.why)
+        match key.reads:
+            case Group() as inner:
+                yield from declared(inner, where)
+            case ListOf(item=Group() as inner):
+                yield from declared(inner, f"{where}[]")
+            case MapOf(item=Group() as inner):
+                yield from declared(inner, f"{where}.NAME")
+            case _:
+                pass
+
+
+def section_of(path: str) -> str:
+    """`release` of `release.guardrails[0].margins`."""
+    return path.partition(".")[0].partition("[")[0]
+
+
 def explain(service_file: ServiceFile) -> list[ExplainedKey]:
     """Every key with its value, in the order of the documentation."""
     written = frozenset(service_file.written)

@@ -167,7 +167,7 @@ def test_who_approves_changes_nothing_else_and_is_out_when_the_token_is_revoked(
     ):
         refused(what, "out-of-scope", ForbiddenError)
     with signed_in(installation, people.tokens["eva"]) as browser:
-        assert ">eva<" in browser.get("/").text
+        assert "<b>eva</b>" in browser.get("/").text
         token = next(one for one in client.tokens() if one.name == "eva")
         client.revoke_token(token.id, "left")
         assert browser.get("/").status_code == 401, "her sessions end as well"

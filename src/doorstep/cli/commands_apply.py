@@ -46,7 +46,8 @@ def apply(
     _say_same(found)
     emit(revision, lambda: diff_text(found), as_json=json)
     if revision.created:
-        done(f"revision {revision.revision} of {revision.service} is in effect")
+        but = ", but for who must say yes" if rule.waiting == revision.revision else ""
+        done(f"revision {revision.revision} of {revision.service} is in effect{but}")
     if rule.waiting:
         say_waiting(found.service, rule)
 

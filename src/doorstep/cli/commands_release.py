@@ -212,7 +212,7 @@ def require_release(client: Client, release: str, what: str) -> None:
     name = running[0].service if len(running) == 1 else "SERVICE"
     raise UsageError(
         "no-release-named",
-        f"which release to {what} is not said; running: {', '.join(said) or 'none'}",
+        f"which release is meant is not said; running: {', '.join(said) or 'none'}",
         f"{_COMMANDS[what]} {name}" + ("" if what == "show" else ' --why "..."'),
     )
 

@@ -165,10 +165,10 @@ def check(
     shown = found if explained else found.without_explained()
     if lines or json:
         emit(shown, "\n".join(lines), as_json=json)
-    if not explained:
+    if not explained and (wrong := sections_of(found.problems)):
         named = "" if file == DEFAULT_FILE else f"{file} "
-        for one in sections_of(found.problems):
-            note(f"next: doorstep check {named}{one} --explain")
+        others = f" (or {', '.join(wrong[1:])})" if wrong[1:] else ""
+        note(f"next: doorstep check {named}{wrong[0]} --explain{others}")
     raise typer.Exit(1 if found.problems else 0)
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 ALL = "all"
 SAID_CHARS_MAX = 56
-SECTIONS_MAX = 3
 
 
 def which(file: Path, section: str, is_explained: bool) -> tuple[Path, str]:
@@ -36,9 +35,9 @@ def which(file: Path, section: str, is_explained: bool) -> tuple[Path, str]:
 
 
 def sections_of(problems: Iterable[Place]) -> list[str]:
-    """The first few sections that have a problem."""
+    """The sections that have a problem."""
     found = dict.fromkeys(section_of(one.path) for one in problems)
-    return [one for one in found if one in ROOT.keys][:SECTIONS_MAX]
+    return [one for one in found if one in ROOT.keys]
 
 
 def explained_text(rows: Sequence[ExplainedKey], section: str) -> str:

@@ -97,24 +97,14 @@ def require_approvals(
     )
     if rule.waiting:
         said += f"; revision {rule.waiting} of its file asks for less and does not hold yet"
-    missing = _nobody_left(unit, need, may, {*asked_by, version.by})
-    raise RefusedError(
-        "not-approved", said, missing or f'doorstep approve {version.name} --why "..."'
-    )
-
-
-def _nobody_left(unit: Unit, need: int, may: Collection[str], out: Collection[str]) -> str:
-    """The command that makes more people, where there are too few whose yes would count."""
-    known = {*api_keys.list_people(unit.connection, unit.now()), OWNER.name} - {*out}
-    could = sorted(known & {*may} if may else known)
-    if len(could) >= need:
-        return ""
-    name = next((one for one in may if one not in {*known, *out}), "NAME")
-    return (
-        f"doorstep token create --person {name} (there is nobody else whose yes would count)"
-        if not could
-        else f"doorstep token create --person {name} (of others there is only {', '.join(could)})"
-    )
+    known = {*api_keys.list_people(unit.connection, unit.now()), OWNER.name}
+    could = sorted((known & {*may} if may else known) - {*asked_by, version.by})
+    hint = f'doorstep approve {version.name} --why "..."'
+    if len({*could, *found}) < need:
+        said += f"; there is {', '.join(could) or 'nobody'} here whose yes would count"
+        name = next((one for one in may if one not in known), "NAME")
+        hint = f"doorstep token create --person {name}"
+    raise RefusedError("not-approved", said, hint)
 
 
 def require_may(unit: Unit, app: App, service: str, what: str) -> None:

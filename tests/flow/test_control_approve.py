@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -70,7 +74,7 @@ def test_a_release_waits_for_people_who_neither_registered_nor_ask(
     assert given(people("bea"), version) == ["bea"], "two tokens are one person"
     assert given(cem, version) == ["bea", "cem"]
     said = refused(lambda: cem.start_release(version), "not-approved")
-    assert said.endswith("1 gave it: bea"), "who asks does not count"
+    assert said.endswith("1 gave it: bea; only bea could"), "who asks does not count"
     here.settled(client.start_release(version).id)
     first = client.history("eyes").served[0]
     assert (first.asked_by, first.approved_by) == ("local", ("bea", "cem"))
@@ -209,3 +213,43 @@ def csrf_of(page: str) -> str:
     found = re.search(r'name="csrf" value="([0-9a-f]+)"', page)
     assert found is not None
     return found[1]
+
+
+def test_commands_say_who_is_missing_what_runs_and_refusals_before_warnings(
+    installation: RunningInstallation, people: People, tmp_path: Path
+):
+    here = installation
+    people("gus")
+    here.register("words", release=LONG)
+    here.serve("words@1")
+    here.register("words", seed=2, release=LONG)
+    (tmp_path / "doorstep.yaml").write_text(service_file("words", LONG, "approve: {people: 9}"))
+
+    def shell(*words: str, by: str = "local") -> tuple[int, str]:
+        environ = {**os.environ, "DOORSTEP_HOME": str(here.home), "COLUMNS": "200"}
+        command = [sys.executable, "-m", "doorstep.cli.main", *words]
+        done = subprocess.run(
+            command, env=environ | {"DOORSTEP_TOKEN": people.tokens[by]}, cwd=tmp_path,
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    code, said = shell("check")
+    assert code == 0
+    assert "approve.people is 9: 9 people who neither registered a version nor ask" in said
+    assert "gus" in said
+    assert "doorstep token create --person NAME" in said
+    code, said = shell("release", "pause")
+    assert (code, "words@1 (bake" in said) == (2, True)
+    code, said = shell("release", "start", "words@2")
+    assert (code, said.startswith("✗ gate-not-passed")) == (1, True), "before any warning"
+    code, said = shell("release", "promote", "words", "--why", "mine", by="gus")
+    assert (code, said.startswith("✗ out-of-scope: gus came with a token")) == (5, True)
+    code, said = shell("apply")
+    assert (code, "is in effect" in said) == (0, True)
+    (tmp_path / "doorstep.yaml").write_text(service_file("words", LONG, "approve: none"))
+    code, said = shell("apply")
+    assert "revision 3 of words is in effect, but for who must say yes" in said
+    assert 'next: doorstep approve words --revision 3 --why "..."' in said
+    code, said = shell("approve", "words", "--revision", "3", "--why", "seen", by="gus")
+    assert (code, "(gus did); until then a release needs the yes of 9" in said) == (0, True)

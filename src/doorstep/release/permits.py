@@ -101,7 +101,7 @@ def require_approvals(
     could = sorted((known & {*may} if may else known) - {*asked_by, version.by})
     hint = f'doorstep approve {version.name} --why "..."'
     if len({*could, *found}) < need:
-        said += f"; there is {', '.join(could) or 'nobody'} here whose yes would count"
+        said += f"; only {', '.join(could)} could" if could else "; nobody here could"
         name = next((one for one in may if one not in known), "NAME")
         hint = f"doorstep token create --person {name}"
     raise RefusedError("not-approved", said, hint)

@@ -41,7 +41,8 @@ def totals_of(traffic: Traffic) -> tuple[dict[str, Any], ...]:
 
 def say_undecided(shown: Release) -> str:
     """What a person who promotes now decides without."""
-    judged = [one for one in shown.guardrails if one.log_e_advance_threshold]
+    rails = [one for one in shown.guardrails if one.role == "guardrail"]
+    judged = [one for one in rails if one.log_e_advance_threshold]
     undecided = [one.name for one in judged if one.log_e_advance < one.log_e_advance_threshold]
     if not judged:
         return "No guardrail compares it with another version."

@@ -15,7 +15,7 @@ from doorstep.console.asking import Visit
 from doorstep.core import errors
 from doorstep.journal.surface import EraseSubject
 from doorstep.kernel.http_status import STATUS
-from doorstep.release.surface import ApproveVersion, ChangeRelease, Rollback
+from doorstep.release.surface import ApproveRevision, ApproveVersion, ChangeRelease, Rollback
 from fakes.console import CSRF, FakeDoorstep, make_app
 from fakes.console_data import prediction
 from fakes.console_releases import RELEASE_BACK, RELEASE_STEP
@@ -65,6 +65,18 @@ def test_a_service_is_rolled_back(desk: Desk) -> None:
     assert answer.headers["location"] == f"/releases/{RELEASE_STEP}"
     asked = Rollback(service="loans", why="wrong reasons")
     assert desk.fake.asked == [("service.rollback", asked)]
+
+
+def test_a_revision_that_asks_for_less_is_approved_on_the_page_of_the_service(desk: Desk) -> None:
+    page = desk.client.get("/services/loans").text
+    assert "Revision 9 asks fewer people to approve" in page
+    assert "(mira did)" in page
+    where = "/services/loans/revisions/9/approve"
+    assert f'action="{where}"' in page
+    answer = desk.send(where, csrf=CSRF, why="a pilot")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/services/loans")
+    asked = ApproveRevision(service="loans", revision=9, why="a pilot")
+    assert desk.fake.asked == [("service.approve", asked)]
 
 
 def test_a_version_that_passed_its_gates_is_approved(desk: Desk) -> None:

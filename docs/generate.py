@@ -84,6 +84,27 @@ def schema_page() -> str:
     return schema_text()
 
 
+def service_file_page() -> str:
+    from doorstep.core.servicefile_explain import declared, section_of
+
+    lines = [
+        "# Keys of the service file",
+        "",
+        "Made from the code by `make docs`. What they are for is in",
+        "[the service file](../concepts/service-file.md). `[]` is each of a list, `NAME` a name of",
+        "your own. A key without a default has to be written.",
+    ]
+    section = ""
+    for key in declared():
+        if section_of(key.path) != section:
+            section = section_of(key.path)
+            lines += ["", f"## {section}", "", "| key | what it is | written as | default |"]
+            lines += ["|---|---|---|---|"]
+        cells = (f"`{key.path}`", key.about, key.expected, key.why)
+        lines.append("| " + " | ".join(one.replace("|", "\\|") for one in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def openapi_page() -> str:
     from doorstep.api.openapi import openapi
     from doorstep.operations import table
@@ -316,6 +337,7 @@ def _words(node: ast.expr) -> str:
 PAGES: Mapping[str, Callable[[], str]] = {
     "doorstep.schema.json": schema_page,
     "cli.md": cli_page,
+    "service-file.md": service_file_page,
     "errors.md": errors_page,
     "openapi.json": openapi_page,
 }

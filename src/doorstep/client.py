@@ -24,6 +24,7 @@ from doorstep.core import errors
 from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.core.ids import digest_of
 from doorstep.core.outcome import OutcomeGiven
+from doorstep.core.people import Scope
 from doorstep.explain import surface as _explain
 from doorstep.gate import surface as _gate
 from doorstep.govern import surface as _govern
@@ -171,6 +172,7 @@ class Client:
     run_gates = _asks("gate.run", _gate.RunGates, _gate.GateRun)
     gates = _finds("gate.show", _gate.ShowGates, _gate.GateRuns, lambda found: found.runs)
     approve = _asks("version.approve", _release.ApproveVersion, _release.Approvals)
+    approve_revision = _asks("service.approve", _release.ApproveRevision, _register.Rule)
     start_release = _asks("release.start", _release.StartRelease, _release.Release)
     estimate_release = _asks("release.estimate", _release.EstimateRelease, _release.Forecast)
     release = _asks("release.show", _release.ShowRelease, _release.Release)
@@ -308,6 +310,14 @@ class Client:
     # who may call
     create_token = _asks("token.create", _govern.CreateToken, _govern.NewToken)
     tokens = _finds("token.list", _govern.ListTokens, _govern.Tokens, lambda found: found.tokens)
+
+    def create_person(
+        self, name: str, scope: Scope = "approve", *, expires_s: float = 90 * 86400.0
+    ) -> _govern.NewToken:
+        """A token for the control plane, by which this person is known."""
+        asked = _govern.CreateToken(service="", name=name, scope=scope, expires_s=expires_s)
+        return self.call("token.create", asked, _govern.NewToken)
+
     revoke_token = _asks("token.revoke", _govern.RevokeToken, _govern.Token)
 
 

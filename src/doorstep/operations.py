@@ -30,6 +30,7 @@ def table() -> dict[str, Operation]:
             catalogue.run_gates,
             catalogue.show_gates,
             release.approve_version,
+            release.approve_revision,
             release.start_release,
             release.estimate_release,
             release.show_release,

@@ -29,7 +29,7 @@ from doorstep.govern.surface import (
 )
 from doorstep.journal.surface import Erased, Prediction, Predictions, Traffic
 from doorstep.monitor.surface import Findings, MonitorView, Statuses
-from doorstep.register.surface import Service, Services, Version, Versions
+from doorstep.register.surface import Rule, Service, Services, Version, Versions
 from doorstep.release.surface import Approvals, DecisionView, Differences, Release, Releases
 from fakes import console_data as data
 from fakes import console_releases as told
@@ -145,6 +145,7 @@ def _service(fake: FakeDoorstep, name: str) -> Service:
         last_champion=1 if name == "loans" else None,
         file=data.FILE if name == "loans" else f"doorstep: 1\nservice: {name}\n",
         created_at=fake.begun - 30 * told.DAY,
+        rule=Rule(people=2, waiting=9, needs=2, given=("mira",)),
     )
 
 
@@ -462,6 +463,7 @@ NORMAL: dict[str, Answer] = {
     "release.pause": lambda fake, given: fake.change(given.release, "pause", "paused", given.why),
     "release.resume": lambda fake, given: fake.change(given.release, "resume", "step", given.why),
     "release.promote": lambda fake, given: fake.change(given.release, "promote", "done", given.why),
+    "service.approve": lambda fake, given: Rule(people=0),
     "version.approve": lambda fake, given: Approvals(version=given.version, people=1, given=()),
     "service.rollback": lambda fake, given: fake.change(
         given.service, "rollback", "rolled-back", given.why
@@ -542,9 +544,11 @@ def make_app(fake: FakeDoorstep) -> Litestar:
     """The console alone on a Litestar app, with a fixed form token."""
     from litestar import Litestar
 
+    from doorstep.console.asking import Visit
     from doorstep.console.routes import console_refusals, console_routes
 
-    routes = console_routes(fake.ask, lambda request: CSRF, environment="production")
+    visit = Visit("local", CSRF, fake.ask)
+    routes = console_routes(lambda request: visit, environment="production")
     refusals = console_refusals(environment="production")
     return Litestar(route_handlers=list(routes), exception_handlers=refusals, openapi_config=None)
 

@@ -1,55 +1,65 @@
-"""Four eyes over HTTP: who registered or asks does not say yes; a yes is for what was seen."""
+"""Four eyes over HTTP, by people with tokens of their own: who may, and whose yes counts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+import httpx
 import pytest
 
-from doorstep.compose.control import ControlPlane
-from doorstep.core.errors import RefusedError
-from doorstep.core.instant import SystemClock
-from doorstep.kernel.db import Database
-from doorstep.kernel.home import open_home
-from doorstep.operations import table
-from doorstep.release.surface import Approvals, ApproveVersion, ChangeRelease, Release, StartRelease
-from doorstep.testing.installation import RunningInstallation
+from doorstep.client import Client, connect
+from doorstep.core.errors import DoorstepError, ForbiddenError, RefusedError, SignInError
+from doorstep.core.people import Scope
+from doorstep.kernel.keys import load_token
+from doorstep.testing.installation import RunningInstallation, service_file
 
 LONG = "{shadow: {requests: 0}, steps: [20%, 50%], dwell: 10m, bake: 10m}"
 FOUR_EYES = "approve: {people: 2}"
 
 
+class People:
+    """Clients of people, each with a new token: `people("bea")`, `people("ana", "release")`."""
+
+    def __init__(self, here: RunningInstallation, stack: ExitStack) -> None:
+        self._here = here
+        self._stack = stack
+        self.tokens = {"local": load_token(here.home / "keys")}
+
+    def __call__(self, name: str, scope: Scope = "approve") -> Client:
+        token = self.tokens[name] = self._here.client.create_person(name, scope).secret
+        return self._stack.enter_context(connect(home=self._here.home, token=token))
+
+
 @pytest.fixture
-def people(installation: RunningInstallation) -> Iterator[ControlPlane]:
-    """The same installation, for people who come another way than by the local token."""
-    home = open_home(installation.home)
-    clock = SystemClock()
-    database = Database(home.database_url, clock)
-    try:
-        yield ControlPlane(home, database, clock, table(), {}, installation.home)
-    finally:
-        database.close()
+def people(installation: RunningInstallation) -> Iterator[People]:
+    with ExitStack() as stack:
+        yield People(installation, stack)
 
 
-def approve(people: ControlPlane, version: str, by: str) -> Approvals:
-    found = people.ask("version.approve", ApproveVersion(version=version, why="seen"), by=by)
-    assert isinstance(found, Approvals)
-    return found
-
-
-def refused(what, code: str) -> str:
-    with pytest.raises(RefusedError) as caught:
+def refused(what: Callable[[], object], code: str, kind: type[DoorstepError] = RefusedError) -> str:
+    with pytest.raises(kind) as caught:
         what()
     assert caught.value.code == code
     return caught.value.message
 
 
+def given(client: Client, version: str) -> list[str]:
+    return [one.by for one in client.approve(version, "seen").given]
+
+
 def test_a_release_waits_for_people_who_neither_registered_nor_ask(
-    installation: RunningInstallation, people: ControlPlane
+    installation: RunningInstallation, people: People
 ):
     here, client, version = installation, installation.client, "eyes@1"
+    bea, cem = people("bea"), people("cem", "release")
     here.register("eyes", release=LONG, more=FOUR_EYES)
-    refused(lambda: approve(people, version, "bea"), "gate-not-passed")
+    refused(lambda: bea.approve(version, "seen"), "gate-not-passed")
     client.run_gates(version)
     said = refused(lambda: client.start_release(version), "not-approved")
     assert said == (
@@ -57,41 +67,189 @@ def test_a_release_waits_for_people_who_neither_registered_nor_ask(
         "release (local); nobody gave it"
     )
     refused(lambda: client.approve(version, "my own"), "own-version")
-    refused(lambda: client.approve(version, " "), "no-reason")
+    refused(lambda: bea.approve(version, " "), "no-reason")
     for _ in range(2):
-        given = approve(people, version, "bea")
-        assert [one.by for one in given.given] == ["bea"], "twice is once"
+        assert given(bea, version) == ["bea"], "twice is once"
     assert refused(lambda: client.start_release(version), "not-approved").endswith("1 gave it: bea")
-    assert [one.by for one in approve(people, version, "cem").given] == ["bea", "cem"]
-    asked = StartRelease(version=version)
-    said = refused(lambda: people.ask("release.start", asked, by="cem"), "not-approved")
-    assert said.endswith("1 gave it: bea"), "who asks does not count"
+    assert given(people("bea"), version) == ["bea"], "two tokens are one person"
+    assert given(cem, version) == ["bea", "cem"]
+    said = refused(lambda: cem.start_release(version), "not-approved")
+    assert said.endswith("1 gave it: bea; only bea could"), "who asks does not count"
     here.settled(client.start_release(version).id)
     first = client.history("eyes").served[0]
     assert (first.asked_by, first.approved_by) == ("local", ("bea", "cem"))
 
 
 def test_a_yes_dies_with_what_the_gates_rested_on_and_holds_back_a_promotion(
-    installation: RunningInstallation, people: ControlPlane
+    installation: RunningInstallation, people: People
 ):
     here, client = installation, installation.client
+    bea = people("bea", "release")
     here.register("dies", release=LONG)
     here.serve("dies@1")
     client.promote("dies", "the first")
     here.register("dies", seed=2, release=LONG, more="approve: {people: 1}")
     client.run_gates("dies@2")
-    approve(people, "dies@2", "bea")
-    here.register(
-        "dies", seed=3, release=LONG, more='approve: person\ngates: {quality: ["auc >= 0.01"]}'
-    )
+    bea.approve("dies@2", "seen")
+    gates = 'approve: person\ngates: {quality: ["auc >= 0.01"]}'
+    client.apply(service_file("dies", LONG, gates))
     refused(lambda: client.start_release("dies@2"), "gate-outdated")
     client.run_gates("dies@2")
     refused(lambda: client.start_release("dies@2"), "not-approved")
-    approve(people, "dies@2", "bea")
+    bea.approve("dies@2", "seen")
+    client.apply(service_file("dies", LONG.replace("20%", "40%"), gates))
+    refused(lambda: client.start_release("dies@2"), "not-approved")
+    bea.approve("dies@2", "seen, at 40 %")
     release = here.settled(client.start_release("dies@2").id)
-    promote = ChangeRelease(release=release.id, why="enough")
-    refused(lambda: people.ask("release.promote", promote, by="bea"), "not-approved")
+    refused(lambda: bea.promote(release.id, "enough"), "not-approved")
     assert client.release(release.id).state == "step"
-    found: Release = client.promote(release.id, "enough")
-    assert found.state == "done"
+    assert client.promote(release.id, "enough").state == "done"
     assert client.verify_ledger().intact
+
+
+def test_a_file_that_asks_fewer_people_holds_only_once_those_people_said_yes_to_it(
+    installation: RunningInstallation, people: People
+):
+    here, client = installation, installation.client
+    bea, cem = people("bea"), people("cem")
+    here.register("loose", release=LONG, more=FOUR_EYES)
+    client.run_gates("loose@1")
+    client.apply(service_file("loose", LONG, "approve: none"))
+    rule = client.service("loose").rule
+    assert (rule.people, rule.waiting, rule.needs) == (2, 2, 2)
+    said = refused(lambda: client.start_release("loose@1"), "not-approved")
+    assert "2 people" in said
+    assert said.endswith("revision 2 of its file asks for less and does not hold yet")
+    refused(lambda: client.approve_revision("loose", 2, "mine"), "own-revision")
+    refused(lambda: bea.approve_revision("loose", 1, "seen"), "nothing-waits")
+    assert bea.approve_revision("loose", 2, "seen").given == ("bea",)
+    refused(lambda: client.start_release("loose@1"), "not-approved")
+    rule = cem.approve_revision("loose", 2, "a pilot")
+    assert (rule.people, rule.waiting) == (0, 0)
+    here.settled(client.start_release("loose@1").id)
+    said = [
+        one.sentence for one in client.history("loose").events if "ask for less" in one.sentence
+    ]
+    assert said[0] == "revision 2 of the service file of loose may ask for less: a pilot"
+
+
+def test_only_who_is_named_approves_and_promotes(installation: RunningInstallation, people: People):
+    here, client = installation, installation.client
+    ana, bea, dee = people("ana", "release"), people("bea"), people("dee", "release")
+    named = "approve: person\nmay: {approve: bea, promote: [ana]}"
+    here.register("named", release=LONG, more=named)
+    client.run_gates("named@1")
+    said = refused(lambda: dee.approve("named@1", "seen"), "may-not", ForbiddenError)
+    assert said == (
+        "dee may not approve a version of named; may.approve of its service file names bea"
+    )
+    bea.approve("named@1", "seen")
+    here.settled(client.start_release("named@1").id)
+    for other in (dee, client):
+        refused(lambda other=other: other.promote("named", "mine"), "may-not", ForbiddenError)
+    refused(lambda: bea.promote("named", "mine"), "out-of-scope", ForbiddenError)
+    assert ana.promote("named", "the first").state == "done"
+    client.apply(service_file("named", LONG, "approve: person"))
+    here.register("named", seed=2, release=LONG, more="approve: person")
+    client.run_gates("named@2")
+    refused(lambda: dee.approve("named@2", "seen"), "may-not", ForbiddenError)
+
+
+def test_who_approves_changes_nothing_else_and_is_out_when_the_token_is_revoked(
+    installation: RunningInstallation, people: People
+):
+    client = installation.client
+    installation.register("scope", release=LONG)
+    eva = people("eva")
+    assert eva.service("scope").service == "scope"
+    for what in (
+        lambda: eva.run_gates("scope@1"),
+        lambda: eva.start_release("scope@1"),
+        lambda: eva.apply(service_file("scope", LONG, "risk: low")),
+        lambda: eva.create_person("eva-two"),
+        lambda: eva.erase("somebody", "why"),
+    ):
+        refused(what, "out-of-scope", ForbiddenError)
+    with signed_in(installation, people.tokens["eva"]) as browser:
+        assert "<b>eva</b>" in browser.get("/").text
+        token = next(one for one in client.tokens() if one.name == "eva")
+        client.revoke_token(token.id, "left")
+        assert browser.get("/").status_code == 401, "her sessions end as well"
+    refused(lambda: eva.status(), "token-over", SignInError)
+
+
+def test_people_approve_in_the_console_under_their_own_names(
+    installation: RunningInstallation, people: People
+):
+    here, client = installation, installation.client
+    here.register("pages", release=LONG, more="approve: person")
+    client.run_gates("pages@1")
+    where = "/services/pages/versions/1"
+    people("fay")
+    for who, status in (("local", 409), ("fay", 303)):
+        with signed_in(here, people.tokens[who]) as browser:
+            page = browser.get(where).text
+            form = {"csrf": csrf_of(page), "why": "looks right"}
+            assert browser.post(f"{where}/approve", data=form).status_code == status
+    here.settled(client.start_release("pages@1").id)
+    assert client.history("pages").served[0].approved_by == ("fay",)
+
+
+@contextmanager
+def signed_in(here: RunningInstallation, token: str) -> Iterator[httpx.Client]:
+    """A browser whose user typed this token."""
+    with httpx.Client(base_url=here.console_url, headers={"accept": "text/html"}) as browser:
+        assert browser.get("/").status_code == 401
+        refusal = browser.post("/sign-in", data={"token": "dsp_0"})
+        assert (refusal.status_code, "not-signed-in" in refusal.text) == (401, True)
+        elsewhere = {"sec-fetch-site": "cross-site"}
+        form = {"token": token}
+        assert browser.post("/sign-in", data=form, headers=elsewhere).status_code == 403
+        assert browser.post("/sign-in", data=form).status_code == 303
+        yield browser
+
+
+def csrf_of(page: str) -> str:
+    found = re.search(r'name="csrf" value="([0-9a-f]+)"', page)
+    assert found is not None
+    return found[1]
+
+
+def test_commands_say_who_is_missing_what_runs_and_refusals_before_warnings(
+    installation: RunningInstallation, people: People, tmp_path: Path
+):
+    here = installation
+    people("gus")
+    here.register("words", release=LONG)
+    here.serve("words@1")
+    here.register("words", seed=2, release=LONG)
+    (tmp_path / "doorstep.yaml").write_text(service_file("words", LONG, "approve: {people: 9}"))
+
+    def shell(*words: str, by: str = "local") -> tuple[int, str]:
+        environ = {**os.environ, "DOORSTEP_HOME": str(here.home), "COLUMNS": "200"}
+        command = [sys.executable, "-m", "doorstep.cli.main", *words]
+        done = subprocess.run(
+            command, env=environ | {"DOORSTEP_TOKEN": people.tokens[by]}, cwd=tmp_path,
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    code, said = shell("check")
+    assert code == 0
+    assert "approve.people is 9: 9 people who neither registered a version nor ask" in said
+    assert "gus" in said
+    assert "doorstep token create --person NAME" in said
+    code, said = shell("release", "pause")
+    assert (code, "words@1 (bake" in said) == (2, True)
+    code, said = shell("release", "start", "words@2")
+    assert (code, said.startswith("✗ gate-not-passed")) == (1, True), "before any warning"
+    code, said = shell("release", "promote", "words", "--why", "mine", by="gus")
+    assert (code, said.startswith("✗ out-of-scope: gus came with a token")) == (5, True)
+    code, said = shell("apply")
+    assert (code, "is in effect" in said) == (0, True)
+    (tmp_path / "doorstep.yaml").write_text(service_file("words", LONG, "approve: none"))
+    code, said = shell("apply")
+    assert "revision 3 of words is in effect, but for who must say yes" in said
+    assert 'next: doorstep approve words --revision 3 --why "..."' in said
+    code, said = shell("approve", "words", "--revision", "3", "--why", "seen", by="gus")
+    assert (code, "(gus did); until then a release needs the yes of 9" in said) == (0, True)

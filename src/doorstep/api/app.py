@@ -2,7 +2,7 @@
 
 Bodies are decoded by strict msgspec, not by the framework, whose decoding is lenient. Every route
 but `/healthz`, `/readyz`, `/sign-in`, the OpenAPI document and the console's static files needs
-the local token or a session; a test walks all routes and asserts it. Refusals are JSON; a browser
+a token or a session; a test walks all routes and asserts it. Refusals are JSON; a browser
 that asks for anything but the API is told by a page.
 """
 
@@ -12,15 +12,17 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Protocol, TypeAlias
+from functools import partial
+from typing import Annotated, Any, BinaryIO, Protocol, TypeAlias
 
 import msgspec
 from anyio import to_thread
 from litestar import Litestar, MediaType, Request, Response, get, post, put
-from litestar.enums import ScopeType
+from litestar.enums import RequestEncodingType, ScopeType
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.middleware import DefineMiddleware
+from litestar.params import Body
 from litestar.response import Redirect, Stream
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 
@@ -28,9 +30,10 @@ from doorstep.api.bodies import decode_body
 from doorstep.api.openapi import openapi, path_of
 from doorstep.api.sessions import Sessions
 from doorstep.api.streams import OutcomeStream
-from doorstep.core.errors import DoorstepError, NotFoundError
+from doorstep.core.errors import DoorstepError, ForbiddenError, NotFoundError
 from doorstep.core.ids import new_id, parse_digest
 from doorstep.core.operation import Operation
+from doorstep.core.people import OWNER, SignedIn
 from doorstep.journal.surface import ExportJournal, OutcomesRecorded, RecordOutcomes
 from doorstep.kernel.http_status import headers_of, status_of
 from doorstep.kernel.turns import Turns
@@ -38,6 +41,7 @@ from doorstep.kernel.turns import Turns
 BODY_BYTES_MAX = 32 * 1024 * 1024
 UPLOAD_BYTES_MAX = 8 * 1024**3
 CHUNK_BYTES = 1 << 18
+SIGN_IN_BYTES_MAX = 4096
 SPOOL_BYTES = 1 << 20
 """An upload on its way is in memory while it is small, then in a temporary file."""
 SAID_CHARS_MAX = 8_000
@@ -45,6 +49,7 @@ SAID_CHARS_MAX = 8_000
 _log = logging.getLogger("doorstep.api")
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
+SignInForm: TypeAlias = Annotated[dict[str, str], Body(media_type=RequestEncodingType.URL_ENCODED)]
 Refuser: TypeAlias = Callable[[AnyRequest, Any], Response[Any]]
 """What answers an exception."""
 
@@ -56,7 +61,9 @@ class Control(Protocol):
     addresses: Mapping[str, str]
     version: str
 
-    def ask(self, name: str, asked: msgspec.Struct, *, by: str) -> msgspec.Struct: ...
+    def ask(self, name: str, asked: msgspec.Struct, *, by: SignedIn) -> msgspec.Struct: ...
+
+    def admit(self, by: SignedIn, permission: str) -> object: ...
 
     def upload(self, digest: str, chunks: Any) -> None: ...
 
@@ -109,19 +116,35 @@ def _operation_route(control: Control, sessions: Sessions, one: Operation) -> HT
     turns = Turns(one.name)
 
     async def answer(request: AnyRequest) -> Response[bytes]:
-        sessions.require_token(request.headers.get("authorization"))
+        by = await _who(sessions, request)
         asked = decode_body(decoder, await request.body() or b"{}", one.name)
-        found = await turns.take(lambda: control.ask(one.name, asked, by="local"))
+        found = await turns.take(lambda: control.ask(one.name, asked, by=by))
         return Response(msgspec.json.encode(found), media_type=MediaType.JSON, status_code=200)
 
     answer.__name__ = one.name.replace(".", "_").replace("-", "_")
     return post(f"/api/v1{path_of(one)}", opt={"operation": one.name})(answer)
 
 
+async def _who(sessions: Sessions, request: AnyRequest) -> SignedIn:
+    """Who asks, by their token. Raises: SignInError."""
+    header = request.headers.get("authorization")
+    if sessions.is_owner(header):
+        return OWNER
+    return await to_thread.run_sync(sessions.require_token, header)
+
+
+async def _admit(
+    control: Control, sessions: Sessions, request: AnyRequest, permission: str
+) -> None:
+    """For what is no operation. Raises: SignInError, ForbiddenError."""
+    by = await _who(sessions, request)
+    await to_thread.run_sync(control.admit, by, permission)
+
+
 def _upload_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
     @put("/api/v1/blobs/{digest:str}", request_max_body_size=UPLOAD_BYTES_MAX)
     async def put_blob(request: AnyRequest) -> Response[bytes]:
-        sessions.require_token(request.headers.get("authorization"))
+        await _admit(control, sessions, request, "version:write")
         digest = parse_digest(request.path_params["digest"])
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
             async for chunk in request.stream():
@@ -136,7 +159,7 @@ def _upload_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
 def _export_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
     @get("/api/v1/ledger/export")
     async def export_ledger(request: AnyRequest) -> Response[bytes]:
-        sessions.require_token(request.headers.get("authorization"))
+        await _admit(control, sessions, request, "ledger:read")
         found = await to_thread.run_sync(control.export_ledger)
         return Response(found, media_type="application/x-ndjson")
 
@@ -150,7 +173,7 @@ def _journal_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
 
     @post("/api/v1/journal/export", status_code=200)
     async def export_journal(request: AnyRequest) -> Stream:
-        sessions.require_token(request.headers.get("authorization"))
+        await _admit(control, sessions, request, "prediction:read")
         asked = decode_body(decoder, await request.body() or b"{}", "journal.export")
         assert isinstance(asked, ExportJournal)
         file = await turns.take(lambda: control.export_journal(asked))
@@ -171,8 +194,8 @@ def _outcomes_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
     """Not an operation: its body is of any length, recorded while it arrives."""
     turns = Turns("outcome.record")
 
-    async def record(asked: RecordOutcomes) -> OutcomesRecorded:
-        found = await turns.take(lambda: control.ask("outcome.record", asked, by="local"))
+    async def record(by: SignedIn, asked: RecordOutcomes) -> OutcomesRecorded:
+        found = await turns.take(lambda: control.ask("outcome.record", asked, by=by))
         assert isinstance(found, OutcomesRecorded)
         return found
 
@@ -180,8 +203,9 @@ def _outcomes_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
 
     @post(path, status_code=200, request_max_body_size=None)
     async def stream_outcomes(request: AnyRequest) -> Response[bytes]:
-        sessions.require_token(request.headers.get("authorization"))
-        told = await OutcomeStream(request.path_params["service"], record).take(request.stream())
+        by = await _who(sessions, request)
+        stream = OutcomeStream(request.path_params["service"], partial(record, by))
+        told = await stream.take(request.stream())
         return Response(msgspec.json.encode(told), media_type=MediaType.JSON, status_code=200)
 
     return stream_outcomes
@@ -190,8 +214,8 @@ def _outcomes_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
 def _invite_route(control: Control, sessions: Sessions) -> HTTPRouteHandler:
     @post("/api/v1/session/invite", status_code=200)
     async def invite(request: AnyRequest) -> dict[str, str]:
-        sessions.require_token(request.headers.get("authorization"))
-        return {"url": f"{control.addresses['console']}/sign-in?code={sessions.invite()}"}
+        code = sessions.invite(await _who(sessions, request))
+        return {"url": f"{control.addresses['console']}/sign-in?code={code}"}
 
     return invite
 
@@ -220,12 +244,27 @@ def _open_routes(control: Control, sessions: Sessions) -> list[HTTPRouteHandler]
 
     @get("/sign-in", opt={"open": True})
     async def sign_in(request: AnyRequest) -> Redirect:
-        session = sessions.accept(request.query_params.get("code", ""))
-        answer = Redirect("/")
-        answer.set_cookie(sessions.cookie, session, httponly=True, samesite="strict", path="/")
-        return answer
+        return _begun(sessions, sessions.accept(request.query_params.get("code", "")))
 
-    return [healthz, readyz, sign_in]
+    @post("/sign-in", opt={"open": True}, request_max_body_size=SIGN_IN_BYTES_MAX, status_code=303)
+    async def sign_in_by_token(request: AnyRequest, data: SignInForm) -> Redirect:
+        if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            raise ForbiddenError(
+                "bad-form-token",
+                "the form is on a page of another site, so nobody was signed in",
+                control.addresses["console"],
+            )
+        header = f"Bearer {data.get('token', '')}"
+        who = await to_thread.run_sync(sessions.require_token, header)
+        return _begun(sessions, sessions.begin(who))
+
+    return [healthz, readyz, sign_in, sign_in_by_token]
+
+
+def _begun(sessions: Sessions, session: str) -> Redirect:
+    answer = Redirect("/", status_code=303)
+    answer.set_cookie(sessions.cookie, session, httponly=True, samesite="strict", path="/")
+    return answer
 
 
 class HostGuard:

@@ -1,4 +1,4 @@
-"""A service file looked at from all sides, without a server."""
+"""A service file looked at from all sides. A server, if one runs here, is asked who is there."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from doorstep.core.errors import NotFoundError
+from doorstep.core.errors import DoorstepError, NotFoundError
 from doorstep.core.filekeys import Problem
+from doorstep.core.people import OWNER
 from doorstep.core.servicefile import ServiceFile, read_service_file
 from doorstep.core.servicefile_explain import ExplainedKey, advice, explain, thin_keys
 from doorstep.journal.options import GB, JOURNAL_GB_MAX
@@ -71,7 +72,7 @@ def check_file(file: Path, environment: str | None = None, rate: float = RATE) -
             f"{', '.join(found.environments) or 'none'}",
             "leave --environment away, or add it under environments",
         )
-    said = [*advice(found), *_missing_files(found, file.parent)]
+    said = [*advice(found), *_missing_files(found, file.parent), *_too_few(found)]
     return Checked(
         file=str(file),
         service=found.service,
@@ -106,6 +107,36 @@ def say_journal(file: ServiceFile, rate: float) -> str:
         return said
     held = f"{JOURNAL_GB_MAX / gb_a_day:,.0f} days fit into the {JOURNAL_GB_MAX} GB"
     return f"{said}; {held} of doorstep up --journal-max"
+
+
+def _too_few(file: ServiceFile) -> list[tuple[str, str]]:
+    """That fewer people are there than must say yes; or, where none runs here to be asked, that
+    they have to be."""
+    need, may = file.approve.people, file.may.approve
+    if not need:
+        return []
+    from doorstep.client import connect
+
+    try:
+        with connect() as client:
+            live = {one.name for one in client.tokens() if one.scope and one.state == "live"}
+    except DoorstepError:
+        return [("approve.people", f"{_say_need(need)}; each has a token: {_MAKES}")] * (need > 1)
+    known = {*live, OWNER.name} & {*may} if may else {*live, OWNER.name}
+    # Whoever registers and asks is one of them, unless the file names who approves.
+    if len(known) >= need + (not may):
+        return []
+    there = ", ".join(sorted(known - {OWNER.name})) or "nobody"
+    said = f"{_say_need(need)}; beside the owner there is {there} so far; next: {_MAKES}"
+    return [("approve.people", said)]
+
+
+_MAKES = "doorstep token create --person NAME"
+
+
+def _say_need(need: int) -> str:
+    people = "1 person" if need == 1 else f"{need} people"
+    return f"is {need}: {people} who neither registered a version nor ask for its release"
 
 
 def read_text(file: Path) -> bytes:

@@ -11,7 +11,7 @@ from doorstep.cli.options import Home, Json, Url, connect
 from doorstep.cli.output import done, emit, note, table, warn
 
 if TYPE_CHECKING:
-    from doorstep.register.surface import KeyChange, ServiceDiff
+    from doorstep.register.surface import KeyChange, Rule, ServiceDiff
 
 VALUE_CHARS_SHOWN = 60
 File = Annotated[Path, typer.Argument(help="The service file.")]
@@ -42,10 +42,26 @@ def apply(
     with connect(url, home) as client:
         found = client.diff(text, str(file))
         revision = client.apply(text, str(file))
+        rule = client.service(found.service).rule
     _say_same(found)
     emit(revision, lambda: diff_text(found), as_json=json)
     if revision.created:
-        done(f"revision {revision.revision} of {revision.service} is in effect")
+        but = ", but for who must say yes" if rule.waiting == revision.revision else ""
+        done(f"revision {revision.revision} of {revision.service} is in effect{but}")
+    if rule.waiting:
+        say_waiting(found.service, rule)
+
+
+def say_waiting(service: str, rule: Rule) -> None:
+    """That a looser rule does not hold yet."""
+    yes = f" ({', '.join(rule.given)} did)" if rule.given else ""
+    need = "1 person" if rule.needs == 1 else f"{rule.needs} people"
+    warn(
+        f"revision {rule.waiting} asks fewer people, or lets more, than the rule in force: that "
+        f"holds once {need} other than who applied it said yes to it{yes}; until then a release "
+        f"needs the yes of {rule.people}"
+    )
+    note(f'next: doorstep approve {service} --revision {rule.waiting} --why "..."')
 
 
 def _read(file: Path) -> str:
@@ -66,7 +82,7 @@ def _say_same(found: ServiceDiff) -> None:
         note(f"  only comments and layout differ from revision {found.revision}, or what holds in "
              "other environments")  # fmt: skip
     if loose := [one.key for one in found.changes if one.loosens]:
-        warn(f"loosens what a version must show: {', '.join(loose)}")
+        warn(f"loosens what a version must show, or who may: {', '.join(loose)}")
 
 
 def diff_text(found: ServiceDiff) -> str:

@@ -1,4 +1,4 @@
-"""Prove afterwards: history, ledger show|verify|export. Who may call: token create|list|revoke."""
+"""Prove afterwards: history, ledger show|verify|export. Who may: token create|list|revoke."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from doorstep.cli.options import Home, Json, Url, Why, connect
-from doorstep.cli.output import done, emit, fail, percent, progress, table, warn, when
+from doorstep.cli.output import done, emit, fail, note, percent, progress, table, warn, when
 from doorstep.core.errors import NotFoundError, RefusedError, UnreachableError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def add_to(app: typer.Typer) -> None:
     ledger.command("verify")(verify)
     ledger.command("export")(export)
     app.add_typer(ledger, name="ledger")
-    token = typer.Typer(no_args_is_help=True, help="API keys: who may call the data plane.")
+    token = typer.Typer(no_args_is_help=True, help="Who may call: API keys; who is who: people.")
     token.command("create")(create_token)
     token.command("list")(list_tokens)
     token.command("revoke")(revoke_token)
@@ -41,6 +41,9 @@ def history(
     csv: Annotated[
         bool, typer.Option("--csv", help="What served when, for a spreadsheet.")
     ] = False,
+    whole: Annotated[
+        bool, typer.Option("--all", help="Also when evidence began to be counted anew.")
+    ] = False,
     json: Json = False,
     url: Url = None,
     home: Home = None,
@@ -49,7 +52,7 @@ def history(
     from doorstep.core.instant import parse_instant
 
     with connect(url, home) as client:
-        found = client.history(service, parse_instant(at) if at else 0)
+        found = client.history(service, parse_instant(at) if at else 0, whole=whole)
     if csv:
         from doorstep.govern.history_csv import to_csv
 
@@ -258,7 +261,13 @@ def create_token(
     every_service: Annotated[
         bool, typer.Option("--all-services", help="It is for every service, also later ones.")
     ] = False,
-    name: Annotated[str, typer.Option("--name", help="Whose it is, for people.")] = "",
+    person: Annotated[
+        str, typer.Option("--person", help="It is this person's, who approves: bea.")
+    ] = "",
+    scope: Annotated[
+        str, typer.Option("--scope", help="Of a person: approve, or release (and approve).")
+    ] = "approve",
+    name: Annotated[str, typer.Option("--name", help="Whose key it is, for people.")] = "",
     expires: Annotated[str, typer.Option("--expires", help="After which it is refused.")] = "90d",
     rate: Annotated[
         str, typer.Option("--rate", help="Requests it may make, such as 100/s; default: any.")
@@ -267,16 +276,26 @@ def create_token(
     url: Url = None,
     home: Home = None,
 ) -> None:
-    """Make an API key. It is printed once: only its digest is kept."""
+    """Make an API key, or a person's token. It is printed once: only its digest is kept.
+
+    An API key is for callers of the data plane. A person's token is for the control plane: the
+    person sets DOORSTEP_TOKEN, or signs in to the console with it, and what they do is done in
+    their name. Scope approve: look at everything that is not sealed, approve, roll back. Scope
+    release: also register, apply, run gates, release and promote.
+    """
     from doorstep.core.errors import UsageError
     from doorstep.core.filewords import parse_rate
     from doorstep.core.instant import parse_duration_s
 
-    if bool(service) is every_service:
+    if [bool(service), every_service, bool(person)].count(True) != 1:
         raise UsageError(
             "no-scope",
-            "what the token is for is not said; expected --service NAME or --all-services",
+            "what the token is for is not said; expected one of --service NAME, --all-services "
+            "and --person NAME",
         )
+    if person:
+        _create_person(person, scope, parse_duration_s(expires), json, url, home)
+        return
     try:
         per_s = 0.0 if rate == "none" else parse_rate(rate)
     except ValueError as error:
@@ -290,26 +309,46 @@ def create_token(
     emit(found, found.secret, as_json=json)
 
 
+def _create_person(
+    person: str, scope: str, expires_s: float, as_json: bool, url: str | None, home: str | None
+) -> None:
+    from doorstep.core.errors import UsageError
+    from doorstep.core.people import SCOPES
+
+    known = next((one for one in SCOPES if one == scope), None)
+    if known is None:
+        raise UsageError("no-scope", f"--scope is {scope!r}; expected {' or '.join(SCOPES)}")
+    with connect(url, home) as client:
+        found = client.create_person(person, known, expires_s=expires_s)
+    done(
+        f"token {found.token.id}: {person} may {scope}, until {when(found.token.expires_at)}; "
+        "nobody can show it again"
+    )
+    note(f"  {person} sets DOORSTEP_TOKEN to it, or types it into the console's sign-in page")
+    emit(found, found.secret, as_json=as_json)
+
+
 def list_tokens(
     service: Annotated[str, typer.Argument(help="Only of this service.")] = "",
     json: Json = False,
     url: Url = None,
     home: Home = None,
 ) -> None:
-    """List API keys, newest first. The keys themselves are nowhere."""
+    """List API keys and people's tokens, newest first. Their secrets are nowhere."""
     from doorstep.core.filewords import show_rate
 
     with connect(url, home) as client:
         found = client.tokens(service)
     rows = [
         (
-            one.id, one.name, one.service or "all", one.state, show_rate(one.rate),
-            when(one.expires_at), one.by,
+            one.id, one.name, one.scope or f"call {one.service or 'all services'}", one.state,
+            "–" if one.scope else show_rate(one.rate), when(one.expires_at), one.by,
         )
         for one in found
     ]  # fmt: skip
-    head = ("token", "name", "service", "state", "rate", "until", "by")
-    emit(found, lambda: table(head, rows), as_json=json)
+    head = ("token", "name", "may", "state", "rate", "until", "made by")
+    empty = "no tokens yet\nnext: doorstep token create --person NAME"
+    emit(found, lambda: table(head, rows) if rows else empty, as_json=json)
 
 
 def revoke_token(
@@ -319,7 +358,7 @@ def revoke_token(
     url: Url = None,
     home: Home = None,
 ) -> None:
-    """Take an API key back. Nodes refuse it with the next plan, within seconds."""
+    """Take a token back. Nodes refuse an API key within seconds; a person is out at once."""
     with connect(url, home) as client:
         found = client.revoke_token(token, why)
     done(f"token {found.id} is revoked")

@@ -30,6 +30,8 @@ AccessLog = Annotated[
     str, typer.Option("--access-log", help="JSON lines of a sample of the requests.")
 ]
 
+DEFAULT_FILE = Path("doorstep.yaml")
+
 
 def add_to(app: typer.Typer) -> None:
     for command in (init, check, doctor, up, down, console):
@@ -122,9 +124,12 @@ def _drafted_values(found: Drafted, asked: Asked) -> dict[str, Any]:
 
 
 def check(
-    file: Annotated[Path, typer.Argument(help="The service file.")] = Path("doorstep.yaml"),
+    file: Annotated[Path, typer.Argument(help="The service file.")] = DEFAULT_FILE,
+    section: Annotated[
+        str, typer.Argument(help="With --explain: a section such as release, or all.")
+    ] = "",
     explained: Annotated[
-        bool, typer.Option("--explain", help="Every key with its value and the reason.")
+        bool, typer.Option("--explain", help="What it promises, by section; or each key of one.")
     ] = False,
     environment: Annotated[
         str | None, typer.Option("--environment", help="With its differences.")
@@ -134,9 +139,15 @@ def check(
     ] = 10,
     json: Json = False,
 ) -> None:
-    """Check a service file. Every problem is named with its line and column."""
-    from doorstep.cli.checking import check_file
+    """Check a service file. Every problem is named with its line and column.
 
+    --explain shows its sections, and what it says of each; `doorstep check --explain release` each
+    key of one: its value, what it is for, how it is written, and why its default is what it is.
+    """
+    from doorstep.cli.checking import check_file
+    from doorstep.cli.explaining import explained_text, sections_of, which
+
+    file, section = which(file, section, explained)
     found = check_file(file, environment, rate)
     if found.problems:
         fail(f"{file} has {_count(len(found.problems), 'problem')}")
@@ -150,11 +161,14 @@ def check(
             note(f"  {found.journal}")
     lines = [f"{file}:{one.line}:{one.column}: {one.text}" for one in found.problems]
     if explained:
-        rows = [(one.path, one.value, one.source, one.why) for one in found.explained]
-        lines.append(table(("key", "value", "from", "why"), rows))
+        lines.append(explained_text(found.explained, section))
     shown = found if explained else found.without_explained()
     if lines or json:
         emit(shown, "\n".join(lines), as_json=json)
+    if not explained and (wrong := sections_of(found.problems)):
+        named = "" if file == DEFAULT_FILE else f"{file} "
+        others = f" (or {', '.join(wrong[1:])})" if wrong[1:] else ""
+        note(f"next: doorstep check {named}{wrong[0]} --explain{others}")
     raise typer.Exit(1 if found.problems else 0)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from doorstep.cli.commands_release import RUNNING, settle
 from doorstep.cli.demo_traffic import Tally
 from doorstep.cli.demo_watch import (
     find_answered,
@@ -29,6 +28,7 @@ from doorstep.cli.demo_watch import (
 from doorstep.cli.demo_world import NEW_PRODUCT, RATE_S, SERVICE, SHIFTED, World
 from doorstep.cli.output import note
 from doorstep.cli.registering import Registered, register_model
+from doorstep.cli.release_wait import RUNNING, settle
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.verdict import Finding, Verdict
 from doorstep.explain.surface import Contribution

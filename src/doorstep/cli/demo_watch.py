@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from doorstep.cli.commands_release import RUNNING
 from doorstep.cli.demo_traffic import Tally
 from doorstep.cli.demo_world import SERVICE, SHIFTED, World
 from doorstep.cli.output import note
+from doorstep.cli.release_wait import RUNNING
 from doorstep.core.errors import NotFoundError
 from doorstep.core.outcome import OutcomeGiven
 from doorstep.journal.surface import OUTCOMES_MAX

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from doorstep.cli.output import percent, table, warn
+from doorstep.cli.output import percent, table
 from doorstep.client import Client
 from doorstep.core.errors import DoorstepError
 from doorstep.release.surface import Forecast
@@ -14,22 +15,25 @@ from doorstep.release.wording import say_time
 FILE = "doorstep.yaml"
 
 
-def say_forecast(client: Client, version: str) -> None:
-    """Say before it starts that traffic is too small. What refuses a start is said by the start."""
-    _say_unapplied(client, version)
+def forewarn(client: Client, version: str) -> list[str]:
+    """What to say of a start: that the file here is not in effect, or that traffic is too small.
+    Asked before it, since afterwards the release itself is in the way; said after it, since what
+    refuses a start matters more."""
+    said = list(_unapplied(client, version))
     with contextlib.suppress(DoorstepError):
         forecast = client.estimate_release(version)
         if not forecast.fits:
-            warn(forecast.reason)
+            said.append(forecast.reason)
+    return said
 
 
-def _say_unapplied(client: Client, version: str) -> None:
+def _unapplied(client: Client, version: str) -> Iterator[str]:
     """A release goes by the revision in effect, whatever the file that lies here says."""
     with contextlib.suppress(DoorstepError, OSError, UnicodeDecodeError):
         found = client.diff(Path(FILE).read_text(), FILE)
         keys = ", ".join(one.key for one in found.changes)
         if keys and version.startswith(f"{found.service}@"):
-            warn(f"{FILE} is not in effect as it is here ({keys}); next: doorstep apply {FILE}")
+            yield f"{FILE} is not in effect as it is here ({keys}); next: doorstep apply {FILE}"
 
 
 def forecast_text(forecast: Forecast) -> str:

@@ -11,16 +11,17 @@ from typing import Any
 import msgspec
 
 from doorstep.cli.asking import rows_of
-from doorstep.cli.commands_release import follow, settle
 from doorstep.cli.output import done, fail, note, warn
 from doorstep.cli.reaching import reach
+from doorstep.cli.release_wait import follow, settle
 from doorstep.cli.sending import Sender, Turn
 from doorstep.client import Client
 from doorstep.core.contract import Contract
-from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile import ServiceFile, parse_service_file
 from doorstep.core.servicefile_types import IdsSpec
 from doorstep.journal.surface import ListPredictions, Prediction, Predictions
 from doorstep.monitor.cause import find_cause
+from doorstep.release.metrics import METRICS
 from doorstep.release.surface import Release
 
 RATE_PER_S = 200.0
@@ -55,9 +56,13 @@ def rehearse_release(client: Client, begun: Release, file: str, timeout_s: float
     Raises: what reading the file raises, UnreachableError.
     """
     contract = _contract(client, begun)
-    ids = parse_service_file(client.service(begun.service).file).ids
-    requests = Requests(begun.id, ids, contract, rows_of(file, contract, ROWS_MAX))
-    driver = Driver(reach(client.installation().data_url, os.environ), begun.service, requests)
+    here = client.installation()
+    text = client.service(begun.service).file
+    declared = parse_service_file(text, environment=here.environment)
+    if begun.champion is not None and (left := left_out(declared)):
+        note(f"  not judged in a rehearsal, whose rows come to nothing: {', '.join(left)}")
+    requests = Requests(begun.id, declared.ids, contract, rows_of(file, contract, ROWS_MAX))
+    driver = Driver(reach(here.data_url, os.environ), begun.service, requests)
     with driver:
         if begun.champion is None:
             driver.wait_for(len(requests), timeout_s)
@@ -66,6 +71,12 @@ def rehearse_release(client: Client, begun: Release, file: str, timeout_s: float
             ended = follow(client, begun, timeout_s)
     _say(client, ended, driver.counts)
     return ended
+
+
+def left_out(file: ServiceFile) -> list[str]:
+    """Guardrails that a rehearsal says nothing of: they are read from outcomes and records."""
+    named = (one.name for one in file.release.guardrails)
+    return [one for one in named if METRICS[one].read != "nodes"]
 
 
 def _contract(client: Client, begun: Release) -> Contract:

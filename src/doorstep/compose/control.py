@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,11 +12,15 @@ from typing import BinaryIO
 
 import msgspec
 
-from doorstep.core.errors import NotFoundError
+from doorstep.core.apikey import person_id_of
+from doorstep.core.errors import ForbiddenError, NotFoundError, SignInError
+from doorstep.core.ids import digest_of
 from doorstep.core.instant import Clock
 from doorstep.core.operation import Operation
+from doorstep.core.people import SignedIn, may
 from doorstep.journal.operations import export_journal
 from doorstep.journal.surface import ExportJournal
+from doorstep.kernel import api_keys
 from doorstep.kernel.app import CHALLENGER_LEASE_S, UPLOADS, App, Kept
 from doorstep.kernel.db import Database
 from doorstep.kernel.event import DOORSTEP, Actor
@@ -73,14 +78,49 @@ class ControlPlane:
         """What the loops get: this installation, for as long as this process leads it."""
         return replace(self.app(), database=self.database.led(self.term))
 
-    def ask(self, name: str, asked: msgspec.Struct, *, by: str) -> msgspec.Struct:
-        """The answer of one operation. Raises: what it raises; NotFoundError (`no-operation`)."""
+    def find_person(self, token: str) -> SignedIn | None:
+        """Whose token it is; None if nobody's. Whether it still holds is asked with each call."""
+        name = person_id_of(token)
+        if not name:
+            return None
+        with self.database.reading() as connection:
+            row = api_keys.find_token(connection, name)
+        if row is None or not row.scope:
+            return None
+        is_theirs = hmac.compare_digest(row.digest, digest_of(token.encode()))
+        return SignedIn(row.name, row.id) if is_theirs else None
+
+    def admit(self, by: SignedIn, permission: str) -> Actor:
+        """Who acts, if they may. Raises: SignInError (`token-over`), ForbiddenError
+        (`out-of-scope`)."""
+        if not by.token:
+            return Actor("token", by.name)
+        with self.database.reading() as connection:
+            row = api_keys.get_token(connection, by.token)
+        if (state := row.state(self.clock.now())) != "live":
+            raise SignInError(
+                "token-over",
+                f"the token {row.id} of {row.name} is {state}",
+                f"the owner makes another: doorstep token create --person {row.name}",
+            )
+        if not may(row.scope, permission):
+            raise ForbiddenError(
+                "out-of-scope",
+                f"{row.name} came with a token that is good for {row.scope}; this needs "
+                f"{permission}",
+                "doorstep token list says who may what; the owner of the installation may all",
+            )
+        return Actor("user", row.name)
+
+    def ask(self, name: str, asked: msgspec.Struct, *, by: SignedIn) -> msgspec.Struct:
+        """The answer of one operation. Raises: what it raises; NotFoundError (`no-operation`);
+        as `admit`."""
         operation = self.operations.get(name)
         if operation is None:
             raise NotFoundError("no-operation", f"there is no operation {name!r}")
         handler: Callable[[App, msgspec.Struct], msgspec.Struct] = operation.handler
         try:
-            return handler(self.app(Actor("token", by)), asked)
+            return handler(self.app(self.admit(by, operation.permission)), asked)
         finally:
             if operation.effect == "write":
                 self.changed.set()

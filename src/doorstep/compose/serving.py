@@ -19,6 +19,7 @@ from doorstep.api.sessions import Sessions
 from doorstep.compose.control import ControlPlane
 from doorstep.compose.loops import QUICK_S, SLOW_S, Loop, Quick, Slow
 from doorstep.compose.upkeep import ControlJournal, Uploads
+from doorstep.console.asking import Visit
 from doorstep.console.routes import console_refusals, console_routes
 from doorstep.core.ids import new_id
 from doorstep.core.instant import SystemClock
@@ -65,7 +66,7 @@ class Serving:
         clock = SystemClock()
         self.control = ControlPlane(home, database, clock, table(), addresses, trust)
         self.control.challenger_lease_s = challenger_lease_s
-        self.sessions = Sessions(load_token(home.keys), clock, home.id)
+        self.sessions = Sessions(load_token(home.keys), clock, home.id, self.control.find_person)
         self._monitor_every_s = monitor_every_s
         self._journal = ControlJournal(self.control, replica)
         self._loops: list[Loop] = []
@@ -126,16 +127,17 @@ class Serving:
     def app(self) -> Litestar:
         """REST and console as one ASGI application."""
 
-        def ask(name: str, asked: Any) -> msgspec.Struct:
-            return self.control.ask(name, asked, by="console")
+        def sign_in(request: Request[Any, Any, Any]) -> Visit:
+            cookie = request.cookies.get(self.sessions.cookie, "")
+            who = self.sessions.require_session(cookie)
 
-        def session_csrf(request: Request[Any, Any, Any]) -> str:
-            # Every page of the console asks for its form token, so this is also its guard.
-            cookie = request.cookies.get(self.sessions.cookie)
-            return self.sessions.csrf(self.sessions.require_session(cookie))
+            def ask(name: str, asked: Any) -> msgspec.Struct:
+                return self.control.ask(name, asked, by=who)
+
+            return Visit(who.name, self.sessions.csrf(cookie), ask)
 
         environment = self.control.home.environment
-        pages = console_routes(ask, session_csrf, environment=environment)
+        pages = console_routes(sign_in, environment=environment)
         shown = console_refusals(environment)
         return build_app(self.control, self.sessions, HOSTS, pages, shown)
 

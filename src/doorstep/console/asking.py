@@ -16,14 +16,24 @@ Ask = Callable[[str, Any], msgspec.Struct]
 AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
 
 
+class Visit(msgspec.Struct, frozen=True):
+    """Who looks at a page or sends a form: their name, the form token of their session, and how
+    they ask."""
+
+    who: str
+    csrf: str
+    ask: Ask
+
+
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """One request for a page. path: values in the address. given: the query string. now: for
-    relative times. csrf: for the forms of this session."""
+    relative times. csrf: for the forms of this session. who: looks at it."""
 
     path: dict[str, Any]
     given: dict[str, str]
     now: Instant
     csrf: str
+    who: str = ""
 
     def text(self, name: str, limit: int = 200) -> str:
         return self.given.get(name, "")[:limit].strip()

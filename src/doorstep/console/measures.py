@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from doorstep.console import marks, timeline
+from doorstep.console.words import plural
 from doorstep.core.condition import Quantity, parse_condition
 from doorstep.core.errors import InputError
 from doorstep.core.instant import SECOND_US, Instant
@@ -36,6 +37,20 @@ def totals_of(traffic: Traffic) -> tuple[dict[str, Any], ...]:
         }
         for one in sorted(sums.values(), key=lambda one: (-one["requests"], -one["assigned"]))
     )
+
+
+def say_undecided(shown: Release) -> str:
+    """What a person who promotes now decides without."""
+    rails = [one for one in shown.guardrails if one.role == "guardrail"]
+    judged = [one for one in rails if one.log_e_advance_threshold]
+    undecided = [one.name for one in judged if one.log_e_advance < one.log_e_advance_threshold]
+    if not judged:
+        return "No guardrail compares it with another version."
+    if not undecided:
+        return "Each guardrail has what it needs for this step."
+    have = "has" if len(undecided) == 1 else "have"
+    of = f"{len(undecided)} of {plural(len(judged), 'guardrail')}"
+    return f"{of} {have} not decided: {', '.join(undecided)}."
 
 
 def ruler_of(guardrail: GuardrailView, domain: tuple[float, float]) -> marks.Ruler:

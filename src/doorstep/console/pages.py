@@ -16,6 +16,7 @@ from doorstep.console.measures import (
     has_shadow,
     metrics_of,
     ruler_of,
+    say_undecided,
     stays_of,
     totals_of,
 )
@@ -238,6 +239,7 @@ def release(ask: Ask, query: Query) -> Page:
             "rulers": {one.name: ruler_of(one, domain) for one in shown.guardrails},
             "estimates": {one.name: estimate_of(one) for one in shown.guardrails},
             "over": shown.ended_at is not None,
+            "undecided": say_undecided(shown),
             "stays": stays_of(shown, query.now),
             "has_shadow": has_shadow(shown),
             "courses": [course.course(shown, query.now, width) for width in COURSE_WIDTHS],
@@ -266,7 +268,7 @@ def version(ask: Ask, query: Query) -> Page:
             "version": shown,
             "name": number,
             "manifest": shown.manifest,
-            "people": _people(of.file) if of else 0,
+            "people": of.rule.people if of else 0,
             "runs": runs.runs if runs else (),
             "gates_error": why_not,
             "tenures": tuple(one for one in history.tenures if one.version == shown.number),
@@ -344,14 +346,6 @@ def _subject(file: str) -> str:
         return parse_service_file(file).ids.subject
     except InputError:
         return ""
-
-
-def _people(file: str) -> int:
-    """How many must approve a release; 0 if the file is not valid."""
-    try:
-        return parse_service_file(file).approve.people
-    except InputError:
-        return 0
 
 
 def _filters_of(query: Query) -> dict[str, str]:

@@ -51,7 +51,9 @@ class Renderer:
         Raises: NotFoundError (`no-such-fragment`).
         """
         template = self._env.get_template(page.template)
-        given = {**page.found, "page": page, "now": query.now, "csrf": query.csrf}
+        given = {
+            **page.found, "page": page, "now": query.now, "csrf": query.csrf, "who": query.who,
+        }  # fmt: skip
         if not query.fragments:
             return template.render(given)
         for name in query.fragments:
@@ -66,7 +68,9 @@ class Renderer:
 
     def error(self, error: DoorstepError, status: int, now: int) -> str:
         page = Page(template="error.html", title=error.message, section="", fragments=(), found={})
-        given = {"page": page, "now": now, "csrf": "", "error": error, "status": status}
+        given = {
+            "page": page, "now": now, "csrf": "", "who": "", "error": error, "status": status,
+        }  # fmt: skip
         return self._env.get_template("error.html").render(given)
 
 

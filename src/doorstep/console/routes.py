@@ -17,7 +17,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import Body
 from litestar.response import File, Redirect, Response
 
-from doorstep.console.asking import Ask, Query, answer
+from doorstep.console.asking import Ask, Query, Visit, answer
 from doorstep.console.pages import PAGES, PageMaker, find
 from doorstep.console.render import Renderer
 from doorstep.core.errors import DoorstepError, ForbiddenError, NotFoundError, UsageError
@@ -28,8 +28,10 @@ from doorstep.govern.surface import History, ShowHistory
 from doorstep.journal.surface import Erased, EraseSubject
 from doorstep.kernel.http_status import headers_of, status_of
 from doorstep.kernel.turns import Turns
+from doorstep.register.surface import Rule
 from doorstep.release.surface import (
     Approvals,
+    ApproveRevision,
     ApproveVersion,
     ChangeRelease,
     Release,
@@ -79,18 +81,17 @@ _STYLE_ID = re.compile(r'document\.getElementById\("([0-9a-f]{64})"\)')
 
 
 def console_routes(
-    ask: Ask,
-    csrf_token: Callable[[AnyRequest], str],
+    sign_in: Callable[[AnyRequest], Visit],
     *,
     environment: str = "",
     clock: Clock | None = None,
 ) -> list[Router]:
     """The console's routes, to be mounted at `/`.
 
-    ask: answers operations by name; it may block (each page and each change has threads of its
-    own, so that slow pages keep no rollback waiting). csrf_token: the token
-    of the request's session, asked before anything else, so it may refuse who is not signed in; a
-    form must bring the same one. environment: shown on every page.
+    sign_in: whose request it is, asked before anything else, so it may refuse who is not signed in;
+    a form must bring the same form token. They ask for operations by name, which may block (each
+    page and each change has threads of its own, so that slow pages keep no rollback waiting).
+    environment: shown on every page.
     """
     files = _asset_files()
     chrome = {
@@ -99,12 +100,13 @@ def console_routes(
         "plotly_style_ids": _style_ids(files[_PLOTLY]),
         "reason_max": REASON_MAX,
     }
-    console = _Console(ask, csrf_token, Renderer(chrome), clock or SystemClock())
+    console = _Console(sign_in, Renderer(chrome), clock or SystemClock())
     handlers: list[HTTPRouteHandler] = [console.page(path, maker) for path, maker in PAGES]
     handlers += [console.change(action) for action in CHANGES]
     handlers += [
         console.rollback(),
         console.approve(),
+        console.approve_revision(),
         console.erase(),
         console.search(),
         console.history_csv(),
@@ -125,12 +127,12 @@ def console_refusals(
 ) -> dict[int | type[Exception], Refuser]:
     """Exception handlers that answer with a page, for addresses that no route of ours has."""
     chrome = {"environment": environment, "assets": _asset_urls(_asset_files())}
-    nobody = _Console(_ask_nothing, lambda _: "", Renderer(chrome), clock or SystemClock())
+    nobody = _Console(_nobody, Renderer(chrome), clock or SystemClock())
     return _refusals(nobody)
 
 
-def _ask_nothing(name: str, given: Any) -> Any:  # noqa: ARG001
-    raise NotFoundError("no-such-operation", f"{name} cannot be asked from an error page")
+def _nobody(_: AnyRequest) -> Visit:
+    raise NotFoundError("no-such-operation", "nothing can be asked from an error page")
 
 
 def _refusals(console: _Console) -> dict[int | type[Exception], Refuser]:
@@ -144,13 +146,11 @@ def _refusals(console: _Console) -> dict[int | type[Exception], Refuser]:
 class _Console:
     def __init__(
         self,
-        ask: Ask,
-        csrf_token: Callable[[AnyRequest], str],
+        sign_in: Callable[[AnyRequest], Visit],
         renderer: Renderer,
         clock: Clock,
     ) -> None:
-        self._ask = ask
-        self._csrf_token = csrf_token
+        self._sign_in = sign_in
         self._renderer = renderer
         self._clock = clock
 
@@ -164,14 +164,16 @@ class _Console:
         return show
 
     def _show(self, request: AnyRequest, maker: PageMaker) -> Response[str]:
-        # The form token first: it refuses who is not signed in before anything is asked.
+        # This first: it refuses who is not signed in before anything is asked.
+        visit = self._sign_in(request)
         query = Query(
             path=dict(request.path_params),
             given=dict(request.query_params.items()),
             now=self._clock.now(),
-            csrf=self._csrf_token(request),
+            csrf=visit.csrf,
+            who=visit.who,
         )
-        return _html(self._renderer.page(maker(self._ask, query), query), 200)
+        return _html(self._renderer.page(maker(visit.ask, query), query), 200)
 
     def change(self, action: str) -> HTTPRouteHandler:
         name = f"release.{action}"
@@ -179,9 +181,9 @@ class _Console:
 
         @post(f"/releases/{{release:str}}/{action}", status_code=303)
         async def change(request: AnyRequest, data: FormData) -> Redirect:
-            why = self._reason(request, data)
+            ask, why = self._reason(request, data)
             asked = ChangeRelease(release=request.path_params["release"], why=why)
-            return _see(await turns.take(lambda: answer(self._ask, name, asked, Release)))
+            return _see(await turns.take(lambda: answer(ask, name, asked, Release)))
 
         return change
 
@@ -191,9 +193,9 @@ class _Console:
 
         @post("/services/{service:str}/rollback", status_code=303)
         async def rollback(request: AnyRequest, data: FormData) -> Redirect:
-            why = self._reason(request, data)
+            ask, why = self._reason(request, data)
             asked = Rollback(service=request.path_params["service"], why=why)
-            return _see(await turns.take(lambda: answer(self._ask, name, asked, Release)))
+            return _see(await turns.take(lambda: answer(ask, name, asked, Release)))
 
         return rollback
 
@@ -204,21 +206,37 @@ class _Console:
         @post("/services/{service:str}/versions/{number:int}/approve", status_code=303)
         async def approve(request: AnyRequest, data: FormData) -> Redirect:
             service, number = request.path_params["service"], request.path_params["number"]
-            asked = ApproveVersion(version=f"{service}@{number}", why=self._reason(request, data))
-            await turns.take(lambda: answer(self._ask, name, asked, Approvals))
+            ask, why = self._reason(request, data)
+            asked = ApproveVersion(version=f"{service}@{number}", why=why)
+            await turns.take(lambda: answer(ask, name, asked, Approvals))
             where = f"/services/{quote(service, safe='')}/versions/{number}"
             return Redirect(where, status_code=303, headers=PAGE_HEADERS)
 
         return approve
+
+    def approve_revision(self) -> HTTPRouteHandler:
+        name = "service.approve"
+        turns = Turns(name)
+
+        @post("/services/{service:str}/revisions/{revision:int}/approve", status_code=303)
+        async def approve_revision(request: AnyRequest, data: FormData) -> Redirect:
+            service, revision = request.path_params["service"], request.path_params["revision"]
+            ask, why = self._reason(request, data)
+            asked = ApproveRevision(service=service, revision=revision, why=why)
+            await turns.take(lambda: answer(ask, name, asked, Rule))
+            where = f"/services/{quote(service, safe='')}"
+            return Redirect(where, status_code=303, headers=PAGE_HEADERS)
+
+        return approve_revision
 
     def history_csv(self) -> HTTPRouteHandler:
         turns = Turns("the table of a history")
 
         @get("/services/{service:str}/history.csv", name="console-history-csv")
         async def history_csv(request: AnyRequest) -> Response[str]:
-            self._csrf_token(request)  # refuses who is not signed in, as every page does
+            ask = self._sign_in(request).ask
             asked = ShowHistory(service=str(request.path_params["service"]))
-            shown = await turns.take(lambda: answer(self._ask, "service.history", asked, History))
+            shown = await turns.take(lambda: answer(ask, "service.history", asked, History))
             named = {"content-disposition": f'attachment; filename="{shown.service}-history.csv"'}
             return Response(to_csv(shown), media_type="text/csv", headers=PAGE_HEADERS | named)
 
@@ -230,16 +248,18 @@ class _Console:
 
         @post("/predictions/{prediction:str}/erase", status_code=303)
         async def erase(request: AnyRequest, data: FormData) -> Redirect:
-            why, prediction = self._reason(request, data), request.path_params["prediction"]
+            ask, why = self._reason(request, data)
+            prediction = request.path_params["prediction"]
             asked = EraseSubject(prediction=prediction, why=why)
-            await turns.take(lambda: answer(self._ask, name, asked, Erased))
+            await turns.take(lambda: answer(ask, name, asked, Erased))
             where = f"/predictions/{quote(prediction, safe='')}"
             return Redirect(where, status_code=303, headers=PAGE_HEADERS)
 
         return erase
 
-    def _reason(self, request: AnyRequest, data: Mapping[str, str]) -> str:
-        expected = self._csrf_token(request)
+    def _reason(self, request: AnyRequest, data: Mapping[str, str]) -> tuple[Ask, str]:
+        visit = self._sign_in(request)
+        expected = visit.csrf
         brought = data.get("csrf", "")
         if not expected or not hmac.compare_digest(brought.encode(), expected.encode()):
             raise ForbiddenError(
@@ -255,12 +275,12 @@ class _Console:
                 "the ledger with the decision",
                 "go back and say why in a sentence",
             )
-        return why
+        return visit.ask, why
 
     def search(self) -> HTTPRouteHandler:
         @get("/find", sync_to_thread=False, name="console-find")
         def search(request: AnyRequest) -> Redirect:
-            self._csrf_token(request)  # refuses who is not signed in, as every page does
+            self._sign_in(request)  # refuses who is not signed in, as every page does
             wanted = str(request.query_params.get("q", ""))[:200].strip()
             path = find(wanted).path
             where = f"/?q={quote(wanted)}" if path == "/" and wanted else path

@@ -26,12 +26,15 @@ from doorstep.core.filekeys import (
     FillsItself,
     Reader,
     Reading,
+    credential_in,
     join,
     nearest,
+    shorten,
     shown,
     suggestion,
 )
 from doorstep.core.yamltext import Mapping, Node, Scalar, Sequence
+from doorstep.core.yamlwrite import flow
 
 
 class Word(msgspec.Struct, frozen=True):
@@ -298,8 +301,16 @@ class Group(msgspec.Struct, frozen=True):
             for name, message in made.faults():
                 where = join(path, name)
                 place = reading.at.get(where, (node.line, node.column))
-                reading.problem_at(place, where, message)
+                reading.problem_at(place, where, self._found(name, values) + message)
         return made
+
+    def _found(self, name: str, values: dict[str, Any]) -> str:
+        """`found 5s: ` of a key that the file gives."""
+        key = self.keys.get(name)
+        if key is None or values.get(key.field, msgspec.UNSET) is msgspec.UNSET:
+            return ""
+        text = flow(key.reads.show(values[key.field]))
+        return f"found {'a hidden value' if credential_in(text) else shorten(text)}: "
 
     def show(self, value: Any) -> Any:
         """Only what differs from its default, or everything if nothing does; the short form where

@@ -30,6 +30,7 @@ from doorstep.core.servicefile_people import (
     APPROVAL,
     Approval,
     ExplainSpec,
+    MaySpec,
     PrivacySpec,
     RetrainSpec,
     ReviewRule,
@@ -168,6 +169,7 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True):
     retrain: Annotated[RetrainSpec, "when it is trained again"] = RetrainSpec()
     privacy: Annotated[PrivacySpec, "what is kept"] = PrivacySpec()
     approve: Annotated[Approval, APPROVAL, "who says yes to a release"] = Approval()
+    may: Annotated[MaySpec, "who may, by name"] = MaySpec()
     environments: Annotated[tuple[str, ...], Differences(), "only what differs there", "none"] = ()
     environment: str = ""
     written: tuple[str, ...] = ()

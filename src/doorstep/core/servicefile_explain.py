@@ -39,6 +39,37 @@ class ExplainedKey(msgspec.Struct, frozen=True):
     why: str
 
 
+class DeclaredKey(msgspec.Struct, frozen=True):
+    """One key that a file may have. path: `[]` is each of a list, NAME each of a mapping. why: the
+    reason for its default, "" if it has to be written."""
+
+    path: str
+    expected: str
+    about: str
+    why: str
+
+
+def declared(reader: Group = ROOT, path: str = "") -> Iterator[DeclaredKey]:
+    """Every key of a section, those of each of its lists as well."""
+    for key in reader.keys.values():
+        where = join(path, key.name)
+        yield DeclaredKey(where, key.reads.expected, key.about, key.why)
+        match key.reads:
+            case Group() as inner:
+                yield from declared(inner, where)
+            case ListOf(item=Group() as inner):
+                yield from declared(inner, f"{where}[]")
+            case MapOf(item=Group() as inner):
+                yield from declared(inner, f"{where}.NAME")
+            case _:
+                pass
+
+
+def section_of(path: str) -> str:
+    """`release` of `release.guardrails[0].margins`."""
+    return path.partition(".")[0].partition("[")[0]
+
+
 def explain(service_file: ServiceFile) -> list[ExplainedKey]:
     """Every key with its value, in the order of the documentation."""
     written = frozenset(service_file.written)
@@ -135,11 +166,9 @@ def _thin_people(file: ServiceFile) -> Iterator[Thin]:
         yield "review", "is checked; predictions are not yet put before a person"
     if file.retrain.when:
         yield "retrain.when", "is checked; training is not yet started by itself"
-    if file.approve.people:
-        yield "approve.role", "is kept; anybody who neither registered nor asks may approve for now"
-    if file.approve.people > 1:
-        said = "cannot be reached yet: there are two people, the local token and the console, and"
-        yield "approve.people", f"{said} who registered a version is none of those who approve it"
+    if file.approve.role != "approver":
+        said = "is kept; who may approve is said by name (may.approve), or by the scope of a token"
+        yield "approve.role", said
 
 
 def advice(service_file: ServiceFile) -> list[Thin]:

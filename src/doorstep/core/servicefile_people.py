@@ -18,7 +18,9 @@ from doorstep.core.filewords import (
     literal,
     name,
     share,
+    text,
 )
+from doorstep.core.people import NAME
 from doorstep.core.servicefile_running import DAY_S, YEAR_S
 from doorstep.core.servicefile_types import COLUMN
 
@@ -110,6 +112,27 @@ APPROVAL = Group(
     short="people",
     short_reads=choice_of({"none": 0, "person": 1}, "none, person or {people: 2}"),
 )
+
+
+def _names() -> ListOf:
+    return ListOf(text("the name of a person, such as bea", NAME), least=1, most=50, lone=True)
+
+
+class MaySpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may, by the name of their token; `local` is the owner of the installation."""
+
+    approve: Annotated[
+        tuple[str, ...],
+        _names(),
+        "who may say yes to a version",
+        "anybody whose token is good for it, who neither registered it nor asks for its release",
+    ] = ()
+    promote: Annotated[
+        tuple[str, ...],
+        _names(),
+        "who may promote a version before the evidence does",
+        "anybody whose token is good for it",
+    ] = ()
 
 
 class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True):

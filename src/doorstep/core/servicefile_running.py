@@ -135,7 +135,7 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
         kind = "ratio to the champion" if self.is_ratio else "difference"
         if self.is_ratio is not (self.tolerance >= 1):
             expected = "1 or more" if self.is_ratio else "less than 1"
-            yield "tolerance", f"{self.tolerance:g} is not a {kind}; expected {expected}"
+            yield "tolerance", f"is not a {kind}; expected {expected}"
         if any(self.is_ratio is not (margin > 1) for margin in self.margins):
             expected = "more than 1" if self.is_ratio else "less than 1"
             yield "margins", f"each is a {kind}; expected {expected}"
@@ -284,14 +284,14 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
             ("waves", [one.name for one in self.waves]),
         ):
             if len(set(names)) < len(names):
-                yield key, "a name is listed twice"
+                yield key, "a name is listed twice; expected each once"
 
 
 def _step_faults(steps: tuple[float, ...], dwell_s: tuple[float, ...]) -> Iterator[tuple[str, str]]:
     if any(a >= b for a, b in pairwise(steps)):
         yield "steps", "each share must be larger than the one before"
     if steps and dwell_s and len(dwell_s) not in {1, len(steps)}:
-        yield "dwell", f"{len(dwell_s)} times for {len(steps)} steps"
+        yield "dwell", f"{len(dwell_s)} times for {len(steps)} steps; expected one, or one for each"
 
 
 def _from_the_end(values: tuple[float, ...], step: int, steps: int) -> float:
@@ -478,4 +478,4 @@ class AlertSpec(msgspec.Struct, frozen=True, kw_only=True):
         if self.to != "webhook" and self.url is not None:
             yield "url", f"channel {self.to} has no url; expected to: webhook"
         if len(set(self.when)) < len(self.when):
-            yield "when", "a name is listed twice"
+            yield "when", "a name is listed twice; expected each once"

@@ -59,7 +59,8 @@ def show_history(app: App, asked: ShowHistory) -> History:
                 )
             },
         )
-        events = read_events(connection, Filter(service=asked.service), HISTORY_EVENTS)
+        shown = Filter(service=asked.service, without="" if asked.whole else "release.epoch")
+        events = read_events(connection, shown, HISTORY_EVENTS)
         killed = [
             event
             for kind in ("version.killed", "version.revived")

@@ -109,6 +109,8 @@ def _opened(event: Event, data: Data) -> str:
 
 
 def _token_created(event: Event, data: Data) -> str:
+    if data.get("scope"):
+        return f"{_token(event, data)} made, who may {data['scope']}"
     return f"{_token(event, data)} made for {data.get('service') or 'all services'}"
 
 
@@ -117,11 +119,19 @@ def _token_revoked(event: Event, data: Data) -> str:
 
 
 def _token(event: Event, data: Data) -> str:
-    return f"API key {event.object.id}" + (f" ({data['name']})" if data.get("name") else "")
+    kind = "token of a person" if data.get("scope") else "API key"
+    return f"{kind} {event.object.id}" + (f" ({data['name']})" if data.get("name") else "")
 
 
 def _approved(event: Event, data: Data) -> str:
     return f"{event.object.id} may be released: {data['why']}"
+
+
+def _revision_approved(event: Event, data: Data) -> str:
+    return (
+        f"revision {event.object.ver} of the service file of {event.object.id} may ask for less: "
+        f"{data['why']}"
+    )
 
 
 def _short(digest: str) -> str:
@@ -130,6 +140,7 @@ def _short(digest: str) -> str:
 
 _SENTENCES: Mapping[str, Callable[[Event, Data], str]] = {
     "service.applied": _applied,
+    "service.approved": _revision_approved,
     "service.rolled-back": _rolled_back,
     "version.registered": _registered,
     "version.killed": _killed,

@@ -98,10 +98,11 @@ class PredictionProof(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShowHistory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """at: what was live then; 0 is now."""
+    """at: what was live then; 0 is now. whole: also when evidence began to be counted anew."""
 
     service: str
     at: Instant = 0
+    whole: bool = False
 
 
 class Tenure(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,10 +196,12 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """service: "" for all. rate: requests per second on all nodes together, 0 for no limit."""
+    """An API key, or with a scope a person's token for the control plane, whose name is theirs.
+    service: "" for all. rate: requests per second on all nodes together, 0 for no limit."""
 
     service: str
     name: str = ""
+    scope: Literal["", "approve", "release"] = ""
     expires_s: float = 90 * 86400.0
     rate: float = 0.0
 
@@ -217,7 +220,8 @@ class RevokeToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """An API key without the key. state: live, expired, revoked. service: "" for all."""
+    """A token without its secret. state: live, expired, revoked. service: "" for all. scope: of a
+    person's, "" for an API key."""
 
     id: str
     name: str
@@ -228,6 +232,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     expires_at: Instant
     revoked_at: Instant | None
+    scope: str = ""
 
 
 class NewToken(msgspec.Struct, frozen=True, kw_only=True):

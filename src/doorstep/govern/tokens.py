@@ -1,14 +1,15 @@
-"""Operations of tokens: API keys of the data plane, made, listed and revoked."""
+"""Operations of tokens, made, listed and revoked: API keys of the data plane, and people's."""
 
 from __future__ import annotations
 
 from msgspec.structs import asdict
 
-from doorstep.core.apikey import new_api_key
+from doorstep.core.apikey import new_api_key, new_person_token
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.ids import digest_of
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
+from doorstep.core.people import RESERVED, is_person_name
 from doorstep.govern.surface import (
     CreateToken,
     ListTokens,
@@ -34,9 +35,9 @@ RATE_MIN, RATE_MAX = 1e-4, 1e6
 
 @operation("token.create", permission="token:write", effect="write")
 def create_token(app: App, asked: CreateToken) -> NewToken:
-    """Make an API key for callers of one service, or of all. It is shown once."""
+    """Make an API key for callers, or a token for a person who approves. It is shown once."""
     _check(asked)
-    name, secret = new_api_key()
+    name, secret = new_person_token() if asked.scope else new_api_key()
 
     def act(unit: Unit) -> NewToken:
         if asked.service:
@@ -54,6 +55,7 @@ def create_token(app: App, asked: CreateToken) -> NewToken:
             created_at=unit.now(),
             by=app.actor.id,
             expires_at=unit.now() + round(asked.expires_s * SECOND_US),
+            scope=asked.scope,
         )
         api_keys.add_token(unit.connection, row)
         said = {
@@ -61,6 +63,7 @@ def create_token(app: App, asked: CreateToken) -> NewToken:
             "name": row.name,
             "rate": row.rate,
             "expires_at": row.expires_at,
+            "scope": row.scope,
         }
         unit.record("token.created", Object("token", name), said)
         number = plan_now(unit, app)
@@ -71,7 +74,7 @@ def create_token(app: App, asked: CreateToken) -> NewToken:
 
 @operation("token.list", permission="token:read", effect="read")
 def list_tokens(app: App, asked: ListTokens) -> Tokens:
-    """List API keys, newest first; never the keys themselves."""
+    """List tokens, newest first; never their secrets."""
     now = app.clock.now()
     with app.database.reading() as connection:
         rows = api_keys.list_tokens(connection)
@@ -81,7 +84,7 @@ def list_tokens(app: App, asked: ListTokens) -> Tokens:
 
 @operation("token.revoke", permission="token:write", effect="write")
 def revoke_token(app: App, asked: RevokeToken) -> Token:
-    """Take an API key back: nodes refuse it with the next plan."""
+    """Take a token back: nodes refuse an API key with the next plan; a person is out at once."""
     if not asked.why.strip():
         raise InputError("no-reason", "why the token is revoked is not said", "add --why")
 
@@ -90,7 +93,12 @@ def revoke_token(app: App, asked: RevokeToken) -> Token:
         if row.revoked_at is not None:
             raise RefusedError("token-revoked", f"token {row.id} was revoked already")
         api_keys.revoke_token(unit.connection, row.id, unit.now())
-        said = {"service": row.service, "name": row.name, "why": asked.why}
+        said = {
+            "service": row.service,
+            "name": row.name,
+            "scope": row.scope,
+            "why": asked.why,
+        }
         unit.record("token.revoked", Object("token", row.id), said)
         plan_now(unit, app)
         return _view(api_keys.get_token(unit.connection, row.id), unit.now())
@@ -104,6 +112,14 @@ def _check(asked: CreateToken) -> None:
         raise InputError(
             "bad-token", f"the name is not 0 to {NAME_CHARS_MAX} characters that can be printed"
         )
+    if asked.scope and not is_person_name(asked.name):
+        raise InputError(
+            "bad-token",
+            f"the person is called {asked.name!r}; expected a-z, 0-9 and . _ @ - inside, but none "
+            f"of {', '.join(RESERVED)}",
+        )
+    if asked.scope and (asked.service or asked.rate):
+        raise InputError("bad-token", "a person's token has no service and no rate")
     if not 1 <= asked.expires_s <= EXPIRES_S_MAX:
         raise InputError(
             "bad-token", f"it would expire after {asked.expires_s:g} s; expected 1 s to 3660 d"
@@ -116,6 +132,5 @@ def _check(asked: CreateToken) -> None:
 
 
 def _view(row: api_keys.TokenRow, now: Instant) -> Token:
-    state = "revoked" if row.revoked_at else "expired" if row.expires_at <= now else "live"
     kept = {name: value for name, value in asdict(row).items() if name != "digest"}
-    return Token(**kept, state=state)
+    return Token(**kept, state=row.state(now))

@@ -89,12 +89,14 @@ class TreeHead(msgspec.Struct, frozen=True):
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events; "" is any. before: only events with a smaller seq, for paging backwards."""
+    """Which events; "" is any. before: only events with a smaller seq, for paging backwards.
+    without: a kind that is left out."""
 
     service: str = ""
     kind: str = ""
     object: Object | None = None
     before: int | None = None
+    without: str = ""
 
 
 class Appender:
@@ -174,6 +176,8 @@ def read_events(connection: Connection, wanted: Filter, limit: int = 100) -> lis
         query = query.where(entries.c.service == wanted.service)
     if wanted.kind:
         query = query.where(entries.c.kind == wanted.kind)
+    if wanted.without:
+        query = query.where(entries.c.kind != wanted.without)
     if wanted.object:
         query = query.where(entries.c.object_type == wanted.object.type)
         query = query.where(entries.c.object_id == wanted.object.id)

@@ -53,7 +53,7 @@ def changes(before: ServiceFile | None, after: ServiceFile) -> tuple[KeyChange, 
 
 
 def loosened(before: ServiceFile, after: ServiceFile) -> frozenset[str]:
-    """The lists of gates and guardrails by which something passes that would not have before."""
+    """The rules by which something passes, or somebody may, that would not have before."""
     old, new = before.gates, after.gates
     rails = before.release.guardrails, after.release.guardrails
     is_kept = {
@@ -62,8 +62,16 @@ def loosened(before: ServiceFile, after: ServiceFile) -> frozenset[str]:
         "gates.speed": _is_kept(old.speed, new.speed, _is_as_tight),
         "gates.slices": _is_kept(old.slices, new.slices, _is_slice_as_tight),
         "release.guardrails": _is_kept(*rails, _is_guardrail_as_tight),
+        "approve.people": after.approve.people >= before.approve.people,
+        "may.approve": _is_narrower(before.may.approve, after.may.approve),
+        "may.promote": _is_narrower(before.may.promote, after.may.promote),
     }
     return frozenset(key for key, kept in is_kept.items() if not kept)
+
+
+def _is_narrower(were: tuple[str, ...], are: tuple[str, ...]) -> bool:
+    """() is anybody."""
+    return not were or (bool(are) and set(are) <= set(were))
 
 
 def _is_kept(

@@ -125,6 +125,13 @@ def save_revision(connection: Connection, row: ServiceRow) -> None:
     )
 
 
+def list_revisions(connection: Connection, service: str) -> list[tuple[int, str, str]]:
+    """(revision, file, by whom) of each revision of the service file, oldest first."""
+    columns = revisions.c.revision, revisions.c.file, revisions.c.by
+    asked = select(*columns).where(revisions.c.service == service).order_by(revisions.c.revision)
+    return [(row.revision, row.file, row.by) for row in connection.execute(asked)]
+
+
 def find_digest(connection: Connection, service: str, digest: str) -> VersionRow | None:
     """The version of this service that has this bundle, or None."""
     mine = (versions.c.service == service) & (versions.c.digest == digest)

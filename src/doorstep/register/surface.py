@@ -59,6 +59,19 @@ class ShowService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     service: str
 
 
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """Who must say yes to a release, and who may (() is anybody), as it holds now. waiting: the
+    revision of the file that asks for less, and holds once `needs` people have said yes to it; 0 if
+    there is none. given: by whom, so far."""
+
+    people: int
+    approve: tuple[str, ...] = ()
+    promote: tuple[str, ...] = ()
+    waiting: int = 0
+    needs: int = 0
+    given: tuple[str, ...] = ()
+
+
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """champion: number of the version that serves now, None before the first release."""
 
@@ -73,6 +86,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     last_champion: int | None
     file: str
     created_at: Instant
+    rule: Rule = Rule(people=0)
 
 
 class ListServices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

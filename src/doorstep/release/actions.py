@@ -28,7 +28,7 @@ from doorstep.release.decide import decide, decide_person
 from doorstep.release.estimate import Traffic, estimate
 from doorstep.release.forecast import choose_spec, read_traffic
 from doorstep.release.metrics import METRICS
-from doorstep.release.permits import require_approvals, require_gates
+from doorstep.release.permits import require_approvals, require_gates, require_may
 from doorstep.release.planning import parsed_file, write_plan
 from doorstep.release.spec import Before, guarded
 from doorstep.release.surface import StartRelease
@@ -197,6 +197,7 @@ def _settle_first(unit: Unit, app: App, service: str, version: versions.VersionR
                 "one release at a time",
                 f"doorstep release show {service}",
             )
+        require_may(unit, app, service, "promote")
         why = f"{version.name} is released against it"
         person = Person(unit.actor.id, "promote", why)
         decision = decide_person(release, collect(app, release), unit.now(), person)
@@ -326,6 +327,8 @@ def change_release(app: App, name: str, person: Person, evidence: Evidence) -> s
 
     def act(unit: Unit) -> store.ReleaseRow:
         row = store.find_running(unit.connection, name) or store.get_release(unit.connection, name)
+        if person.action == "promote":
+            require_may(unit, app, row.release.service, "promote")
         decision = decide_person(row.release, evidence, unit.now(), person)
         if person.action == "promote":
             release = row.release

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from sqlalchemy import Connection
 
 from doorstep.core.ids import parse_version
@@ -27,6 +28,8 @@ from doorstep.register.surface import (
 )
 from doorstep.register.views import manifest_of, service_view, version_view
 from doorstep.release import store as releases
+from doorstep.release.permits import rule_view
+from doorstep.release.policies import rule_of
 from doorstep.release.tenures import previous_champion
 
 
@@ -35,20 +38,21 @@ def list_services(app: App, asked: ListServices) -> Services:  # noqa: ARG001
     """List the services."""
     with app.database.reading() as connection:
         rows = store.list_services(connection)
-        return Services(services=tuple(_service(connection, row) for row in rows))
+        return Services(services=tuple(_service(app, connection, row) for row in rows))
 
 
 @operation("service.show", permission="service:read", effect="read")
 def show_service(app: App, asked: ShowService) -> Service:
     """Show one service and its file."""
     with app.database.reading() as connection:
-        return _service(connection, store.get_service(connection, asked.service))
+        return _service(app, connection, store.get_service(connection, asked.service))
 
 
-def _service(connection: Connection, row: store.ServiceRow) -> Service:
+def _service(app: App, connection: Connection, row: store.ServiceRow) -> Service:
     tenures = releases.list_tenures(connection, row.name)
     champion = releases.champions(connection).get(row.name)
-    return service_view(row, champion, previous_champion(tenures))
+    shown = service_view(row, champion, previous_champion(tenures))
+    return msgspec.structs.replace(shown, rule=rule_view(rule_of(connection, app, row.name)))
 
 
 @operation("version.register", permission="version:write", effect="write")

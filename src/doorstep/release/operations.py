@@ -5,6 +5,7 @@ from __future__ import annotations
 from doorstep.core.operation import operation
 from doorstep.kernel.app import App
 from doorstep.register.store import get_service
+from doorstep.register.surface import Rule
 from doorstep.release import actions, killing, permits, store
 from doorstep.release.back import roll_back_service
 from doorstep.release.callers import read_callers
@@ -12,6 +13,7 @@ from doorstep.release.collect import collect
 from doorstep.release.forecast import forecast_of
 from doorstep.release.surface import (
     Approvals,
+    ApproveRevision,
     ApproveVersion,
     ChangeRelease,
     EstimateRelease,
@@ -82,6 +84,13 @@ def approve_version(app: App, asked: ApproveVersion) -> Approvals:
     """Say yes to a version that somebody else registered: it may be released as it is."""
     actions.require_why("approve", asked.why)
     return permits.approve_version(app, asked.version, asked.why)
+
+
+@operation("service.approve", permission="version:approve", effect="write")
+def approve_revision(app: App, asked: ApproveRevision) -> Rule:
+    """Say yes to a revision of the service file that asks for less: then it holds."""
+    actions.require_why("approve", asked.why)
+    return permits.approve_revision(app, asked.service, asked.revision, asked.why)
 
 
 @operation("release.pause", permission="release:write", effect="write")

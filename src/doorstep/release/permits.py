@@ -1,4 +1,4 @@
-"""What must hold before a version is released: its gates passed, and people said yes."""
+"""What must hold before a version is released: its gates passed, and people said yes who may."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ from collections.abc import Collection
 
 import msgspec
 
-from doorstep.core.errors import RefusedError
+from doorstep.core.errors import ForbiddenError, RefusedError
 from doorstep.core.ids import digest_of, parse_version
+from doorstep.core.people import OWNER
 from doorstep.core.verdict import Verdict
 from doorstep.gate.basis import basis_of, what_changed
 from doorstep.gate.store import find_newest
 from doorstep.gate.surface import GateBasis
+from doorstep.kernel import api_keys
 from doorstep.kernel.app import App
 from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
 from doorstep.register import store as versions
+from doorstep.register.surface import Rule
 from doorstep.release import store
 from doorstep.release.approvals import Approval, add_approval, list_approvals, may_release
 from doorstep.release.planning import parsed_file
+from doorstep.release.policies import REVISION, rule_of
+from doorstep.release.policy import InForce, is_named
 from doorstep.release.surface import Approvals, ApprovalView
 
 
@@ -76,51 +81,131 @@ def _compared_with(unit: Unit, version: versions.VersionRow) -> str | None:
 def require_approvals(
     unit: Unit, app: App, version: versions.VersionRow, asked_by: Collection[str]
 ) -> tuple[str, ...]:
-    """Who approved, where the service file wants people. asked_by: for the release, and for what is
-    asked of it now. Raises: RefusedError (`not-approved`)."""
-    need = _people(unit, app, version)
-    found = _counted(unit, app, version, asked_by)
-    if len(found) < need:
-        asking = ", ".join(sorted(set(asked_by)))
-        raise RefusedError(
-            "not-approved",
-            f"{version.name} needs the yes of {_count(need)} who neither registered it "
-            f"({version.by}) nor ask for its release ({asking}); {_given(found)}",
-            f'doorstep approve {version.name} --why "..."',
+    """Who approved, where the rule in force wants people. asked_by: for the release, and for what
+    is asked of it now. Raises: RefusedError (`not-approved`)."""
+    rule = rule_of(unit.connection, app, version.service)
+    need, may = rule.policy.people, rule.policy.approve
+    found = tuple(one for one in _counted(unit, app, version, asked_by) if is_named(one, may))
+    if len(found) >= need:
+        return found
+    asking = ", ".join(sorted(set(asked_by)))
+    said = f"{version.name} needs the yes of {count_people(need)}"
+    said += f" of {', '.join(may)}" if may else ""
+    said += (
+        f" who neither registered it ({version.by}) nor ask for its release ({asking}); "
+        f"{say_given(found)}"
+    )
+    if rule.waiting:
+        said += f"; revision {rule.waiting} of its file asks for less and does not hold yet"
+    known = {*api_keys.list_people(unit.connection, unit.now()), OWNER.name}
+    could = sorted((known & {*may} if may else known) - {*asked_by, version.by})
+    hint = f'doorstep approve {version.name} --why "..."'
+    if len({*could, *found}) < need:
+        said += f"; only {', '.join(could)} could" if could else "; nobody here could"
+        name = next((one for one in may if one not in known), "NAME")
+        hint = f"doorstep token create --person {name}"
+    raise RefusedError("not-approved", said, hint)
+
+
+def require_may(unit: Unit, app: App, service: str, what: str) -> None:
+    """Whether the rule in force names whoever acts. what: approve or promote.
+    Raises: ForbiddenError (`may-not`)."""
+    policy = rule_of(unit.connection, app, service).policy
+    names = policy.promote if what == "promote" else policy.approve
+    if not is_named(unit.actor.id, names):
+        raise ForbiddenError(
+            "may-not",
+            f"{unit.actor.id} may not {what} a version of {service}; may.{what} of its service "
+            f"file names {', '.join(names)}",
+            f"ask one of them, or say what you saw: doorstep release show {service}",
         )
-    return found
 
 
 def approve_version(app: App, version: str, why: str) -> Approvals:
     """Say yes to a version, as it is, on the evidence of its gates, in this environment.
 
-    Raises: NotFoundError, RefusedError (`gate-not-passed`, `gate-outdated`, `own-version`).
+    Raises: NotFoundError, ForbiddenError (`may-not`), RefusedError (`gate-not-passed`,
+    `gate-outdated`, `own-version`).
     """
     service, number = parse_version(version)
 
     def act(unit: Unit) -> Approvals:
         row = versions.get_version(unit.connection, service, number)
+        require_may(unit, app, service, "approve")
         require_gates(unit, app, row)
         if unit.actor.id == row.by:
             raise RefusedError(
                 "own-version",
                 f"{version} was registered by {row.by}, whose yes does not count for it",
-                "let somebody else approve it: the console, on the page of the version, is another "
-                "person than the local token",
+                "let somebody else approve it, with a token of their own: "
+                "doorstep token create --person NAME",
             )
         basis = _digest(unit, app, row)
-        known = list_approvals(unit.connection, service, app.home.environment, number)
-        if not any((one.by, one.basis) == (unit.actor.id, basis) for one in known):
-            given = Approval(
-                service=service, number=number, environment=app.home.environment,
-                basis=basis, by=unit.actor.id, at=unit.now(), why=why.strip(),
-            )  # fmt: skip
-            add_approval(unit.connection, given)
-            said = {"service": service, "basis": basis, "why": given.why}
+        if say_yes(unit, app, service, number, basis, why):
+            said = {"service": service, "basis": basis, "why": why.strip()}
             unit.record("version.approved", Object("version", version), said)
         return _view(unit, app, row)
 
     return app.database.run(act, app.actor)
+
+
+def approve_revision(app: App, service: str, revision: int, why: str) -> Rule:
+    """Say yes to a revision of the file that asks for less than the rule in force.
+
+    Raises: NotFoundError, ForbiddenError (`may-not`), RefusedError (`nothing-waits`,
+    `own-revision`).
+    """
+
+    def act(unit: Unit) -> Rule:
+        versions.get_service(unit.connection, service)
+        rule = rule_of(unit.connection, app, service)
+        if revision != rule.waiting:
+            raise RefusedError(
+                "nothing-waits",
+                f"revision {revision} of {service} waits for nobody's yes; "
+                + (f"revision {rule.waiting} does" if rule.waiting else "none does"),
+                f"doorstep history {service}",
+            )
+        require_may(unit, app, service, "approve")
+        if unit.actor.id == rule.by:
+            raise RefusedError(
+                "own-revision",
+                f"revision {revision} of {service} was applied by {rule.by}, whose yes does not "
+                "count for it",
+                "let somebody else approve it, with a token of their own: "
+                "doorstep token create --person NAME",
+            )
+        if say_yes(unit, app, service, REVISION, str(revision), why):
+            said = {"service": service, "why": why.strip()}
+            unit.record("service.approved", Object("service", service, str(revision)), said)
+        return rule_view(rule_of(unit.connection, app, service))
+
+    return app.database.run(act, app.actor)
+
+
+def rule_view(rule: InForce) -> Rule:
+    policy = rule.policy
+    return Rule(
+        people=policy.people,
+        approve=policy.approve,
+        promote=policy.promote,
+        waiting=rule.waiting,
+        needs=policy.guards if rule.waiting else 0,
+        given=rule.given,
+    )
+
+
+def say_yes(unit: Unit, app: App, service: str, number: int, basis: str, why: str) -> bool:
+    """Note it; whether it is new. number: of the version, 0 for a revision of the file."""
+    known = list_approvals(unit.connection, service, app.home.environment, number)
+    if any((one.by, one.basis) == (unit.actor.id, basis) for one in known):
+        return False
+    given = Approval(
+        service=service, number=number, environment=app.home.environment,
+        basis=basis, by=unit.actor.id, at=unit.now(), why=why.strip(),
+    )  # fmt: skip
+    add_approval(unit.connection, given)
+    return True
 
 
 def _view(unit: Unit, app: App, version: versions.VersionRow) -> Approvals:
@@ -128,7 +213,7 @@ def _view(unit: Unit, app: App, version: versions.VersionRow) -> Approvals:
     rows = list_approvals(unit.connection, version.service, app.home.environment, version.number)
     return Approvals(
         version=version.name,
-        people=_people(unit, app, version),
+        people=rule_of(unit.connection, app, version.service).policy.people,
         given=tuple(
             ApprovalView(by=one.by, at=one.at, why=one.why) for one in rows if one.basis == basis
         ),
@@ -142,21 +227,19 @@ def _counted(
     return may_release(rows, _digest(unit, app, version), asked_by, version.by) if rows else ()
 
 
-def _people(unit: Unit, app: App, version: versions.VersionRow) -> int:
-    row = versions.get_service(unit.connection, version.service)
-    return parsed_file(row.file, app.home.environment).approve.people
-
-
 def _digest(unit: Unit, app: App, version: versions.VersionRow) -> str:
-    """Of what an approval binds to, beside the environment."""
+    """Of what an approval binds to, beside the environment: the bundle, what its gates rest on, and
+    how the file would release it."""
     run = find_newest(unit.connection, version.service, version.number)
     basis = _basis_now(unit, app, version, run.basis if run else None)
-    return digest_of(msgspec.json.encode((version.digest, basis)))
+    row = versions.get_service(unit.connection, version.service)
+    carried = parsed_file(row.file, app.home.environment).release
+    return digest_of(msgspec.json.encode((version.digest, basis, carried), enc_hook=str))
 
 
-def _count(people: int) -> str:
+def count_people(people: int) -> str:
     return "1 person" if people == 1 else f"{people} people"
 
 
-def _given(found: tuple[str, ...]) -> str:
+def say_given(found: tuple[str, ...]) -> str:
     return f"{len(found)} gave it: {', '.join(found)}" if found else "nobody gave it"

@@ -10,6 +10,7 @@ from litestar.testing import TestClient
 
 from doorstep.compose.serving import Serving
 from doorstep.core.instant import SystemClock
+from doorstep.core.people import OWNER
 from doorstep.kernel.db import Database
 from doorstep.kernel.home import open_home
 from doorstep.kernel.keys import create_keys, load_token
@@ -47,7 +48,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     trust = tmp_path_factory.mktemp("trust")
     addresses = {"console": BASE, "data": BASE, "health": BASE}
     serving = Serving(home, database, addresses, Path(trust), 15.0, 60.0)
-    serving.control.ask("service.apply", ApplyService(file=service_file("loans")), by="test")
+    serving.control.ask("service.apply", ApplyService(file=service_file("loans")), by=OWNER)
     with TestClient(serving.app(), base_url=BASE, raise_server_exceptions=False) as client:
         yield Api(serving, client, load_token(home.keys))
     database.close()

@@ -8,6 +8,9 @@ import pytest
 
 from doorstep.api.sessions import INVITATION_S, INVITATIONS_MAX, SESSION_S, SESSIONS_MAX, Sessions
 from doorstep.core.errors import SignInError
+from doorstep.core.people import OWNER, SignedIn
+
+BEA = SignedIn("bea", "0" * 12)
 
 
 class HandClock:
@@ -27,7 +30,7 @@ def clock() -> HandClock:
 
 @pytest.fixture
 def sessions(clock: HandClock) -> Sessions:
-    return Sessions("secret", clock, "home")
+    return Sessions("secret", clock, "home", {"hers": BEA}.get)
 
 
 def test_an_invitation_lasts_ten_minutes(sessions: Sessions, clock: HandClock):
@@ -56,7 +59,7 @@ def test_a_made_up_invitation_is_refused(sessions: Sessions, code: str):
 def test_a_session_ends_after_twelve_hours(sessions: Sessions, clock: HandClock):
     cookie = sessions.accept(sessions.invite())
     clock.at_s = SESSION_S
-    assert sessions.require_session(cookie) == cookie
+    assert sessions.require_session(cookie) == OWNER
     clock.at_s += 1.0
     with pytest.raises(SignInError):
         sessions.require_session(cookie)
@@ -80,6 +83,20 @@ def test_the_form_token_belongs_to_its_session(sessions: Sessions):
 
 
 def test_the_cookie_of_a_home_is_not_that_of_another(clock: HandClock):
-    names = {Sessions("secret", clock, home).cookie for home in ("one", "two", "é; Path=/")}
+    names = {Sessions("secret", clock, home, {}.get).cookie for home in ("one", "two", "é; Path=/")}
     assert len(names) == 3
     assert all(re.fullmatch("doorstep_session_[0-9a-f]{12}", name) for name in names)
+
+
+def test_a_session_is_of_whoever_made_the_invitation(sessions: Sessions):
+    who = sessions.require_token("Bearer hers")
+    assert who == BEA
+    assert sessions.require_session(sessions.accept(sessions.invite(who))) == BEA
+    assert sessions.require_session(sessions.begin(who)) == BEA
+    assert sessions.require_token("bearer secret") == OWNER
+
+
+@pytest.mark.parametrize("header", [None, "", "hers", "Basic hers", "Bearer ", "Bearer nobodys"])
+def test_nobodys_token_is_refused(sessions: Sessions, header: str | None):
+    with pytest.raises(SignInError):
+        sessions.require_token(header)

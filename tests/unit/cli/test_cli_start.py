@@ -287,13 +287,29 @@ def test_a_written_table_reads_back_to_the_same_numbers(
 
 def test_check_explains_every_key_with_its_reason(trusted: Path, run: Run) -> None:
     run("init model.pkl --train train.csv --holdout test.csv --label default")
-    said = run("check --explain")
+    said = run("check --explain release")
     assert said.code == 0
     assert "1000: no errors are proven after 496" in said.text
+    assert "release.guardrails[].margins" in said.text, "also keys of lists that are empty here"
+    assert "serve.timeout" not in said.text
+    assert "serve.timeout" in run("check doorstep.yaml all --explain").text
+    overview = run("check --explain").text
+    assert "how a version is carried onto its service" in overview
+    assert "release.bake" not in overview
+    assert "no-section" in run("check doorstep.yaml releases --explain").text
     found = run("check --explain --json").text
     keys = {one["path"]: one for one in json.loads(found[found.index("{\n") :])["explained"]}
     assert keys["service"]["source"] == "file"
     assert keys["release.shadow.requests"]["value"] == "1000"
+
+
+def test_check_leads_from_a_problem_to_the_keys_of_its_section(here: Path, run: Run) -> None:
+    text = "service: loans\nmodel: {label: bad}\ndata: {holdout: h.csv}\nrelease: {bake: long}\n"
+    Path("doorstep.yaml").write_text(text)
+    said = run("check")
+    assert (said.code, "next: doorstep check release --explain" in said.text) == (1, True)
+    explained = run("check release --explain").text
+    assert "written as a duration such as 10m" in explained, "a broken file is explained as well"
 
 
 @pytest.mark.parametrize(

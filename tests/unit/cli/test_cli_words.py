@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorstep.cli import commands_release
+from doorstep.cli import release_view
 from doorstep.cli.commands_use import monitor_text
 from doorstep.cli.registering import Registered, build_spec, next_command, parts_of
-from doorstep.cli.rehearse import RATE_PER_S, SLOW_AFTER, Pace, Requests
+from doorstep.cli.rehearse import RATE_PER_S, SLOW_AFTER, Pace, Requests, left_out
 from doorstep.cli.running import command_of, find_error, find_ready
 from doorstep.cli.saying import GAP, lines_of
 from doorstep.compose.up import Ready
@@ -54,7 +54,7 @@ CONTRACT = Contract(
 def test_evidence_that_is_enough_is_no_part_of_a_whole(
     log_e: float, threshold: float, said: str
 ) -> None:
-    assert commands_release._evidence(log_e, threshold) == said
+    assert release_view.say_evidence(log_e, threshold) == said
 
 
 @given(PARTS, st.integers(1, 120))
@@ -301,3 +301,10 @@ def test_the_monitor_names_the_window_of_every_number() -> None:
     assert "next: doorstep release start a@1; where it is watched: doorstep status a" in (
         monitor_text(fresh)
     )
+
+
+def test_a_rehearsal_says_which_guardrails_it_does_not_judge():
+    rails = "[errors, latency, quality, {name: fairness, tolerance: 0.1}]"
+    file = "service: x\nmodel: {label: y}\ndata: {holdout: h.csv}\nrelease: {guardrails: %s}\n"
+    assert left_out(parse_service_file(file % rails)) == ["quality", "fairness"]
+    assert left_out(parse_service_file(file % "[errors]")) == []

@@ -11,10 +11,11 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from doorstep.console import routes
+from doorstep.console.asking import Visit
 from doorstep.core import errors
 from doorstep.journal.surface import EraseSubject
 from doorstep.kernel.http_status import STATUS
-from doorstep.release.surface import ApproveVersion, ChangeRelease, Rollback
+from doorstep.release.surface import ApproveRevision, ApproveVersion, ChangeRelease, Rollback
 from fakes.console import CSRF, FakeDoorstep, make_app
 from fakes.console_data import prediction
 from fakes.console_releases import RELEASE_BACK, RELEASE_STEP
@@ -64,6 +65,18 @@ def test_a_service_is_rolled_back(desk: Desk) -> None:
     assert answer.headers["location"] == f"/releases/{RELEASE_STEP}"
     asked = Rollback(service="loans", why="wrong reasons")
     assert desk.fake.asked == [("service.rollback", asked)]
+
+
+def test_a_revision_that_asks_for_less_is_approved_on_the_page_of_the_service(desk: Desk) -> None:
+    page = desk.client.get("/services/loans").text
+    assert "Revision 9 asks fewer people to approve" in page
+    assert "(mira did)" in page
+    where = "/services/loans/revisions/9/approve"
+    assert f'action="{where}"' in page
+    answer = desk.send(where, csrf=CSRF, why="a pilot")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/services/loans")
+    asked = ApproveRevision(service="loans", revision=9, why="a pilot")
+    assert desk.fake.asked == [("service.approve", asked)]
 
 
 def test_a_version_that_passed_its_gates_is_approved(desk: Desk) -> None:
@@ -151,10 +164,10 @@ def test_every_kind_of_error_has_its_status() -> None:
 def test_who_is_not_signed_in_is_told_so_before_anything_is_asked() -> None:
     fake = FakeDoorstep()
 
-    def nobody(request: Any) -> str:
+    def nobody(request: Any) -> Visit:
         raise errors.SignInError("not-signed-in", "nobody is signed in", "doorstep console")
 
-    app = Litestar(route_handlers=list(routes.console_routes(fake.ask, nobody)))
+    app = Litestar(route_handlers=list(routes.console_routes(nobody)))
     with TestClient(app) as client:
         for path in ("/", "/services/loans", "/ledger", f"/releases/{RELEASE_STEP}"):
             answer = client.get(path)

@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from doorstep.console import words
+from doorstep.console.measures import say_undecided
 from doorstep.core.instant import SECOND_US, parse_instant
+from doorstep.release.surface import Release, ShowRelease
+from fakes.console import FakeDoorstep
+from fakes.console_releases import RELEASE_STEP
 
 NOW = parse_instant("2026-11-22T14:02:03Z")
 
@@ -166,3 +171,21 @@ def test_any_number_is_said_without_failing(number: float) -> None:
 )
 def test_a_model_is_named_by_what_answers(estimator: str, expected: str) -> None:
     assert words.model(estimator) == expected
+
+
+def test_who_promotes_is_told_which_guardrails_have_not_decided() -> None:
+    shown = FakeDoorstep().ask("release.show", ShowRelease(release=RELEASE_STEP))
+    assert isinstance(shown, Release)
+    rail = shown.guardrails[0]
+    need = rail.log_e_advance_threshold
+    assert need
+
+    def said(*reached: float) -> str:
+        rails = [structs.replace(rail, name=f"r{at}", log_e_advance=one * need)
+                 for at, one in enumerate(reached)]  # fmt: skip
+        return say_undecided(structs.replace(shown, guardrails=tuple(rails)))
+
+    assert said(1.0, 0.2, 0.9) == "2 of 3 guardrails have not decided: r1, r2."
+    assert said(0.0) == "1 of 1 guardrail has not decided: r0."
+    assert said(1.0, 1.5) == "Each guardrail has what it needs for this step."
+    assert said() == "No guardrail compares it with another version."

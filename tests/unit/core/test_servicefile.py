@@ -446,7 +446,7 @@ def test_a_file_without_data_is_one_of_a_service_that_is_watched() -> None:
     assert parse_service_file(f"{text}watch: {{time: at}}\n").data is None
     with pytest.raises(InputError, match=r"data\.holdout: missing"):
         parse_service_file(text)
-    with pytest.raises(InputError, match="scores: says what score says"):
+    with pytest.raises(InputError, match=r"scores: found \{a: b\}: says what score says"):
         parse_service_file(f"{text}watch: {{score: p, scores: {{a: b}}}}\n")
 
 

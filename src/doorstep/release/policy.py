@@ -1,0 +1,81 @@
+"""Who must say yes to a release, and who may: a rule is loosened only by the people it asks for.
+
+Until as many of them as it asks for have said yes to the looser revision of the service file, the
+stricter rule goes on. Who applied the revision is none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import msgspec
+
+from doorstep.core.servicefile import ServiceFile
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """people: how many say yes to a release. approve, promote: who may, by name; () is anybody."""
+
+    people: int = 0
+    approve: tuple[str, ...] = ()
+    promote: tuple[str, ...] = ()
+
+    @property
+    def guards(self) -> int:
+        """How many must say yes to a looser rule: one, where only names are guarded."""
+        return self.people or int(bool(self.approve or self.promote))
+
+
+class Revised(msgspec.Struct, frozen=True):
+    """One revision of the file, its rule, and who applied it."""
+
+    revision: int
+    by: str
+    policy: Policy
+
+
+class InForce(msgspec.Struct, frozen=True):
+    """waiting: the newest revision that is looser than `policy`, 0 if there is none: it needs the
+    yes of `policy.guards` people, and `given` gave it. by: who applied it."""
+
+    policy: Policy
+    waiting: int = 0
+    by: str = ""
+    given: tuple[str, ...] = ()
+
+
+def policy_of(file: ServiceFile) -> Policy:
+    return Policy(file.approve.people, file.may.approve, file.may.promote)
+
+
+def in_force(revisions: Iterable[Revised], yes: Mapping[int, Collection[str]]) -> InForce:
+    """The rule that holds after these revisions, oldest first. yes: who said so to a revision."""
+    held = InForce(Policy())
+    for one in revisions:
+        before = held.policy
+        given = {name for name in yes.get(one.revision, ()) if is_named(name, before.approve)}
+        others = tuple(sorted(given - {one.by}))
+        if strictest(before, one.policy) == one.policy or len(others) >= before.guards:
+            held = InForce(one.policy)
+        else:
+            held = InForce(strictest(before, one.policy), one.revision, one.by, others)
+    return held
+
+
+def strictest(before: Policy, after: Policy) -> Policy:
+    """The stricter of both in each part; names that neither contains stay as they were."""
+    return Policy(
+        max(before.people, after.people),
+        _narrower(before.approve, after.approve),
+        _narrower(before.promote, after.promote),
+    )
+
+
+def is_named(name: str, names: tuple[str, ...]) -> bool:
+    return not names or name in names
+
+
+def _narrower(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[str, ...]:
+    if not before:
+        return after
+    return after if after and set(after) <= set(before) else before

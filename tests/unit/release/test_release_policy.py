@@ -1,0 +1,72 @@
+"""A rule about who says yes is loosened only by the people whom it asks for."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorstep.core.people import may
+from doorstep.operations import table
+from doorstep.release.policy import InForce, Policy, Revised, in_force, strictest
+
+NAMES = ("ada", "bea", "cem", "dee")
+names = st.lists(st.sampled_from(NAMES), unique=True, max_size=3).map(tuple)
+policies = st.builds(Policy, st.integers(0, 3), names, names)
+
+
+def revisions(*policies: Policy, by: str = "ada") -> list[Revised]:
+    return [Revised(number, by, one) for number, one in enumerate(policies, 1)]
+
+
+def test_the_first_rule_and_a_stricter_one_hold_at_once():
+    assert in_force(revisions(Policy(1), Policy(2)), {}) == InForce(Policy(2))
+
+
+def test_a_looser_rule_holds_once_as_many_as_the_old_one_asks_for_said_yes():
+    asked = revisions(Policy(2), Policy(0))
+    assert in_force(asked, {}) == InForce(Policy(2), 2, "ada", ())
+    assert in_force(asked, {2: ["bea", "ada"]}) == InForce(Policy(2), 2, "ada", ("bea",))
+    assert in_force(asked, {2: ["bea", "cem"]}) == InForce(Policy(0))
+    assert in_force(asked, {1: ["bea", "cem"]}).policy == Policy(2)
+
+
+def test_who_may_say_yes_to_a_looser_rule_are_those_whom_the_old_one_names():
+    asked = revisions(Policy(1, ("bea",)), Policy(1, ("bea", "dee")))
+    assert in_force(asked, {2: ["dee"]}).policy == Policy(1, ("bea",))
+    assert in_force(asked, {2: ["bea"]}).policy == Policy(1, ("bea", "dee"))
+
+
+def test_names_alone_are_guarded_by_one_person():
+    asked = revisions(Policy(0, (), ("ada",)), Policy())
+    assert in_force(asked, {}) == InForce(Policy(0, (), ("ada",)), 2, "ada", ())
+    assert in_force(asked, {2: ["bea"]}) == InForce(Policy())
+
+
+def test_applying_the_old_rule_again_takes_the_looser_one_away():
+    found = in_force(revisions(Policy(2), Policy(0), Policy(2), Policy(0)), {2: ["bea", "cem"]})
+    assert found == InForce(Policy(2), 4, "ada", ())
+
+
+@given(st.lists(policies, min_size=1, max_size=6))
+def test_without_a_yes_no_rule_ever_gets_looser(asked):
+    held = [in_force(revisions(*asked[: end + 1]), {}).policy for end in range(len(asked))]
+    for before, after in pairwise(held):
+        assert strictest(before, after) == after
+    assert held[-1].people == max(one.people for one in asked)
+
+
+@pytest.mark.parametrize("name", ["token.create", "subject.erase", "prediction.open"])
+def test_no_scope_makes_a_person_the_owner(name: str):
+    permission = table()[name].permission
+    assert not any(may(scope, permission) for scope in ("approve", "release", ""))
+
+
+def test_who_only_approves_starts_and_changes_nothing():
+    writes = {name for name, one in table().items() if one.effect == "write"}
+    allowed = {name for name in writes if may("approve", table()[name].permission)}
+    assert allowed == {
+        *("version.approve", "service.approve", "service.rollback", "version.kill"),
+    }

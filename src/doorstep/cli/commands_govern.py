@@ -107,6 +107,9 @@ def _until(at: int | None) -> str:
     return when(at) if at else "now"
 
 
+TYPED = "is it written as callers send it?"
+
+
 def erase(
     subject: Annotated[str, typer.Argument(help="The person, as callers send it (ids.subject).")],
     why: Why,
@@ -125,7 +128,7 @@ def erase(
     elif found.predictions:
         done(f"{found.predictions:,} predictions cannot be opened any more")
     else:
-        warn("no prediction with sealed fields was found; is it written as callers send it?")
+        warn(f"no prediction with sealed fields was found; {TYPED}")
     emit(found, found.subject, as_json=json)
 
 
@@ -140,7 +143,12 @@ def hold(
     """Keep a person from being erased, as a court may ask; or end that."""
     with connect(url, home) as client:
         found = client.hold(subject, why, ends=end)
-    done("held: nobody erases them now" if found.is_held else "not held")
+    if not found.is_held:
+        done("not held any more") if found.was_held else warn(f"there was no hold; {TYPED}")
+    elif found.predictions == 0:
+        warn(f"held from now on, but no prediction with sealed fields is theirs yet; {TYPED}")
+    else:
+        done("held: nobody erases them now, and no file with predictions of theirs goes")
     emit(found, found.subject, as_json=json)
 
 

@@ -186,7 +186,7 @@ def _with_columns(rows: Iterator[Read], file: ServiceFile, name: str) -> Iterato
 def _first_version(rows: Iterator[Read], file: ServiceFile, digest: str) -> str:
     """Raises: InputError (`no-rows`) if none can be taken, with the first reason."""
     first = ""
-    for number, (row, fault) in enumerate(itertools.islice(rows, ROWS_A_CALL)):
+    for number, (row, fault) in enumerate(rows):
         try:
             if not fault:
                 return mapped(row, file, f"{digest}:{number}" if digest else "").version
@@ -195,7 +195,7 @@ def _first_version(rows: Iterator[Read], file: ServiceFile, digest: str) -> str:
         first = first or fault
     raise InputError(
         "no-rows",
-        f"none of the first rows can be taken: {first or 'there are none'}",
+        f"none of the rows can be taken: {first or 'there are none'}",
         "say under watch which column is what",
     )
 

@@ -85,10 +85,13 @@ class HoldSubject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """subject: its pseudonym."""
+    """subject: its pseudonym. was_held: before this was asked. predictions: how many of theirs
+    with sealed fields are recorded, of a hold that begins; None: they could not be searched."""
 
     subject: str
     is_held: bool
+    was_held: bool = False
+    predictions: int | None = None
 
 
 class Erased(msgspec.Struct, frozen=True, kw_only=True):

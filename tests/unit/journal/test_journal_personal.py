@@ -36,6 +36,7 @@ from doorstep.journal.sealing import Opener, Sealer, open_sealed, pseudonym, sub
 from doorstep.journal.subjects import FILE, Erasure, Subjects
 from doorstep.journal.surface import EraseSubject, HoldSubject
 from doorstep.journal.tally import no_profiles
+from doorstep.journal.troubles import read_troubles
 from doorstep.journal.writer import BlockWriter
 from doorstep.kernel.app import Kept
 from doorstep.kernel.db import Database
@@ -265,10 +266,16 @@ def test_a_person_who_is_held_is_erased_when_the_hold_has_ended(home: Home) -> N
         home.erase("anna")
     assert home.opened() is not None
     home.erase("bert")
+    again = hold_subject(home.app, HoldSubject(subject="anna", why="case 4"))
+    assert (again.was_held, again.predictions) == (True, 1)
+    nobody = hold_subject(home.app, HoldSubject(subject="nobody", why="case 4"))
+    assert (nobody.is_held, nobody.was_held, nobody.predictions) == (True, False, 0)
+    never = hold_subject(home.app, HoldSubject(subject="never", why="case 4", ends=True))
+    assert (never.is_held, never.was_held, never.predictions) == (False, False, None)
     assert [hold(ends=True), hold(ends=True), hold("bert", ends=True)] == [False] * 3
     with home.app.database.reading() as connection:
         kinds = [one.kind for one in read_events(connection, Filter(), 10)]
-    assert kinds[:3] == ["subject.freed", "subject.erased", "subject.held"]
+    assert kinds[:3] == ["subject.freed", "subject.held", "subject.erased"]
     assert hold(), "again"
     with pytest.raises(RefusedError, match="subject-held"):
         home.erase("anna")
@@ -330,9 +337,38 @@ def test_what_is_held_is_not_dropped_before_the_hold_has_ended(home: Home) -> No
     path.write_bytes(b"PAR1")
     home.compact(home.answer("bert", request=UUID(int=REQUEST.int + 2), at=earlier - DAY_US))
     assert rows_left(2) == 1
+    assert any(
+        one.file == listed and "cannot be seen whether a legal hold" in one.reason
+        for one in read_troubles(home.path / "journal" / NODE)
+    )
     path.write_bytes(data)
     hold_subject(home.app, msgspec.structs.replace(hold, ends=True))
     assert rows_left(3) == 0
+
+
+@pytest.mark.parametrize("bytes_max", [1.0, 1e12])
+def test_holds_that_keep_more_than_the_journal_may_have_are_said(
+    home: Home, bytes_max: float
+) -> None:
+    home.compact(home.answer("anna"))
+    hold = HoldSubject(subject="anna", why="case 4")
+    hold_subject(home.app, hold)
+    home.clock.move(10 * 86_400)
+
+    def said() -> list[str]:
+        bounds = Bounds({"loans": 60.0}, bytes_max)
+        with Compactor(
+            home.path, NODE, no_profiles, bounds=lambda: bounds, clock=home.clock
+        ) as compactor:
+            compactor.run_once()
+        return [one.text for one in read_troubles(home.path / "journal" / NODE)]
+
+    found = said()
+    assert len(found) == (bytes_max == 1.0)
+    assert all("legal holds keep" in one and "of loans" in one for one in found)
+    assert home.opened() is not None
+    hold_subject(home.app, msgspec.structs.replace(hold, ends=True))
+    assert said() == []
 
 
 def test_a_person_is_erased_by_one_of_their_predictions(home: Home) -> None:

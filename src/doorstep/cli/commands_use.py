@@ -173,6 +173,7 @@ def _who(one: Prediction) -> str:
 PERSONAL = {
     "sealed": "personal fields: sealed; --open WHY shows them, and the ledger says so",
     "erased": "personal fields: erased; nothing opens them any more",
+    "lost": "personal fields: their keys are lost; restore personal.db from its newest backup",
 }
 
 

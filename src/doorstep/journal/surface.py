@@ -25,7 +25,8 @@ class ShowPrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     prediction: str
 
 
-Personal = Literal["none", "sealed", "open", "erased"]
+Personal = Literal["none", "sealed", "open", "erased", "lost"]
+"""Of the sealed fields of a record. lost: nobody was erased, and the key is not there."""
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,11 +30,16 @@ from doorstep.journal.holding import hold_subject
 from doorstep.journal.index import fold, read_entries
 from doorstep.journal.ledgering import record_closed
 from doorstep.journal.masking import Mask, Row
-from doorstep.journal.personal import erase_subject, erasure_problems, finish_erasures
+from doorstep.journal.personal import (
+    erase_subject,
+    erasure_problems,
+    finish_erasures,
+    open_prediction,
+)
 from doorstep.journal.retain import Bounds
 from doorstep.journal.sealing import Opener, Sealer, open_sealed, pseudonym, subject_in
 from doorstep.journal.subjects import FILE, Erasure, Subjects
-from doorstep.journal.surface import EraseSubject, HoldSubject
+from doorstep.journal.surface import EraseSubject, HoldSubject, OpenPrediction
 from doorstep.journal.tally import no_profiles
 from doorstep.journal.troubles import read_troubles
 from doorstep.journal.writer import BlockWriter
@@ -344,6 +349,29 @@ def test_what_is_held_is_not_dropped_before_the_hold_has_ended(home: Home) -> No
     path.write_bytes(data)
     hold_subject(home.app, msgspec.structs.replace(hold, ends=True))
     assert rows_left(3) == 0
+
+
+def test_keys_that_were_lost_are_not_said_to_be_erased(home: Home) -> None:
+    home.compact(home.answer("anna", "bert"))
+    home.erase("anna")
+    (home.path / "keys" / FILE).unlink()
+    home.subjects = Subjects(home.path / "keys")
+    home.app.kept = Kept()
+    rows = [home.row(), home.row(1)]
+    assert personal_of(home.app, rows) == ["erased", "lost"]  # the ledger knows of the erasure
+    with pytest.raises(RefusedError, match=r"subject-erased"):
+        open_prediction(home.app, OpenPrediction(prediction=f"{REQUEST}.0", why="case 4"))
+    with pytest.raises(
+        RefusedError, match=r"subject-key-lost: .*personal\.db.* not erased"
+    ) as said:
+        open_prediction(home.app, OpenPrediction(prediction=f"{REQUEST}.1", why="case 4"))
+    assert "restore personal.db" in said.value.hint
+    assert home.prove(1).state == "proven"
+    # Who is answered again has a new key, which does not open what is older.
+    again = UUID(int=REQUEST.int + 1)
+    home.compact(home.answer("bert", request=again))
+    assert home.opened(0, again) is not None
+    assert personal_of(home.app, [home.row(1)]) == ["lost"]
 
 
 @pytest.mark.parametrize("bytes_max", [1.0, 1e12])

@@ -105,10 +105,11 @@ def restore(
 
     It reads and writes here, not in the server, which may run or not.
     """
+    import contextlib
     import os
 
     from doorstep.cli.running import home_folder
-    from doorstep.core.errors import UsageError
+    from doorstep.core.errors import UnreachableError, UsageError
     from doorstep.journal.replica import VARIABLE, replica_of, say_replica
     from doorstep.journal.restore import restore as bring_back
     from doorstep.kernel.home import open_home
@@ -120,19 +121,25 @@ def restore(
             f"{say_replica(named)} is an object store: nothing needs to be brought back from it",
             f"doorstep up --store {say_replica(named)}",
         )
-    place = replica_of(named)
     folder = open_home(home_folder(home), create=False).path
     found = []
-    with progress() as shown:
-        for one in bring_back(folder, place):
-            found.append(one)
-            shown.stage(f"node {one.node}: {one.predictions:,} predictions")
-    place.close()
+    with progress() as shown, contextlib.closing(replica_of(named)) as place:
+        try:
+            for one in bring_back(folder, place):
+                found.append(one)
+                shown.stage(f"node {one.node}: {one.predictions:,} predictions")
+        except UnreachableError as error:
+            hint = "start it, or name another one with --from; then again: what came back stays"
+            is_place = error.code == "replica-unreachable"
+            raise UnreachableError(
+                error.code, error.message, hint if is_place else error.hint
+            ) from None
     head = ("node", "blocks", "predictions", "outcomes", "unreadable")
     rows = [(one.node, *map(_number, _counts(one))) for one in found]
     emit(found, lambda: table(head, rows, right=(1, 2, 3, 4)), as_json=json)
     if not found:
         warn("nothing is there; is it the URL that the node had?")
+        raise typer.Exit(1)
     for one in found:
         if one.live:
             warn(f"{one.node} writes {one.live} of its blocks here; they were left alone")

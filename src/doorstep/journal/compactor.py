@@ -323,7 +323,8 @@ def _uploader(options: _Options) -> Uploader | None:
     place = read_place(options.home)
     if place is None or not place.url:
         return None
-    return Uploader(options.home / "journal" / options.node, place)
+    keep_s = PlanProfiles(options.home).keep_s
+    return Uploader(options.home / "journal" / options.node, place, keep_s=keep_s)
 
 
 def _keep_uploading(uploader: Uploader | None, every_s: float, stop: threading.Event) -> None:

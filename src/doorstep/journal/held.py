@@ -30,6 +30,11 @@ def read_held(journal: Path) -> frozenset[str]:
         return frozenset()
 
 
+def knows_held(journal: Path) -> bool:
+    """Whether the control plane has said who is held since this journal began, or came back."""
+    return (journal / NAME).exists()
+
+
 def write_held(journal: Path, names: Collection[str]) -> None:
     journal.mkdir(exist_ok=True)
     write_atomic(journal / NAME, "".join(f"{one}\n" for one in sorted(names)).encode())

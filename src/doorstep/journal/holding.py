@@ -14,7 +14,7 @@ from doorstep.core.outcome import KEY_CHARS_MAX
 from doorstep.core.record import SEALED
 from doorstep.journal import query
 from doorstep.journal.erased import require_subjects
-from doorstep.journal.held import read_held, write_held
+from doorstep.journal.held import knows_held, read_held, write_held
 from doorstep.journal.operations import find_row
 from doorstep.journal.sealing import pseudonym, subject_in
 from doorstep.journal.surface import EraseSubject, Held, HoldSubject
@@ -61,7 +61,7 @@ def tell_compactors(app: App) -> None:
         with app.database.reading() as connection:
             began, ended = (_newest(connection, kind) for kind in (HELD, FREED))
         held = {name for name, seq in began.items() if seq > ended.get(name, -1)}
-        if held != read_held(app.home.journal):
+        if held != read_held(app.home.journal) or not knows_held(app.home.journal):
             write_held(app.home.journal, held)
 
 

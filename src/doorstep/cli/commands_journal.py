@@ -9,6 +9,7 @@ import typer
 
 from doorstep.cli.options import Home, Json, Url, connect
 from doorstep.cli.output import done, emit, progress, table, warn
+from doorstep.core.plural import plural
 
 if TYPE_CHECKING:
     from doorstep.journal.restore import Restored
@@ -58,7 +59,8 @@ def query(
     else:
         emit(found, lambda: _text(found), as_json=json)
     if found.is_cut:
-        warn(f"cut after {len(found.rows):,} rows: there are more; raise --limit, or aggregate")
+        rows = plural(len(found.rows), "row")
+        warn(f"cut after {rows}: there are more; raise --limit, or aggregate")
 
 
 def export(
@@ -127,13 +129,12 @@ def restore(
         try:
             for one in bring_back(folder, place):
                 found.append(one)
-                shown.stage(f"node {one.node}: {one.predictions:,} predictions")
+                shown.stage(f"node {one.node}: {plural(one.predictions, 'prediction')}")
         except UnreachableError as error:
+            if error.code != "replica-unreachable":
+                raise
             hint = "start it, or name another one with --from; then again: what came back stays"
-            is_place = error.code == "replica-unreachable"
-            raise UnreachableError(
-                error.code, error.message, hint if is_place else error.hint
-            ) from None
+            raise UnreachableError("replica-unreachable", error.message, hint) from None
     head = ("node", "blocks", "predictions", "outcomes", "unreadable")
     rows = [(one.node, *map(_number, _counts(one))) for one in found]
     emit(found, lambda: table(head, rows, right=(1, 2, 3, 4)), as_json=json)
@@ -144,7 +145,8 @@ def restore(
         if one.live:
             warn(f"{one.node} writes {one.live} of its blocks here; they were left alone")
     if past := sum(one.past for one in found):
-        warn(f"{past} blocks are older than their services keep records, and were left alone")
+        said = plural(past, "block is", "blocks are")
+        warn(f"{said} older than their services keep records, left alone")
     if any(one.unreadable for one in found):
         warn("of a block that is unreadable the replica has no beginning: it was trimmed")
 

@@ -21,6 +21,7 @@ import msgspec
 from doorstep.core.errors import DoorstepError, NotFoundError
 from doorstep.core.extras import install_line
 from doorstep.core.instant import SystemClock, to_text
+from doorstep.core.plural import plural
 from doorstep.journal.away import read_place
 from doorstep.journal.options import SURVIVES
 from doorstep.journal.stored import read_status, read_trim
@@ -175,13 +176,13 @@ def _store(folder: Path) -> Iterator[Line]:
         if status is None:
             yield Line("inconclusive", f"store of {node.name}", f"{place.url}, not tried yet")
             continue
-        text = f"{status.url}, {status.files} files, {status.bytes / 1e9:.2f} GB"
+        text = f"{status.url}, {plural(status.files, 'file')}, {status.bytes / 1e9:.2f} GB"
         if status.problem:
             # A person who asks is told at once; the node says it when it lasts.
             said = status.said(now) or status.problem
             yield Line("fail", f"store of {node.name}", f"{text}; {said}")
         else:
-            waits = f"; {status.waiting_files} files wait" if status.waiting_files else ""
+            waits = f"; {plural(status.waiting_files, 'file')} wait" if status.waiting_files else ""
             yield Line("pass", f"store of {node.name}", text + waits)
 
 
@@ -258,7 +259,7 @@ def _server(announced: Announcement, folder: Path) -> Iterator[Line]:
     for problem in found.problems:
         yield Line("fail", "server", problem)
     for node in found.nodes:
-        said = f"{node.workers} workers, plan {node.plan_number} of {found.plan_number}"
+        said = f"{plural(node.workers, 'worker')}, plan {node.plan_number} of {found.plan_number}"
         if not node.live:
             yield Line("fail", f"node {node.node}", f"silent; it had {said}", "doorstep status")
         elif node.problems:

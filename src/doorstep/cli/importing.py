@@ -13,6 +13,7 @@ from doorstep.cli.refusals import Refusals
 from doorstep.cli.sources import Read, rows_of_file
 from doorstep.client import Client
 from doorstep.core.errors import InputError, NotFoundError, RefusedError
+from doorstep.core.plural import plural
 from doorstep.core.servicefile import ServiceFile, parse_service_file
 from doorstep.core.servicefile_watch import REFERENCE_ROWS_MAX, WatchSpec
 from doorstep.journal.imports import DEFAULT_VERSION, mapped
@@ -64,11 +65,11 @@ def import_rows(
         rows = _with_columns(opened(), parsed, name)
         _send(client, parsed, rows, digest, refusals, result, check=True)
         if refusals.count:
-            _refuse(refusals, f"{refusals.count:,} rows of {name} are refused", strict)
+            _refuse(refusals, f"{plural(refusals.count, 'row')} of {name} are refused", strict)
     rows = _with_columns(opened(), parsed, name)
     _send(client, parsed, rows, digest, refusals, result, check=False, passed=passed)
     if refusals.count and refusals.count == result.rows:
-        _refuse(refusals, f"all {result.rows:,} rows of {name} are refused", strict)
+        _refuse(refusals, f"all {plural(result.rows, 'row')} of {name} are refused", strict)
     result.refused, result.kept, result.reasons = refusals.count, refusals.kept, refusals.reasons
     return result
 
@@ -99,7 +100,7 @@ def _prepare(
         rows, said = _rows_of_reference(reference)
     else:
         rows = _readable(opened(), (parsed.watch or WatchSpec()).reference_rows)
-        said = f"the first {len(rows):,} rows of {name}, because no reference was given"
+        said = f"the first {plural(len(rows), 'row')} of {name}, because no reference was given"
     first = _first_version(_with_columns(opened(), parsed, name), parsed, digest)
     client.watch(text, first, reference_of(rows, parsed, said))
     result.reference = said
@@ -119,7 +120,7 @@ def set_reference(client: Client, service: str, reference: Path, file: Path) -> 
 
 def _rows_of_reference(path: Path) -> tuple[list[dict[str, Any]], str]:
     rows = _readable(rows_of_file(path), REFERENCE_ROWS_MAX)
-    return rows, f"{len(rows):,} rows of {path.name}"
+    return rows, f"{plural(len(rows), 'row')} of {path.name}"
 
 
 def _require_first(service: str, watched: str) -> None:

@@ -67,9 +67,10 @@ def note_troubles(folder: Path, found: Sequence[Trouble], now: Instant) -> None:
 
 def of_error(error: Exception, file: str, what: str, service: str = "") -> Trouble:
     """what: `is not merged`."""
-    is_ours = isinstance(error, DoorstepError)
-    why = (error.message if is_ours else str(error)).partition("\n")[0] or type(error).__name__
-    next = (error.hint if is_ours else "") or "doorstep doctor"
+    said, hint = str(error), ""
+    if isinstance(error, DoorstepError):
+        said, hint = error.message, error.hint
+    why, next = said.partition("\n")[0] or type(error).__name__, hint or "doorstep doctor"
     return Trouble(file=file, reason=what, why=why, next=next, service=service)
 
 

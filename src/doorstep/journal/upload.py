@@ -30,6 +30,7 @@ from doorstep.core.errors import DoorstepError, RefusedError, UnreachableError
 from doorstep.core.ids import new_id
 from doorstep.core.instant import SECOND_US, Clock, Instant, SystemClock
 from doorstep.core.manifest import decode_part
+from doorstep.core.plural import plural
 from doorstep.journal.away import IN_USE_S, Place, cache_of, shrink
 from doorstep.journal.compact import Reached, keep_going
 from doorstep.journal.index import COMPACTED, ListedFile, Listing, fold, read_entries
@@ -199,8 +200,8 @@ class Uploader:
         if unknown := sorted(set(listed) - known):
             raise RefusedError(
                 "store-ahead",
-                f"{len(unknown)} files in {self._url} are not in this node's list, as after going "
-                f"back to an older copy of the home: {unknown[0]}",
+                f"this node's list lacks {plural(len(unknown), 'file')} of {self._url}, "
+                f"as after going back to an older copy of the home: {unknown[0]}",
                 "move index.jsonl and compacted of the node's journal aside, remove store.json of "
                 "the home and declare the store again: what is there is then read as another "
                 "node's, and nothing twice",

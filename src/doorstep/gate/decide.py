@@ -257,10 +257,10 @@ def _data(evidence: DataEvidence) -> Answer:
     large = sorted((one for one in evidence.columns if is_large(one)), key=size_of, reverse=True)
     if large:
         named = ", ".join(say.of_column(one) for one in large[:2])
-        count = f"{len(large)} of {plural(len(evidence.columns), 'column')}"
+        count = f"{len(large)} of {len(evidence.columns)} columns"
         return Verdict.PASS, f"same units, but {count} differ from training: {named}", ""
     rows = f"{evidence.rows:,} held-out and {evidence.reference_rows:,} training rows"
-    return Verdict.PASS, f"{plural(len(evidence.columns), 'column')} look alike in {rows}", ""
+    return Verdict.PASS, f"{len(evidence.columns)} columns look alike in {rows}", ""
 
 
 def _schema(evidence: SchemaEvidence) -> Answer:

@@ -74,7 +74,7 @@ def declare(home: Path, url: str) -> None:
     if place is not None and place.url != wanted and (count := _only_there(home)):
         raise RefusedError(
             "store-needed",
-            f"{plural(count, 'file')} of the journal are in {place.url} alone",
+            f"{place.url} alone has {plural(count, 'file')} of the journal",
             "keep this store, or first raise --journal-max and export what you need",
         )
     id = place.id if place else new_id().hex[-12:]

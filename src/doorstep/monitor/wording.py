@@ -45,7 +45,9 @@ def say_labels(window: QualityWindow) -> str:
 
 def say_leaving(node: str, due: Due) -> str:
     first, last = to_text(due.first)[:10], to_text(due.last)[:10]
-    return f"{plural(due.rows, 'record')} of {first} to {last} go within a week from node {node}"
+    return (
+        f"{plural(due.rows, 'record')} of {first} to {last} will go within a week from node {node}"
+    )
 
 
 def say_unloaded(service: str, unloaded: Mapping[int, str]) -> list[str]:

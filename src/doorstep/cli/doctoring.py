@@ -182,9 +182,8 @@ def _store(folder: Path) -> Iterator[Line]:
             said = status.said(now) or status.problem
             yield Line("fail", f"store of {node.name}", f"{text}; {said}")
         else:
-            waits = (
-                f"; {plural(status.waiting_files, 'file')} to send" if status.waiting_files else ""
-            )
+            waiting = plural(status.waiting_files, "file waits", "files wait")
+            waits = f"; {waiting}" if status.waiting_files else ""
             yield Line("pass", f"store of {node.name}", text + waits)
 
 

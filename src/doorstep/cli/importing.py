@@ -65,16 +65,13 @@ def import_rows(
         rows = _with_columns(opened(), parsed, name)
         _send(client, parsed, rows, digest, refusals, result, check=True)
         if refusals.count:
-            _refuse(
-                refusals,
-                f"of {name} {plural(refusals.count, 'row is', 'rows are')} refused",
-                strict,
-            )
+            count = plural(refusals.count, "row is", "rows are")
+            _refuse(refusals, f"of {name} {count} refused", strict)
     rows = _with_columns(opened(), parsed, name)
     _send(client, parsed, rows, digest, refusals, result, check=False, passed=passed)
     if refusals.count and refusals.count == result.rows:
-        rows = "the only row" if result.rows == 1 else f"each of the {result.rows:,} rows"
-        _refuse(refusals, f"{rows} of {name} is refused", strict)
+        which = "the only row" if result.rows == 1 else f"each of the {result.rows:,} rows"
+        _refuse(refusals, f"{which} of {name} is refused", strict)
     result.refused, result.kept, result.reasons = refusals.count, refusals.kept, refusals.reasons
     return result
 

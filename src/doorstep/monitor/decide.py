@@ -206,7 +206,7 @@ def _awaits(facts: ServiceFacts) -> bool:
 
 
 def _of_outcomes(facts: ServiceFacts, quality: QualityWindow) -> Observation:
-    nothing = f"no outcome has arrived for {counted(quality, 'predictions')}"
+    nothing = f"no outcome has arrived for {counted(quality, 'prediction')}"
     said = say_stopped(quality) if quality.labelled else nothing
     return Observation(
         kind="data",

@@ -35,7 +35,7 @@ def say_labels(window: QualityWindow) -> str:
     """`labels for 62 % of 1,000 predictions in 7 d`, or of those that are due, with their days."""
     share = f"labels for {percent(window.labelled / window.rows)} of"
     if not window.delay_s:
-        return f"{share} {counted(window, 'predictions')}"
+        return f"{share} {counted(window, 'prediction')}"
     delay_us = round(window.delay_s * SECOND_US)
     first, last = (to_text(one - delay_us)[:10] for one in (window.since, window.until))
     days = first if first == last else f"{first} to {last}"

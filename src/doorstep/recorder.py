@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from doorstep.core.errors import DoorstepError
 from doorstep.core.ids import parse_name
 from doorstep.kernel.home import is_home, resolve_home
 
@@ -121,11 +122,7 @@ class Record:
         self.counts: Counter[str] = Counter()
         self._path, self._version = path, version
         self._rows = rows or rows_of
-        place = resolve_home(str(home) if home else None, os.environ, Path.cwd())
-        self._folder = place.joinpath(*SPOOL, parse_name(service))
-        with contextlib.suppress(OSError):  # as where we may not look; who writes says so
-            if not is_home(place):
-                _log.warning("%s is no home of Doorstep yet; `doorstep up` makes it one", place)
+        self._folder = _spool_of(str(home) if home else None, service)
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
         me = weakref.ref(self)
@@ -148,7 +145,8 @@ class Record:
             worker.flush(timeout_s)
 
     def _wants(self, method: str, path: str, kind: str) -> bool:
-        return method == "POST" and path.startswith(self._path) and "json" in kind
+        is_ours = method == "POST" and path.startswith(self._path) and "json" in kind
+        return is_ours and self._folder is not None
 
     def _take(self, exchange: Exchange, error: str = "") -> None:
         """Never raises, never waits."""
@@ -173,6 +171,7 @@ class Record:
     def _working(self) -> _Worker:
         worker = self._worker
         if worker is None:
+            assert self._folder is not None  # else nothing is wanted
             with self._lock:
                 worker = self._worker = self._worker or _Worker(
                     self._folder, self._rows, self._version, self.counts
@@ -243,6 +242,20 @@ class Record:
         except Exception as failure:
             self._take(exchange, type(failure).__name__)
             raise
+
+
+def _spool_of(home: str | None, service: str) -> Path | None:
+    """None where there is no place to record to: that is no reason to stop an application."""
+    try:
+        place = resolve_home(home, os.environ, Path.cwd())
+        folder = place.joinpath(*SPOOL, parse_name(service))
+    except (DoorstepError, OSError, RuntimeError) as error:
+        _log.warning("nothing is recorded of %s: %s", service, error)
+        return None
+    with contextlib.suppress(OSError):  # as where we may not look; who writes says so
+        if not is_home(place):
+            _log.warning("%s is no home of Doorstep yet; `doorstep up` makes it one", place)
+    return folder
 
 
 class _AsyncRecord(Record):

@@ -165,6 +165,17 @@ def test_pages_give_every_record_once_newest_first(journal):
     assert [(row["at"], row["id"]) for row in pages] == expected
 
 
+def test_rows_of_one_request_are_listed_in_their_order(journal):
+    request = new_id().bytes
+    for numbers in (range(6), range(6, 12)):
+        journal.add(*(meta(request, row=number) for number in numbers))
+        if 0 in numbers:
+            journal.compact()
+    first = predictions(journal.home, "loans", 5)
+    rest = predictions(journal.home, "loans", 50, (first[-1]["at"], first[-1]["id"]))
+    assert [one["row"] for one in first + rest] == list(reversed(range(12)))
+
+
 def test_filters_mean_the_same_in_open_blocks_and_in_files(journal):
     rows = [
         meta(version=2, segment="north", key="k1"),

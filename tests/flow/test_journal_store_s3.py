@@ -213,7 +213,7 @@ def test_a_report_of_a_monitor_goes_there_once(home: Path, s3: S3Server) -> None
     uploader, store = Uploader(home / "journal" / "n1", place), Store(place.url)
     compact(home, "b0")
     for _ in range(2):  # the second is that of a node that was killed before it forgot it
-        leave_report(home, "loans", "f1-opened-1", b'{"format": 1}')
+        leave_report(home, "loans", "f1-opened", 1, b'{"format": 1}')
         uploader.run_once()
         assert status(home).problem == ""
     name = f"reports/{place.id}/loans/f1-opened-1.json"

@@ -66,7 +66,7 @@ def test_a_month_of_another_service_is_imported_once_and_its_drift_is_found(
 
     write_csv(folder / "wrong.csv", [{**shifted[0], "application": "x3", "model": ""}])
     wrong = shell("journal", "import", service, "wrong.csv")
-    assert wrong.code == 1 and "all 1 rows of wrong.csv are refused" in wrong.told, wrong
+    assert wrong.code == 1 and "the only row of wrong.csv is refused" in wrong.told, wrong
     write_csv(folder / "keyless.csv", [{k: v for k, v in rows[0].items() if k != "application"}])
     keyless = shell("journal", "import", service, "keyless.csv")
     assert keyless.code == 1 and "no-column" in keyless.told, keyless

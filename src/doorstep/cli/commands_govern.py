@@ -12,6 +12,7 @@ import typer
 from doorstep.cli.options import Home, Json, Url, Why, connect
 from doorstep.cli.output import done, emit, fail, note, percent, progress, table, warn, when
 from doorstep.core.errors import NotFoundError, RefusedError, UnreachableError
+from doorstep.core.plural import plural
 
 if TYPE_CHECKING:
     from doorstep.govern.surface import History, LedgerVerdict
@@ -110,6 +111,9 @@ def _until(at: int | None) -> str:
     return when(at) if at else "now"
 
 
+TYPED = "is it written as callers send it?"
+
+
 def erase(
     subject: Annotated[str, typer.Argument(help="The person, as callers send it (ids.subject).")],
     why: Why,
@@ -126,9 +130,9 @@ def erase(
             f"({found.problem}); doorstep doctor says until it was"
         )
     elif found.predictions:
-        done(f"{found.predictions:,} predictions cannot be opened any more")
+        done(f"{plural(found.predictions, 'prediction')} cannot be opened any more")
     else:
-        warn("no prediction with sealed fields was found; is it written as callers send it?")
+        warn(f"no prediction with sealed fields was found; {TYPED}")
     emit(found, found.subject, as_json=json)
 
 
@@ -143,7 +147,12 @@ def hold(
     """Keep a person from being erased, as a court may ask; or end that."""
     with connect(url, home) as client:
         found = client.hold(subject, why, ends=end)
-    done("held: nobody erases them now" if found.is_held else "not held")
+    if not found.is_held:
+        done("not held any more") if found.was_held else warn(f"there was no hold; {TYPED}")
+    elif found.predictions == 0:
+        warn(f"held from now on, but no prediction with sealed fields is theirs yet; {TYPED}")
+    else:
+        done("held: nobody erases them now, and no file with predictions of theirs goes")
     emit(found, found.subject, as_json=json)
 
 
@@ -197,9 +206,9 @@ def verify(
             raise
         found = unserved
     if found.intact:
-        done(f"{found.size:,} events, none changed, missing or out of order")
+        done(f"{plural(found.size, 'event')}, none changed, missing or out of order")
     else:
-        fail(f"the ledger of {found.size:,} events is not what was signed")
+        fail(f"the ledger of {plural(found.size, 'event')} is not what was signed")
     text = [f"root {found.root}", f"key  {found.key}", "", found.checkpoint, *found.problems]
     emit(found, "\n".join(text), as_json=json)
     raise typer.Exit(0 if found.intact else 1)
@@ -250,7 +259,8 @@ def export(
     out.write_bytes(found)
     checkpoint.write_text(verdict.checkpoint)
     key.write_text(verdict.key + "\n")
-    done(f"{out}: {found.count(10):,} events; {checkpoint}: what was signed; {key}: by which key")
+    events = plural(found.count(10), "event")
+    done(f"{out}: {events}; {checkpoint}: what was signed; {key}: by which key")
     command = f"python -m doorstep.govern.verifier {out} {checkpoint} {key}"
     written = {"export": str(out), "checkpoint": str(checkpoint), "key": str(key)}
     emit({**written, "verify": command}, command, as_json=json)

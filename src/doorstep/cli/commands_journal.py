@@ -9,6 +9,7 @@ import typer
 
 from doorstep.cli.options import Home, Json, Url, connect
 from doorstep.cli.output import done, emit, progress, table, warn
+from doorstep.core.plural import plural
 
 if TYPE_CHECKING:
     from doorstep.journal.restore import Restored
@@ -58,7 +59,8 @@ def query(
     else:
         emit(found, lambda: _text(found), as_json=json)
     if found.is_cut:
-        warn(f"cut after {len(found.rows):,} rows: there are more; raise --limit, or aggregate")
+        rows = plural(len(found.rows), "row")
+        warn(f"cut after {rows}: there are more; raise --limit, or aggregate")
 
 
 def export(
@@ -105,10 +107,11 @@ def restore(
 
     It reads and writes here, not in the server, which may run or not.
     """
+    import contextlib
     import os
 
     from doorstep.cli.running import home_folder
-    from doorstep.core.errors import UsageError
+    from doorstep.core.errors import UnreachableError, UsageError
     from doorstep.journal.replica import VARIABLE, replica_of, say_replica
     from doorstep.journal.restore import restore as bring_back
     from doorstep.kernel.home import open_home
@@ -120,24 +123,30 @@ def restore(
             f"{say_replica(named)} is an object store: nothing needs to be brought back from it",
             f"doorstep up --store {say_replica(named)}",
         )
-    place = replica_of(named)
     folder = open_home(home_folder(home), create=False).path
     found = []
-    with progress() as shown:
-        for one in bring_back(folder, place):
-            found.append(one)
-            shown.stage(f"node {one.node}: {one.predictions:,} predictions")
-    place.close()
+    with progress() as shown, contextlib.closing(replica_of(named)) as place:
+        try:
+            for one in bring_back(folder, place):
+                found.append(one)
+                shown.stage(f"node {one.node}: {plural(one.predictions, 'prediction')}")
+        except UnreachableError as error:
+            if error.code != "replica-unreachable":
+                raise
+            hint = "start it, or name another one with --from; then again: what came back stays"
+            raise UnreachableError("replica-unreachable", error.message, hint) from None
     head = ("node", "blocks", "predictions", "outcomes", "unreadable")
     rows = [(one.node, *map(_number, _counts(one))) for one in found]
     emit(found, lambda: table(head, rows, right=(1, 2, 3, 4)), as_json=json)
     if not found:
         warn("nothing is there; is it the URL that the node had?")
+        raise typer.Exit(1)
     for one in found:
         if one.live:
             warn(f"{one.node} writes {one.live} of its blocks here; they were left alone")
     if past := sum(one.past for one in found):
-        warn(f"{past} blocks are older than their services keep records, and were left alone")
+        said = plural(past, "block is", "blocks are")
+        warn(f"{said} older than their services keep records, left alone")
     if any(one.unreadable for one in found):
         warn("of a block that is unreadable the replica has no beginning: it was trimmed")
 

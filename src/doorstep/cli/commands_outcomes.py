@@ -9,6 +9,7 @@ import typer
 
 from doorstep.cli.options import Home, Json, Url, connect
 from doorstep.cli.output import done, emit, note, progress, warn
+from doorstep.core.plural import plural
 
 if TYPE_CHECKING:
     from doorstep.cli.importing import Result
@@ -92,11 +93,11 @@ def outcome(
             passed=passed,
         )
     done(
-        f"{sent.recorded:,} outcomes recorded for {service}, {sent.repeated:,} were there already; "
-        "they join their predictions by themselves"
+        f"{plural(sent.recorded, 'outcome')} recorded for {service}, {sent.repeated:,} were there "
+        "already; they join their predictions by themselves"
     )
     if sent.refused:
-        warn(f"{sent.refused:,} rows refused, see {sent.kept}: {refusals.worst()}")
+        warn(f"{plural(sent.refused, 'row')} refused, see {sent.kept}: {refusals.worst()}")
     emit(sent, f"{sent.recorded}", as_json=json)
     if sent.is_all_refused:
         raise typer.Exit(1)
@@ -166,11 +167,11 @@ def import_journal(
 
 def _say_imported(service: str, found: Result, kept: Refusals) -> None:
     done(
-        f"{found.imported:,} of {found.rows:,} rows imported for {service}, "
-        f"{found.known:,} were there already, {found.outcomes:,} outcomes"
+        f"{found.imported:,} of {plural(found.rows, 'row')} imported for {service}, "
+        f"{found.known:,} were there already, {plural(found.outcomes, 'outcome')}"
     )
     if found.refused:
-        warn(f"{found.refused:,} rows refused, see {found.kept}: {kept.worst()}")
+        warn(f"{plural(found.refused, 'row')} refused, see {found.kept}: {kept.worst()}")
     note(f"compared with: {found.reference}")
 
 
@@ -249,7 +250,7 @@ def follow(
     )
     with connect(url, home) as client, _refusals(service, is_only_copy=True) as refusals:
         told = follow_outcomes(client, service, asked, refusals, note)
-    done(f"{told.recorded:,} outcomes recorded for {service}")
+    done(f"{plural(told.recorded, 'outcome')} recorded for {service}")
     if told.refused:
         warn(f"{told.refused:,} messages refused, see {refusals.kept}: {refusals.first}")
     emit(told, f"{told.recorded}", as_json=json)

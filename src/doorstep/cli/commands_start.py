@@ -9,6 +9,7 @@ import typer
 
 from doorstep.cli.options import Home, Json, Url, connect
 from doorstep.cli.output import done, emit, fail, note, progress, table, warn
+from doorstep.core.plural import plural
 
 if TYPE_CHECKING:
     from doorstep.cli.drafting import Asked, Drafted
@@ -79,12 +80,12 @@ def init(
 def _say_drafted(found: Drafted, asked: Asked) -> None:
     from doorstep.cli.saying import say
 
-    parts = [("✓", f"{found.kind}, {found.columns} columns")]
+    parts = [("✓", f"{found.kind}, {plural(found.columns, 'column')}")]
     if found.personal:
         parts.append(("!", f"{_look(found.personal, 'personal')}: set to pseudonymise"))
     if found.protected:
         parts.append(("!", f"{_look(found.protected, 'protected')}: marked, for fairness"))
-    say([*parts, ("✓", f"wrote {asked.out} ({found.lines} lines)")])
+    say([*parts, ("✓", f"wrote {asked.out} ({plural(found.lines, 'line')})")])
     if found.split is not None:
         train, holdout = found.files
         warn(
@@ -100,7 +101,7 @@ def _say_drafted(found: Drafted, asked: Asked) -> None:
 
 
 def _look(names: tuple[str, ...], how: str) -> str:
-    count = "1 column looks" if len(names) == 1 else f"{len(names)} columns look"
+    count = "1 column looks" if len(names) == 1 else f"{plural(len(names), 'column')} look"
     return f"{count} {how} ({', '.join(names)})"
 
 

@@ -10,6 +10,7 @@ import typer
 from doorstep.cli import commands_journal, commands_outcomes
 from doorstep.cli.options import Home, Json, Url, connect
 from doorstep.cli.output import emit, percent, progress, table, when
+from doorstep.core.plural import plural
 
 if TYPE_CHECKING:
     from doorstep.explain.surface import Explanation
@@ -173,6 +174,7 @@ def _who(one: Prediction) -> str:
 PERSONAL = {
     "sealed": "personal fields: sealed; --open WHY shows them, and the ledger says so",
     "erased": "personal fields: erased; nothing opens them any more",
+    "lost": "personal fields: their keys are lost; restore personal.db from its newest backup",
 }
 
 
@@ -280,12 +282,12 @@ def monitor_text(found: MonitorView) -> str:
     lines = [
         f"quality, {say_ended(found.quality_s, found.quality_delay_s)}: "
         f"{', '.join(quality) or 'not yet known: no outcomes'} "
-        f"(outcomes of {percent(found.labelled, 0)}, {found.labelled_rows:,} rows)",
+        f"(outcomes of {percent(found.labelled, 0)}, {plural(found.labelled_rows, 'row')})",
         f"traffic, last {say_time(found.traffic_s)}: errors {percent(found.errors, 2)} · "
         f"failed by its version {percent(found.failed, 2)} · p99 "
         + ("–" if found.latency_ms_p99 is None else f"{found.latency_ms_p99:.1f} ms"),
-        f"columns, {say_time(found.window_s)} from {when(found.since)}: {found.rows:,} rows of "
-        f"{found.service}@{found.version}",
+        f"columns, {say_time(found.window_s)} from {when(found.since)}: "
+        f"{plural(found.rows, 'row')} of {found.service}@{found.version}",
         "",
         table(("", "column", "shift sd", "psi", "missing", "p"), rows, right=(2, 3, 4, 5)),
     ]

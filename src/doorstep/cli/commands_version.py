@@ -9,6 +9,7 @@ import typer
 
 from doorstep.cli.options import Home, Json, Url, Why, connect
 from doorstep.cli.output import MARKS, done, emit, note, progress, say_goal, table, warn, when
+from doorstep.core.plural import plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,7 +137,7 @@ def version_text(found: Version, goals: Sequence[GoalNow] = ()) -> str:
         ("code", lineage.code_commit or "not in git"),
         *([("python", f"{lineage.python}; " + _listed(lineage.libraries))]
           if lineage.python else []),
-        *((one.role, f"{one.name}, {one.rows:,} rows, {one.digest[:DIGEST_SHOWN]}")
+        *((one.role, f"{one.name}, {plural(one.rows, 'row')}, {one.digest[:DIGEST_SHOWN]}")
           for one in lineage.data),
     ]  # fmt: skip
     fields = [

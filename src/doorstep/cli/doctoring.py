@@ -18,14 +18,14 @@ from typing import Literal
 
 import msgspec
 
-from doorstep.core.errors import DoorstepError, InputError, NotFoundError
+from doorstep.core.errors import DoorstepError, NotFoundError
 from doorstep.core.extras import install_line
 from doorstep.core.instant import SystemClock, to_text
+from doorstep.core.plural import plural
 from doorstep.journal.away import read_place
-from doorstep.journal.block import decode_header, scan
 from doorstep.journal.options import SURVIVES
-from doorstep.journal.reader import list_blocks
 from doorstep.journal.stored import read_status, read_trim
+from doorstep.journal.troubles import LOST, troubles_of
 from doorstep.kernel.home import open_home, resolve_home
 from doorstep.kernel.mounts import find_type, read_mounts
 from doorstep.kernel.server import Announcement, read_announcement
@@ -34,7 +34,6 @@ from doorstep.kernel.settings import LOOPBACK, Ports
 State = Literal["pass", "fail", "inconclusive", "absent"]
 MARK: dict[State, str] = {"pass": "✓", "fail": "✗", "inconclusive": "?", "absent": "·"}
 PYTHON_TESTED = ((3, 11), (3, 14))
-HEADER_BYTES_MAX = 4096
 DISK_FREE_BYTES_MIN = 1024**3
 """The journal, uploads and one bundle of the usual size fit below it; with less, soon nothing."""
 CORE = ("msgspec", "numpy", "httptools", "onnxruntime", "litestar", "uvicorn", "sqlalchemy",
@@ -154,36 +153,17 @@ def _home(folder: Path) -> Iterator[Line]:
         yield Line("fail", "home", f"{error.code}: {error.message}", error.hint)
         return
     yield _disk(folder)
-    yield from _blocks(folder)
+    yield from _troubles(folder)
     yield from _store(folder)
     yield from _replica(folder)
 
 
-def _blocks(folder: Path) -> Iterator[Line]:
-    """Those whose records no answer has, or only a part of them."""
+def _troubles(folder: Path) -> Iterator[Line]:
+    """What compactors cannot do by themselves. What is lost is no fault of what runs."""
     for node in sorted((folder / "journal").glob("*/")):
-        newer = [path.name for path in list_blocks(node).values() if _is_newer(path)]
-        damaged = [path.name for path in sorted(node.glob("*.damaged"))]
-        if newer:
-            text = f"{len(newer)} written by a newer Doorstep, and in no answer: {newer[0]}"
-            yield Line("fail", f"blocks of {node.name}", text, "pip install --upgrade doorstep")
-        if damaged:
-            text = f"{len(damaged)} could not be read to the end; kept in {node}: {damaged[0]}"
-            again = "doorstep journal restore, if there is a second place; else delete what is kept"
-            yield Line("inconclusive", f"blocks of {node.name}", text, again)
-
-
-def _is_newer(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            start = memoryview(file.read(HEADER_BYTES_MAX))
-        for first in scan(start)[0][:1]:
-            decode_header(first)
-    except FileNotFoundError:  # compacted meanwhile
-        return False
-    except InputError as error:
-        return error.code == "newer-block"
-    return False
+        for one in troubles_of(node):
+            state: State = "inconclusive" if one.next == LOST else "fail"
+            yield Line(state, f"files of {node.name}", one.text, one.next)
 
 
 def _store(folder: Path) -> Iterator[Line]:
@@ -196,13 +176,14 @@ def _store(folder: Path) -> Iterator[Line]:
         if status is None:
             yield Line("inconclusive", f"store of {node.name}", f"{place.url}, not tried yet")
             continue
-        text = f"{status.url}, {status.files} files, {status.bytes / 1e9:.2f} GB"
+        text = f"{status.url}, {plural(status.files, 'file')}, {status.bytes / 1e9:.2f} GB"
         if status.problem:
             # A person who asks is told at once; the node says it when it lasts.
             said = status.said(now) or status.problem
             yield Line("fail", f"store of {node.name}", f"{text}; {said}")
         else:
-            waits = f"; {status.waiting_files} files wait" if status.waiting_files else ""
+            waiting = plural(status.waiting_files, "file waits", "files wait")
+            waits = f"; {waiting}" if status.waiting_files else ""
             yield Line("pass", f"store of {node.name}", text + waits)
 
 
@@ -279,7 +260,7 @@ def _server(announced: Announcement, folder: Path) -> Iterator[Line]:
     for problem in found.problems:
         yield Line("fail", "server", problem)
     for node in found.nodes:
-        said = f"{node.workers} workers, plan {node.plan_number} of {found.plan_number}"
+        said = f"{plural(node.workers, 'worker')}, plan {node.plan_number} of {found.plan_number}"
         if not node.live:
             yield Line("fail", f"node {node.node}", f"silent; it had {said}", "doorstep status")
         elif node.problems:

@@ -13,6 +13,7 @@ from doorstep.cli.refusals import Refusals
 from doorstep.cli.sources import Read, rows_of_file
 from doorstep.client import Client
 from doorstep.core.errors import InputError, NotFoundError, RefusedError
+from doorstep.core.plural import plural
 from doorstep.core.servicefile import ServiceFile, parse_service_file
 from doorstep.core.servicefile_watch import REFERENCE_ROWS_MAX, WatchSpec
 from doorstep.journal.imports import DEFAULT_VERSION, mapped
@@ -64,11 +65,13 @@ def import_rows(
         rows = _with_columns(opened(), parsed, name)
         _send(client, parsed, rows, digest, refusals, result, check=True)
         if refusals.count:
-            _refuse(refusals, f"{refusals.count:,} rows of {name} are refused", strict)
+            count = plural(refusals.count, "row is", "rows are")
+            _refuse(refusals, f"of {name} {count} refused", strict)
     rows = _with_columns(opened(), parsed, name)
     _send(client, parsed, rows, digest, refusals, result, check=False, passed=passed)
     if refusals.count and refusals.count == result.rows:
-        _refuse(refusals, f"all {result.rows:,} rows of {name} are refused", strict)
+        which = "the only row" if result.rows == 1 else f"each of the {result.rows:,} rows"
+        _refuse(refusals, f"{which} of {name} is refused", strict)
     result.refused, result.kept, result.reasons = refusals.count, refusals.kept, refusals.reasons
     return result
 
@@ -99,7 +102,7 @@ def _prepare(
         rows, said = _rows_of_reference(reference)
     else:
         rows = _readable(opened(), (parsed.watch or WatchSpec()).reference_rows)
-        said = f"the first {len(rows):,} rows of {name}, because no reference was given"
+        said = f"the first {plural(len(rows), 'row')} of {name}, because no reference was given"
     first = _first_version(_with_columns(opened(), parsed, name), parsed, digest)
     client.watch(text, first, reference_of(rows, parsed, said))
     result.reference = said
@@ -119,7 +122,7 @@ def set_reference(client: Client, service: str, reference: Path, file: Path) -> 
 
 def _rows_of_reference(path: Path) -> tuple[list[dict[str, Any]], str]:
     rows = _readable(rows_of_file(path), REFERENCE_ROWS_MAX)
-    return rows, f"{len(rows):,} rows of {path.name}"
+    return rows, f"{plural(len(rows), 'row')} of {path.name}"
 
 
 def _require_first(service: str, watched: str) -> None:
@@ -186,7 +189,7 @@ def _with_columns(rows: Iterator[Read], file: ServiceFile, name: str) -> Iterato
 def _first_version(rows: Iterator[Read], file: ServiceFile, digest: str) -> str:
     """Raises: InputError (`no-rows`) if none can be taken, with the first reason."""
     first = ""
-    for number, (row, fault) in enumerate(itertools.islice(rows, ROWS_A_CALL)):
+    for number, (row, fault) in enumerate(rows):
         try:
             if not fault:
                 return mapped(row, file, f"{digest}:{number}" if digest else "").version
@@ -195,7 +198,7 @@ def _first_version(rows: Iterator[Read], file: ServiceFile, digest: str) -> str:
         first = first or fault
     raise InputError(
         "no-rows",
-        f"none of the first rows can be taken: {first or 'there are none'}",
+        f"none of the rows can be taken: {first or 'there are none'}",
         "say under watch which column is what",
     )
 

@@ -17,6 +17,7 @@ from doorstep.cli.release_wait import follow, settle
 from doorstep.cli.sending import Sender, Turn
 from doorstep.client import Client
 from doorstep.core.contract import Contract
+from doorstep.core.plural import plural
 from doorstep.core.servicefile import ServiceFile, parse_service_file
 from doorstep.core.servicefile_types import IdsSpec
 from doorstep.journal.surface import ListPredictions, Prediction, Predictions
@@ -207,12 +208,13 @@ def _said(status: int, body: bytes) -> str:
 
 def _say(client: Client, ended: Release, counts: Counts) -> None:
     total = counts.answered + counts.failed
-    seen = f"Clients saw {counts.failed:,} failures"
-    note(f"  {total:,} requests were sent as a rehearsal")
+    seen = f"Clients saw {plural(counts.failed, 'failure')}"
+    note(f"  {plural(total, 'request was', 'requests were')} sent as a rehearsal")
     if counts.first_failure:
         note(f"  the first failure: {counts.first_failure}")
     if counts.refused:
-        warn(f"{counts.refused:,} rows were refused by the contract: {counts.first_refusal}")
+        refused = plural(counts.refused, "row was", "rows were")
+        warn(f"{refused} refused by the contract: {counts.first_refusal}")
     if ended.state == "rolled-back":
         why = explain_failures(client, ended)
         fail(f"rolled back: {ended.reason}. {seen}." + (f" Why: {why}" if why else ""))

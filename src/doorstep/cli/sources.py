@@ -18,6 +18,7 @@ from doorstep.formats.table import delimiter_of, require_table
 ROWS_FETCHED = 1_000
 CELL_CHARS_MAX = 1_000_000
 LINE_BYTES_MAX = 1_048_576
+NAMES_MAX = 100_000
 GZIP = b"\x1f\x8b"
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 QUERY_WAIT_S = 600.0
@@ -98,6 +99,18 @@ def _csv_row(names: list[str], cells: list[str]) -> Iterator[Read]:
 
 
 def _json_lines(path: Path, told: Told) -> Iterator[Read]:
+    """The first row has the names of all rows, as in a table: who looks for a column looks there,
+    and a row of JSON says what it has only."""
+    names = dict[str, None]()
+    for row, fault in _json_rows(path, lambda _: None):
+        if not fault and len(names) < NAMES_MAX:
+            names |= dict.fromkeys(row)
+    for row, fault in _json_rows(path, told):
+        yield row if fault else names | row, fault
+        names = names if fault else {}
+
+
+def _json_rows(path: Path, told: Told) -> Iterator[Read]:
     size, read = path.stat().st_size, 0
     decoder = msgspec.json.Decoder(dict[str, Any])
     with path.open("rb") as file:

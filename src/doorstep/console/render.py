@@ -13,6 +13,7 @@ from doorstep.console import marks, words
 from doorstep.console.asking import Query
 from doorstep.console.pages import Page
 from doorstep.core.errors import DoorstepError, NotFoundError
+from doorstep.core.plural import plural
 
 _FILTERS = (
     *("ago", "exact", "iso", "count", "number", "fixed", "plain"),
@@ -41,7 +42,7 @@ class Renderer:
             "evidence": words.as_json,
             "script_json": script_json,
         }
-        self._env.globals |= {"draw": marks, "plural": words.plural, "span": words.span, **chrome}
+        self._env.globals |= {"draw": marks, "plural": plural, "span": words.span, **chrome}
         # Blocks that are rendered alone do not run their file's imports, so macros are global.
         self._env.globals["ui"] = self._env.get_template("ui.html").module
 

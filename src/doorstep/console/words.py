@@ -213,8 +213,3 @@ def size(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.1f} GB"
-
-
-def plural(many: int, one: str, several: str = "") -> str:
-    """`1 finding`, `3 findings`."""
-    return f"{many:,} {one if many == 1 else several or one + 's'}"

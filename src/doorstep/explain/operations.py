@@ -12,7 +12,7 @@ from doorstep.core.operation import operation
 from doorstep.core.servicefile import parse_service_file
 from doorstep.explain.child import Explained, ExplainRequest
 from doorstep.explain.surface import Contribution, ExplainPrediction, Explanation
-from doorstep.journal.erased import erased_error, personal_of
+from doorstep.journal.erased import closed_error, personal_of
 from doorstep.journal.operations import find_row
 from doorstep.kernel.app import App
 from doorstep.kernel.child import run_child
@@ -32,11 +32,12 @@ REGRESSION = "value"
 def explain_prediction(app: App, asked: ExplainPrediction) -> Explanation:
     """Say what each value of a row added to its score."""
     row = find_row(app, asked.prediction)
-    if personal_of(app, [row]) == ["erased"]:
-        raise erased_error(asked.prediction)
     version = _answering(app, row["service"], int(row["version"]), asked.prediction)
     require_model(version)
     manifest = manifest_of(app.home.bundles, version.digest)
+    reads_personal = any(one.personal != "no" for one in manifest.contract.inputs)
+    if reads_personal and personal_of(app, [row])[0] in ("erased", "lost"):
+        raise closed_error(app, row)
     inputs = kept_inputs(row, manifest.contract, asked.prediction)
     request = ExplainRequest(
         folder=str(app.home.bundles / version.digest),

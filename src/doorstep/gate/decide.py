@@ -14,6 +14,7 @@ import msgspec
 
 from doorstep.core.condition import Quantity
 from doorstep.core.errors import InputError
+from doorstep.core.plural import plural
 from doorstep.core.verdict import Finding, Verdict, worst
 from doorstep.gate import sentences as say
 from doorstep.gate.rules import (
@@ -147,7 +148,7 @@ def _why_open(verdict: Verdict, found: Estimate, order: Order, bound: float, row
     if found.value is None:
         return ": it cannot be measured on these rows"
     needed = rows_needed(found, order, bound, rows)
-    more = f"; about {needed:,} rows would settle it" if needed else ""
+    more = f"; about {plural(needed, 'row')} would settle it" if needed else ""
     side = "no better than" if found.value == bound else say.missed(order)
     return f" is {side} {say.measured(bound)}, but its interval is not{more}"
 
@@ -193,7 +194,7 @@ def _why_not_settled(evidence: ChampionEvidence) -> str:
         return f": {say.too_few(found)}"
     if evidence.tolerance is None:
         needed = rows_needed(found, evidence.operator, evidence.slack, rows)
-        more = f"; about {needed:,} rows would settle it" if needed else ""
+        more = f"; about {plural(needed, 'row')} would settle it" if needed else ""
         return f": more than the slack of {say.measured(abs(evidence.slack))}, but not surely{more}"
     end = worst_end(found, evidence.operator)
     hidden = say.measured(loss_of(end, evidence.operator)) if end is not None else "any size"
@@ -207,7 +208,7 @@ def _slices(evidence: SlicesEvidence) -> Answer:
     verdicts = [judge(one.found, evidence.operator, evidence.bound) for one in evidence.groups]
     verdict = worst([*verdicts, *(Verdict.INCONCLUSIVE for _ in evidence.small)])
     open_ones = [
-        f"'{one.name}' {say.with_interval(one.found)} ({one.rows:,} rows)"
+        f"'{one.name}' {say.with_interval(one.found)} ({plural(one.rows, 'row')})"
         for one, its in zip(evidence.groups, verdicts, strict=True)
         if its is verdict and its is not Verdict.PASS
     ]
@@ -227,7 +228,7 @@ def _small_groups(evidence: SlicesEvidence) -> str:
     if not evidence.small:
         return "" if evidence.groups else f": no row has {evidence.by}"
     largest = sorted(evidence.small.items(), key=lambda one: -one[1])[: say.NAMED_MAX]
-    named = ", ".join(f"{rows:,} rows of '{name}'" for name, rows in largest)
+    named = ", ".join(f"{plural(rows, 'row')} of '{name}'" for name, rows in largest)
     return f"; {named}, {evidence.rows_min:,} needed"
 
 
@@ -283,8 +284,8 @@ def _sanity(evidence: SanityEvidence) -> Answer:
     if faults:
         return Verdict.FAIL, "; ".join(faults), ""
     if evidence.rows < 2:
-        return Verdict.INCONCLUSIVE, f"{evidence.rows} rows: 2 are needed", ""
-    return Verdict.PASS, f"{evidence.rows:,} rows answered, all finite and in range", ""
+        return Verdict.INCONCLUSIVE, f"{plural(evidence.rows, 'row')}: 2 are needed", ""
+    return Verdict.PASS, f"{plural(evidence.rows, 'row')} answered, all finite and in range", ""
 
 
 def _faults(evidence: SanityEvidence) -> Iterable[str]:
@@ -292,14 +293,15 @@ def _faults(evidence: SanityEvidence) -> Iterable[str]:
         yield (
             f"{evidence.columns_found} scores a row, the manifest says {evidence.columns_expected}"
         )
+    rows = plural(evidence.rows, "row")
     if evidence.not_finite:
-        yield f"{evidence.not_finite:,} of {evidence.rows:,} rows got a score that is not a number"
+        yield f"{evidence.not_finite:,} of {rows} got a score that is not a number"
     if evidence.outside:
-        yield f"{evidence.outside:,} of {evidence.rows:,} rows got a probability outside 0 to 1"
+        yield f"{evidence.outside:,} of {rows} got a probability outside 0 to 1"
     if evidence.sum_difference is not None and evidence.sum_difference > SUM_DIFFERENCE_MAX:
         yield f"probabilities of a row sum to 1 only within {evidence.sum_difference:.2g}"
     if evidence.rows > 1 and evidence.distinct == 1:
-        yield f"all {evidence.rows:,} rows got the same answer"
+        yield f"all {plural(evidence.rows, 'row')} got the same answer"
 
 
 def _agreement(evidence: AgreementEvidence) -> Answer:
@@ -311,5 +313,5 @@ def _agreement(evidence: AgreementEvidence) -> Answer:
     reason = f"rows {asked} differ by {size}"
     if has_met:
         agree = f"agree within {size}" if evidence.difference else "agree exactly"
-        reason = f"{evidence.rows:,} rows {asked} {agree}"
+        reason = f"{plural(evidence.rows, 'row')} {asked} {agree}"
     return (Verdict.PASS if has_met else Verdict.FAIL), reason, ""

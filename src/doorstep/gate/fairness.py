@@ -8,6 +8,7 @@ interval is not, and a group that is too small to say, are inconclusive.
 
 from __future__ import annotations
 
+from doorstep.core.plural import plural
 from doorstep.core.verdict import Verdict, worst
 from doorstep.gate import sentences as say
 from doorstep.gate.rules import is_upward, meets
@@ -101,5 +102,7 @@ def _step_down(verdicts: list[Verdict]) -> list[Verdict]:
 
 def _small(small: tuple[GroupAnswers, ...], groups: tuple[GroupAnswers, ...]) -> str:
     needed = rows_needed(groups)
-    named = ", ".join(f"{one.rows:,} rows of '{one.name}'" for one in small[: say.NAMED_MAX])
+    named = ", ".join(
+        f"{plural(one.rows, 'row')} of '{one.name}'" for one in small[: say.NAMED_MAX]
+    )
     return f"{named}, {needed:,} needed" if needed < 10**9 else f"{named}, none selected"

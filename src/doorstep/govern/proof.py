@@ -14,6 +14,7 @@ import msgspec
 
 from doorstep.core.errors import InputError
 from doorstep.core.merkle import hash_leaf, verify_inclusion
+from doorstep.core.plural import plural
 from doorstep.core.record import Layout, PredictionMeta
 from doorstep.govern.surface import PredictionProof, Proof, ProofState
 from doorstep.journal.index import ClosedBlock
@@ -110,7 +111,7 @@ def _check_ledger(proof: Proof, key: PublicKey) -> str:
         )
     return (
         f"the root is in event {event.seq} of the ledger, which {key.name} signed at "
-        f"{checkpoint.size:,} events"
+        f"{plural(checkpoint.size, 'event')}"
     )
 
 

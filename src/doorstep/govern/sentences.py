@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from doorstep.core.instant import to_text
+from doorstep.core.plural import plural
 from doorstep.kernel.event import Event
 
 Data = Mapping[str, Any]
@@ -74,21 +75,21 @@ def _found(_: Event, data: Data) -> str:
 
 
 def _closed(_: Event, data: Data) -> str:
-    return f"journal block closed on {data.get('node')}: {data.get('rows'):,} records"
+    return f"journal block closed on {data.get('node')}: {plural(data['rows'], 'record')}"
 
 
 def _dropped(_: Event, data: Data) -> str:
     first, last = to_text(data["first"])[:10], to_text(data["last"])[:10]
     why = {"age": "they are older than they are kept", "size": "the journal has too many"}
     return (
-        f"{data['rows']:,} records of {first} to {last} went from {data['node']}: "
+        f"{plural(data['rows'], 'record')} of {first} to {last} went from {data['node']}: "
         f"{why[data['why']]}"
     )
 
 
 def _erased(event: Event, data: Data) -> str:
     count = data["predictions"]
-    found = "the predictions" if count is None else f"{count:,} predictions"
+    found = "the predictions" if count is None else f"{plural(count, 'prediction')}"
     said = " are still searched for" if count is None else " with sealed fields"
     return (
         f"the person {_short(event.object.id)} was erased by {data['by']}: {found}{said} "

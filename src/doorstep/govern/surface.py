@@ -201,9 +201,9 @@ class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     service: str
     name: str = ""
-    scope: Literal["", "approve", "release"] = ""
     expires_s: float = 90 * 86400.0
     rate: float = 0.0
+    scope: Literal["", "approve", "release"] = ""
 
 
 class ListTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

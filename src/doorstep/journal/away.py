@@ -21,6 +21,7 @@ import msgspec
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.ids import new_id
 from doorstep.core.manifest import decode_part
+from doorstep.core.plural import plural
 from doorstep.journal.index import COMPACTED, INDEX, ListedFile, fold, read_entries
 from doorstep.journal.options import DISK_RESERVE_MB, GB, MB
 from doorstep.kernel.child import run_child
@@ -73,7 +74,7 @@ def declare(home: Path, url: str) -> None:
     if place is not None and place.url != wanted and (count := _only_there(home)):
         raise RefusedError(
             "store-needed",
-            f"{count} files of the journal are in {place.url} alone",
+            f"{place.url} alone has {plural(count, 'file')} of the journal",
             "keep this store, or first raise --journal-max and export what you need",
         )
     id = place.id if place else new_id().hex[-12:]

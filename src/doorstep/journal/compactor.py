@@ -50,6 +50,14 @@ from doorstep.journal.replica import VARIABLE, replica_of
 from doorstep.journal.retain import Bounds, apply_bounds
 from doorstep.journal.stored import note_trim, read_stored
 from doorstep.journal.tally import Profiles
+from doorstep.journal.troubles import (
+    Trouble,
+    note_troubles,
+    of_blocks,
+    of_error,
+    of_holds,
+    read_troubles,
+)
 from doorstep.journal.upload import Uploader, evict
 
 if TYPE_CHECKING:
@@ -88,6 +96,8 @@ class Compactor:
         self._bounds, self._held = bounds, HeldFiles(self._folder)
         self._clock = clock or SystemClock()
         self._temp = self._folder / ".spill"
+        self._troubles: list[Trouble] = []
+        self._why = {one.file: one.why for one in read_troubles(self._folder)}
         self._clean()
 
     def __enter__(self) -> Compactor:
@@ -111,6 +121,22 @@ class Compactor:
         Raises: OSError, duckdb.Error (disk or memory full); what was listed until then stays, the
         rest is done by the next run.
         """
+        self._troubles = []
+        try:
+            entries = self._run()
+        except Exception as error:
+            self._troubles.append(of_error(error, "", "compaction stopped"))
+            with contextlib.suppress(OSError):  # the disk may be what it is about
+                self._note()
+            raise
+        self._note()
+        return entries
+
+    def _note(self) -> None:
+        self._troubles += of_blocks(self._folder, self._why)
+        note_troubles(self._folder, self._troubles, self._clock.now())
+
+    def _run(self) -> list[Entry]:
         recover(self._folder)
         finish_listed(
             self._folder,
@@ -124,11 +150,13 @@ class Compactor:
                 entries += self._compact_all(con, closed)
                 entries += self._merge_all(con)
         if self._bounds is not None:
-            files = fold(read_entries(self._folder)).files.values()
+            files = list(fold(read_entries(self._folder)).files.values())
             bounds, now = self._bounds(), self._clock.now()
             # What the store has is not lost for want of room here: it only leaves this disk.
             kept = Bounds(bounds.keep_s, math.inf) if self._has_store else bounds
-            gone = apply_bounds(self._folder, self._held.without(files, kept, now), kept, now)
+            free = self._held.without(files, kept, now)
+            self._troubles += [*self._held.unread, *of_holds(files, free, kept.bytes_max)]
+            gone = apply_bounds(self._folder, free, kept, now)
             entries += [gone] if gone else []
             if self._has_store:
                 evict(self._folder, bounds.bytes_max, now)
@@ -160,9 +188,10 @@ class Compactor:
             # The disk or the memory, not the block: the next run tries again.
             raise
         except (InputError, OverflowError, duckdb.Error) as error:
-            print(f"compactor: {path.name}: {error}", file=sys.stderr)
             if not (isinstance(error, InputError) and error.code == "newer-block"):
-                path.rename(path.with_suffix(".damaged"))
+                aside = path.with_suffix(".damaged")
+                self._why[aside.name] = of_error(error, "", "").why
+                path.rename(aside)
             return None
 
     def _merge_all(self, con: DuckDBPyConnection) -> Iterator[Entry]:
@@ -175,9 +204,12 @@ class Compactor:
                 yield with_files(self._home, work)
             except (DoorstepError, FileNotFoundError, duckdb.Error) as error:
                 # A file of it is in the store alone, which does not give it now, or cannot be read:
-                # that must stop neither the others nor what is too old from going.
-                said = str(error).partition("\n")[0]
-                print(f"compactor: {merge.files[0].path} is not merged: {said}", file=sys.stderr)
+                # that must stop neither the others nor what is too old from going. A store that is
+                # away says so itself.
+                if not isinstance(error, UnreachableError):
+                    said = "and those of its day are not merged"
+                    one = merge.files[0]
+                    self._troubles.append(of_error(error, one.path, said, one.service))
 
     def _tidy(self) -> None:
         now = self._clock.now()
@@ -291,7 +323,8 @@ def _uploader(options: _Options) -> Uploader | None:
     place = read_place(options.home)
     if place is None or not place.url:
         return None
-    return Uploader(options.home / "journal" / options.node, place)
+    keep_s = PlanProfiles(options.home).keep_s
+    return Uploader(options.home / "journal" / options.node, place, keep_s=keep_s)
 
 
 def _keep_uploading(uploader: Uploader | None, every_s: float, stop: threading.Event) -> None:

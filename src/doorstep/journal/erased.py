@@ -11,10 +11,16 @@ from doorstep.core.errors import NotFoundError, RefusedError
 from doorstep.core.instant import Instant
 from doorstep.core.record import SEALED, OutcomeRecord, outcome_refused
 from doorstep.journal import query
+from doorstep.journal.sealing import subject_in
 from doorstep.journal.snapshot import NO_END
 from doorstep.journal.subjects import Subjects, has_key, subjects_of
 from doorstep.journal.surface import Personal
 from doorstep.kernel.app import App
+from doorstep.kernel.event import Object
+from doorstep.kernel.keys import SUBJECTS_FILE
+from doorstep.kernel.ledger import Filter, read_events
+
+ERASED = "subject.erased"
 
 
 def kept_subjects(app: App) -> Subjects | None:
@@ -34,7 +40,16 @@ def require_subjects(app: App) -> Subjects:
     return found
 
 
-def erased_error(prediction: str) -> RefusedError:
+def closed_error(app: App, row: dict[str, Any]) -> RefusedError:
+    """Of a record that nothing opens."""
+    prediction = row["id"]
+    if personal_of(app, [row]) == ["lost"]:
+        return RefusedError(
+            "subject-key-lost",
+            f"the key that opens the personal fields of {prediction} is not in "
+            f"{app.home.keys / SUBJECTS_FILE}, and the person was not erased: the keys are lost",
+            f"restore {SUBJECTS_FILE} from its newest backup, then: doorstep up",
+        )
     return RefusedError(
         "subject-erased",
         f"the personal fields of {prediction} were erased: the key of the person is destroyed",
@@ -43,7 +58,7 @@ def erased_error(prediction: str) -> RefusedError:
 
 
 def personal_of(app: App, rows: Sequence[dict[str, Any]]) -> list[Personal]:
-    """Whether each record has sealed fields, and whether they were erased."""
+    """Whether each record has sealed fields, and whether they were erased, or their key is lost."""
     subjects = kept_subjects(app) if any(row.get(SEALED) for row in rows) else None
     opened: Sequence[object] = [{}] * len(rows)
     if subjects is not None:
@@ -51,9 +66,19 @@ def personal_of(app: App, rows: Sequence[dict[str, Any]]) -> list[Personal]:
         with contextlib.suppress(RefusedError):
             opened = subjects.open(rows)
     return [
-        "none" if not row.get(SEALED) else "erased" if values is None else "sealed"
+        "none" if not row.get(SEALED) else "sealed" if values is not None else _closed(app, row)
         for row, values in zip(rows, opened, strict=True)
     ]
+
+
+def _closed(app: App, row: dict[str, Any]) -> Personal:
+    """Of an erasure the ledger knows too, where what knew it here was lost with the keys."""
+    if not require_subjects(app).lost([row])[0]:
+        return "erased"
+    about = Object("subject", subject_in(row[SEALED]))
+    with app.database.reading() as connection:
+        events = read_events(connection, Filter(kind=ERASED, object=about), 1)
+    return "erased" if events and row["at"] <= events[0].data["at"] else "lost"
 
 
 def without_erased(

@@ -17,6 +17,7 @@ from doorstep.journal.index import ListedFile
 from doorstep.journal.layouts import read_layout
 from doorstep.journal.retain import AHEAD_S, AHEAD_SHARE, Bounds, plan_drops
 from doorstep.journal.rows import types_of
+from doorstep.journal.troubles import Trouble, of_error
 from doorstep.kernel.files import write_atomic
 
 NAME = "held"
@@ -29,24 +30,32 @@ def read_held(journal: Path) -> frozenset[str]:
         return frozenset()
 
 
+def knows_held(journal: Path) -> bool:
+    """Whether the control plane has said who is held since this journal began, or came back."""
+    return (journal / NAME).exists()
+
+
 def write_held(journal: Path, names: Collection[str]) -> None:
     journal.mkdir(exist_ok=True)
     write_atomic(journal / NAME, "".join(f"{one}\n" for one in sorted(names)).encode())
 
 
 class HeldFiles:
-    """Of a node's folder. What a file has never changes: each is read once, when it is to go."""
+    """Of a node's folder. What a file has never changes: each is read once, when it is to go.
+    unread: files that could not be, at the last look."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._held: frozenset[str] = frozenset()
         self._known: dict[str, bool] = {}
+        self.unread: list[Trouble] = []
 
     def without(
         self, files: Iterable[ListedFile], bounds: Bounds, now: Instant
     ) -> list[ListedFile]:
         """Files that may go. Raises: OSError; then nothing should."""
         files, held = list(files), read_held(self._folder.parent)
+        self.unread = []
         if held != self._held:
             self._held, self._known = held, {}
         if not held:
@@ -67,8 +76,11 @@ class HeldFiles:
             seals = layout is None or layout.seals
             try:
                 self._known[one.path] = seals and self._has(one)
-            except (DoorstepError, duckdb.Error):
-                return True  # who is in it cannot be seen now: it stays, and stops no other
+            except (DoorstepError, duckdb.Error) as error:
+                # Who is in it cannot be seen now: it stays, and stops no other.
+                said = "stays, because it cannot be seen whether a legal hold keeps it"
+                self.unread.append(of_error(error, one.path, said, one.service))
+                return True
         return self._known[one.path]
 
     def _has(self, one: ListedFile) -> bool:

@@ -7,13 +7,14 @@ import threading
 
 from sqlalchemy import Connection
 
-from doorstep.core.errors import InputError, NotFoundError, RefusedError
+from doorstep.core.errors import DoorstepError, InputError, NotFoundError, RefusedError
 from doorstep.core.instant import to_text
 from doorstep.core.operation import operation
 from doorstep.core.outcome import KEY_CHARS_MAX
 from doorstep.core.record import SEALED
+from doorstep.journal import query
 from doorstep.journal.erased import require_subjects
-from doorstep.journal.held import read_held, write_held
+from doorstep.journal.held import knows_held, read_held, write_held
 from doorstep.journal.operations import find_row
 from doorstep.journal.sealing import pseudonym, subject_in
 from doorstep.journal.surface import EraseSubject, Held, HoldSubject
@@ -32,14 +33,26 @@ def hold_subject(app: App, asked: HoldSubject) -> Held:
     """Keep a person from being erased, or end that; the ledger says who did it, and why."""
     about = Object("subject", name_of(app, asked))
 
-    def act(unit: Unit) -> None:
-        if (_hold(unit.connection, about) is not None) == asked.ends:
+    def act(unit: Unit) -> bool:
+        was_held = _hold(unit.connection, about) is not None
+        if was_held == asked.ends:
             unit.record(FREED if asked.ends else HELD, about, {"why": asked.why})
+        return was_held
 
     with HOLDS:
-        app.database.run(act, app.actor)
+        was_held = app.database.run(act, app.actor)
     tell_compactors(app)
-    return Held(subject=about.id, is_held=not asked.ends)
+    count = None if asked.ends else _count(app, about.id)
+    return Held(subject=about.id, is_held=not asked.ends, was_held=was_held, predictions=count)
+
+
+def _count(app: App, name: str) -> int | None:
+    """A hold may come before any prediction; who mistyped a name must see that it is nobody's."""
+    asked = query.Question(what="sealed_of", home=str(app.home.path), names=(name,))
+    try:
+        return len(query.ask(asked))
+    except DoorstepError:
+        return None  # the hold stands all the same
 
 
 def tell_compactors(app: App) -> None:
@@ -48,7 +61,7 @@ def tell_compactors(app: App) -> None:
         with app.database.reading() as connection:
             began, ended = (_newest(connection, kind) for kind in (HELD, FREED))
         held = {name for name, seq in began.items() if seq > ended.get(name, -1)}
-        if held != read_held(app.home.journal):
+        if held != read_held(app.home.journal) or not knows_held(app.home.journal):
             write_held(app.home.journal, held)
 
 

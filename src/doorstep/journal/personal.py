@@ -11,7 +11,7 @@ from doorstep.core.errors import DoorstepError, InputError
 from doorstep.core.operation import operation
 from doorstep.core.record import SEALED
 from doorstep.journal import query
-from doorstep.journal.erased import erased_error, kept_subjects, require_subjects
+from doorstep.journal.erased import ERASED, closed_error, kept_subjects, require_subjects
 from doorstep.journal.erasedlist import note_erased, remember, size_of
 from doorstep.journal.holding import HOLDS, name_of, require_free, tell_compactors
 from doorstep.journal.operations import find_row, views_of
@@ -27,7 +27,7 @@ from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
 from doorstep.kernel.ledger import Filter, read_events
 
-ERASED, OPENED = "subject.erased", "prediction.opened"
+OPENED = "prediction.opened"
 SUBJECTS_AT_ONCE = 500
 SEARCH_S_MAX, PAUSE_S_MAX = 600.0, 3600.0
 
@@ -40,7 +40,7 @@ def open_prediction(app: App, asked: OpenPrediction) -> Prediction:
     row = find_row(app, asked.prediction)
     values = require_subjects(app).open([row])[0] if row.get(SEALED) else {}
     if values is None:
-        raise erased_error(row["id"])
+        raise closed_error(app, row)
 
     def act(unit: Unit) -> None:
         about = Object("prediction", row["id"])

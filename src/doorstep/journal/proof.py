@@ -29,7 +29,7 @@ from doorstep.journal.layouts import read_layout
 from doorstep.journal.reader import Group
 from doorstep.journal.rows import Row, find_in_tail, listed_rows, row_of
 from doorstep.journal.snapshot import Listed, take_snapshots
-from doorstep.journal.subjects import subjects_of
+from doorstep.journal.subjects import Subjects, subjects_of
 from doorstep.kernel.files import sha256_of
 
 if TYPE_CHECKING:
@@ -133,9 +133,13 @@ def _find_listed(home: Path, files: Iterable[Listed], wanted: str, at: Instant) 
     return None
 
 
+def _is_erased(subjects: Subjects, row: Row) -> bool:
+    return subjects.open([row]) == [None] and subjects.lost([row]) == [False]
+
+
 def _stored(home: Path, layout: Layout | None, row: Row, node: str) -> Stored:
     is_gone = row["key"] is None
-    is_erased = is_gone or (bool(row.get(SEALED)) and subjects_of(home).open([row]) == [None])
+    is_erased = is_gone or (bool(row.get(SEALED)) and _is_erased(subjects_of(home), row))
     record = b"" if is_gone or layout is None else record_bytes(layout, row)
     return Stored(
         node=node,

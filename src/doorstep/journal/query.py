@@ -52,6 +52,8 @@ MEMORY_MB = 4096
 CHILD_KEPT_S = 60.0
 """Somebody who looks at predictions asks again soon, and starting a child takes most of the time
 of a question. It answers our own questions only: SQL that people write gets a child of its own."""
+Place = tuple[Instant, str, int]
+"""(at, request, row)."""
 NEAR_US = 3600 * SECOND_US
 """A request id says when the request came; its record is looked for around that time first."""
 
@@ -130,37 +132,43 @@ def predictions(
     before: tuple[Instant, str] | None = None,
     filters: Filters | None = None,
 ) -> list[Row]:
-    """The newest records that pass, by (at, id) descending. before: the (at, id) of the last row
-    of the page before this one; id "" takes everything before `at`.
+    """The newest records that pass, by (at, request, row) descending. before: the (at, id) of the
+    last row of the page before this one; id "" takes everything before `at`.
 
-    Raises: InputError (`bad-limit`) unless 1 <= limit <= LIMIT_MAX.
+    Raises: InputError (`bad-limit`) unless 1 <= limit <= LIMIT_MAX, (`bad-prediction-id`).
     """
     if not 1 <= limit <= LIMIT_MAX:
         raise InputError("bad-limit", f"the limit is {limit}; expected 1 to {LIMIT_MAX}")
     parse_name(service)
     filters = filters or Filters()
+    end = _end(*before) if before else None
     snapshots = take_snapshots(home)
     unlisted = (
         row
         for row in tail_rows(tail_parts(snapshots, service), filters)
-        if before is None or _place(row) < before
+        if end is None or _place(row) < end
     )
     rows = heapq.nlargest(limit, unlisted, key=_place)
     files = sorted(_listed(snapshots, service), key=lambda one: -one[1].last)
-    files = [one for one in files if before is None or one[1].first <= before[0]]
+    files = [one for one in files if end is None or one[1].first <= end[0]]
     files = [one for one in files if one[1].last >= (filters.since or 0)]
     with contextlib.closing(_reader(home).cursor()) as con:
         for start in range(0, len(files), FILES_AT_ONCE):
             some = files[start : start + FILES_AT_ONCE]
             if len(rows) >= limit and some[0][1].last < rows[limit - 1]["at"]:
                 break
-            rows += _newest(con, service, some, limit, before, filters)
+            rows += _newest(con, service, some, limit, end, filters)
             rows = heapq.nlargest(limit, rows, key=_place)
     return rows
 
 
-def _place(row: Row) -> tuple[Instant, str]:
-    return (row["at"], row["id"])
+def _place(row: Row) -> Place:
+    return (row["at"], row["request"], row["row"])
+
+
+def _end(at: Instant, id: str) -> Place:
+    request, row = parse_prediction_id(id) if id else ("", 0)
+    return (at, str(request), row)
 
 
 def _newest(
@@ -168,15 +176,15 @@ def _newest(
     service: str,
     files: list[Listed],
     limit: int,
-    before: tuple[Instant, str] | None,
+    end: Place | None,
     filters: Filters,
 ) -> list[Row]:
     paths = locate(files)
     condition, values = filters.where(types_of(con, paths) if filters.wanted else {})
-    if before is not None:
-        condition += ' AND ("at" < ? OR ("at" = ? AND id < ?))'
-        values += [before[0], before[0], before[1]]
-    tail = f'WHERE {condition} ORDER BY "at" DESC, id DESC LIMIT {limit:d}'
+    if end is not None:
+        condition += ' AND ("at", request, "row") < (?, ?, ?)'
+        values += end
+    tail = f'WHERE {condition} ORDER BY "at" DESC, request DESC, "row" DESC LIMIT {limit:d}'
     return listed_rows(con, service, paths, tail, values)
 
 

@@ -124,7 +124,7 @@ def unreachable(url: str, why: object) -> UnreachableError:
     said = str(why).strip() or type(why).__name__
     return UnreachableError(
         "replica-unreachable",
-        f"the journal's second place {say_replica(url)} has not acknowledged: {said}",
+        f"the journal's second place {say_replica(url)} does not answer: {said}",
         "start it again, or have somebody look at it; until then nothing is answered",
     )
 

@@ -27,10 +27,11 @@ from nats.js.api import (
     RawStreamMsg,
     StreamConfig,
 )
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError as NoStream
 
+from doorstep.core.errors import NotFoundError
 from doorstep.core.instant import Instant
-from doorstep.journal.replica import WAIT_S, Segment, There, unreachable
+from doorstep.journal.replica import WAIT_S, Segment, There, say_replica, unreachable
 
 STREAM = "doorstep-journal"
 MADE = "made by Doorstep"
@@ -96,7 +97,9 @@ class NatsReplica:
                 async with asyncio.timeout(WAIT_S):
                     await client.close()
 
-    async def _connected(self) -> Client:
+    async def _connected(self, *, makes: bool = False) -> Client:
+        """makes: the stream, if there is none: who reads may have mistyped its name. Raises:
+        NotFoundError (`no-replica`)."""
         if self._client is not None and self._client.is_connected:
             return self._client
         await self._drop()
@@ -107,7 +110,14 @@ class NatsReplica:
         stream = self._client.jetstream(timeout=WAIT_S)
         try:
             await stream.stream_info(self._stream)
-        except NotFoundError:
+        except NoStream:
+            if not makes:
+                await self._drop()
+                raise NotFoundError(
+                    "no-replica",
+                    f"there is no stream {self._stream} at {say_replica(self._server)}",
+                    f"name it behind the address: {say_replica(self._server)}/STREAM",
+                ) from None
             await stream.add_stream(
                 StreamConfig(
                     name=self._stream,
@@ -122,7 +132,7 @@ class NatsReplica:
         return f"{self._stream}.{node}.{block}"
 
     async def _keep(self, segments: Sequence[Segment]) -> None:
-        client = await self._connected()
+        client = await self._connected(makes=True)
         if not segments:
             await client.flush(timeout=int(WAIT_S))
         stream = client.jetstream(timeout=WAIT_S)
@@ -145,7 +155,7 @@ class NatsReplica:
         stream = (await self._connected()).jetstream(timeout=READ_WAIT_S)
         first = (await stream.stream_info(self._stream)).state.first_seq
         since = 0
-        with contextlib.suppress(NotFoundError):  # of an empty stream
+        with contextlib.suppress(NoStream):  # of an empty stream
             since = _place_of(await stream.get_msg(self._stream, first))[2]
         return There(since=since, blocks=tuple((node, block) for *_, node, block in names))
 
@@ -183,7 +193,7 @@ class NatsReplica:
     async def _trim(self, days: float) -> None:
         """The stream forgets by itself what is older; it is told how much once, if it is ours: what
         somebody else's keeps, and for how long, they have said."""
-        stream = (await self._connected()).jetstream(timeout=WAIT_S)
+        stream = (await self._connected(makes=True)).jetstream(timeout=WAIT_S)
         config = (await stream.stream_info(self._stream)).config
         if config.description == MADE and config.max_age != days * DAY_S:
             await stream.update_stream(config.evolve(max_age=days * DAY_S))

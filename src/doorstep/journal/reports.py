@@ -1,4 +1,5 @@
-"""Documents that go to the object store beside the journal, each once: what monitors found.
+"""Documents that go to the object store beside the journal, each once: what monitors found. They
+go as the records of their service do: when they are older than `privacy.keep`.
 
 They are left in the home and go with the next upload of any of its nodes; a store that is away
 keeps them waiting. Without a store nothing is left: the database has what they say.
@@ -7,25 +8,29 @@ keeps them waiting. Without a store nothing is left: the database has what they 
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from doorstep.core.ids import parse_name
+from doorstep.core.instant import SECOND_US, Instant
 from doorstep.journal.away import FOLDER, Place, read_place
 from doorstep.kernel.files import write_atomic
 from doorstep.kernel.store import Store
 
 REPORTS = "reports"
 REPORTS_AT_ONCE = 64
+_AT = re.compile(r"-(\d+)\.json\Z")
 
 
-def leave_report(home: Path, service: str, name: str, data: bytes) -> None:
+def leave_report(home: Path, service: str, name: str, at: Instant, data: bytes) -> None:
     """Never the same name with other data: what is in the store is not looked at again. Raises:
     OSError."""
     place = read_place(home)
     if place is not None and place.url:
         folder = home / FOLDER / REPORTS / parse_name(service)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / f"{parse_name(name, 'report')}.json", data)
+        write_atomic(folder / f"{parse_name(name, 'report')}-{at}.json", data)
 
 
 def send_reports(store: Store, home: Path, place: Place) -> None:
@@ -36,3 +41,13 @@ def send_reports(store: Store, home: Path, place: Place) -> None:
         with contextlib.suppress(FileNotFoundError):
             store.put_once(f"{REPORTS}/{place.id}/{path.relative_to(folder)}", path)
             path.unlink()
+
+
+def drop_reports(store: Store, place: Place, keep_s: Mapping[str, float], now: Instant) -> None:
+    """Those that are too old. keep_s: by service; one that is not named keeps them. Raises: as
+    Store."""
+    for service, kept_s in keep_s.items():
+        for name in sorted(store.names(f"{REPORTS}/{place.id}/{service}")):
+            made = _AT.search(name)
+            if made and int(made[1]) + kept_s * SECOND_US < now:
+                store.delete([name])

@@ -27,7 +27,7 @@ from doorstep.journal import block, duck
 from doorstep.journal.away import FOLDER, RESTORED, borrowed, read_place
 from doorstep.journal.block import Frame, FrameKind
 from doorstep.journal.compactor import Compactor
-from doorstep.journal.held import read_held
+from doorstep.journal.held import knows_held, read_held
 from doorstep.journal.index import ListedFile, fold, read_entries
 from doorstep.journal.mirror import Mirror
 from doorstep.journal.profiles import PlanProfiles
@@ -90,6 +90,7 @@ class _Node:
         self._folder = home / "journal" / node
         self._gone, self._too_old = read_gone(self._folder), gone
         self._held = read_held(home / "journal")
+        self._knows_held = knows_held(home / "journal") or not has_key(home)
 
     def restore(self, stems: list[str]) -> Restored:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +109,8 @@ class _Node:
                 continue
             wanted = [one for one in parts if not self._is_past(one[1])]
             past += bool(parts) and not wanted
+            if wanted and not brought:
+                self._look_again()  # who is killed behind this has it done, too
             brought += [self._bring(*one) for one in wanted]
         if brought:
             self._take_in()
@@ -122,11 +125,16 @@ class _Node:
         )
 
     def _is_past(self, data: bytes) -> bool:
-        """Whether retention dropped, or would drop, each record of a block."""
+        """Whether retention dropped, or would drop, each record of a block. A journal that is lost
+        does not say who is held until the next `up`: all come back, and retention looks at them."""
         found = read_block(data)
-        return not _is_held(found, self._held) and all(
-            at <= max(self._too_old.get(service, -1), self._gone.get(f"{holds}/{service}", -1))
-            for service, holds, at in _times(found)
+        return (
+            self._knows_held
+            and not _is_held(found, self._held)
+            and all(
+                at <= max(self._too_old.get(service, -1), self._gone.get(f"{holds}/{service}", -1))
+                for service, holds, at in _times(found)
+            )
         )
 
     def _bring(self, stem: str, data: bytes) -> block.BlockEnd:
@@ -145,8 +153,11 @@ class _Node:
             Compactor(self._home, self._node, PlanProfiles(self._home)) as found,
         ):
             found.run_once()
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Whoever was erased may have more records now, whose outcomes are refused from now on."""
         if has_key(self._home):
-            # Whoever was erased may have more records now, whose outcomes are refused from now on.
             subjects_of(self._home).look_again()
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from doorstep.core.errors import DoorstepError
 from doorstep.core.ids import parse_name
+from doorstep.core.plural import plural
 from doorstep.core.servicefile import ServiceFile, parse_service_file
 from doorstep.core.servicefile_watch import WatchSpec
 from doorstep.journal.importing import import_rows, note_left_out, note_versions
@@ -142,7 +143,9 @@ def _first_version(app: App, row: store.ServiceRow, files: list[Path]) -> bool:
     else:
         return False
     good = good[:needed]
-    said = f"the first {len(good):,} rows that were recorded, because no reference was given"
+    said = (
+        f"the first {plural(len(good), 'row')} that were recorded, because no reference was given"
+    )
     reference = reference_of([_record(one) for one in good], _as_recorded(file, good), said)
     made, _ = watch_version(app, row.file, good[0].version, reference)
     note_versions(app.home.path, row.name, {good[0].version: made})

@@ -168,6 +168,16 @@ class Subjects:
                 return None  # of the key that was destroyed; the subject came back since
         return open_sealed(key, row[SEALED])
 
+    def lost(self, rows: Iterable[Mapping[str, Any]]) -> list[bool]:
+        """Of rows that nothing opens: whether a key that nobody destroyed, as far as is known here,
+        is not there, as where `personal.db` was lost."""
+        some = list(rows)
+        until = self.erased(subject_in(one[SEALED]) for one in some)
+        return [
+            one.get(SEALED_KEY) is not None and one["at"] > until.get(subject_in(one[SEALED]), -1)
+            for one in some
+        ]
+
     def erased(self, names: Iterable[str]) -> dict[str, Instant]:
         """Until when each of these was erased."""
         with self._writing() as con:

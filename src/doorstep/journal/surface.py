@@ -25,7 +25,8 @@ class ShowPrediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prediction: str
 
 
-Personal = Literal["none", "sealed", "open", "erased"]
+Personal = Literal["none", "sealed", "open", "erased", "lost"]
+"""Of the sealed fields of a record. lost: nobody was erased, and the key is not there."""
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,10 +86,13 @@ class HoldSubject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """subject: its pseudonym."""
+    """subject: its pseudonym. was_held: before this was asked. predictions: how many of theirs
+    with sealed fields are recorded, of a hold that begins; None: they could not be searched."""
 
     subject: str
     is_held: bool
+    was_held: bool = False
+    predictions: int | None = None
 
 
 class Erased(msgspec.Struct, frozen=True, kw_only=True):

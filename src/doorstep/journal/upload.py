@@ -20,7 +20,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -30,12 +30,13 @@ from doorstep.core.errors import DoorstepError, RefusedError, UnreachableError
 from doorstep.core.ids import new_id
 from doorstep.core.instant import SECOND_US, Clock, Instant, SystemClock
 from doorstep.core.manifest import decode_part
+from doorstep.core.plural import plural
 from doorstep.journal.away import IN_USE_S, Place, cache_of, shrink
 from doorstep.journal.compact import Reached, keep_going
 from doorstep.journal.index import COMPACTED, ListedFile, Listing, fold, read_entries
 from doorstep.journal.layouts import LAYOUTS
 from doorstep.journal.mirror import Mirror
-from doorstep.journal.reports import send_reports
+from doorstep.journal.reports import drop_reports, send_reports
 from doorstep.journal.retain import SETTLED_S
 from doorstep.journal.stored import (
     STATUS,
@@ -50,19 +51,22 @@ from doorstep.kernel.files import write_atomic
 from doorstep.kernel.store import Store, shared
 
 LOOK_EVERY_S = 30
+DROP_EVERY_S = 3600
 FILES_AT_ONCE = 64
 """Uploaded between two writes of the store's list."""
 DAY_S = 86400
 
 
 class Uploader:
-    """folder: of the node. One for each node; its compactor has the lock."""
+    """folder: of the node. One for each node; its compactor has the lock. keep_s: by service, how
+    long reports stay."""
 
     def __init__(
         self,
         folder: Path,
         place: Place,
         *,
+        keep_s: Callable[[], Mapping[str, float]] = dict,
         clock: Clock | None = None,
         reached: Reached = keep_going,
     ) -> None:
@@ -72,7 +76,8 @@ class Uploader:
         self._reached = reached
         self._store: Store | None = None
         self._mirror = Mirror(folder.parent.parent, place)
-        self._looked_s = -math.inf
+        self._looked_s = self._dropped_s = -math.inf
+        self._keep_s = keep_s
         self._stored = StoredIndex(node=folder.name, at=0)
         self._etag, self._sent, self._owner = "", b"", new_id().hex
         self._behind_since: Instant = 0
@@ -155,6 +160,9 @@ class Uploader:
         store.delete(self._name(name) for path in due for name in _objects(path))
         self._reached("store-delete")
         send_reports(store, self._folder.parent.parent, self._place)
+        if self._clock.monotonic_s() - self._dropped_s >= DROP_EVERY_S:
+            drop_reports(store, self._place, self._keep_s(), now)
+            self._dropped_s = self._clock.monotonic_s()
         self._store = store
         return len(added)
 
@@ -192,8 +200,8 @@ class Uploader:
         if unknown := sorted(set(listed) - known):
             raise RefusedError(
                 "store-ahead",
-                f"{len(unknown)} files in {self._url} are not in this node's list, as after going "
-                f"back to an older copy of the home: {unknown[0]}",
+                f"this node's list lacks {plural(len(unknown), 'file')} of {self._url}, "
+                f"as after going back to an older copy of the home: {unknown[0]}",
                 "move index.jsonl and compacted of the node's journal aside, remove store.json of "
                 "the home and declare the store again: what is there is then read as another "
                 "node's, and nothing twice",

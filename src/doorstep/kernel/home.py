@@ -80,7 +80,7 @@ def resolve_home(argument: str | None, environ: Mapping[str, str], cwd: Path) ->
     """Where the home is: `--home`, DOORSTEP_HOME, `./.doorstep` if present, the user's data folder.
 
     Looks only at whether `cwd/.doorstep` is a folder; makes and opens nothing. The answer is
-    absolute. Raises: UsageError (`home-not-a-folder`) for a URL.
+    absolute. Raises: UsageError (`home-not-a-folder`) for a URL, (`no-user-folder`).
     """
     named = argument or environ.get("DOORSTEP_HOME")
     if named:
@@ -95,8 +95,17 @@ def resolve_home(argument: str | None, environ: Mapping[str, str], cwd: Path) ->
 
 
 def user_data_folder(environ: Mapping[str, str], platform: str) -> Path:
-    """The platform's folder for the data of one user's programs, `doorstep` in it."""
-    user = Path(environ.get("HOME") or Path.home())
+    """The platform's folder for the data of one user's programs, `doorstep` in it.
+
+    Raises: UsageError (`no-user-folder`) where nothing says what is this user's."""
+    try:
+        user = Path(environ.get("HOME") or Path.home())
+    except RuntimeError:
+        raise UsageError(
+            "no-user-folder",
+            "HOME is not set, and the system does not know this user's folder",
+            "name the home with --home, or in DOORSTEP_HOME",
+        ) from None
     if platform == "darwin":
         return user / "Library" / "Application Support" / "doorstep"
     named = environ.get("XDG_DATA_HOME", "")

@@ -39,6 +39,8 @@ OUTCOMES_AWAITED_MIN = 1000
 QUALITY_WINDOW_S = 7 * 86_400.0
 LOADING = "loading"
 RETENTION = "retention"
+JOURNAL = "journal"
+TROUBLES_SAID_MAX = 2
 LATE_S = 120
 """Windows close two minutes late, so that slow writers are in."""
 _WORDS = {
@@ -65,7 +67,7 @@ def asked_subjects(facts: ServiceFacts) -> frozenset[tuple[Kind, str]]:
     found: set[tuple[Kind, str]] = {("drift", one) for one in drift_subjects(facts)}
     found |= {(one.kind, one.text) for one in promises(facts)}
     found |= {("data", "traffic"), ("data", "contract"), ("data", LOADING)}
-    found.add(("data", RETENTION))
+    found |= {("data", RETENTION), ("data", JOURNAL)}
     if _awaits(facts):
         found.add(("data", "outcomes"))
     return frozenset(found)
@@ -188,6 +190,7 @@ def _of_data(facts: ServiceFacts) -> Iterator[Observation]:
     if facts.traffic is not None:
         yield _of_loading(facts, facts.traffic)
         yield _of_retention(facts, facts.traffic)
+        yield _of_journal(facts, facts.traffic)
         if facts.had_traffic:
             yield _of_silence(facts, facts.traffic)
     quality = facts.quality
@@ -203,7 +206,7 @@ def _awaits(facts: ServiceFacts) -> bool:
 
 
 def _of_outcomes(facts: ServiceFacts, quality: QualityWindow) -> Observation:
-    nothing = f"no outcome has arrived for {counted(quality, 'predictions')}"
+    nothing = f"no outcome has arrived for {counted(quality, 'prediction')}"
     said = say_stopped(quality) if quality.labelled else nothing
     return Observation(
         kind="data",
@@ -252,6 +255,25 @@ def _of_retention(facts: ServiceFacts, traffic: TrafficWindow) -> Observation:
         next="doorstep up --journal-max GB" if by_size else "doorstep check",
         is_certain=True,
         numbers={node: one.rows for node, one in facts.leaving.items()},
+    )
+
+
+def _of_journal(facts: ServiceFacts, traffic: TrafficWindow) -> Observation:
+    found = [(node, one) for node, some in facts.troubles.items() for one in some]
+    more = f"; and {len(found) - TROUBLES_SAID_MAX} more" if len(found) > TROUBLES_SAID_MAX else ""
+    return Observation(
+        kind="data",
+        subject=JOURNAL,
+        is_bad=bool(found),
+        since=min((one.since for _, one in found), default=traffic.until),
+        until=traffic.until,
+        severity="warning",
+        sentence="; ".join(f"{one.text} (node {node})" for node, one in found[:TROUBLES_SAID_MAX])
+        + more,
+        cause="what the journal keeps is not as its compactor needs it; nothing of it is deleted",
+        next=found[0][1].next if found else "",
+        is_certain=True,
+        numbers={node: len(some) for node, some in facts.troubles.items()},
     )
 
 

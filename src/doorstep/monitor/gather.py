@@ -19,6 +19,7 @@ from doorstep.journal.joined import OutcomeArrays
 from doorstep.journal.operations import windows_of
 from doorstep.journal.retain import NOTICE, Due, read_notice
 from doorstep.journal.summary import HOUR_S, Cell, Summary
+from doorstep.journal.troubles import FILE, Trouble, read_troubles
 from doorstep.journal.watched import WatchedVersion, read_watched
 from doorstep.journal.windows import column_codes
 from doorstep.kernel.app import App
@@ -191,6 +192,7 @@ def _facts(
         had_traffic=_was_asked(app, service, now),
         unloaded=unloaded_of(app, service),
         leaving=leaving_of(app, service),
+        troubles=troubles_of(app, service),
         alert_kinds=frozenset(told),
         known=known,
         unit=seen.file.monitor.outcomes.unit,
@@ -204,6 +206,17 @@ def leaving_of(app: App, service: str) -> dict[str, Due]:
         for path in sorted(app.home.journal.glob(f"*/{NOTICE}"))
     }
     return {node: said[service] for node, said in notices.items() if service in said}
+
+
+def troubles_of(app: App, service: str) -> dict[str, list[Trouble]]:
+    """What is the matter with files of the service, or of nobody knows which, by node."""
+    noted = {
+        path.parent.name: [
+            one for one in read_troubles(path.parent) if one.service in ("", service)
+        ]
+        for path in sorted(app.home.journal.glob(f"*/{FILE}"))
+    }
+    return {node: found for node, found in noted.items() if found}
 
 
 def unloaded_of(app: App, service: str) -> dict[int, str]:

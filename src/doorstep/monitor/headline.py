@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from doorstep.core.instant import SECOND_US, Instant, to_text
+from doorstep.core.plural import plural
 from doorstep.journal.watched import Watched, WatchedVersion
 from doorstep.monitor.types import MonitorFinding
 from doorstep.monitor.wording import say_unloaded
@@ -99,7 +100,7 @@ def _watched(service: str, known: Watched, newest: WatchedVersion) -> str:
     left_out = [f"{known.refused:,} refused"] if known.refused else []
     left_out += [f"{known.lost:,} lost before they were recorded"] if known.lost else []
     last = f"the last at {to_text(newest.last)[:19]}Z"
-    said = ", ".join((f"{newest.rows:,} rows", last, *left_out))
+    said = ", ".join((f"{plural(newest.rows, 'row')}", last, *left_out))
     return f"{name} is watched, served elsewhere: {said}"
 
 

@@ -91,10 +91,12 @@ def _save(app: App, changed: list[MonitorFinding], before: dict[str, MonitorFind
 
 def _report(app: App, kind: str, one: MonitorFinding) -> None:
     """Before the commit: after a crash between the two, what is seen again is told again."""
-    name = f"{one.id}-{kind.rpartition('.')[2]}-{one.updated_at}"
+    name = f"{one.id}-{kind.rpartition('.')[2]}"
     document = {"format": 1, "kind": kind, "finding": one}
     try:
-        leave_report(app.home.path, one.service, name, msgspec.json.encode(document))
+        leave_report(
+            app.home.path, one.service, name, one.updated_at, msgspec.json.encode(document)
+        )
     except (OSError, DoorstepError) as error:
         _log.warning("%s: the report of %s is not kept: %s", one.service, one.subject, error)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from doorstep.core.condition import Condition, Quantity
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
+from doorstep.core.plural import plural
 from doorstep.core.record import TRAFFIC
 from doorstep.core.servicefile import parse_service_file
 from doorstep.core.servicefile_watch import WatchSpec
@@ -105,7 +106,8 @@ def _recorded(app: App, row: ServiceRow) -> str:
     most = (parse_service_file(row.file).watch or WatchSpec()).reference_rows
     count = count_waiting(app.home.path, row.name, most)
     other = f"doorstep journal import {row.name} --reference FILE"
-    said = f"{count:,} rows were recorded; with {most:,}, later ones are compared with these"
+    rows = plural(count, "row was", "rows were")
+    said = f"{rows} recorded; with {most:,}, later ones are compared with these"
     return f"{said}, or at once with others: {other}" if count else ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -14,6 +14,7 @@ from doorstep.core.manifest import Profile
 from doorstep.gate.types import Estimate
 from doorstep.journal.retain import Due
 from doorstep.journal.summary import PairSums
+from doorstep.journal.troubles import Trouble
 from doorstep.stats.distances import ColumnCounts
 
 Kind = Literal["drift", "quality", "errors", "latency", "data"]
@@ -136,8 +137,9 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     of the service file. fresh: by promise that had an incident: quality by the outcomes that were
     received since the last window of it that was judged. served_since: when this version became
     champion. had_traffic: the service was asked in the day before `traffic` ended. unloaded: why
-    versions cannot be loaded, by number. leaving: by node, records that go soon. known: findings
-    that are open, and those resolved not long ago. unit: of the values of cases.
+    versions cannot be loaded, by number. leaving: by node, records that go soon. troubles: by node,
+    what is the matter with its journal. known: findings that are open, and those resolved not long
+    ago. unit: of the values of cases.
     """
 
     service: str
@@ -154,6 +156,7 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     had_traffic: bool = False
     unloaded: Mapping[int, str] = {}
     leaving: Mapping[str, Due] = {}
+    troubles: Mapping[str, Sequence[Trouble]] = {}
     alert_kinds: frozenset[str] = frozenset({"drift", "quality", "slo"})
     known: tuple[MonitorFinding, ...] = ()
     unit: str = ""

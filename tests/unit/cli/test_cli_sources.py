@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from doorstep.cli.importing import _with_columns
+from doorstep.cli.importing import _first_version, _with_columns
 from doorstep.cli.sources import rows_of_file, rows_of_query
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.servicefile import parse_service_file
@@ -67,3 +68,20 @@ def test_an_answer_that_no_file_names_is_made_of_the_score() -> None:
     rows = [({k: v for k, v in one.items() if k != "answer"}, "") for one in ROWS]
     file = parse_service_file(SCORED.format(service="loans"))
     assert list(_with_columns(iter(rows), file, "rows.csv")) == rows
+
+
+def test_a_column_that_only_late_rows_of_json_have_is_seen(tmp_path: Path) -> None:
+    lines = [msgspec.json.encode({k: v for k, v in ROWS[0].items() if k != "model"})] * 1001
+    late = msgspec.json.encode(ROWS[1])
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"no object\n" + b"\n".join([*lines, late]))
+    file = parse_service_file(FILE.format(service="loans"))
+    rows = list(_with_columns(rows_of_file(path), file, path.name))
+    assert len(rows) == 1003
+    assert (rows[0][1][:17], rows[1][0]["model"], "model" in rows[2][0]) == (
+        "not a JSON object", None, False,
+    )  # fmt: skip
+    assert _first_version(iter(rows), file, "digest") == ROWS[1]["model"]
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(InputError, match="no column 'model'"):
+        _with_columns(rows_of_file(path), file, path.name)

@@ -374,9 +374,9 @@ def test_doctor_names_blocks_whose_records_are_in_no_answer(here: Path) -> None:
         append_frame(frames, FrameKind.HEADER, 0, 0, body)
         (node / name).write_bytes(frames)
     found = {one.state: one.text for one in doctoring.examine(str(home.path))
-             if one.subject == "blocks of n1"}  # fmt: skip
+             if one.subject == "files of n1"}  # fmt: skip
     assert found["fail"] == (
-        "1 written by a newer Doorstep, and in no answer: b-front-1-00000003.block"
+        "b-front-1-00000003.block was written by a newer Doorstep, and its records are in no answer"
     )
     assert "b-front-1-00000001.damaged" in found["inconclusive"]
 

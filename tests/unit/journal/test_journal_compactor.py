@@ -8,9 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from doorstep.core.errors import InputError
 from doorstep.core.record import FORMAT, Column, Layout, PredictionMeta
 from doorstep.journal.compactor import Compactor
 from doorstep.journal.tally import no_profiles
+from doorstep.journal.troubles import read_troubles
 from doorstep.journal.writer import BlockWriter
 
 ROW = PredictionMeta(
@@ -48,3 +50,49 @@ def test_an_odd_block_is_set_aside_and_those_behind_it_are_compacted(
     assert not list((tmp_path / "journal/n").glob("*.block"))
     damaged = list((tmp_path / "journal/n").glob("*.damaged"))
     assert len(damaged) + listed.count("sa") == 1
+
+
+def troubles(home: Path) -> list[str]:
+    return [one.text for one in read_troubles(home / "journal/n")]
+
+
+def test_what_a_run_cannot_do_is_noted_and_goes_when_it_is_mended(tmp_path: Path) -> None:
+    write(tmp_path, "b", "in.x")
+    folder = tmp_path / "journal/n"
+    (folder / "b-a-00000001.block").write_bytes(b"no block")
+    with Compactor(tmp_path, "n", no_profiles) as compactor:
+        (entry,) = compactor.run_once()
+        (aside,) = troubles(tmp_path)
+        assert aside.startswith("b-a-00000001.damaged could not be read to the end")
+        assert "the block has 8 bytes and no whole header" in aside
+    unreadable = folder / entry.files[0].path
+    content = unreadable.read_bytes()
+    unreadable.write_bytes(b"no parquet")
+    write(tmp_path, "b", "in.x")
+    with Compactor(tmp_path, "n", no_profiles) as compactor:
+        compactor.run_once()
+        said = troubles(tmp_path)
+        assert len(said) == 2
+        assert aside in said  # the reason is known after a restart too
+        assert any(one.startswith(f"{entry.files[0].path} and those") for one in said)
+        unreadable.write_bytes(content)
+        compactor.run_once()
+        assert troubles(tmp_path) == [aside]
+        (folder / "b-a-00000001.damaged").unlink()
+        compactor.run_once()
+    assert troubles(tmp_path) == []
+
+
+def test_a_run_that_ends_early_is_noted_until_one_that_does_not(tmp_path: Path) -> None:
+    write(tmp_path, "b", "in.x")
+    index = tmp_path / "journal/n/index.jsonl"
+    index.write_bytes(b"no list\n")
+    with Compactor(tmp_path, "n", no_profiles) as compactor:
+        with pytest.raises(InputError, match="bad-index"):
+            compactor.run_once()
+        (found,) = read_troubles(tmp_path / "journal/n")
+        assert "index.jsonl cannot be read" in found.text
+        assert found.next == "restore it from a backup"
+        index.unlink()
+        compactor.run_once()
+    assert troubles(tmp_path) == []

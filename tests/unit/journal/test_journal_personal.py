@@ -30,12 +30,18 @@ from doorstep.journal.holding import hold_subject
 from doorstep.journal.index import fold, read_entries
 from doorstep.journal.ledgering import record_closed
 from doorstep.journal.masking import Mask, Row
-from doorstep.journal.personal import erase_subject, erasure_problems, finish_erasures
+from doorstep.journal.personal import (
+    erase_subject,
+    erasure_problems,
+    finish_erasures,
+    open_prediction,
+)
 from doorstep.journal.retain import Bounds
 from doorstep.journal.sealing import Opener, Sealer, open_sealed, pseudonym, subject_in
 from doorstep.journal.subjects import FILE, Erasure, Subjects
-from doorstep.journal.surface import EraseSubject, HoldSubject
+from doorstep.journal.surface import EraseSubject, HoldSubject, OpenPrediction
 from doorstep.journal.tally import no_profiles
+from doorstep.journal.troubles import read_troubles
 from doorstep.journal.writer import BlockWriter
 from doorstep.kernel.app import Kept
 from doorstep.kernel.db import Database
@@ -265,10 +271,16 @@ def test_a_person_who_is_held_is_erased_when_the_hold_has_ended(home: Home) -> N
         home.erase("anna")
     assert home.opened() is not None
     home.erase("bert")
+    again = hold_subject(home.app, HoldSubject(subject="anna", why="case 4"))
+    assert (again.was_held, again.predictions) == (True, 1)
+    nobody = hold_subject(home.app, HoldSubject(subject="nobody", why="case 4"))
+    assert (nobody.is_held, nobody.was_held, nobody.predictions) == (True, False, 0)
+    never = hold_subject(home.app, HoldSubject(subject="never", why="case 4", ends=True))
+    assert (never.is_held, never.was_held, never.predictions) == (False, False, None)
     assert [hold(ends=True), hold(ends=True), hold("bert", ends=True)] == [False] * 3
     with home.app.database.reading() as connection:
         kinds = [one.kind for one in read_events(connection, Filter(), 10)]
-    assert kinds[:3] == ["subject.freed", "subject.erased", "subject.held"]
+    assert kinds[:3] == ["subject.freed", "subject.held", "subject.erased"]
     assert hold(), "again"
     with pytest.raises(RefusedError, match="subject-held"):
         home.erase("anna")
@@ -330,9 +342,61 @@ def test_what_is_held_is_not_dropped_before_the_hold_has_ended(home: Home) -> No
     path.write_bytes(b"PAR1")
     home.compact(home.answer("bert", request=UUID(int=REQUEST.int + 2), at=earlier - DAY_US))
     assert rows_left(2) == 1
+    assert any(
+        one.file == listed and "cannot be seen whether a legal hold" in one.reason
+        for one in read_troubles(home.path / "journal" / NODE)
+    )
     path.write_bytes(data)
     hold_subject(home.app, msgspec.structs.replace(hold, ends=True))
     assert rows_left(3) == 0
+
+
+def test_keys_that_were_lost_are_not_said_to_be_erased(home: Home) -> None:
+    home.compact(home.answer("anna", "bert"))
+    home.erase("anna")
+    (home.path / "keys" / FILE).unlink()
+    home.subjects = Subjects(home.path / "keys")
+    home.app.kept = Kept()
+    rows = [home.row(), home.row(1)]
+    assert personal_of(home.app, rows) == ["erased", "lost"]  # the ledger knows of the erasure
+    with pytest.raises(RefusedError, match=r"subject-erased"):
+        open_prediction(home.app, OpenPrediction(prediction=f"{REQUEST}.0", why="case 4"))
+    with pytest.raises(
+        RefusedError, match=r"subject-key-lost: .*personal\.db.* not erased"
+    ) as said:
+        open_prediction(home.app, OpenPrediction(prediction=f"{REQUEST}.1", why="case 4"))
+    assert "restore personal.db" in said.value.hint
+    assert home.prove(1).state == "proven"
+    # Who is answered again has a new key, which does not open what is older.
+    again = UUID(int=REQUEST.int + 1)
+    home.compact(home.answer("bert", request=again))
+    assert home.opened(0, again) is not None
+    assert personal_of(home.app, [home.row(1)]) == ["lost"]
+
+
+@pytest.mark.parametrize("bytes_max", [1.0, 1e12])
+def test_holds_that_keep_more_than_the_journal_may_have_are_said(
+    home: Home, bytes_max: float
+) -> None:
+    home.compact(home.answer("anna"))
+    hold = HoldSubject(subject="anna", why="case 4")
+    hold_subject(home.app, hold)
+    home.clock.move(10 * 86_400)
+
+    def said() -> list[str]:
+        bounds = Bounds({"loans": 60.0}, bytes_max)
+        with Compactor(
+            home.path, NODE, no_profiles, bounds=lambda: bounds, clock=home.clock
+        ) as compactor:
+            compactor.run_once()
+        return [one.text for one in read_troubles(home.path / "journal" / NODE)]
+
+    found = said()
+    assert len(found) == (bytes_max == 1.0)
+    assert all("legal holds keep" in one and "of loans" in one for one in found)
+    assert home.opened() is not None
+    hold_subject(home.app, msgspec.structs.replace(hold, ends=True))
+    assert said() == []
 
 
 def test_a_person_is_erased_by_one_of_their_predictions(home: Home) -> None:

@@ -20,7 +20,7 @@ from journal_samples import LAYOUT, OUTCOME, VirtualClock, meta
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig, StreamInfo
 
-from doorstep.core.errors import RefusedError, UnreachableError, UsageError
+from doorstep.core.errors import NotFoundError, RefusedError, UnreachableError, UsageError
 from doorstep.core.instant import SECOND_US, SystemClock
 from doorstep.journal import replica
 from doorstep.journal.away import declare, read_place
@@ -35,9 +35,11 @@ from doorstep.journal.replica_nats import MADE
 from doorstep.journal.restore import restore
 from doorstep.journal.retain import Bounds
 from doorstep.journal.stored import StoredIndex, read_trim, store_problems
+from doorstep.journal.subjects import Erasure, subjects_of
 from doorstep.journal.telling import CONTROL_NODE, OutcomeWriter
 from doorstep.journal.upload import Uploader
 from doorstep.journal.writer import BlockWriter
+from doorstep.kernel.keys import create_keys
 from fakes.places import PASSWORD, Place, listed_ids
 
 DAY_US = 86_400 * SECOND_US
@@ -230,6 +232,61 @@ def test_what_retention_dropped_does_not_come_back(
     other = tmp_path / "other"
     other.mkdir()
     assert place.bring_back(other) == (1, 2)
+
+
+def test_where_nobody_knows_who_is_held_old_blocks_come_back_too(
+    tmp_path: Path, place: Place
+) -> None:
+    one = Writing(tmp_path, place.url)
+    one.write(1)
+    one.writer.close()
+    (tmp_path / "keys").mkdir()
+    create_keys(tmp_path / "keys", "test")
+    shutil.rmtree(tmp_path / "journal")
+    later = VirtualClock(SystemClock().now())
+    later.move(90 * 86_400)
+    keep_s = {LAYOUT.service: 86_400.0}
+
+    def bring_back() -> tuple[int, int]:
+        with closing(replica_of(place.url)) as found, pytest.MonkeyPatch.context() as patched:
+            patched.setattr(PlanProfiles, "keep_s", lambda _: keep_s)
+            (told,) = restore(tmp_path, found, later)
+        return told.blocks, told.past
+
+    write_held(tmp_path / "journal", [])
+    assert bring_back() == (0, 1)
+    shutil.rmtree(tmp_path / "journal")
+    assert bring_back() == (1, 0)
+
+
+def test_erasures_look_again_though_the_restore_is_killed(tmp_path: Path, place: Place) -> None:
+    one = Writing(tmp_path, place.url)
+    one.write(1)
+    one.writer.close()
+    (tmp_path / "keys").mkdir()
+    create_keys(tmp_path / "keys", "test")
+    shutil.rmtree(tmp_path / "journal")
+    subjects, erasure = subjects_of(tmp_path), Erasure("p", 1, "u", "w")
+    subjects.erase(erasure)
+    subjects.finish(erasure, [])
+    with closing(replica_of(place.url)) as found, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Compactor, "run_once", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            list(restore(tmp_path, found))
+    assert subjects.undone() == [erasure]
+
+
+def test_a_restore_from_an_address_where_nothing_is_says_so(tmp_path: Path, place: Place) -> None:
+    if place.url.startswith("nats"):
+        with closing(replica_of(f"{place.url}-typo")) as found:
+            for _ in range(2):  # the first made none
+                with pytest.raises(NotFoundError, match=r"no-replica: there is no stream .*-typo"):
+                    list(restore(tmp_path, found))
+    place.way.cut()
+    with closing(replica_of(place.url)) as found:
+        with pytest.raises(UnreachableError, match="does not answer") as said:
+            list(restore(tmp_path, found))
+        assert PASSWORD not in str(said.value)
 
 
 def test_a_restore_asks_no_file_about_blocks_that_the_list_names(

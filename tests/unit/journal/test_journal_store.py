@@ -223,7 +223,7 @@ def test_a_file_that_left_the_disk_before_the_list_of_the_store_was_up_is_there(
 
 
 def test_a_report_waits_for_the_store_and_is_put_once(world: World) -> None:
-    leave_report(world.home, "loans", "f1-opened-1", b'{"format": 1}')
+    leave_report(world.home, "loans", "f1-opened", 1, b'{"format": 1}')
     world.write(0)
     world.compact()
 
@@ -241,14 +241,37 @@ def test_a_report_waits_for_the_store_and_is_put_once(world: World) -> None:
     assert not list((world.home / "store" / "reports").rglob("*.json"))
     put_at = there.stat().st_mtime_ns
     # Another node of this home, or this one after a crash, has it still.
-    leave_report(world.home, "loans", "f1-opened-1", b'{"format": 1}')
+    leave_report(world.home, "loans", "f1-opened", 1, b'{"format": 1}')
     world.upload()
     assert there.stat().st_mtime_ns == put_at
     world.check()
 
 
+def test_reports_go_when_they_are_older_than_the_service_keeps_its_records(world: World) -> None:
+    for service, days in (("loans", 12), ("loans", 2), ("loans2", 12)):
+        leave_report(world.home, service, "f1-opened", NOW - days * DAY, b"{}")
+    world.write(0)
+    world.compact()
+    world.upload()
+    place = read_place(world.home)
+    assert place is not None
+
+    def left() -> list[str]:
+        there = (world.store / "reports" / place.id).rglob("*.json")
+        return sorted(f"{one.parent.name} {(NOW - int(one.stem[10:])) // DAY}" for one in there)
+
+    assert left() == ["loans 12", "loans 2", "loans2 12"]
+    keep_s = {"loans": 10 * 86_400.0}
+    uploader = Uploader(world.folder, place, clock=world.clock, keep_s=lambda: keep_s)
+    uploader.run_once()
+    assert left() == ["loans 2", "loans2 12"]
+    world.clock.at += 9 * DAY
+    uploader.run_once()
+    assert left() == ["loans2 12"]
+
+
 def test_without_a_store_no_report_is_left(tmp_path: Path) -> None:
-    leave_report(tmp_path, "loans", "f1-opened-1", b"{}")
+    leave_report(tmp_path, "loans", "f1-opened", 1, b"{}")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -307,3 +307,27 @@ def test_another_shape_makes_no_rows(request_: Any, response: Any) -> None:
 def test_a_home_that_cannot_be_looked_at_does_not_stop_the_application(tmp_path: Path) -> None:
     watched = doorstep.Record(app, service="loans", home=tmp_path / ("x" * 300))
     assert watched.app is app
+
+
+NOWHERE = """
+import os, sys
+os.environ.pop("HOME", None)
+os.chdir("/")
+import pwd
+pwd.getpwuid = lambda uid: (_ for _ in ()).throw(KeyError(uid))
+import doorstep
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [b"1"]
+watched = doorstep.Record(app, service="loans")
+asked = {"REQUEST_METHOD": "POST", "PATH_INFO": "/", "CONTENT_TYPE": "application/json"}
+print(b"".join(watched({**asked, "wsgi.input": None}, lambda *_: None)), dict(watched.counts))
+"""
+
+
+def test_an_application_whose_user_has_no_folder_answers_and_a_warning_says_why() -> None:
+    environ = {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.environ["PATH"]}
+    run = [sys.executable, "-c", NOWHERE]
+    done = subprocess.run(run, env=environ, timeout=300, capture_output=True, text=True)
+    assert done.stdout == "b'1' {}\n"
+    assert "nothing is recorded of loans: no-user-folder: HOME is not set" in done.stderr

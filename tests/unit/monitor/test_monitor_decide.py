@@ -11,6 +11,7 @@ from doorstep.core.condition import parse_condition
 from doorstep.gate.types import Estimate
 from doorstep.journal.retain import Due, Why
 from doorstep.journal.summary import LATENCY_BINS
+from doorstep.journal.troubles import Trouble
 from doorstep.monitor.decide import QUALITY_WINDOW_S, evaluate, latest_window
 from doorstep.monitor.incidents import LOOKS_CLEAR_MIN, NOT_ASKED, REOPEN_S, step
 from doorstep.monitor.promises import latency_quantile, promises
@@ -156,6 +157,21 @@ def test_records_that_go_soon_are_a_finding_until_they_went(why: Why, severity: 
     assert (found.subject, found.severity, found.alert) == ("retention", severity, False)
     assert "12,345 records" in found.sentence
     assert "node local" in found.sentence
+    (found,) = evaluate(with_slo(traffic(hour=1), known=(found,)), T0 + 2 * HOUR)
+    assert found.state == "resolved"
+
+
+def test_what_the_compactor_cannot_do_is_a_finding_until_it_is_mended() -> None:
+    some = [
+        Trouble(file=f"b-{n}.block", reason="is odd", next=f"mend {n}", since=T0 + n)
+        for n in range(3)
+    ]
+    (found,) = evaluate(with_slo(traffic(), troubles={"local": some}), T0 + HOUR)
+    assert (found.subject, found.severity, found.since) == ("journal", "warning", T0)
+    assert found.sentence == (
+        "b-0.block is odd (node local); b-1.block is odd (node local); and 1 more"
+    )
+    assert found.next == "mend 0"
     (found,) = evaluate(with_slo(traffic(hour=1), known=(found,)), T0 + 2 * HOUR)
     assert found.state == "resolved"
 

@@ -123,7 +123,7 @@ def test_a_person_is_sealed_opened_and_erased(here: RunningInstallation, tmp_pat
     told = client.tell_outcomes("care", some)
     assert told.recorded == 1
     assert [(one.index, one.reason) for one in told.refused] == [
-        (0, "whose prediction this is was erased")
+        (0, "the person whose prediction this is was erased")
     ]
     assert unwanted.value.code == "subject-erased"
     told = httpx.post(

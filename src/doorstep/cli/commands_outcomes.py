@@ -92,9 +92,10 @@ def outcome(
             again=again,
             passed=passed,
         )
+    there = plural(sent.repeated, "was", "were")
+    joined = "; they join their predictions by themselves" if sent.recorded else ""
     done(
-        f"{plural(sent.recorded, 'outcome')} recorded for {service}, {sent.repeated:,} were there "
-        "already; they join their predictions by themselves"
+        f"{plural(sent.recorded, 'outcome')} recorded for {service}, {there} there already{joined}"
     )
     if sent.refused:
         warn(f"{plural(sent.refused, 'row')} refused, see {sent.kept}: {refusals.worst()}")
@@ -168,7 +169,7 @@ def import_journal(
 def _say_imported(service: str, found: Result, kept: Refusals) -> None:
     done(
         f"{found.imported:,} of {plural(found.rows, 'row')} imported for {service}, "
-        f"{found.known:,} were there already, {plural(found.outcomes, 'outcome')}"
+        f"{plural(found.known, 'was', 'were')} there already, {plural(found.outcomes, 'outcome')}"
     )
     if found.refused:
         warn(f"{plural(found.refused, 'row')} refused, see {found.kept}: {kept.worst()}")

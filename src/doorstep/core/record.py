@@ -135,7 +135,7 @@ def outcome_refused(index: int) -> InputError:
     """Of a prediction whose subject was erased."""
     return InputError(
         "subject-erased",
-        f"outcome {index}: whose prediction this is was erased",
+        f"outcome {index}: the person whose prediction this is was erased",
         "leave it out and send the others again; none was recorded",
     )
 

@@ -16,6 +16,7 @@ from doorstep.core.errors import InputError
 from doorstep.core.instant import SECOND_US, Instant, parse_instant
 from doorstep.core.manifest import Manifest
 from doorstep.core.outcome import AT_MAX, KEY_CHARS_MAX
+from doorstep.core.plural import plural
 from doorstep.core.record import (
     Kind,
     Layout,
@@ -246,7 +247,9 @@ def _scores(row: ImportedRow, shape: Shape, answer: str | None) -> tuple[float, 
         return tuple(one if label == of else 1.0 - one for label in shape.labels)
     if found:
         if set(found) != set(shape.labels):
-            raise ValueError(f"scores of {len(found)} labels, expected {_some(shape.labels)}")
+            raise ValueError(
+                f"scores of {plural(len(found), 'label')}, expected {_some(shape.labels)}"
+            )
         return tuple(found[label] for label in shape.labels)
     if answer is None:
         raise ValueError("it has neither an answer nor a score")

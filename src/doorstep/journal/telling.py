@@ -36,7 +36,7 @@ from doorstep.register.store import get_service, list_versions
 from doorstep.register.views import manifest_of
 
 CONTROL_NODE = "control"
-ERASED = "whose prediction this is was erased"
+ERASED = "the person whose prediction this is was erased"
 Rows = tuple[Layout, Sequence[PredictionMeta], bytes, bytes]
 """Rows of one layout, their numbers, row by row, and the seal of what is sealed in them."""
 _SOURCE = re.compile(r"[0-9a-f]{64}\Z")

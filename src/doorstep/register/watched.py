@@ -114,10 +114,25 @@ def _target(table: Table, file: ServiceFile, watch: WatchSpec) -> Target:
     else:
         first = find_target(known[0], None, positive=positive, task=stated)
         seen = {text for one in known for text in one.as_texts() if text is not None}
+        if stated == "binary":
+            # An answer that is neither is one row's fault, and must not become a label of all.
+            seen = _both(first)
         labels = tuple(dict.fromkeys((*first.labels, *sorted(seen)))) if first.labels else ()
     if not known:
         return Target("binary" if positive else "multiclass", labels or (), positive)
     return find_target(known[0], labels, positive=positive, task=stated)
+
+
+def _both(found: Target) -> set[str]:
+    """Raises: InputError (`bad-label`)."""
+    if len(found.labels) != 2:
+        raise InputError(
+            "bad-label",
+            f"model.task is binary, and what became true is one of {', '.join(found.labels[:5])}; "
+            "expected two labels",
+            "correct the rows, or say model: {task: multiclass}",
+        )
+    return set(found.labels)
 
 
 def _scores(table: Table, target: Target, watch: WatchSpec) -> Any:

@@ -79,7 +79,8 @@ class ServiceReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """plan_number: the plan that *every* front worker serves. loaded: `service@N` resident here.
+    """plan_number: the plan that *every* front worker serves, also those that are on their way out
+    and those that a supervisor before this one left. loaded: `service@N` resident here.
     problems: what could not be loaded or done, each a sentence; the last good plan then serves.
     held_back: services that are not as plan `plan_number` has them (they are as before, or left
     out, or their fallback chain answers), because that cannot be loaded (yet). unloaded: why a

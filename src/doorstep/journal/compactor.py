@@ -330,13 +330,14 @@ def _uploader(options: _Options) -> Uploader | None:
 def _keep_uploading(uploader: Uploader | None, every_s: float, stop: threading.Event) -> None:
     pause_s = every_s
     while uploader and not stop.is_set():
-        try:
-            while uploader.run_once():
-                continue
-        except Exception:  # noqa: BLE001  the edge of a thread: the next run tries again
-            traceback.print_exc()
+        _run_guarded(partial(_upload_all, uploader))
         pause_s = min(2 * pause_s, UPLOAD_PAUSE_S_MAX) if uploader.is_behind else every_s
         stop.wait(pause_s)
+
+
+def _upload_all(uploader: Uploader) -> None:
+    while uploader.run_once():
+        continue
 
 
 def _stop_with_parent(stop: threading.Event) -> None:
@@ -369,7 +370,7 @@ def _trim_replica(options: _Options) -> None:
 def _run_guarded(run: Callable[[], object]) -> int:
     try:
         run()
-    except Exception:  # noqa: BLE001  the edge of the process: the next run tries again
+    except Exception:  # noqa: BLE001  the edge of a process or thread: the next run tries again
         traceback.print_exc()
         return 1
     return 0

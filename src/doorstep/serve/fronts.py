@@ -116,6 +116,11 @@ class FrontSlots:
             failed.child.stop()
             self.leaving.append(failed)
 
+    def numbers(self) -> list[int]:
+        """Of the plans by which workers answer, also those on their way out; -1: none yet."""
+        leaving = [one.number for one in self.leaving if one.number >= 0]
+        return [one.number for one in self.live] + leaving
+
     def tell_all(self, order: nodeplan.Apply | nodeplan.Lease | nodeplan.Sleep) -> None:
         for worker in self.live + self.leaving:
             if not worker.draining:

@@ -1,10 +1,11 @@
 """The listening sockets outlive their supervisor: workers hand them to the next one.
 
 An orphaned worker listens on `<state>/listener.sock` (first come; 0600) and passes the descriptors
-to whoever connects, so that no connection that waits to be accepted is lost. Two locks, which end
-with their holders, say what a name in a folder cannot: `workers.lock`, that workers live here, so
-that the next supervisor waits for their offer; `listener.lock`, that one of them offers, so that
-the others leave its name alone.
+to whoever connects, so that no connection that waits to be accepted is lost. Locks, which end with
+their holders, say what a name in a folder cannot: `workers-<run>.lock`, that workers of this
+supervisor live here, so that the next one waits for their offer, and does not report its plan as
+served while they answer by an older one; `listener.lock`, that one of them offers, so that the
+others leave its name alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from doorstep.serve.nodeplan import LISTENER_SOCKET
 
 PATH_BYTES_MAX = 100
 LISTENERS_MAX = 2
-WORKERS_LOCK = "workers.lock"
+WORKERS_LOCKS = "workers*.lock"
 OFFER_LOCK = "listener.lock"
 TAKE_S = 10.0
 """How long workers that live may take to notice their supervisor's death and offer the socket."""
@@ -51,9 +52,14 @@ def short_folder(state: Path) -> Path:
     return pointer.readlink()
 
 
-def hold_alive(state: Path) -> int:
-    """A descriptor that says that workers live here, for as long as any of them has it."""
-    return _lock(state / WORKERS_LOCK, fcntl.LOCK_SH)
+def hold_alive(state: Path, run: str) -> int:
+    """A descriptor that says that workers of this run of a supervisor live here, for as long as any
+    of them has it."""
+    return _lock(_workers_lock(state, run), fcntl.LOCK_SH)
+
+
+def _workers_lock(state: Path, run: str) -> Path:
+    return state / f"workers-{run}.lock"
 
 
 async def offer_listeners(state: Path, listeners: Sequence[socket.socket]) -> None:
@@ -115,9 +121,33 @@ def _receive(path: Path) -> list[socket.socket]:
 
 
 def workers_live(state: Path) -> bool:
-    """Whether some process holds what `hold_alive` answered."""
+    """Whether some process holds what `hold_alive` answered to any supervisor here."""
+    return any(_is_held(one) for one in state.glob(WORKERS_LOCKS))
+
+
+class Orphans:
+    """Workers of supervisors before this one, which answer on until they have seen it. number: of
+    the plan that they serve, 0 if that is not known."""
+
+    def __init__(self, state: Path, run: str) -> None:
+        self._state, self._mine = state, _workers_lock(state, run)
+        self._are_gone = False
+        self.number = 0
+
+    def numbers(self) -> list[int]:
+        """The number, as long as any of them lives; what those that are gone left is removed."""
+        if not self._are_gone:
+            others = set(self._state.glob(WORKERS_LOCKS)) - {self._mine}
+            gone = {one for one in others if not _is_held(one)}
+            for path in gone:
+                path.unlink(missing_ok=True)
+            self._are_gone = gone == others
+        return [] if self._are_gone else [self.number]
+
+
+def _is_held(path: Path) -> bool:
     try:
-        os.close(_lock(state / WORKERS_LOCK, fcntl.LOCK_EX))
+        os.close(_lock(path, fcntl.LOCK_EX))
     except OSError:
         return True
     return False

@@ -36,7 +36,7 @@ from doorstep.serve.feed import PlanFeed, Published
 from doorstep.serve.fronts import FrontSlots
 from doorstep.serve.listeners import address_of, take_listeners_at
 from doorstep.serve.observe_options import ObserveOptions
-from doorstep.serve.orphan import hold_alive
+from doorstep.serve.orphan import Orphans, hold_alive
 from doorstep.serve.readiness import Readiness
 from doorstep.serve.statelock import lock_state
 from doorstep.serve.tls import TlsFiles, server_context
@@ -85,12 +85,12 @@ class Supervisor:
         self.options = options
         self._lock = lock_state(options.state)
         self.run_id = new_id().hex
+        self._orphans = Orphans(options.state, self.run_id)
         logs = options.state / "log"
         logs.mkdir(exist_ok=True)
         (options.home / "nodes").mkdir(parents=True, exist_ok=True)
-        ports = {"port": options.port}
-        if options.grpc_port is not None:
-            ports["grpc-port"] = options.grpc_port
+        asked = {"port": options.port, "grpc-port": options.grpc_port}
+        ports = {name: port for name, port in asked.items() if port is not None}
         taken = take_listeners_at(options.state, options.host, ports, options.bound)
         self._listener, self._rpc_listener = taken[0], taken[1] if taken[1:] else None
         self.data_url = f"{'https' if options.tls else 'http'}://{address_of(self._listener)}"
@@ -103,8 +103,8 @@ class Supervisor:
         self.engines = Engines(options.home / "bundles", options.state, logs, memory_mb * 3 / 4)
         fronts = nodeplan.FrontOptions(
             state=str(options.state), journal=str(options.home / "journal"), node=options.node,
-            run=self.run_id, listen=self._listener.fileno(), alive=hold_alive(options.state),
-            models_bytes=int(inline_mb * 1e6),
+            run=self.run_id, alive=hold_alive(options.state, self.run_id),
+            listen=self._listener.fileno(), models_bytes=int(inline_mb * 1e6),
             predict_route=options.predict_route, health_route=options.health_route,
             rpc=self._rpc_listener.fileno() if self._rpc_listener else None,
             workers=options.workers, guarded=options.is_reachable, tls=options.tls,
@@ -345,8 +345,8 @@ class Supervisor:
         # What could not be loaded then is tried again.
         plan = msgspec.structs.replace(plan, generation=1, engines=sockets, unloaded=())
         self._write_plan(nodeplan.plan_file(self.options.state, 1), plan)
-        self.current, self._good = plan, 1
-        self._good_plan = plan
+        self.current = self._good_plan = plan
+        self._good, self._orphans.number = 1, plan.number
 
     def _write_plan(self, path: Path, plan: nodeplan.NodePlan) -> None:
         write_atomic(path, msgspec.json.encode(plan), PLAN_MODE)
@@ -504,7 +504,7 @@ class Supervisor:
         number = plan.number if plan else 0
         others = [slot.child for slot in self.engines.slots.values()] + list(self._extras.values())
         workers += [one.report(number) for one in others if one.running or one.kind == "engine"]
-        served = min((one.number for one in fronts), default=-1)
+        served = min(self.fronts.numbers() + self._orphans.numbers(), default=-1)
         services = plan.services if plan else ()
         versions = sorted((s.service, v.number) for s in services for v in s.versions)
         loaded = tuple(f"{service}@{number}" for service, number in versions)

@@ -13,6 +13,7 @@ import pytest
 
 from doorstep.serve.nodeplan import LISTENER_SOCKET
 from doorstep.serve.orphan import (
+    Orphans,
     hold_alive,
     offer_listeners,
     orphans_ports,
@@ -42,7 +43,7 @@ async def offered(state: Path, listener: socket.socket, workers: int) -> AsyncIt
 
 def test_nobody_is_waited_for_where_no_worker_lives(tmp_path: Path) -> None:
     assert take_listeners(tmp_path) == []
-    os.close(hold_alive(tmp_path))
+    os.close(hold_alive(tmp_path, "r1"))
     assert take_listeners(tmp_path) == []
 
 
@@ -50,7 +51,7 @@ def test_a_worker_that_lives_is_waited_for_until_it_offers(
     tmp_path: Path, listener: socket.socket
 ) -> None:
     async def story() -> list[int]:
-        alive = hold_alive(tmp_path)
+        alive = hold_alive(tmp_path, "r1")
         taking = asyncio.create_task(asyncio.to_thread(orphans_ports, tmp_path))
         await asyncio.sleep(0.3)
         assert not taking.done()
@@ -64,7 +65,7 @@ def test_a_worker_that_lives_is_waited_for_until_it_offers(
 
 def test_one_who_asks_and_leaves_ends_no_offer(tmp_path: Path, listener: socket.socket) -> None:
     async def story() -> list[list[int]]:
-        alive = hold_alive(tmp_path)
+        alive = hold_alive(tmp_path, "r1")
         async with offered(tmp_path, listener, workers=3):
             found = [await asyncio.to_thread(orphans_ports, tmp_path)]
             for _ in range(20):
@@ -93,3 +94,19 @@ def test_a_name_that_a_dead_worker_left_is_no_offer(
             return found
 
     assert asyncio.run(story()) == [listener.getsockname()[1]]
+
+
+def test_orphans_count_with_their_plan_until_all_are_gone(tmp_path: Path) -> None:
+    (tmp_path / "workers.lock").touch()  # where an older Doorstep said that workers live
+    first, second = hold_alive(tmp_path, "r1"), hold_alive(tmp_path, "r2")
+    os.close(hold_alive(tmp_path, "gone"))
+    mine = hold_alive(tmp_path, "r3")
+    orphans = Orphans(tmp_path, "r3")
+    orphans.number = 4
+    assert orphans.numbers() == [4]
+    os.close(first)
+    assert orphans.numbers() == [4]
+    os.close(second)
+    assert orphans.numbers() == []
+    os.close(mine)
+    assert [one.name for one in tmp_path.glob("workers*")] == ["workers-r3.lock"]

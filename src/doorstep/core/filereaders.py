@@ -298,7 +298,7 @@ class Group(msgspec.Struct, frozen=True):
             for name, message in made.faults():
                 where = join(path, name)
                 place = reading.at.get(where, (node.line, node.column))
-                reading.problem_at(place, where, message)
+                reading.problem_at(place, where, message, is_rule=True)
         return made
 
     def show(self, value: Any) -> Any:

@@ -137,7 +137,8 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     received since the last window of it that was judged. served_since: when this version became
     champion. had_traffic: the service was asked in the day before `traffic` ended. unloaded: why
     versions cannot be loaded, by number. leaving: by node, records that go soon. known: findings
-    that are open, and those resolved not long ago. unit: of the values of cases.
+    that are open, and those resolved not long ago. unit: of the values of cases. file_faults: what
+    is wrong with the newest service file by now; is_file_read: whether it is in effect even so.
     """
 
     service: str
@@ -157,6 +158,8 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     alert_kinds: frozenset[str] = frozenset({"drift", "quality", "slo"})
     known: tuple[MonitorFinding, ...] = ()
     unit: str = ""
+    file_faults: tuple[str, ...] = ()
+    is_file_read: bool = True
 
 
 PromiseState = Literal["kept", "broken", "not-yet-known"]

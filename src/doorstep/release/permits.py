@@ -8,6 +8,7 @@ import msgspec
 
 from doorstep.core.errors import RefusedError
 from doorstep.core.ids import digest_of, parse_version
+from doorstep.core.servicefile import stored_service_file
 from doorstep.core.verdict import Verdict
 from doorstep.gate.basis import basis_of, what_changed
 from doorstep.gate.store import find_newest
@@ -18,7 +19,6 @@ from doorstep.kernel.event import Object
 from doorstep.register import store as versions
 from doorstep.release import store
 from doorstep.release.approvals import Approval, add_approval, list_approvals, may_release
-from doorstep.release.planning import parsed_file
 from doorstep.release.surface import Approvals, ApprovalView
 
 
@@ -50,7 +50,7 @@ def _basis_now(
 ) -> GateBasis:
     """What its gates would rest on now. known: what they rested on when they ran."""
     row = versions.get_service(unit.connection, version.service)
-    file = parsed_file(row.file, app.home.environment)
+    file = stored_service_file(row.file, app.home.environment)
     compared = _compared_with(unit, version)
     if compared is None:
         compared = known.champion if known is not None else ""
@@ -144,7 +144,7 @@ def _counted(
 
 def _people(unit: Unit, app: App, version: versions.VersionRow) -> int:
     row = versions.get_service(unit.connection, version.service)
-    return parsed_file(row.file, app.home.environment).approve.people
+    return stored_service_file(row.file, app.home.environment).approve.people
 
 
 def _digest(unit: Unit, app: App, version: versions.VersionRow) -> str:

@@ -10,6 +10,7 @@ far it is to be trusted.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable
 from typing import Literal, TypeVar
 
@@ -261,29 +262,26 @@ def decode_part(
     which says so where a newer Doorstep wrote it."""
     try:
         found = msgspec.json.decode(data, type=kind)
+        if getattr(found, "format", FORMAT) not in reads:
+            raise ValueError(f"it has format {getattr(found, 'format', FORMAT)}")
     except (msgspec.DecodeError, msgspec.ValidationError, ValueError, RecursionError) as error:
-        raise _unreadable(data, what, reads, error) from None
-    if getattr(found, "format", FORMAT) not in reads:
-        raise _unreadable(data, what, reads, ValueError(f"format {getattr(found, 'format', 0)}"))
+        raise InputError(f"bad-{what}", *_unreadable(data, what, reads, error)) from None
     return found
 
 
-def _unreadable(data: bytes, what: str, reads: Collection[int], error: Exception) -> InputError:
-    """A later format, or a key that came later to this one, is what a newer Doorstep wrote."""
+def _unreadable(
+    data: bytes, what: str, reads: Collection[int], error: Exception
+) -> tuple[str, str]:
+    """What to say. A later format, or a key that came later to this one, is what a newer Doorstep
+    wrote."""
     fact = f"{error}" if "unknown field" in f"{error}" else ""
-    try:
+    with contextlib.suppress(msgspec.DecodeError, ValueError, RecursionError):
         written = msgspec.json.decode(data, type=_Formatted).format
         if written > max(reads):
             fact = f"it has format {written}, and this one reads up to {max(reads)}"
-    except (msgspec.DecodeError, msgspec.ValidationError, ValueError, RecursionError):
-        pass
     if not fact:
-        return InputError(f"bad-{what}", f"the {what} cannot be read: {error}")
-    return InputError(
-        f"bad-{what}",
-        f"the {what} was written by a newer Doorstep: {fact}",
-        "pip install --upgrade doorstep",
-    )
+        return f"the {what} cannot be read: {error}", ""
+    return f"the {what} was written by a newer Doorstep: {fact}", "pip install --upgrade doorstep"
 
 
 class _Formatted(msgspec.Struct):

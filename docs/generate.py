@@ -289,8 +289,8 @@ def _of_call(name: str, function: str, node: ast.Call, kinds: Mapping[str, str])
         if texts and isinstance(texts[0], ast.Constant):
             yield Found(str(texts[0].value), "wire", name, _words(texts[1]))
         return
-    if called == DOCUMENT_READER and isinstance(node.args[-1], ast.Constant):
-        yield Found("bad-" + str(node.args[-1].value), "input", name, "")
+    if called == DOCUMENT_READER and isinstance(node.args[2], ast.Constant):
+        yield Found("bad-" + str(node.args[2].value), "input", name, "")
         return
     kind = kinds.get(called)
     if function == DOCUMENT_READER:

@@ -197,10 +197,11 @@ def rolled_back_text(state: Service) -> str:
     """Who answers callers after a rollback."""
     if state.champion is not None:
         return f"{state.service}@{state.champion} serves all of {state.service} again"
-    from doorstep.core.servicefile import parse_service_file
+    from doorstep.core.servicefile import read_stored
     from doorstep.release.callers import instead
 
-    callers = instead(state.service, parse_service_file(state.file).serve.fallback)
+    file, _ = read_stored(state.file)
+    callers = instead(state.service, file.serve.fallback if file else ())
     return f"no version of {state.service} serves now: callers get {callers}"
 
 

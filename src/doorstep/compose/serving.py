@@ -90,7 +90,6 @@ class Serving:
             self.control,
             [
                 self._journal.tick,
-                self._look_at_outcomes,
                 lambda: take_spools(self.control.leading()),
                 lambda: record_closed(self.control.leading()),
                 lambda: record_dropped(self.control.leading()),
@@ -102,6 +101,7 @@ class Serving:
             Loop("quick", quick.tick, QUICK_S, self.control.changed),
             Loop("slow", slow.tick, SLOW_S, threading.Event()),
             Loop("monitors", monitors.tick, SLOW_S, threading.Event()),
+            Loop("outcomes", self._look_at_outcomes, SLOW_S, threading.Event()),
         ]
         for loop in self._loops:
             loop.start()
@@ -120,6 +120,9 @@ class Serving:
         self._thread.start()
 
     def _look_at_outcomes(self) -> None:
+        """In a thread of its own: of many millions it takes minutes."""
+        if self.control.term == 0:
+            return
         app = self.control.leading()
         releases = [row.release for row in running_releases(app)]
         app.kept.get(Losses, Losses).look(app, releases)

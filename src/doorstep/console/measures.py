@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from doorstep.console import marks, timeline
-from doorstep.console.words import plural
 from doorstep.core.condition import Quantity, parse_condition
 from doorstep.core.errors import InputError
 from doorstep.core.instant import SECOND_US, Instant
+from doorstep.core.plural import plural
 from doorstep.journal.surface import Traffic
 from doorstep.monitor.surface import MonitorView, Promise
 from doorstep.release.surface import GuardrailView, Release

@@ -45,12 +45,14 @@ _CREDENTIALS = (
 
 
 class Problem(msgspec.Struct, frozen=True, order=True):
-    """One thing that is wrong in a file. line and column count from 1."""
+    """One thing that is wrong in a file. line and column count from 1. is_rule: what is written can
+    be read, and should not be written so: keys that do not fit together, a credential."""
 
     line: int
     column: int
     path: str
     message: str
+    is_rule: bool = False
 
 
 class Reading:
@@ -63,9 +65,11 @@ class Reading:
     def problem(self, node: Node, path: str, message: str) -> None:
         self.problem_at((node.line, node.column), path, message)
 
-    def problem_at(self, place: tuple[int, int], path: str, message: str) -> None:
+    def problem_at(
+        self, place: tuple[int, int], path: str, message: str, *, is_rule: bool = False
+    ) -> None:
         if len(self.problems) < PROBLEMS_MAX:
-            self.problems.append(Problem(*place, path, message))
+            self.problems.append(Problem(*place, path, message, is_rule))
 
     @property
     def is_full(self) -> bool:

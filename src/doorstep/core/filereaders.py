@@ -301,7 +301,7 @@ class Group(msgspec.Struct, frozen=True):
             for name, message in made.faults():
                 where = join(path, name)
                 place = reading.at.get(where, (node.line, node.column))
-                reading.problem_at(place, where, self._found(name, values) + message)
+                reading.problem_at(place, where, self._found(name, values) + message, is_rule=True)
         return made
 
     def _found(self, name: str, values: dict[str, Any]) -> str:

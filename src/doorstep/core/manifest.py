@@ -10,8 +10,9 @@ far it is to be trusted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal, TypeVar
+import contextlib
+from collections.abc import Collection, Iterable
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -254,17 +255,34 @@ def decode_manifest(data: bytes, digest: str) -> Manifest:
     return decode_part(data, Manifest, "manifest")
 
 
-def decode_part(data: bytes, kind: type[PartT], what: str) -> PartT:
-    """Strict decode of one travelling document. Raises: InputError (`bad-<what>`)."""
-    found: Any
+def decode_part(
+    data: bytes, kind: type[PartT], what: str, reads: Collection[int] = (FORMAT,)
+) -> PartT:
+    """Strict decode of one travelling document. reads: formats. Raises: InputError (`bad-<what>`),
+    which says so where a newer Doorstep wrote it."""
     try:
-        found = msgspec.json.decode(data)
-        if isinstance(found, dict) and found.get("format", FORMAT) != FORMAT:
-            raise InputError(
-                f"bad-{what}",
-                f"the {what} has format {found['format']!r}; this Doorstep reads {FORMAT}",
-                "pip install --upgrade doorstep",
-            )
-        return msgspec.convert(found, kind, strict=True)
+        found = msgspec.json.decode(data, type=kind)
+        if getattr(found, "format", FORMAT) not in reads:
+            raise ValueError(f"it has format {getattr(found, 'format', FORMAT)}")
     except (msgspec.DecodeError, msgspec.ValidationError, ValueError, RecursionError) as error:
-        raise InputError(f"bad-{what}", f"the {what} cannot be read: {error}") from None
+        raise InputError(f"bad-{what}", *_unreadable(data, what, reads, error)) from None
+    return found
+
+
+def _unreadable(
+    data: bytes, what: str, reads: Collection[int], error: Exception
+) -> tuple[str, str]:
+    """What to say. A later format, or a key that came later to this one, is what a newer Doorstep
+    wrote."""
+    fact = f"{error}" if "unknown field" in f"{error}" else ""
+    with contextlib.suppress(msgspec.DecodeError, ValueError, RecursionError):
+        written = msgspec.json.decode(data, type=_Formatted).format
+        if written > max(reads):
+            fact = f"it has format {written}, and this one reads up to {max(reads)}"
+    if not fact:
+        return f"the {what} cannot be read: {error}", ""
+    return f"the {what} was written by a newer Doorstep: {fact}", "pip install --upgrade doorstep"
+
+
+class _Formatted(msgspec.Struct):
+    format: int = FORMAT

@@ -7,7 +7,8 @@ is read, so that they obey the same rules; those of the other environments are c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -57,6 +58,8 @@ from doorstep.core.yamltext import Fault, Mapping, Node, Scalar, compose, walk_s
 FORMAT = 1
 ENVIRONMENTS_MAX = 16
 HINT = "doorstep check --explain"
+APPLY_HINT = "correct doorstep.yaml, then: doorstep apply"
+STORED_KEPT = 2048
 FIXED_KEYS = ("doorstep", "service", "environments")
 """What an environment cannot change."""
 
@@ -258,9 +261,35 @@ def parse_service_file(
     """
     found, problems = read_service_file(source, environment)
     if found is None or problems:
-        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = [f"  {name}:{describe_problem(one)}" for one in problems]
-        raise InputError("bad-service-file", "\n".join([f"{name} has {count}", *lines]), HINT)
+        raise InputError("bad-service-file", _described(name, problems), HINT)
+    return found
+
+
+def _described(name: str, problems: Sequence[Problem]) -> str:
+    count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = [f"  {name}:{describe_problem(one)}" for one in problems]
+    return "\n".join([f"{name} has {count}", *lines])
+
+
+@lru_cache(maxsize=STORED_KEPT)
+def read_stored(
+    text: str, environment: str | None = None
+) -> tuple[ServiceFile | None, tuple[Problem, ...]]:
+    """A revision that was accepted once, and what is wrong with it by now: rules that came later do
+    not make it unreadable. None where it says what this Doorstep does not understand."""
+    found, problems = read_service_file(text, environment)
+    return (found if all(one.is_rule for one in problems) else None), problems
+
+
+def stored_service_file(text: str, environment: str | None = None) -> ServiceFile:
+    """A revision that was accepted once. Raises: InputError (`unreadable-service-file`)."""
+    found, problems = read_stored(text, environment)
+    if found is None:
+        raise InputError(
+            "unreadable-service-file",
+            f"this Doorstep cannot read a file that was applied: {_described('it', problems)}",
+            APPLY_HINT,
+        )
     return found
 
 
@@ -304,7 +333,7 @@ def _credentials(root: Mapping) -> Iterator[Problem]:
     for scalar in walk_scalars(root):
         if kind := credential_in(scalar.text):
             message = f"looks like {kind}; write {{secret: NAME}}, an operator declares the value"
-            yield Problem(scalar.line, scalar.column, "", message)
+            yield Problem(scalar.line, scalar.column, "", message, is_rule=True)
 
 
 def _environment_names(root: Mapping) -> list[str]:

@@ -9,7 +9,7 @@ import msgspec
 from doorstep.core.contract import Contract
 from doorstep.core.errors import RefusedError
 from doorstep.core.operation import operation
-from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile import stored_service_file
 from doorstep.explain.child import Explained, ExplainRequest
 from doorstep.explain.surface import Contribution, ExplainPrediction, Explanation
 from doorstep.journal.erased import closed_error, personal_of
@@ -98,7 +98,7 @@ def check_same_row(row: dict[str, Any], explained: Explained, prediction: str) -
 def _reasons(app: App, service: str) -> int:
     with app.database.reading() as connection:
         text = get_service(connection, service).file
-    return parse_service_file(text, environment=app.home.environment).explain.reasons
+    return stored_service_file(text, app.home.environment).explain.reasons
 
 
 def _answering(app: App, service: str, number: int, prediction: str) -> VersionRow:

@@ -7,7 +7,7 @@ import msgspec
 from doorstep.core.contract import Contract
 from doorstep.core.ids import new_id
 from doorstep.core.instant import SECOND_US
-from doorstep.core.servicefile import ServiceFile, parse_service_file
+from doorstep.core.servicefile import ServiceFile, stored_service_file
 from doorstep.core.verdict import Finding, worst
 from doorstep.gate import store
 from doorstep.gate.basis import basis_of
@@ -35,7 +35,7 @@ def run_gates(
     Raises: RefusedError (`child-died`, `child-timed-out`), InputError.
     """
     started_at, started_s = app.clock.now(), app.clock.monotonic_s()
-    read = parse_service_file(file, environment=app.home.environment)
+    read = stored_service_file(file, app.home.environment)
     request = gate_request(app, version, champion, read, promised)
     answer = run_child("doorstep.gate.child", msgspec.json.encode(request), timeout_s=TIMEOUT_S)
     findings = msgspec.json.decode(answer, type=tuple[Finding, ...])

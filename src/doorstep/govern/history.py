@@ -8,6 +8,7 @@ import msgspec
 
 from doorstep.core.instant import Instant, to_text
 from doorstep.core.operation import operation
+from doorstep.core.servicefile import stored_service_file
 from doorstep.govern.surface import History, Served, ShowHistory, Stop, Tenure
 from doorstep.govern.views import event_view
 from doorstep.kernel.app import App
@@ -16,7 +17,6 @@ from doorstep.kernel.ledger import Filter, read_events
 from doorstep.monitor.goals import goals_of
 from doorstep.register.store import get_service
 from doorstep.release import store as releases
-from doorstep.release.planning import parsed_file
 from doorstep.release.types import Decision, Epoch, Finish, Release
 from doorstep.release.wording import say_basis, say_wave
 
@@ -69,7 +69,9 @@ def show_history(app: App, asked: ShowHistory) -> History:
             )
         ]
     at = asked.at or app.clock.now()
-    goals = goals_of(app, asked.service, parsed_file(service.file, app.home.environment).goal)
+    goals = goals_of(
+        app, asked.service, stored_service_file(service.file, app.home.environment).goal
+    )
     kept = {one.version: f"{one.text}: {one.state}, {one.measured}" for one in goals}
     served = tuple(
         msgspec.structs.replace(one, goal=kept.get(one.version, ""))

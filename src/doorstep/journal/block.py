@@ -179,7 +179,8 @@ def decode_header(frame: Frame) -> BlockHeader:
     if found not in FORMATS_READ:
         raise InputError(
             "newer-block",
-            f"the block has format {found!r}; this Doorstep reads up to {FORMAT}",
+            f"the block has format {found!r}, written by a newer Doorstep; this one reads up to "
+            f"{FORMAT}",
             "pip install --upgrade doorstep",
         )
     return _decode(frame.head, BlockHeader)

@@ -121,7 +121,8 @@ def _query(con: DuckDBPyConnection, asked: ExportQuestion, source: Source, read:
     if not asked.outcomes:
         return f"SELECT * FROM {view} p WHERE {chosen}"  # noqa: S608
     outcomes = create_outcomes(con, source, read)
-    told = TOLD.replace("$resolve", str(_resolved(asked.kinds)))
+    told = TOLD.replace("$resolve", str(_resolved(asked.kinds))).replace("$is_known", "true")
+    told = told.replace("$began", '"at"')
     return (
         f"WITH p AS NOT MATERIALIZED (FROM {view}), o AS (FROM {outcomes}), {told} "  # noqa: S608
         'SELECT p.*, last.label AS outcome, last.value AS outcome_value, last."at" AS outcome_at '

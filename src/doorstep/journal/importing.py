@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from doorstep.core.errors import InputError
 from doorstep.core.operation import operation
 from doorstep.core.outcome import Refused
-from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile import stored_service_file
 from doorstep.core.servicefile_types import IdsSpec
 from doorstep.journal import query
 from doorstep.journal.erased import kept_subjects
@@ -45,7 +45,7 @@ def import_rows(app: App, asked: ImportRows) -> Imported:
         raise InputError("too-many", f"{len(asked.rows)} rows; at most {IMPORTED_MAX} at a time")
     with app.database.reading() as connection:
         row = store.get_service(connection, asked.service)
-    file = parse_service_file(row.file, environment=app.home.environment)
+    file = stored_service_file(row.file, app.home.environment)
     names = {one.version for one in asked.rows if not name_fault(one.version)}
     shapes = _shapes(app, row, file.ids, names, makes_new=not asked.check)
     found: list[Prepared] = []

@@ -8,8 +8,9 @@ prediction waits.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 ANSWERED = TRAFFIC
 JOINED_ROWS_MAX = 1_000_000
 """Enough for any interval that we compute; beyond it the newest are kept."""
+PART_ROWS = 200_000
+"""As arrays a row takes about half a kilobyte."""
+UNIT = "CASE unit WHEN '' THEN split_part(id, '.', 1) ELSE unit END"
+"""Where nobody is named, the rows of a request belong together."""
 
 
 class OutcomeArrays(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,30 +81,33 @@ class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Trials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Predictions with an outcome and without. field: of the contract, whose value is wanted.
-    release: only its own; of its epochs in `whole` all, of each of those in `split` the first of
-    each unit and those that have an outcome. "": all."""
+    release: only its own; of its epochs in `whole` all, of each place in `split` the first of each
+    unit and those that have an outcome. "": all. A place is a text of epoch and segment."""
 
     field: str = ""
     release: str = ""
-    split: tuple[int, ...] = ()
+    split: tuple[str, ...] = ()
     whole: tuple[int, ...] = ()
 
 
+_IS_SPLIT = "list_contains($split, concat(epoch, ' ', segment))"
 TOLD = """
 live AS (
-  SELECT max(id) AS id, key, "at" FROM p WHERE list_contains($resolve, kind) GROUP BY key, "at"),
-live_ids AS (SELECT DISTINCT id FROM p WHERE list_contains($resolve, kind)),
+  SELECT max(id) AS id, key, "at", arg_max($began, id) AS began
+    FROM p WHERE list_contains($resolve, kind) GROUP BY key, "at"),
+live_ids AS (
+  SELECT id, min($began) AS began FROM p WHERE list_contains($resolve, kind) GROUP BY id),
 named AS (
   SELECT lower(CASE WHEN contains(prediction, '.') THEN prediction ELSE prediction || '.0' END)
     AS about, "at", received_at, label, value FROM o WHERE prediction <> ''),
 told AS (
   SELECT about, "at", label, value,
     min(received_at) AS received_at, max(received_at) AS again FROM (
-    SELECT live.id AS about, o."at", o.received_at, o.label, o.value
+    SELECT live.id AS about, o."at", o.received_at, o.label, o.value, began
       FROM (SELECT * FROM o WHERE key <> '') o
       ASOF JOIN live ON o.key = live.key AND o."at" >= live."at"
-    UNION ALL SELECT named.* FROM named SEMI JOIN live_ids ON named.about = live_ids.id)
-  GROUP BY ALL),
+    UNION ALL SELECT named.*, began FROM named JOIN live_ids ON named.about = live_ids.id)
+  WHERE $is_known GROUP BY about, "at", label, value),
 last AS (
   SELECT about, truth.label, worth.value, coalesce(truth, worth)."at" AS "at",
     coalesce(truth, worth).received_at AS received_at FROM (
@@ -113,23 +121,24 @@ last AS (
 """With `p` predictions, `o` outcomes and $resolve (kinds that an outcome may be about), `last` is
 what became of each: (about: its id, at, received_at, label, value). Label and value are told apart:
 of each the last counts, and `at` and `received_at` are the label's where there is one. What is told
-again was known since it was told first."""
+again was known since it was told first. $began: the time of a prediction; $is_known: which outcomes
+count, of those `received_at` and what they are about `began`."""
+_UNIT_BEGAN = f"""coalesce(min("at") FILTER (WHERE release = $release AND kind = {int(Kind.LIVE)}
+  AND {_IS_SPLIT}) OVER (PARTITION BY {UNIT}), "at")"""
+"""When a unit was first met in what is split, of which its later requests are a part."""
 _WANTED = """
 SELECT p.*, last.label, last.value, last."at" AS outcome_at, last.received_at
   FROM p JOIN last ON p.id = last.about
   WHERE list_contains($kinds, p.kind) AND p."at" >= $since AND p."at" < $until
-  ORDER BY p."at" DESC, p.id DESC, p.version DESC LIMIT $rows
 """
 _OF_RELEASE = """
 SELECT p.*, last.label, last.value, last."at" AS outcome_at, last.received_at
   FROM p LEFT JOIN last ON p.id = last.about
   WHERE list_contains($kinds, p.kind) AND p."at" >= $since AND p."at" < $until AND ($release = '' OR
-    (p.release = $release AND (list_contains($split, epoch) OR list_contains($whole, epoch))))
+    (p.release = $release AND ($is_split OR list_contains($whole, epoch))))
   QUALIFY $release = '' OR list_contains($whole, epoch) OR last.about IS NOT NULL OR row_number()
-    OVER (PARTITION BY p.kind, p.cached, p.epoch,
-      CASE p.unit WHEN '' THEN split_part(p.id, '.', 1) ELSE p.unit END ORDER BY p."at", p.id) = 1
-  ORDER BY CASE $release WHEN '' THEN -p."at" ELSE p."at" END, p.id, p.version LIMIT $rows
-"""
+    OVER (PARTITION BY p.kind, p.cached, p.epoch, $unit ORDER BY p."at", p.id) = 1
+""".replace("$unit", UNIT).replace("$is_split", _IS_SPLIT)
 _NEEDED = (
     *("id", "at", "version", "assigned", "kind", "segment", "release", "epoch", "unit", "key"),
     *("latency_us", "cached"),
@@ -153,6 +162,62 @@ def join_outcomes(
     prediction that has its id. What an outcome by key is about is decided among the wanted kinds
     that are not shadow (live ones if there is none). about: None is all of them.
     """
+    is_oldest_kept = trials is not None and trials.release != ""
+    order = '"at", id, version' if is_oldest_kept else '"at" DESC, id DESC, version DESC'
+    joining = _joining(con, snapshots, service, since, until, kinds, about, trials)
+    if joining is None:
+        return _arrays({}, 0)
+    query, values = joining
+    limited = f"{query} ORDER BY {order} LIMIT {JOINED_ROWS_MAX + 1}"
+    found = con.execute(limited, values).fetchnumpy()
+    field = trials.field if trials else ""
+    return _arrays(found, len(found["id"]), field, is_oldest_kept=is_oldest_kept)
+
+
+def joined_parts(
+    con: DuckDBPyConnection,
+    snapshots: Sequence[NodeSnapshot],
+    service: str,
+    span: tuple[Instant, Instant],
+    kinds: Collection[int],
+    trials: Trials | None,
+    age_us: int,
+    *,
+    is_whole: bool = False,
+) -> Iterator[OutcomeArrays]:
+    """What `join_outcomes` gives, however much it is: in parts of about PART_ROWS rows, in which a
+    unit is whole. age_us: an outcome counts if it was told by that age of its prediction, with
+    trials of its unit; 0: whenever it was told. is_whole: in one part, of too many the first."""
+    joining = _joining(con, snapshots, service, *span, kinds, None, trials, age_us)
+    if joining is None:
+        return
+    query, values = joining
+    made = f"CREATE TEMP TABLE joined AS SELECT *, hash({UNIT}) AS part FROM ({query})"  # noqa: S608
+    con.execute(made, values)
+    counted = con.execute("SELECT count(*) FROM joined").fetchone()
+    assert counted is not None
+    parts = 1 if is_whole else max(1, math.ceil(counted[0] / PART_ROWS))
+    for part in range(parts):
+        found = con.execute(
+            f'SELECT * FROM joined WHERE part % {parts:d} = {part:d} ORDER BY "at", id, version '  # noqa: S608
+            f"LIMIT {JOINED_ROWS_MAX + 1}"
+        ).fetchnumpy()
+        field = trials.field if trials else ""
+        yield _arrays(found, len(found["id"]), field, is_oldest_kept=True)
+
+
+def _joining(
+    con: DuckDBPyConnection,
+    snapshots: Sequence[NodeSnapshot],
+    service: str,
+    since: Instant,
+    until: Instant,
+    kinds: Collection[int],
+    about: About | None,
+    trials: Trials | None,
+    age_us: int = 0,
+) -> tuple[str, dict[str, Any]] | None:
+    """The query and its parameters; None where nothing was recorded."""
     paths = _paths(snapshots, service, since)
     parts = list(tail_parts(snapshots, service))
     field = trials.field if trials else ""
@@ -160,24 +225,26 @@ def join_outcomes(
     told = _load_outcomes(con, snapshots, parts, service, since, is_needed=trials is not None)
     duck.confine(con, paths)
     if not predicted or not told:
-        return _arrays({}, 0)
+        return None
+    values: dict[str, Any] = {"since": since, "until": until, "kinds": [int(one) for one in kinds]}
+    resolve = [int(one) for one in kinds if one != Kind.SHADOW] or [int(one) for one in ANSWERED]
+    values |= {"resolve": resolve}
     if about is not None:
         predicted = (
             f"SELECT * FROM ({predicted}) "  # noqa: S608
             "WHERE list_contains($ids, id) OR list_contains($keys, key)"
         )
-    wanted = _WANTED if trials is None else _OF_RELEASE
-    query = f"WITH p AS ({predicted}), o AS ({told}), {TOLD} {wanted}"
-    resolve = [int(one) for one in kinds if one != Kind.SHADOW] or [int(one) for one in ANSWERED]
-    values: dict[str, Any] = {"since": since, "until": until, "rows": JOINED_ROWS_MAX + 1}
-    values |= {"kinds": [int(one) for one in kinds], "resolve": resolve}
-    values |= {} if about is None else {"ids": list(about.ids), "keys": list(about.keys)}
+        values |= {"ids": list(about.ids), "keys": list(about.keys)}
+    wanted, began = _WANTED, '"at"'
     if trials is not None:
+        wanted, began = _OF_RELEASE, _UNIT_BEGAN if age_us else began
         values |= {"release": trials.release}
         values |= {"split": list(trials.split), "whole": list(trials.whole)}
-    found = con.execute(query, values).fetchnumpy()
-    is_oldest_kept = trials is not None and trials.release != ""
-    return _arrays(found, len(found["id"]), field, is_oldest_kept=is_oldest_kept)
+    values |= {"age": age_us} if age_us else {}
+    known = "received_at - began <= $age" if age_us else "true"
+    predicted = f"SELECT *, {began} AS began FROM ({predicted})"  # noqa: S608
+    outcomes = TOLD.replace("$began", "began").replace("$is_known", known)
+    return f"WITH p AS ({predicted}), o AS ({told}), {outcomes} {wanted}", values
 
 
 def _paths(snapshots: Iterable[NodeSnapshot], service: str, since: Instant) -> list[Path]:

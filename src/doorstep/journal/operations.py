@@ -20,7 +20,7 @@ from doorstep.core.record import (
     Kind,
     Status,
 )
-from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile import stored_service_file
 from doorstep.journal import query
 from doorstep.journal.erased import kept_subjects, personal_of
 from doorstep.journal.export import export_file
@@ -136,7 +136,7 @@ def _filters(app: App, asked: ListPredictions, file: str, contracts: Sequence[Co
     """Raises: InputError (`bad-kind`, `bad-status`, `no-subject`)."""
     wanted = [Wanted(("out.answer",), asked.answer)] if asked.answer else []
     if asked.subject:
-        ids, seals = parse_service_file(file).ids, any(one.seals for one in contracts)
+        ids, seals = stored_service_file(file).ids, any(one.seals for one in contracts)
         name = ids.subject or (ids.key if seals else "")
         if not name:
             raise InputError(
@@ -297,7 +297,7 @@ def _outcomes(app: App, service: str, rows: Sequence[dict[str, Any]]) -> Known:
 
 def recorded_key(app: App, file: str, contracts: Iterable[Contract]) -> Callable[[str], str]:
     """What the journal has for a key: a pseudonym, where it is personal in any version."""
-    ids = parse_service_file(file, environment=app.home.environment).ids
+    ids = stored_service_file(file, app.home.environment).ids
     subjects = kept_subjects(app)
     if subjects is None or not any(
         ids.key in one.hidden(ids.subject or ids.key) for one in contracts

@@ -14,7 +14,7 @@ import msgspec
 from doorstep.core.errors import DoorstepError
 from doorstep.core.ids import parse_name
 from doorstep.core.plural import plural
-from doorstep.core.servicefile import ServiceFile, parse_service_file
+from doorstep.core.servicefile import ServiceFile, stored_service_file
 from doorstep.core.servicefile_watch import WatchSpec
 from doorstep.journal.importing import import_rows, note_left_out, note_versions
 from doorstep.journal.surface import IMPORTED_MAX, ImportedRow, ImportRows
@@ -133,7 +133,7 @@ def lines_of(path: Path) -> Lines:
 
 def _first_version(app: App, row: store.ServiceRow, files: list[Path]) -> bool:
     """Whether there are rows enough to compare later ones with; these are then the reference."""
-    file = parse_service_file(row.file, environment=app.home.environment)
+    file = stored_service_file(row.file, app.home.environment)
     needed = (file.watch or WatchSpec()).reference_rows
     good: list[ImportedRow] = []
     for path in files:

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from doorstep.core.errors import InputError
 from doorstep.core.instant import SECOND_US, Instant
+from doorstep.core.manifest import decode_part
 
 FORMAT = 2
 FORMATS_READ = (1, 2)
@@ -286,14 +286,4 @@ def encode_summary(summary: Summary) -> bytes:
 
 def decode_summary(data: bytes) -> Summary:
     """Raises: InputError (`bad-summary`)."""
-    try:
-        found = msgspec.json.decode(data, type=Summary)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise InputError("bad-summary", f"the summary cannot be read: {error}") from None
-    if found.format not in FORMATS_READ:
-        raise InputError(
-            "bad-summary",
-            f"the summary has format {found.format}; this Doorstep reads {FORMAT}",
-            "pip install --upgrade doorstep",
-        )
-    return found
+    return decode_part(data, Summary, "summary", FORMATS_READ)

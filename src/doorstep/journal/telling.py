@@ -15,7 +15,7 @@ from doorstep.core.ids import digest_of, new_id
 from doorstep.core.operation import operation
 from doorstep.core.outcome import Refused, require_all, sort_out
 from doorstep.core.record import Layout, OutcomeRecord, PredictionMeta
-from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile import stored_service_file
 from doorstep.journal.erased import without_erased
 from doorstep.journal.operations import recorded_key
 from doorstep.journal.received import Received
@@ -118,7 +118,7 @@ def _sorted_out(app: App, asked: RecordOutcomes) -> tuple[list[OutcomeRecord], l
         versions = list_versions(connection, asked.service)
     manifests = [manifest_of(app.home.bundles, one.digest) for one in versions]
     known = {one.labels for one in manifests}
-    if known and parse_service_file(text).monitor.outcomes.unit:
+    if known and stored_service_file(text).monitor.outcomes.unit:
         known.add(())
     possible, refused = sort_out(asked.service, asked.outcomes, known, app.clock.now())
     gone = {one.index for one in refused}

@@ -41,8 +41,17 @@ LOADING = "loading"
 RETENTION = "retention"
 JOURNAL = "journal"
 TROUBLES_SAID_MAX = 2
+FILE = "service file"
+RULES = "rules of the service file"
 LATE_S = 120
 """Windows close two minutes late, so that slow writers are in."""
+_OF_FILE: tuple[tuple[str, Severity, bool, str, str], ...] = (
+    (FILE, "critical", False, "cannot be read",
+     "nodes keep what they were told of it, and nothing else can be asked"),
+    (RULES, "warning", True, "breaks a rule that is newer",
+     "it stays in effect as it is written"),
+)  # fmt: skip
+"""(subject, severity, whether it is in effect, what is wrong, what then holds)"""
 _WORDS = {
     Status.FAILED: "the version raised an error",
     Status.TIMED_OUT: "the version took too long",
@@ -55,16 +64,20 @@ _WORDS = {
 def evaluate(facts: ServiceFacts, now: Instant) -> list[MonitorFinding]:
     """The findings of the service that are open now, or that this look resolved; worst first."""
     asked = asked_subjects(facts)
-    return carry_on(facts, _observe(facts), now, lambda kind, subject: (kind, subject) in asked)
+    observed = [*_observe(facts), *_of_file(facts, now)]
+    if not facts.is_file_read:  # nobody knows what is asked
+        return carry_on(facts, observed, now)
+    return carry_on(facts, observed, now, lambda kind, subject: (kind, subject) in asked)
 
 
 def asked_subjects(facts: ServiceFacts) -> frozenset[tuple[Kind, str]]:
     """Everything that a look may judge, whether or not there are rows to judge it by: the columns
     of the champion's reference, the promises of the service file, and what keeps us from knowing.
-    Without a champion, nothing."""
+    Without a champion, the file alone."""
     if facts.version is None:
-        return frozenset()
-    found: set[tuple[Kind, str]] = {("drift", one) for one in drift_subjects(facts)}
+        return frozenset({("data", FILE), ("data", RULES)})
+    found: set[tuple[Kind, str]] = {("data", FILE), ("data", RULES)}
+    found |= {("drift", one) for one in drift_subjects(facts)}
     found |= {(one.kind, one.text) for one in promises(facts)}
     found |= {("data", "traffic"), ("data", "contract"), ("data", LOADING)}
     found |= {("data", RETENTION), ("data", JOURNAL)}
@@ -92,6 +105,23 @@ def _observe(facts: ServiceFacts) -> Iterator[Observation]:
         if observed is not None:
             yield observed
     yield from _of_data(facts)
+
+
+def _of_file(facts: ServiceFacts, now: Instant) -> Iterator[Observation]:
+    """A revision was right when it was applied; a later Doorstep may have rules that it breaks."""
+    for subject, severity, is_read, said, why in _OF_FILE:
+        yield Observation(
+            kind="data",
+            subject=subject,
+            is_bad=bool(facts.file_faults) and facts.is_file_read is is_read,
+            since=now,
+            until=now,
+            severity=severity,
+            sentence=f"the newest service file {said}: {'; '.join(facts.file_faults)}",
+            cause=f"another Doorstep accepted it; {why}",
+            next="correct doorstep.yaml, then: doorstep apply",
+            is_certain=True,
+        )
 
 
 def _of_promise(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.manifest import Manifest, Profile, decode_part
 from doorstep.core.record import TRAFFIC
-from doorstep.core.servicefile import ServiceFile
+from doorstep.core.servicefile import ServiceFile, read_stored
 from doorstep.gate.metrics import Labelled, labelled_of
 from doorstep.journal import query
 from doorstep.journal.joined import OutcomeArrays
@@ -30,7 +30,6 @@ from doorstep.monitor.types import MonitorFinding, QualityWindow, ServiceFacts
 from doorstep.register import store as versions
 from doorstep.register.views import manifest_of
 from doorstep.release import store as releases
-from doorstep.release.planning import parsed_file
 
 TRAFFIC_WINDOW_S = 3_600.0
 SHOWN_S = 86_400.0
@@ -87,10 +86,13 @@ class QualityKept:
 
 
 def watched(app: App, service: str) -> Watched | None:
-    """None for a service without a champion or a watched version. Raises: NotFoundError
-    (`no-service`)."""
+    """None for a service without a champion or a watched version, or whose file cannot be read.
+    Raises: NotFoundError (`no-service`)."""
     with app.database.reading() as connection:
         row = versions.get_service(connection, service)
+        file, _ = read_stored(row.file, app.home.environment)
+        if file is None:
+            return None
         tenures = releases.list_tenures(connection, service)
         running = releases.find_running(connection, service)
         number, since = None, row.created_at
@@ -109,7 +111,6 @@ def watched(app: App, service: str) -> Watched | None:
     path = app.home.bundles / version.digest / "reference" / "profile.json"
     profile = decode_part(path.read_bytes(), Profile, "profile") if path.is_file() else None
     manifest = manifest_of(app.home.bundles, version.digest)
-    file = parsed_file(row.file, app.home.environment)
     hidden = manifest.contract.hidden(file.ids.subject or file.ids.key)
     return Watched(
         file=file,

@@ -9,6 +9,7 @@ import msgspec
 
 from doorstep.core.errors import DoorstepError
 from doorstep.core.instant import Instant
+from doorstep.core.servicefile import describe_problem, read_stored
 from doorstep.journal.reports import leave_report
 from doorstep.kernel.app import App
 from doorstep.kernel.event import Object
@@ -17,8 +18,7 @@ from doorstep.monitor.decide import evaluate
 from doorstep.monitor.gather import gather, watched
 from doorstep.monitor.goals import look_at_goal
 from doorstep.monitor.types import MonitorFinding, ServiceFacts
-from doorstep.register.store import list_services
-from doorstep.release.planning import parsed_file
+from doorstep.register.store import get_service, list_services
 
 _log = logging.getLogger("doorstep.monitor")
 
@@ -40,14 +40,15 @@ class Monitors:
             services = list_services(connection)
         now_s = app.clock.monotonic_s()
         for service in services:
-            file = parsed_file(service.file, app.home.environment)
-            every_s = min(self._every_s, file.monitor.drift.window_s)
+            file, _ = read_stored(service.file, app.home.environment)
+            every_s = min(self._every_s, file.monitor.drift.window_s if file else self._every_s)
             if now_s - self._looked_s.get(service.name, -every_s) < every_s:
                 continue
             self._looked_s[service.name] = now_s
             try:
                 look(app, service.name, app.clock.now())
-                look_at_goal(app, service.name, file)
+                if file is not None:
+                    look_at_goal(app, service.name, file)
             except DoorstepError as error:
                 # One service that cannot be looked at must not blind the others.
                 _log.warning("%s: %s", service.name, error)
@@ -58,8 +59,14 @@ def look(app: App, service: str, now: Instant) -> list[MonitorFinding]:
     seen = watched(app, service)
     with app.database.reading() as connection:
         known = tuple(store.list_findings(connection, service))
+        file, faults = read_stored(get_service(connection, service).file, app.home.environment)
     nothing_serves = ServiceFacts(service=service, version=None, known=known)
-    found = evaluate(gather(app, seen, now, known) if seen else nothing_serves, now)
+    facts = msgspec.structs.replace(
+        gather(app, seen, now, known) if seen else nothing_serves,
+        file_faults=tuple(map(describe_problem, faults)),
+        is_file_read=file is not None,
+    )
+    found = evaluate(facts, now)
     before = {one.id: one for one in known}
     changed = [one for one in found if before.get(one.id) != one]
     if changed:

@@ -9,7 +9,7 @@ from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.operation import operation
 from doorstep.core.plural import plural
 from doorstep.core.record import TRAFFIC
-from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile import read_stored
 from doorstep.core.servicefile_watch import WatchSpec
 from doorstep.journal.operations import count_rescued, count_rows
 from doorstep.journal.spool import count_waiting
@@ -103,7 +103,8 @@ def show_status(app: App, asked: ShowStatus) -> Statuses:
 
 def _recorded(app: App, row: ServiceRow) -> str:
     """What waits of a service that is to be watched, in words; "" if nothing does."""
-    most = (parse_service_file(row.file).watch or WatchSpec()).reference_rows
+    file, _ = read_stored(row.file)
+    most = ((file and file.watch) or WatchSpec()).reference_rows
     count = count_waiting(app.home.path, row.name, most)
     other = f"doorstep journal import {row.name} --reference FILE"
     rows = plural(count, "row was", "rows were")

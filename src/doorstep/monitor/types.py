@@ -139,7 +139,8 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     champion. had_traffic: the service was asked in the day before `traffic` ended. unloaded: why
     versions cannot be loaded, by number. leaving: by node, records that go soon. troubles: by node,
     what is the matter with its journal. known: findings that are open, and those resolved not long
-    ago. unit: of the values of cases.
+    ago. unit: of the values of cases. file_faults: what is wrong with the newest service file by
+    now; is_file_read: whether it is in effect even so.
     """
 
     service: str
@@ -160,6 +161,8 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     alert_kinds: frozenset[str] = frozenset({"drift", "quality", "slo"})
     known: tuple[MonitorFinding, ...] = ()
     unit: str = ""
+    file_faults: tuple[str, ...] = ()
+    is_file_read: bool = True
 
 
 PromiseState = Literal["kept", "broken", "not-yet-known"]

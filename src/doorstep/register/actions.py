@@ -18,7 +18,7 @@ from doorstep.core.manifest import (
     vouched_digest,
 )
 from doorstep.core.operation import operation
-from doorstep.core.servicefile import ServiceFile, parse_service_file
+from doorstep.core.servicefile import ServiceFile, parse_service_file, read_stored
 from doorstep.kernel.app import App
 from doorstep.kernel.blobs import MANIFEST, publish_bundle
 from doorstep.kernel.db import Unit
@@ -71,7 +71,7 @@ def _changes(
     app: App, newest: store.ServiceRow | None, parsed: ServiceFile
 ) -> tuple[KeyChange, ...]:
     environment = app.home.environment
-    before = parse_service_file(newest.file, environment=environment) if newest else None
+    before = read_stored(newest.file, environment)[0] if newest else None
     return changes(before, parsed)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from doorstep.core.manifest import Manifest, decode_manifest
-from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile import read_stored
 from doorstep.kernel.app import App
 from doorstep.kernel.blobs import MANIFEST
 from doorstep.register import store
@@ -29,16 +29,16 @@ def manifest_of(bundles: Path, digest: str) -> Manifest:
 
 
 def service_view(row: store.ServiceRow, champion: int | None, last: int | None) -> Service:
-    """One service, as the operations give it."""
-    file = parse_service_file(row.file)
+    """One service, as the operations give it; of a file that cannot be read, its text alone."""
+    file, _ = read_stored(row.file)
     return Service(
         service=row.name,
         revision=row.revision,
-        purpose=file.purpose,
-        owner=file.owner,
-        risk=file.risk,
-        task=file.model.task or "",
-        label=file.model.label,
+        purpose=file.purpose if file else "",
+        owner=file.owner if file else "",
+        risk=file.risk if file else "low",
+        task=(file.model.task if file else None) or "",
+        label=file.model.label if file else "",
         champion=champion,
         last_champion=last,
         file=row.file,

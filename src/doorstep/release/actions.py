@@ -7,6 +7,7 @@ crash anywhere between two of them the next tick reads the state again and goes 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from sqlalchemy import Connection
@@ -15,6 +16,7 @@ from doorstep.core.contract import Contract
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.ids import new_id, parse_version
 from doorstep.core.instant import SECOND_US, Instant
+from doorstep.core.servicefile import stored_service_file
 from doorstep.kernel.app import App
 from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
@@ -29,7 +31,7 @@ from doorstep.release.estimate import Traffic, estimate
 from doorstep.release.forecast import choose_spec, read_traffic
 from doorstep.release.metrics import METRICS
 from doorstep.release.permits import require_approvals, require_gates, require_may
-from doorstep.release.planning import parsed_file, write_plan
+from doorstep.release.planning import write_plan
 from doorstep.release.spec import Before, guarded
 from doorstep.release.surface import StartRelease
 from doorstep.release.transition import METHOD_NAME, Beginning, apply, begin, unwatched
@@ -46,13 +48,14 @@ from doorstep.release.types import (
 
 CELLS_SHOWN_MAX = 400
 WHY_CHARS_MAX = 1_000
+STARTS_MAX = 3
 
 
 def start_release(app: App, asked: StartRelease, requests_per_s: float) -> store.ReleaseRow:
     """Begin to carry a version onto its service.
 
     Raises: NotFoundError, RefusedError (`gate-not-passed`, `gate-outdated`, `release-running`,
-    `same-version`, `rehearsal-in-production`, `no-outcomes`, `no-traffic`).
+    `same-version`, `rehearsal-in-production`, `no-outcomes`, `no-traffic`, `service-changed`).
     """
     service, number = parse_version(asked.version)
     if asked.rehearsal and app.home.environment == "production":
@@ -61,9 +64,16 @@ def start_release(app: App, asked: StartRelease, requests_per_s: float) -> store
             "a rehearsal sends its own rows; this environment is production",
             f"doorstep release start {asked.version}",
         )
-    before, traffic = _measured(app, service, number, requests_per_s, asked.rehearsal)
-    return app.database.run(
-        lambda unit: _start(unit, app, service, number, asked, before, traffic), app.actor
+    for _ in range(STARTS_MAX):
+        seen = _measured(app, service, number, requests_per_s, asked.rehearsal)
+        start = partial(_start, app=app, service=service, number=number, asked=asked, seen=seen)
+        if (started := app.database.run(start, app.actor)) is not None:
+            return started
+    raise RefusedError(
+        "service-changed",
+        f"the service file or the champion of {service} changed while the champion was measured, "
+        f"{STARTS_MAX} times",
+        f"doorstep release start {asked.version}",
     )
 
 
@@ -73,19 +83,27 @@ def plan_release(
     """The champion that it would be compared with, what it would do, and the traffic it would meet.
     Raises: NotFoundError, RefusedError, as `start_release`."""
     service, number = parse_version(version)
-    before, traffic = _measured(app, service, number, requests_per_s)
+    seen = _measured(app, service, number, requests_per_s)
     with app.database.reading() as connection:
-        row = versions.get_service(connection, service)
         asked = versions.get_version(connection, service, number)
-        champion = _to_compare(connection, service, number)
-        contracts = _contracts(connection, app, asked, champion)
-    file = parsed_file(row.file, app.home.environment)
-    return champion, choose_spec(file, traffic, contracts, before), traffic
+        contracts = _contracts(connection, app, asked, seen.champion)
+    file = stored_service_file(seen.file, app.home.environment)
+    return seen.champion, choose_spec(file, seen.traffic, contracts, seen.before), seen.traffic
+
+
+class _Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What a release would be frozen with; it holds for this text of the service file and this
+    champion, and no other."""
+
+    file: str
+    champion: int | None
+    before: Before
+    traffic: Traffic
 
 
 def _measured(
     app: App, service: str, number: int, requests_per_s: float, is_rehearsal: bool = False
-) -> tuple[Before, Traffic]:
+) -> _Measured:
     """What is frozen into a release with somebody to compare with. Rows of a rehearsal come to
     nothing, so what is read from outcomes and records is left out of it. Raises: NotFoundError,
     RefusedError (see `measure`)."""
@@ -93,15 +111,17 @@ def _measured(
         row = versions.get_service(connection, service)
         champion = _to_compare(connection, service, number)
         if champion is None:
-            return Before(), Traffic(units_per_s=requests_per_s)
+            traffic = Traffic(units_per_s=requests_per_s)
+            return _Measured(file=row.file, champion=None, before=Before(), traffic=traffic)
         serving = versions.get_version(connection, service, champion)
     manifest = manifest_of(app.home.bundles, serving.digest)
-    file = parsed_file(row.file, app.home.environment)
+    file = stored_service_file(row.file, app.home.environment)
     named = guarded(file)
     if is_rehearsal:
         named = frozenset(one for one in named if METRICS[one].read == "nodes")
     before = measure(app, file, champion, manifest, named)
-    return before, read_traffic(app, file, requests_per_s)
+    traffic = read_traffic(app, file, requests_per_s)
+    return _Measured(file=row.file, champion=champion, before=before, traffic=traffic)
 
 
 def _to_compare(connection: Connection, service: str, number: int) -> int | None:
@@ -119,19 +139,21 @@ def _start(
     service: str,
     number: int,
     asked: StartRelease,
-    before: Before,
-    traffic: Traffic,
-) -> store.ReleaseRow:
+    seen: _Measured,
+) -> store.ReleaseRow | None:
+    """None if what was measured does not hold any more."""
+    row = versions.get_service(unit.connection, service)
+    if (row.file, _to_compare(unit.connection, service, number)) != (seen.file, seen.champion):
+        return None
     version = versions.get_version(unit.connection, service, number)
     require_alive(unit, service, number)
     require_model(version)
     require_gates(unit, app, version)
     approved_by = require_approvals(unit, app, version, [unit.actor.id])
     champion = _settle_first(unit, app, service, version)
-    row = versions.get_service(unit.connection, service)
-    file = parsed_file(row.file, app.home.environment)
+    file = stored_service_file(row.file, app.home.environment)
     contracts = _contracts(unit.connection, app, version, champion)
-    spec = choose_spec(file, traffic, contracts, before)
+    spec = choose_spec(file, seen.traffic, contracts, seen.before)
     if asked.rehearsal:
         # Nobody waits for the answers of a rehearsal, so its first minute is evidence as well.
         spec = msgspec.structs.replace(spec, warmup_s=0.0)
@@ -157,7 +179,7 @@ def _start(
             "rehearsal": asked.rehearsal,
             "spec": spec,
             "approved_by": approved_by,
-            "forecast": "" if champion is None else estimate(spec, traffic).reason,
+            "forecast": "" if champion is None else estimate(spec, seen.traffic).reason,
         },
     )
     return with_plan(unit, app, started)

@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 import msgspec
 from sqlalchemy import Connection
 
+from doorstep.core.servicefile import read_stored
 from doorstep.core.servicefile_running import FallbackSpec
 from doorstep.register.store import ServiceRow
 from doorstep.release import store
-from doorstep.release.planning import parsed_file
 from doorstep.release.tenures import previous_champion, serving
 
 
@@ -31,7 +31,8 @@ def read_callers(connection: Connection, row: ServiceRow, environment: str) -> C
     if number is None and running is not None and running.release.is_first:
         number = running.release.challenger
     kills = store.list_kills(connection, row.name)
-    chain = parsed_file(row.file, environment).serve.fallback
+    file, _ = read_stored(row.file, environment)
+    chain = file.serve.fallback if file else ()
     alive = [one for one in (number, previous_champion(tenures)) if one not in kills]
     if number is not None and number in alive:
         return Callers(serving=number, kill=None, get=f"{row.name}@{number}")

@@ -105,15 +105,6 @@ def worth_of(arrays: OutcomeArrays, guardrail: Guardrail) -> Floats:
     return converted.astype(np.float64)
 
 
-def split_epochs(release: Release) -> list[int]:
-    segments = release.spec.segments
-    return [
-        one.number
-        for one in release.epochs
-        if any(release.is_split(one, segment) for segment in segments)
-    ]
-
-
 def shadow_epochs(release: Release) -> list[int]:
     return [one.number for one in release.epochs if one.measured and one.state is State.SHADOW]
 

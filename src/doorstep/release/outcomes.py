@@ -8,33 +8,14 @@ from functools import partial
 
 import msgspec
 
-from doorstep.core.instant import SECOND_US, Instant
-from doorstep.core.record import Kind
-from doorstep.journal import query
-from doorstep.journal.joined import OutcomeArrays, Trials
 from doorstep.kernel.app import App
 from doorstep.kernel.turns import in_turn
-from doorstep.release.groups import gap_cells
-from doorstep.release.losses import (
-    loss_cells,
-    rankings_of,
-    shadow_epochs,
-    split_epochs,
-    told_of,
-    trials_of,
-)
-from doorstep.release.types import EXPERIMENT, Guardrail, LossCell, Ranking, Release
+from doorstep.release.reading import Asked, Read, ask
+from doorstep.release.types import EXPERIMENT, Guardrail, Release
 
 LOOK_EVERY_S = 10.0
 LOOK_PART_MAX = 0.1
 """Of our time, so that a release with a long history is looked at less often."""
-
-
-class Read(msgspec.Struct, frozen=True):
-    """What the journal said of one release."""
-
-    cells: tuple[LossCell, ...] = ()
-    rankings: tuple[Ranking, ...] = ()
 
 
 NOTHING = Read()
@@ -64,7 +45,7 @@ class Losses:
         if began_s < self._next_s.get(name, 0.0):
             return
         try:
-            self._read[name] = read_losses(app, release, self.get(name).cells)
+            self._read[name] = read_losses(app, release)
         finally:
             now_s = app.clock.monotonic_s()
             self._next_s[name] = now_s + max(LOOK_EVERY_S, (now_s - began_s) / LOOK_PART_MAX)
@@ -80,67 +61,14 @@ def measured(release: Release) -> Iterator[tuple[str, Guardrail]]:
         yield EXPERIMENT, experiment.measure
 
 
-def read_losses(app: App, release: Release, before: tuple[LossCell, ...] = ()) -> Read:
-    """Of a release of which something is measured by the journal. before: what was read last."""
-    found: list[LossCell] = []
-    rankings: tuple[Ranking, ...] = ()
-    for metric, guardrail in measured(release):
-        known = tuple(one for one in before if one.metric == metric)
-        read = _read(app, release, metric, guardrail, known)
-        found += read.cells
-        rankings = read.rankings or rankings
-    return Read(tuple(found), rankings)
-
-
-def _read(
-    app: App,
-    release: Release,
-    metric: str,
-    guardrail: Guardrail,
-    before: tuple[LossCell, ...],
-) -> Read:
-    now = app.clock.now()
-    needs_outcome = guardrail.metric.read == "outcomes"
-    trials = Trials(
-        field=guardrail.field,
-        release=release.id,
-        split=tuple(_used(release, guardrail)),
-        whole=tuple(shadow_epochs(release)),
-    )
-    # What is judged at an age is asked for up to it; a unit's later requests count for its first.
-    age_s = guardrail.delay_s if needs_outcome else 0.0
-    asked = query.Question(
-        what="outcomes_joined", home=str(app.home.path), service=release.service,
-        since=release.started_at, until=now - round(age_s * SECOND_US),
-        kinds=(int(Kind.LIVE), int(Kind.SHADOW)), trials=None if needs_outcome else trials,
-    )  # fmt: skip
-    arrays: OutcomeArrays = query.ask(asked)
-    if guardrail.name == "fairness":
-        return Read(gap_cells(arrays, release, guardrail))
-    if not needs_outcome:
-        # Of too many the first are read: evidence then stays as it is.
-        told = trials_of(arrays, release, guardrail, now)
-        return Read(loss_cells(told, release, guardrail, metric))
-    cells = loss_cells(told_of(arrays, release, guardrail), release, guardrail, metric)
-    if arrays.is_cut:
-        cells = whole_cells(cells, before, release, int(arrays.at[0]))
-    return Read(cells, rankings_of(arrays, release, guardrail.label))
-
-
-def whole_cells(
-    cells: tuple[LossCell, ...], before: tuple[LossCell, ...], release: Release, since: Instant
-) -> tuple[LossCell, ...]:
-    """What the newest rows say, of which there were too many: those before `since` were left out.
-    An epoch that began before keeps what it said while it was whole: evidence that lost its
-    beginning could be picked by when it is looked at."""
-    cut = {one.number for one in release.epochs if one.started_at <= since}
-    kept = tuple(one for one in before if one.epoch in cut)
-    return kept + tuple(one for one in cells if one.epoch not in cut)
-
-
-def _used(release: Release, guardrail: Guardrail) -> list[int]:
-    """Epochs in which units are met. Of fairness the challenger's own gap counts, wherever it
-    answers."""
-    if guardrail.name != "fairness":
-        return split_epochs(release)
-    return [one.number for one in release.epochs if one.measured and one.share > 0.0]
+def read_losses(app: App, release: Release) -> Read:
+    """Of a release of which something is measured by the journal."""
+    home, now = str(app.home.path), app.clock.now()
+    # What is told apart by its history is not asked for.
+    bare = msgspec.structs.replace(release, history=())
+    found = [
+        ask(Asked(home=home, release=bare, metric=metric, guardrail=guardrail, now=now))
+        for metric, guardrail in measured(release)
+    ]
+    rankings = next((one.rankings for one in found if one.rankings), ())
+    return Read(tuple(cell for one in found for cell in one.cells), rankings)

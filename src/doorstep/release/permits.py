@@ -9,6 +9,8 @@ import msgspec
 from doorstep.core.errors import ForbiddenError, RefusedError
 from doorstep.core.ids import digest_of, parse_version
 from doorstep.core.people import OWNER
+from doorstep.core.plural import plural
+from doorstep.core.servicefile import stored_service_file
 from doorstep.core.verdict import Verdict
 from doorstep.gate.basis import basis_of, what_changed
 from doorstep.gate.store import find_newest
@@ -21,7 +23,6 @@ from doorstep.register import store as versions
 from doorstep.register.surface import Rule
 from doorstep.release import store
 from doorstep.release.approvals import Approval, add_approval, list_approvals, may_release
-from doorstep.release.planning import parsed_file
 from doorstep.release.policies import REVISION, rule_of
 from doorstep.release.policy import InForce, is_named
 from doorstep.release.surface import Approvals, ApprovalView
@@ -55,7 +56,7 @@ def _basis_now(
 ) -> GateBasis:
     """What its gates would rest on now. known: what they rested on when they ran."""
     row = versions.get_service(unit.connection, version.service)
-    file = parsed_file(row.file, app.home.environment)
+    file = stored_service_file(row.file, app.home.environment)
     compared = _compared_with(unit, version)
     if compared is None:
         compared = known.champion if known is not None else ""
@@ -89,7 +90,7 @@ def require_approvals(
     if len(found) >= need:
         return found
     asking = ", ".join(sorted(set(asked_by)))
-    said = f"{version.name} needs the yes of {count_people(need)}"
+    said = f"{version.name} needs the yes of {plural(need, "person", "people")}"
     said += f" of {', '.join(may)}" if may else ""
     said += (
         f" who neither registered it ({version.by}) nor ask for its release ({asking}); "
@@ -233,12 +234,8 @@ def _digest(unit: Unit, app: App, version: versions.VersionRow) -> str:
     run = find_newest(unit.connection, version.service, version.number)
     basis = _basis_now(unit, app, version, run.basis if run else None)
     row = versions.get_service(unit.connection, version.service)
-    carried = parsed_file(row.file, app.home.environment).release
+    carried = stored_service_file(row.file, app.home.environment).release
     return digest_of(msgspec.json.encode((version.digest, basis, carried), enc_hook=str))
-
-
-def count_people(people: int) -> str:
-    return "1 person" if people == 1 else f"{people} people"
 
 
 def say_given(found: tuple[str, ...]) -> str:

@@ -36,9 +36,11 @@ _RUNNING: dict[State, StateName] = {
 
 class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one service's document is made from. versions: by number, at least those
-    that are named here. contract: what callers may send now. killed: not to be asked."""
+    that are named here. contract: what callers may send now. killed: not to be asked. file: None
+    where this Doorstep cannot read it."""
 
-    file: ServiceFile
+    service: str
+    file: ServiceFile | None
     contract: Contract
     versions: Mapping[int, VersionRow]
     champion: int | None
@@ -47,44 +49,64 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     killed: Collection[int] = ()
 
 
-def service_plan(state: ServiceState) -> ServicePlan:
-    """The document that nodes get for one service."""
-    serve, release = state.file.serve, state.release
+def service_plan(state: ServiceState, last: ServicePlan | None = None) -> ServicePlan | None:
+    """The document that nodes get for one service. last: what they have. Where the file cannot be
+    read, what it says there stays, and who serves whom goes on; None where nothing was said yet."""
+    release = state.release
+    if state.file is None:
+        return last and msgspec.structs.replace(
+            last,
+            contract=state.contract,
+            versions=_versions(state),
+            champion=_serving(state),
+            release=_release_plan(release, is_recorded=last.record == "full"),
+            fallback=tuple(_fallback_again(last, state.last_champion)),
+            killed=tuple(sorted(state.killed)),
+        )
+    file, serve = state.file, state.file.serve
     # Units must not change sides because the file was edited while a release runs.
     frozen = release.spec if release is not None else None
     return ServicePlan(
         format=FORMAT,
-        service=state.file.service,
+        service=state.service,
         contract=state.contract,
         versions=_versions(state),
         champion=_serving(state),
         release=_release_plan(release, is_recorded=serve.record.mode == "full"),
-        segments=frozen.waves if frozen else waves_of(state.file),
-        fallback=tuple(_fallback(state)),
-        key=frozen.key if frozen else state.file.ids.key,
-        unit=frozen.unit if frozen else state.file.ids.unit,
-        subject=state.file.ids.subject,
+        segments=frozen.waves if frozen else waves_of(file),
+        fallback=tuple(_fallback(file, state.last_champion)),
+        key=frozen.key if frozen else file.ids.key,
+        unit=frozen.unit if frozen else file.ids.unit,
+        subject=file.ids.subject,
         timeout_ms=max(1, round(serve.timeout_s * 1000)),
         record=serve.record.mode,
         record_share=serve.record.share,
         cache_s=serve.cache_s,
         killed=tuple(sorted(state.killed)),
-        keep_s=state.file.privacy.keep_s,
+        keep_s=file.privacy.keep_s,
         access=serve.access,
         limit=serve.limit,
-        has_values=bool(state.file.monitor.outcomes.unit),
+        has_values=bool(file.monitor.outcomes.unit),
     )
 
 
-def _fallback(state: ServiceState) -> Iterator[FallbackStep]:
+def _fallback_again(last: ServicePlan, last_champion: int | None) -> Iterator[FallbackStep]:
+    for step in last.fallback:
+        if not step.version:
+            yield step
+        elif last_champion is not None:
+            yield msgspec.structs.replace(step, version=last_champion)
+
+
+def _fallback(file: ServiceFile, last_champion: int | None) -> Iterator[FallbackStep]:
     """The chain with its versions named; a champion before this one may not be there."""
-    for step in state.file.serve.fallback:
+    for step in file.serve.fallback:
         match step.kind:
             case "champion":
                 yield FallbackStep(kind="version")
             case "previous":
-                if state.last_champion is not None:
-                    yield FallbackStep(kind="version", version=state.last_champion)
+                if last_champion is not None:
+                    yield FallbackStep(kind="version", version=last_champion)
             case "answer":
                 when = "" if step.when is None else str(step.when)
                 yield FallbackStep(kind="answer", answer=step.answer, when=when)

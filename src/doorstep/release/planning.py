@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from functools import lru_cache
 
 import msgspec
 from sqlalchemy import Connection
 
 from doorstep.core.ids import digest_of
-from doorstep.core.plan import FORMAT, PlanPointer, PlanRoot
-from doorstep.core.servicefile import ServiceFile, parse_service_file
+from doorstep.core.plan import FORMAT, PlanPointer, PlanRoot, ServicePlan
+from doorstep.core.servicefile import read_stored
 from doorstep.kernel.api_keys import live_keys
 from doorstep.kernel.db import Unit
 from doorstep.kernel.files import write_atomic
@@ -22,7 +21,6 @@ from doorstep.release import store
 from doorstep.release.plan import ServiceState, plan_root, service_plan
 from doorstep.release.tenures import previous_champion
 
-PARSED_KEPT = 2048
 PLAN_KEPT_S = 3600.0
 
 
@@ -32,9 +30,10 @@ def write_plan(unit: Unit, home: Home, term: int, lease_s: float, nodes: int) ->
     newest = store.newest_plan(unit.connection)
     number = newest.number + 1 if newest else 1
     plans = [
-        service_plan(state)
+        plan
         for row in versions.list_services(unit.connection)
         if (state := _state(unit.connection, home, row)) is not None
+        if (plan := service_plan(state, _planned(unit.connection, newest, state))) is not None
     ]
     root, bodies = plan_root(
         plans,
@@ -122,7 +121,8 @@ def _state(connection: Connection, home: Home, row: versions.ServiceRow) -> Serv
         if number is not None
     }
     return ServiceState(
-        file=parsed_file(row.file, home.environment),
+        service=row.name,
+        file=read_stored(row.file, home.environment)[0],
         contract=manifest_of(home.bundles, rows[spoken_for].digest).contract,
         versions=rows,
         champion=champion,
@@ -132,7 +132,12 @@ def _state(connection: Connection, home: Home, row: versions.ServiceRow) -> Serv
     )
 
 
-@lru_cache(maxsize=PARSED_KEPT)
-def parsed_file(text: str, environment: str) -> ServiceFile:
-    """`parse_service_file`, remembered: a text is parsed once, however often plans are made."""
-    return parse_service_file(text, environment=environment)
+def _planned(
+    connection: Connection, newest: store.PlanRow | None, state: ServiceState
+) -> ServicePlan | None:
+    """What the newest plan says of a service whose file cannot be read."""
+    if state.file is not None or newest is None:
+        return None
+    digest = msgspec.json.decode(newest.root, type=PlanRoot).services.get(state.service, "")
+    body = store.read_document(connection, digest)
+    return msgspec.json.decode(body, type=ServicePlan) if body else None

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection
 
-from doorstep.core.errors import InputError
+from doorstep.core.servicefile import read_stored
 from doorstep.kernel.app import App
 from doorstep.register.store import list_revisions
 from doorstep.release.approvals import list_approvals
-from doorstep.release.planning import parsed_file
 from doorstep.release.policy import InForce, Revised, in_force, policy_of
 
 REVISION = 0
@@ -26,9 +25,7 @@ def rule_of(connection: Connection, app: App, service: str) -> InForce:
 
 def _revised(connection: Connection, app: App, service: str) -> Iterator[Revised]:
     for revision, file, by in list_revisions(connection, service):
-        try:
-            policy = policy_of(parsed_file(file, app.home.environment))
-        except InputError:
-            # A file of an older Doorstep that this one refuses neither tightens nor loosens.
-            continue
-        yield Revised(revision, by, policy)
+        read, _ = read_stored(file, app.home.environment)
+        # What this Doorstep cannot read neither tightens nor loosens.
+        if read is not None:
+            yield Revised(revision, by, policy_of(read))

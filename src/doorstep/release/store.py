@@ -325,13 +325,14 @@ def _root_of(body: bytes) -> PlanRoot:
 
 def read_documents(connection: Connection, root: PlanRoot) -> dict[str, bytes]:
     """Digest -> body of the documents of a plan."""
-    wanted = root.documents
-    found: dict[str, bytes] = {}
-    for digest in wanted:
-        body = connection.scalar(select(documents.c.body).where(documents.c.digest == digest))
-        if body is not None:
-            found[digest] = bytes(body)
-    return found
+    found = {digest: read_document(connection, digest) for digest in root.documents}
+    return {digest: body for digest, body in found.items() if body}
+
+
+def read_document(connection: Connection, digest: str) -> bytes:
+    """b"" if it is not stored."""
+    mine = documents.c.digest == digest
+    return bytes(connection.scalar(select(documents.c.body).where(mine)) or b"")
 
 
 def read_watches(connection: Connection) -> dict[str, Instant]:

@@ -55,7 +55,7 @@ class ApproveVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     why: str
 
 
-class ApproveRevision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ApproveRevision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """revision: of the service file, that asks for less than the rule in force."""
 
     service: str

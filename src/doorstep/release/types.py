@@ -179,7 +179,14 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     experiment: Experiment | None = None
 
     def __post_init__(self) -> None:
-        _check(1 <= self.method <= METHOD, "method", self.method, f"1 to {METHOD}")
+        if self.method > METHOD:
+            raise InputError(
+                "newer-release",
+                f"the release has method {self.method}, written by a newer Doorstep; this one "
+                f"knows up to {METHOD}",
+                "pip install --upgrade doorstep",
+            )
+        _check(self.method >= 1, "method", self.method, f"1 to {METHOD}")
         _check_steps(self)
         _check_numbers(self)
         weights = sum(guardrail.weight for guardrail in self.guardrails)

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from doorstep.core.instant import SECOND_US
+from doorstep.core.servicefile import stored_service_file
 from doorstep.journal.operations import count_release
 from doorstep.kernel.app import App
 from doorstep.register.store import get_service
@@ -19,7 +20,6 @@ from doorstep.release.decide import decide, is_made_again
 from doorstep.release.metrics import METRICS
 from doorstep.release.moments import moment_of, moments_in
 from doorstep.release.outlook import Outlook, outlook
-from doorstep.release.planning import parsed_file
 from doorstep.release.surface import (
     DecisionView,
     ExperimentView,
@@ -191,7 +191,7 @@ def recomputed_view(app: App, row: store.ReleaseRow) -> Recomputed:
     # As in `_cells`: nodes forget those of an ended release.
     last = with_cells[-1] if inner.is_over and with_cells else None
     evidence, at = (last.evidence, last.at) if last else (collect(app, inner), now)
-    since = now - round(parsed_file(file, app.home.environment).privacy.keep_s * SECOND_US)
+    since = now - round(stored_service_file(file, app.home.environment).privacy.keep_s * SECOND_US)
     counts = count_release(app, inner.service, inner.id, inner.started_at)
     cells = compare(inner, evidence.cells, counts, at, since)
     decisions = tuple(

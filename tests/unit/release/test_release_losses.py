@@ -15,9 +15,8 @@ from doorstep.release.baselines import baseline_from
 from doorstep.release.decide import decide, recompute
 from doorstep.release.judge import judge
 from doorstep.release.losses import loss_cells, losses_of, rankings_of, told_of
-from doorstep.release.outcomes import whole_cells
 from doorstep.release.quality import quality_numbers
-from doorstep.release.types import Advance, Evidence, Guardrail, Hold, LossCell, Release, Rollback
+from doorstep.release.types import Advance, Evidence, Guardrail, Hold, Release, Rollback
 from doorstep.release.wording import say_rankings
 from doorstep.stats import eprocess
 
@@ -225,22 +224,3 @@ def test_equal_versions_are_rarely_sent_back_however_often_it_is_looked():
             crossed |= eprocess.log_mean_exp(total) >= limit
         gone += crossed
     assert gone <= 8, gone
-
-
-def test_an_epoch_whose_beginning_was_left_out_keeps_what_it_said_when_it_was_whole() -> None:
-    def cell(epoch: int, requests: int) -> LossCell:
-        return LossCell(
-            epoch=epoch, segment="", paired=False, champion=(requests, 0.0),
-            challenger=(requests, 0.0), sums=(requests, 0.0, 0.0), margin=0.1, worse=(), better=(),
-        )  # fmt: skip
-
-    release = in_canary()
-    first = release.epochs[-1]
-    later = msgspec.structs.replace(first, number=first.number + 1, started_at=first.started_at + 9)
-    release = msgspec.structs.replace(release, epochs=(*release.epochs, later))
-    before, now = (cell(first.number, 50),), (cell(first.number, 20), cell(later.number, 10))
-    whole = whole_cells(now, before, release, first.started_at + 1)
-    assert whole == (before[0], now[1])
-    assert whole_cells(now, (), release, first.started_at + 1) == (now[1],)
-    assert whole_cells(now, before, release, first.started_at) == whole
-    assert whole_cells(now, before, release, first.started_at - 1) == now

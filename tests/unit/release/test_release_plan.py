@@ -31,6 +31,7 @@ def version(number: int) -> VersionRow:
 def planned(last: int | None, killed: tuple[int, ...] = ()) -> ServicePlan:
     return service_plan(
         ServiceState(
+            service="loans",
             file=parse_service_file(FILE),
             contract=Contract(inputs=()),
             versions={1: version(1), 2: version(2)},

@@ -5,13 +5,14 @@ python -m fakes.console --port 7171 [--variant hostile|empty]
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from doorstep.core.errors import NotFoundError, RefusedError
+from doorstep.core.errors import InputError, NotFoundError, RefusedError
 from doorstep.core.ids import digest_of
 from doorstep.core.instant import Clock, Instant, SystemClock
 from doorstep.explain.surface import Contribution, Explanation
@@ -29,8 +30,25 @@ from doorstep.govern.surface import (
 )
 from doorstep.journal.surface import Erased, Prediction, Predictions, Traffic
 from doorstep.monitor.surface import Findings, MonitorView, Statuses
-from doorstep.register.surface import Service, Services, Version, Versions
-from doorstep.release.surface import Approvals, DecisionView, Differences, Release, Releases
+from doorstep.register.surface import (
+    KeyChange,
+    Service,
+    ServiceDiff,
+    ServiceRevision,
+    Services,
+    Version,
+    Versions,
+)
+from doorstep.release.surface import (
+    Approvals,
+    ComparedCell,
+    DecisionView,
+    Differences,
+    Recomputed,
+    RecomputedDecision,
+    Release,
+    Releases,
+)
 from fakes import console_data as data
 from fakes import console_releases as told
 
@@ -261,6 +279,69 @@ def _differences(fake: FakeDoorstep, given: Any) -> Differences:
     return told.differences(fake.release(given.release), ids)
 
 
+def _recomputed(fake: FakeDoorstep, given: Any) -> Recomputed:
+    shown = fake.release(given.release)
+    cells = [
+        ComparedCell(
+            epoch=1,
+            segment="rest",
+            arm=arm,
+            counted=(shown.requests_challenger, 4),
+            recorded=(shown.requests_challenger + more, 4),
+            said=f"{more} came in while it was decided" if more else "",
+            explained=True,
+        )
+        for arm, more in (("champion", 0), ("challenger", 3))
+    ]
+    return Recomputed(
+        id=shown.id,
+        service=shown.service,
+        challenger=shown.challenger,
+        at=fake.now,
+        decisions=tuple(
+            RecomputedDecision(sequence=one.sequence, at=one.at, action=one.action, same=True)
+            for one in shown.decisions
+        ),
+        cells=tuple(cells),
+        agrees=True,
+    )
+
+
+def _diff(fake: FakeDoorstep, given: Any) -> ServiceDiff:
+    """Each line that the file in effect has not is a change; `loans` is the service of it."""
+    now = _service(fake, "loans").file.splitlines()
+    changed = [line for line in given.file.splitlines() if line not in now]
+    if "nonsense" in given.file:
+        raise InputError("bad-service-file", "doorstep.yaml has a problem: nonsense")
+    name = re.search(r"service: (\S+)", given.file)
+    return ServiceDiff(
+        service=name[1] if name else "loans",
+        revision=9,
+        is_same=not changed,
+        changes=tuple(
+            KeyChange(
+                key="gates.quality",
+                now="auc >= 0.75",
+                after=line.strip(),
+                takes_effect="with the next gate run",
+                loosens=True,
+            )
+            for line in changed
+        ),
+    )
+
+
+def _apply(fake: FakeDoorstep, given: Any) -> ServiceRevision:
+    return ServiceRevision(
+        service="loans",
+        revision=10,
+        applied_at=fake.now,
+        by="you",
+        created=True,
+        changed=("gates.quality",),
+    )
+
+
 def _explanation(fake: FakeDoorstep, given: Any) -> Explanation:
     shown = _prediction(fake, given)
     if not shown.scores:
@@ -466,6 +547,9 @@ NORMAL: dict[str, Answer] = {
     "service.rollback": lambda fake, given: fake.change(
         given.service, "rollback", "rolled-back", given.why
     ),
+    "release.recompute": _recomputed,
+    "service.diff": _diff,
+    "service.apply": _apply,
     "prediction.show": _prediction,
     "subject.erase": _erase,
     "prediction.list": _predictions,

@@ -13,14 +13,14 @@ from doorstep.console import course, marks, story, timeline, words
 from doorstep.console.asking import Ask, Query, answer, attempt
 from doorstep.console.measures import (
     estimate_of,
-    has_shadow,
     metrics_of,
     ruler_of,
-    stays_of,
+    stages_of,
     totals_of,
+    verdict_of,
 )
 from doorstep.console.servicefile import annotate_file
-from doorstep.core.errors import InputError, NotFoundError, UsageError
+from doorstep.core.errors import DoorstepError, InputError, NotFoundError, UsageError
 from doorstep.core.ids import parse_name, parse_prediction_id, parse_version
 from doorstep.core.instant import Instant, parse_instant
 from doorstep.core.servicefile import parse_service_file
@@ -32,6 +32,7 @@ from doorstep.govern.surface import (
     Installation,
     LedgerVerdict,
     ListEvents,
+    Served,
     ShowHistory,
     ShowInstallation,
     VerifyLedger,
@@ -56,8 +57,11 @@ from doorstep.monitor.surface import (
     Statuses,
 )
 from doorstep.register.surface import (
+    ListServices,
     ListVersions,
     Service,
+    ServiceDiff,
+    Services,
     ShowService,
     ShowVersion,
     Version,
@@ -66,6 +70,8 @@ from doorstep.register.surface import (
 from doorstep.release.surface import (
     Differences,
     ListReleases,
+    Recomputed,
+    RecomputeRelease,
     Release,
     Releases,
     ShowDifferences,
@@ -77,6 +83,9 @@ VERSIONS_WITH_GATES = 12
 PREDICTIONS_PER_PAGE = 50
 PREDICTION_FILTERS = ("key", "subject", "segment", "answer", "status", "kind")
 EVENTS_PER_PAGE = 50
+SERVED_PER_PAGE = 100
+PEOPLE_EVENTS = 1000
+HISTORY_FILTERS = ("from", "to", "role")
 RANGES = {"1h": (60, 60), "6h": (360, 300), "24h": (1440, 900), "7d": (10_080, 7200)}
 """Name of a time range -> (minutes, bucket_s): at most 100 bars or so, whatever the range."""
 
@@ -224,7 +233,10 @@ def release(ask: Ask, query: Query) -> Page:
     found = [end for one in ratios for end in (one.low, one.high, one.tolerance, one.margin)]
     domain = marks.ratio_domain(found)
     asked = ShowDifferences(release=shown.id)
-    differences, why_not = None, None
+    differences, why_not, again = None, None, None
+    if query.text("recompute") and not query.fragments:
+        recomputing = RecomputeRelease(release=shown.id)
+        again = answer(ask, "release.recompute", recomputing, Recomputed)
     if shown.champion is not None and not query.fragments:
         differences, why_not = attempt(ask, "release.differences", asked, Differences)
     return Page(
@@ -238,15 +250,24 @@ def release(ask: Ask, query: Query) -> Page:
             "rulers": {one.name: ruler_of(one, domain) for one in shown.guardrails},
             "estimates": {one.name: estimate_of(one) for one in shown.guardrails},
             "over": shown.ended_at is not None,
-            "stays": stays_of(shown, query.now),
-            "has_shadow": has_shadow(shown),
-            "courses": [course.course(shown, query.now, width) for width in COURSE_WIDTHS],
+            "stages": stages_of(shown, query.now),
+            "verdicts": {one.name: verdict_of(one) for one in shown.guardrails},
+            "courses": _courses(shown, query.now),
             "evidences": {o.name: course.evidence(shown.moments, o.name) for o in shown.guardrails},
             "last": next((one for one in reversed(shown.decisions) if one.action != "hold"), None),
+            "again": again,
             "differences": differences,
             "differences_error": why_not,
         },
     )
+
+
+def _courses(shown: Release, now: Instant) -> list[course.Course]:
+    """None of a first version: it has answered everything all the time."""
+    if shown.champion is None:
+        return []
+    found = (course.course(shown, now, width) for width in COURSE_WIDTHS)
+    return [one for one in found if one is not None]
 
 
 def version(ask: Ask, query: Query) -> Page:
@@ -332,6 +353,7 @@ def predictions(ask: Ask, query: Query) -> Page:
             "until": until,
             "versions": sorted((one.number for one in versions), reverse=True),
             "subject": _subject(of.file),
+            "status": _status(ask, name),
             "is_filtered": bool(_filters_of(query)),
             "older": _older(query, shown[-1]) if len(shown) == asked.limit else "",
         },
@@ -391,6 +413,10 @@ def history(ask: Ask, query: Query) -> Page:
     name = _service_name(query)
     asked_at = query.text("at", 40)
     at = parse_instant(asked_at) if asked_at else 0
+    shown = answer(ask, "service.history", ShowHistory(service=name, at=at), History)
+    served = served_in(shown, query)
+    start = min(query.number("start"), len(served))
+    given = {one: query.text(one, 40) for one in HISTORY_FILTERS}
     return Page(
         template="history.html",
         title=f"{name} history",
@@ -398,11 +424,49 @@ def history(ask: Ask, query: Query) -> Page:
         fragments=(),
         found={
             "service": name,
-            "history": answer(ask, "service.history", ShowHistory(service=name, at=at), History),
+            "services": answer(ask, "service.list", ListServices(), Services).services,
+            "history": shown,
+            "served": served[start : start + SERVED_PER_PAGE],
+            "found": len(served),
+            "start": start,
             "asked_at": asked_at,
+            "given": given,
+            "filtered": urlencode({key: value for key, value in given.items() if value}),
+            "per_page": SERVED_PER_PAGE,
             "status": _status(ask, name),
-            "start": query.number("from"),
         },
+    )
+
+
+def served_in(shown: History, query: Query) -> tuple[Served, ...]:
+    """What answered at any time between `from` and `to`, in the role that is asked for."""
+    since, until = (query.text(one, 40) for one in ("from", "to"))
+    begin = parse_instant(since) if since else 0
+    end = parse_instant(until) if until else None
+    return tuple(
+        one
+        for one in shown.served
+        if (one.until is None or one.until > begin)
+        and (end is None or one.since < end)
+        and query.text("role") in ("", one.role)
+    )
+
+
+def edit(ask: Ask, query: Query) -> Page:
+    """The service file in effect, to be edited."""
+    name = _service_name(query)
+    of = answer(ask, "service.show", ShowService(service=name), Service)
+    return edited(of, of.file, None, None)
+
+
+def edited(of: Service, file: str, diff: ServiceDiff | None, why_not: DoorstepError | None) -> Page:
+    """diff: what `file` would change, None while nobody asked; why_not: there is an error in it."""
+    return Page(
+        template="edit.html",
+        title=f"{of.service} service file",
+        section="overview",
+        fragments=(),
+        found={"service": of, "file": file, "diff": diff, "why_not": why_not},
     )
 
 
@@ -436,6 +500,9 @@ def ledger(ask: Ask, query: Query) -> Page:
 
 def installation(ask: Ask, query: Query) -> Page:  # noqa: ARG001
     shown = answer(ask, "installation.show", ShowInstallation(), Installation)
+    asked = ListEvents(kind="subject.", limit=PEOPLE_EVENTS)
+    people = answer(ask, "ledger.list", asked, Events).events
+    newest = {one.object: one for one in reversed(people) if one.kind != "subject.erased"}
     return Page(
         template="installation.html",
         title="Installation",
@@ -445,6 +512,8 @@ def installation(ask: Ask, query: Query) -> Page:  # noqa: ARG001
             "installation": shown,
             "troubled": sum(bool(one.problems) for one in shown.nodes),
             "survives": SURVIVES,
+            "people": people,
+            "held": [one for one in newest.values() if one.kind == "subject.held"],
         },
     )
 
@@ -482,6 +551,7 @@ PAGES: tuple[tuple[str, PageMaker], ...] = (
     ("/services/{service:str}/monitor", monitor),
     ("/services/{service:str}/predictions", predictions),
     ("/services/{service:str}/history", history),
+    ("/services/{service:str}/file", edit),
     ("/releases/{release:str}", release),
     ("/predictions/{prediction:str}", prediction),
     ("/ledger", ledger),

@@ -16,7 +16,7 @@ from doorstep.core.errors import DoorstepError, NotFoundError
 
 _FILTERS = (
     *("ago", "exact", "iso", "count", "number", "fixed", "plain"),
-    *("rate", "odds", "short", "clip", "model", "size"),
+    *("rate", "odds", "short", "clip", "model", "size", "sentence", "unsigned"),
 )
 _SCRIPT_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 

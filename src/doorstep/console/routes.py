@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from importlib import metadata, resources, util
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
+import msgspec
 from litestar import Request, Router, get, post
 from litestar.enums import RequestEncodingType
 from litestar.exceptions import HTTPException
@@ -17,8 +18,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import Body
 from litestar.response import File, Redirect, Response
 
-from doorstep.console.asking import Ask, Query, answer
-from doorstep.console.pages import PAGES, PageMaker, find
+from doorstep.console.asking import Ask, Query, answer, attempt
+from doorstep.console.pages import PAGES, PageMaker, edited, find, served_in
 from doorstep.console.render import Renderer
 from doorstep.core.errors import DoorstepError, ForbiddenError, NotFoundError, UsageError
 from doorstep.core.ids import digest_of
@@ -28,6 +29,14 @@ from doorstep.govern.surface import History, ShowHistory
 from doorstep.journal.surface import Erased, EraseSubject
 from doorstep.kernel.http_status import headers_of, status_of
 from doorstep.kernel.turns import Turns
+from doorstep.register.surface import (
+    FILE_BYTES_MAX,
+    ApplyService,
+    Service,
+    ServiceDiff,
+    ServiceRevision,
+    ShowService,
+)
 from doorstep.release.surface import (
     Approvals,
     ApproveVersion,
@@ -37,6 +46,8 @@ from doorstep.release.surface import (
 )
 
 FORM_BYTES_MAX = 16 * 1024
+FILE_FORM_BYTES_MAX = 3 * FILE_BYTES_MAX
+"""A form sends a byte that is no letter as three."""
 REASON_MAX = 500
 CHANGES = ("pause", "resume", "promote")
 FormData = Annotated[dict[str, str], Body(media_type=RequestEncodingType.URL_ENCODED)]
@@ -107,6 +118,8 @@ def console_routes(
         console.approve(),
         console.erase(),
         console.search(),
+        console.edit(),
+        console.history(),
         console.history_csv(),
     ]
     handlers += [_static(files)]
@@ -211,14 +224,61 @@ class _Console:
 
         return approve
 
+    def edit(self) -> HTTPRouteHandler:
+        turns = Turns("a service file")
+
+        @post(
+            "/services/{service:str}/file",
+            status_code=200,
+            request_max_body_size=FILE_FORM_BYTES_MAX,
+        )
+        async def edit(request: AnyRequest, data: FormData) -> Response[Any]:
+            self._require_form(request, data)
+            return await turns.take(lambda: self._edit(request, data))
+
+        return edit
+
+    def _edit(self, request: AnyRequest, data: Mapping[str, str]) -> Response[Any]:
+        """Say what the file would change; or apply it, if that was said of the revision that is
+        in effect."""
+        name = str(request.path_params["service"])
+        of = answer(self._ask, "service.show", ShowService(service=name), Service)
+        # Browsers send the lines of a text area with CRLF, whatever they were.
+        asked = ApplyService(file=data.get("file", "").replace("\r\n", "\n"))
+        diff, why_not = attempt(self._ask, "service.diff", asked, ServiceDiff)
+        if diff is not None and diff.service != name:
+            said = f"the file is of {diff.service}, and this page is of {name}"
+            diff, why_not = None, UsageError("other-service", said)
+        if data.get("do") == "apply" and diff and data.get("seen") == str(diff.revision):
+            answer(self._ask, "service.apply", asked, ServiceRevision)
+            where = f"/services/{quote(name, safe='')}#file"
+            return Redirect(where, status_code=303, headers=PAGE_HEADERS)
+        query = Query(path={}, given={}, now=self._clock.now(), csrf=self._csrf_token(request))
+        return _html(self._renderer.page(edited(of, asked.file, diff, why_not), query), 200)
+
+    def history(self) -> HTTPRouteHandler:
+        @get("/history", sync_to_thread=False, name="console-history-of")
+        def history(request: AnyRequest) -> Redirect:
+            self._csrf_token(request)  # refuses who is not signed in, as every page does
+            given = {key: value[:200] for key, value in request.query_params.items() if value}
+            service = given.pop("service", "")
+            where = f"/services/{quote(service, safe='')}/history" if service else "/"
+            query = f"?{urlencode(given)}" if service and given else ""
+            return Redirect(where + query, status_code=303, headers=PAGE_HEADERS)
+
+        return history
+
     def history_csv(self) -> HTTPRouteHandler:
         turns = Turns("the table of a history")
 
         @get("/services/{service:str}/history.csv", name="console-history-csv")
         async def history_csv(request: AnyRequest) -> Response[str]:
-            self._csrf_token(request)  # refuses who is not signed in, as every page does
+            csrf = self._csrf_token(request)  # refuses who is not signed in, as every page does
             asked = ShowHistory(service=str(request.path_params["service"]))
             shown = await turns.take(lambda: answer(self._ask, "service.history", asked, History))
+            given = dict(request.query_params.items())
+            query = Query(path={}, given=given, now=self._clock.now(), csrf=csrf)
+            shown = msgspec.structs.replace(shown, served=served_in(shown, query))
             named = {"content-disposition": f'attachment; filename="{shown.service}-history.csv"'}
             return Response(to_csv(shown), media_type="text/csv", headers=PAGE_HEADERS | named)
 
@@ -238,7 +298,7 @@ class _Console:
 
         return erase
 
-    def _reason(self, request: AnyRequest, data: Mapping[str, str]) -> str:
+    def _require_form(self, request: AnyRequest, data: Mapping[str, str]) -> None:
         expected = self._csrf_token(request)
         brought = data.get("csrf", "")
         if not expected or not hmac.compare_digest(brought.encode(), expected.encode()):
@@ -247,6 +307,9 @@ class _Console:
                 "the form was not made by this session, so nothing was changed",
                 "reload the page and send the form again",
             )
+
+    def _reason(self, request: AnyRequest, data: Mapping[str, str]) -> str:
+        self._require_form(request, data)
         why = data.get("why", "").strip()
         if not 0 < len(why) <= REASON_MAX:
             raise UsageError(

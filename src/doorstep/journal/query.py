@@ -123,6 +123,9 @@ def _with_shadows(rows: list[Row]) -> Row | None:
     return first | {"shadows": shadows}
 
 
+REQUEST, ROW = "split_part(id, '.', 1)", "TRY_CAST(split_part(id, '.', 2) AS BIGINT)"
+
+
 def predictions(
     home: Path,
     service: str,
@@ -130,8 +133,8 @@ def predictions(
     before: tuple[Instant, str] | None = None,
     filters: Filters | None = None,
 ) -> list[Row]:
-    """The newest records that pass, by (at, id) descending. before: the (at, id) of the last row
-    of the page before this one; id "" takes everything before `at`.
+    """The newest records that pass, those of one request in its order. before: the (at, id) of the
+    last row of the page before this one; id "" takes everything before `at`.
 
     Raises: InputError (`bad-limit`) unless 1 <= limit <= LIMIT_MAX.
     """
@@ -143,7 +146,7 @@ def predictions(
     unlisted = (
         row
         for row in tail_rows(tail_parts(snapshots, service), filters)
-        if before is None or _place(row) < before
+        if before is None or _place(row) < _place_of(*before)
     )
     rows = heapq.nlargest(limit, unlisted, key=_place)
     files = sorted(_listed(snapshots, service), key=lambda one: -one[1].last)
@@ -159,8 +162,14 @@ def predictions(
     return rows
 
 
-def _place(row: Row) -> tuple[Instant, str]:
-    return (row["at"], row["id"])
+def _place(row: Row) -> tuple[Instant, str, int]:
+    return _place_of(row["at"], row["id"])
+
+
+def _place_of(at: Instant, prediction: str) -> tuple[Instant, str, int]:
+    """The largest comes first: the newest, and of one request row 0."""
+    request, _, row = prediction.partition(".")
+    return at, request, -int(row) if row.isascii() and row.isdigit() else 0
 
 
 def _newest(
@@ -174,9 +183,9 @@ def _newest(
     paths = locate(files)
     condition, values = filters.where(types_of(con, paths) if filters.wanted else {})
     if before is not None:
-        condition += ' AND ("at" < ? OR ("at" = ? AND id < ?))'
-        values += [before[0], before[0], before[1]]
-    tail = f'WHERE {condition} ORDER BY "at" DESC, id DESC LIMIT {limit:d}'
+        condition += f' AND "at" <= ? AND ("at", {REQUEST}, -{ROW}) < (?, ?, ?)'
+        values += [before[0], *_place_of(*before)]
+    tail = f'WHERE {condition} ORDER BY "at" DESC, {REQUEST} DESC, {ROW} LIMIT {limit:d}'
     return listed_rows(con, service, paths, tail, values)
 
 

@@ -89,10 +89,12 @@ class TreeHead(msgspec.Struct, frozen=True):
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events; "" is any. before: only events with a smaller seq, for paging backwards."""
+    """Which events; "" is any. starts: what a kind begins with. before: only events with a smaller
+    seq, for paging backwards."""
 
     service: str = ""
     kind: str = ""
+    starts: str = ""
     object: Object | None = None
     before: int | None = None
 
@@ -174,6 +176,8 @@ def read_events(connection: Connection, wanted: Filter, limit: int = 100) -> lis
         query = query.where(entries.c.service == wanted.service)
     if wanted.kind:
         query = query.where(entries.c.kind == wanted.kind)
+    if wanted.starts:
+        query = query.where(entries.c.kind.startswith(wanted.starts, autoescape=True))
     if wanted.object:
         query = query.where(entries.c.object_type == wanted.object.type)
         query = query.where(entries.c.object_id == wanted.object.id)

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from doorstep.console import course, marks, story, timeline, words
-from doorstep.console.asking import Ask, Query, answer, attempt
+from doorstep.console.asking import Ask, Page, Query, answer, attempt
 from doorstep.console.measures import (
     estimate_of,
     metrics_of,
@@ -19,25 +19,18 @@ from doorstep.console.measures import (
     totals_of,
     verdict_of,
 )
+from doorstep.console.records import edit, history, installation, ledger, name_in, status_of
 from doorstep.console.servicefile import annotate_file
-from doorstep.core.errors import DoorstepError, InputError, NotFoundError, UsageError
-from doorstep.core.ids import parse_name, parse_prediction_id, parse_version
+from doorstep.core.errors import InputError, UsageError
+from doorstep.core.ids import parse_prediction_id, parse_version
 from doorstep.core.instant import Instant, parse_instant
 from doorstep.core.servicefile import parse_service_file
 from doorstep.explain.surface import ExplainPrediction, Explanation
 from doorstep.gate.surface import GateRuns, ShowGates
 from doorstep.govern.surface import (
-    Events,
     History,
-    Installation,
-    LedgerVerdict,
-    ListEvents,
-    Served,
     ShowHistory,
-    ShowInstallation,
-    VerifyLedger,
 )
-from doorstep.journal.options import SURVIVES
 from doorstep.journal.surface import (
     CountTraffic,
     ListPredictions,
@@ -57,11 +50,8 @@ from doorstep.monitor.surface import (
     Statuses,
 )
 from doorstep.register.surface import (
-    ListServices,
     ListVersions,
     Service,
-    ServiceDiff,
-    Services,
     ShowService,
     ShowVersion,
     Version,
@@ -82,10 +72,6 @@ COLUMNS_PER_PAGE = 40
 VERSIONS_WITH_GATES = 12
 PREDICTIONS_PER_PAGE = 50
 PREDICTION_FILTERS = ("key", "subject", "segment", "answer", "status", "kind")
-EVENTS_PER_PAGE = 50
-SERVED_PER_PAGE = 100
-PEOPLE_EVENTS = 1000
-HISTORY_FILTERS = ("from", "to", "role")
 RANGES = {"1h": (60, 60), "6h": (360, 300), "24h": (1440, 900), "7d": (10_080, 7200)}
 """Name of a time range -> (minutes, bucket_s): at most 100 bars or so, whatever the range."""
 
@@ -93,17 +79,6 @@ RANGES = {"1h": (60, 60), "6h": (360, 300), "24h": (1440, 900), "7d": (10_080, 7
 COURSE_WIDTHS = (1120, 340)
 """Of the picture of a split, on a desk and in a hand."""
 RELEASE_ID = re.compile(r"[0-9a-f]{32}")
-
-
-class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """template: file in `templates`. title: of the window. section: which link of the top is now.
-    fragments: the blocks that may be fetched alone. found: what the template needs."""
-
-    template: str
-    title: str
-    section: str
-    fragments: tuple[str, ...]
-    found: dict[str, Any]
 
 
 PageMaker = Callable[[Ask, Query], Page]
@@ -138,9 +113,9 @@ def overview(ask: Ask, query: Query) -> Page:
 
 
 def service(ask: Ask, query: Query) -> Page:
-    name = _service_name(query)
+    name = name_in(query)
     shown = answer(ask, "service.show", ShowService(service=name), Service)
-    status = _status(ask, name)
+    status = status_of(ask, name)
     monitor, why_not = attempt(ask, "monitor.show", ShowMonitor(service=name), MonitorView)
     releases = answer(ask, "release.list", ListReleases(service=name), Releases).releases
     versions = answer(ask, "version.list", ListVersions(service=name), Versions).versions
@@ -180,7 +155,7 @@ def _promises(monitor: MonitorView | None, status: ServiceStatus | None) -> tupl
 
 def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
     shown, status = found["service"], found["status"]
-    name = _service_name(query)
+    name = name_in(query)
     chosen = query.text("range") if query.text("range") in RANGES else "1h"
     minutes, bucket_s = RANGES[chosen]
     asked = CountTraffic(service=name, minutes=minutes, bucket_s=bucket_s)
@@ -209,11 +184,6 @@ def _told(ask: Ask, releases: Iterable[Release], since: Instant) -> Iterator[Rel
     for one in releases:
         if one.ended_at is None or one.ended_at >= since:
             yield attempt(ask, "release.show", ShowRelease(release=one.id), Release)[0] or one
-
-
-def _status(ask: Ask, name: str) -> ServiceStatus | None:
-    found = answer(ask, "service.status", ShowStatus(service=name), Statuses).services
-    return next(iter(found), None)
 
 
 def _gates(ask: Ask, versions: tuple[Version, ...]) -> dict[int, GateRuns]:
@@ -271,7 +241,7 @@ def _courses(shown: Release, now: Instant) -> list[course.Course]:
 
 
 def version(ask: Ask, query: Query) -> Page:
-    name = _service_name(query)
+    name = name_in(query)
     number = f"{name}@{query.path['number']}"
     shown = answer(ask, "version.show", ShowVersion(version=number), Version)
     runs, why_not = attempt(ask, "gate.show", ShowGates(version=number), GateRuns)
@@ -303,7 +273,7 @@ def version(ask: Ask, query: Query) -> Page:
 
 
 def monitor(ask: Ask, query: Query) -> Page:
-    name = _service_name(query)
+    name = name_in(query)
     shown = answer(ask, "monitor.show", ShowMonitor(service=name), MonitorView)
     order = sorted(shown.columns, key=lambda one: (not one.drifted, -(one.shift_sd or 0.0)))
     start = min(query.number("from"), len(order))
@@ -326,7 +296,7 @@ def monitor(ask: Ask, query: Query) -> Page:
 
 
 def predictions(ask: Ask, query: Query) -> Page:
-    name = _service_name(query)
+    name = name_in(query)
     of = answer(ask, "service.show", ShowService(service=name), Service)
     versions = answer(ask, "version.list", ListVersions(service=name), Versions).versions
     since, until = query.text("from", 40), query.text("to", 40)
@@ -353,7 +323,7 @@ def predictions(ask: Ask, query: Query) -> Page:
             "until": until,
             "versions": sorted((one.number for one in versions), reverse=True),
             "subject": _subject(of.file),
-            "status": _status(ask, name),
+            "status": status_of(ask, name),
             "is_filtered": bool(_filters_of(query)),
             "older": _older(query, shown[-1]) if len(shown) == asked.limit else "",
         },
@@ -409,115 +379,6 @@ def prediction(ask: Ask, query: Query) -> Page:
     )
 
 
-def history(ask: Ask, query: Query) -> Page:
-    name = _service_name(query)
-    asked_at = query.text("at", 40)
-    at = parse_instant(asked_at) if asked_at else 0
-    shown = answer(ask, "service.history", ShowHistory(service=name, at=at), History)
-    served = served_in(shown, query)
-    start = min(query.number("start"), len(served))
-    given = {one: query.text(one, 40) for one in HISTORY_FILTERS}
-    return Page(
-        template="history.html",
-        title=f"{name} history",
-        section="overview",
-        fragments=(),
-        found={
-            "service": name,
-            "services": answer(ask, "service.list", ListServices(), Services).services,
-            "history": shown,
-            "served": served[start : start + SERVED_PER_PAGE],
-            "found": len(served),
-            "start": start,
-            "asked_at": asked_at,
-            "given": given,
-            "filtered": urlencode({key: value for key, value in given.items() if value}),
-            "per_page": SERVED_PER_PAGE,
-            "status": _status(ask, name),
-        },
-    )
-
-
-def served_in(shown: History, query: Query) -> tuple[Served, ...]:
-    """What answered at any time between `from` and `to`, in the role that is asked for."""
-    since, until = (query.text(one, 40) for one in ("from", "to"))
-    begin = parse_instant(since) if since else 0
-    end = parse_instant(until) if until else None
-    return tuple(
-        one
-        for one in shown.served
-        if (one.until is None or one.until > begin)
-        and (end is None or one.since < end)
-        and query.text("role") in ("", one.role)
-    )
-
-
-def edit(ask: Ask, query: Query) -> Page:
-    """The service file in effect, to be edited."""
-    name = _service_name(query)
-    of = answer(ask, "service.show", ShowService(service=name), Service)
-    return edited(of, of.file, None, None)
-
-
-def edited(of: Service, file: str, diff: ServiceDiff | None, why_not: DoorstepError | None) -> Page:
-    """diff: what `file` would change, None while nobody asked; why_not: there is an error in it."""
-    return Page(
-        template="edit.html",
-        title=f"{of.service} service file",
-        section="overview",
-        fragments=(),
-        found={"service": of, "file": file, "diff": diff, "why_not": why_not},
-    )
-
-
-def ledger(ask: Ask, query: Query) -> Page:
-    asked = ListEvents(
-        service=query.text("service"),
-        kind=query.text("kind", 60),
-        before=query.number("before"),
-        limit=EVENTS_PER_PAGE,
-    )
-    shown = answer(ask, "ledger.list", asked, Events)
-    verdict = None
-    if query.text("verify"):
-        verdict = answer(ask, "ledger.verify", VerifyLedger(), LedgerVerdict)
-    events = shown.events
-    more = len(events) == asked.limit and events[-1].sequence > 1
-    return Page(
-        template="ledger.html",
-        title="Ledger",
-        section="ledger",
-        fragments=(),
-        found={
-            "events": events,
-            "size": shown.size,
-            "asked": asked,
-            "verdict": verdict,
-            "older": events[-1].sequence if more else 0,
-        },
-    )
-
-
-def installation(ask: Ask, query: Query) -> Page:  # noqa: ARG001
-    shown = answer(ask, "installation.show", ShowInstallation(), Installation)
-    asked = ListEvents(kind="subject.", limit=PEOPLE_EVENTS)
-    people = answer(ask, "ledger.list", asked, Events).events
-    newest = {one.object: one for one in reversed(people) if one.kind != "subject.erased"}
-    return Page(
-        template="installation.html",
-        title="Installation",
-        section="installation",
-        fragments=("nodes",),
-        found={
-            "installation": shown,
-            "troubled": sum(bool(one.problems) for one in shown.nodes),
-            "survives": SURVIVES,
-            "people": people,
-            "held": [one for one in newest.values() if one.kind == "subject.held"],
-        },
-    )
-
-
 def find(wanted: str) -> Goto:
     """Where a search leads: `loans@3`, the id of a release or a prediction, or services whose name
     holds the text."""
@@ -533,15 +394,6 @@ def find(wanted: str) -> Goto:
         return Goto(path=f"/predictions/{request}.{row}")
     except InputError:
         return Goto(path="/")
-
-
-def _service_name(query: Query) -> str:
-    """Raises: NotFoundError: what cannot be a name cannot be the name of a service."""
-    given = query.path["service"]
-    try:
-        return parse_name(given)
-    except InputError as error:
-        raise NotFoundError("no-such-service", error.message, "doorstep status") from None
 
 
 PAGES: tuple[tuple[str, PageMaker], ...] = (

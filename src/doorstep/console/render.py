@@ -10,8 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from doorstep.console import marks, words
-from doorstep.console.asking import Query
-from doorstep.console.pages import Page
+from doorstep.console.asking import Page, Query
 from doorstep.core.errors import DoorstepError, NotFoundError
 
 _FILTERS = (

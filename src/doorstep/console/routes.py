@@ -19,7 +19,8 @@ from litestar.params import Body
 from litestar.response import File, Redirect, Response
 
 from doorstep.console.asking import Ask, Query, answer, attempt
-from doorstep.console.pages import PAGES, PageMaker, edited, find, served_in
+from doorstep.console.pages import PAGES, PageMaker, find
+from doorstep.console.records import edited, served_in
 from doorstep.console.render import Renderer
 from doorstep.core.errors import DoorstepError, ForbiddenError, NotFoundError, UsageError
 from doorstep.core.ids import digest_of

@@ -402,8 +402,28 @@ def _event_list(fake: FakeDoorstep) -> tuple[EventView, ...]:
     )[::-1]
 
 
+def _holds(fake: FakeDoorstep) -> tuple[EventView, ...]:
+    """One person is held, one was: newest first."""
+    said = (("freed", "b2"), ("held", "b2"), ("held", "a1"))
+    return tuple(
+        EventView(
+            sequence=3 - place,
+            at=fake.begun - (place + 1) * told.HOUR,
+            kind=f"subject.{what}",
+            actor="mira",
+            object=name,
+            sentence=f"the person {name} was {what}: file 4711",
+            data={"why": "file 4711"},
+            leaf_hash=digest_of(name.encode()),
+        )
+        for place, (what, name) in enumerate(said)
+    )
+
+
 def _events(fake: FakeDoorstep, given: Any) -> Events:
     everything = _event_list(fake)
+    if given.kind == "subject.":
+        return Events(events=_holds(fake), size=len(everything))
     found = [
         one
         for one in everything
@@ -586,6 +606,10 @@ EMPTY: dict[str, Answer] = {
     "release.show": lambda fake, given: msgspec.structs.replace(
         told.releases(fake.begun)[0], guardrails=(), decisions=(), champion=None, state="bake"
     ),
+    "release.recompute": lambda fake, given: msgspec.structs.replace(
+        _recomputed(fake, given), decisions=(), cells=()
+    ),
+    "service.diff": _diff,
     "prediction.list": lambda fake, given: Predictions(predictions=()),
     "traffic.count": lambda fake, given: msgspec.structs.replace(_traffic(fake, given), buckets=()),
     "monitor.show": lambda fake, given: _monitor(

@@ -21,6 +21,7 @@ from sqlalchemy import (
     Row,
     Table,
     Text,
+    func,
     insert,
     select,
     update,
@@ -177,7 +178,9 @@ def read_events(connection: Connection, wanted: Filter, limit: int = 100) -> lis
     if wanted.kind:
         query = query.where(entries.c.kind == wanted.kind)
     if wanted.starts:
-        query = query.where(entries.c.kind.startswith(wanted.starts, autoescape=True))
+        # LIKE takes no pattern of any length, and in SQLite no heed of capitals.
+        begins = func.substr(entries.c.kind, 1, len(wanted.starts))
+        query = query.where(begins == wanted.starts)
     if wanted.object:
         query = query.where(entries.c.object_type == wanted.object.type)
         query = query.where(entries.c.object_id == wanted.object.id)

@@ -140,7 +140,7 @@ def verdict_of(guardrail: GuardrailView) -> tuple[str, str]:
     if enough and guardrail.log_e_advance >= enough:
         return "pass", "good enough to advance" if is_rail else "the challenger has won"
     if not enough:
-        return "none", "only watched now"
+        return "none", "only watched"
     return "none", "not yet known"
 
 

@@ -109,7 +109,7 @@ def rail(worse: float, better: float, enough: float, role: str = "guardrail") ->
         (rail(3.0, 9.0, 3.0), ("fail", "worse than tolerated")),
         (rail(2.9, 3.0, 3.0), ("pass", "good enough to advance")),
         (rail(2.9, 2.9, 3.0), ("none", "not yet known")),
-        (rail(0.0, 0.0, 0.0), ("none", "only watched now")),
+        (rail(0.0, 0.0, 0.0), ("none", "only watched")),
         (rail(0.0, 3.0, 3.0, "experiment"), ("pass", "the challenger has won")),
         (rail(3.0, 0.0, 3.0, "experiment"), ("fail", "the champion has won")),
     ],

@@ -34,7 +34,8 @@ PATHS = {
     "history": "/services/loans/history",
     "prediction": "",
     "release": f"/releases/{RELEASE_STEP}",
-    "rolled-back": f"/releases/{RELEASE_BACK}",
+    "rolled-back": f"/releases/{RELEASE_BACK}?recompute=1",
+    "file": "/services/loans/file",
     "ledger": "/ledger?verify=1",
     "installation": "/installation",
 }
@@ -63,6 +64,25 @@ CONTRAST = """
     if (ratio < 4.5) poor.push(`${element.tagName} ${element.className} ${ratio.toFixed(2)}`);
   }
   return poor;
+}
+"""
+STRUCTURE = """
+() => {
+  const found = [];
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  const check = (fine, what, one) => fine || found.push(what + one.outerHTML.slice(0, 80));
+  const levels = all("h1, h2, h3").map((one) => Number(one.tagName[1]));
+  if (levels.filter((one) => one === 1).length !== 1) found.push("not one h1");
+  levels.forEach((one, at) => at && one > levels[at - 1] + 1 && found.push(`h${one} too deep`));
+  all("table").forEach((one) => check(one.caption, "no caption", one));
+  // Plotly measures text in a drawing of its own, that nobody sees.
+  all("svg:not([aria-hidden], #js-plotly-tester)").forEach((one) =>
+    check(one.closest("[aria-hidden], .chart") || one.ariaLabel, "no words", one));
+  all("input:not([type=hidden]), select, textarea:not([hidden])").forEach((one) =>
+    check(one.labels?.length || one.ariaLabel, "no label", one));
+  const ids = all("[id]").map((one) => one.id);
+  ids.forEach((one, at) => ids.indexOf(one) === at || found.push(`id twice: ${one}`));
+  return found;
 }
 """
 
@@ -197,6 +217,41 @@ def test_keys_search_move_and_help(chromium: Any, served: Served) -> None:
         assert page.evaluate("document.activeElement.href") == first
         page.keyboard.press("Enter")
         page.wait_for_url(first)
+
+
+def test_rows_of_a_phone_are_short_and_open_by_keys(chromium: Any, served: Served) -> None:
+    size = {"width": 390, "height": 800}
+    with Watched(chromium, served.url, viewport=size) as watched:
+        page = watched.open(served.address("predictions"))
+        row = page.locator("tr[data-row]").first
+        assert row.bounding_box()["height"] < 70
+        assert not row.locator("td[data-label=Key]").is_visible()
+        row.locator("summary").focus()
+        page.keyboard.press("Enter")
+        assert row.locator("td[data-label=Key]").is_visible()
+
+
+def test_a_service_file_is_edited_by_keys_alone(chromium: Any) -> None:
+    with Served("normal") as served, Watched(chromium, served.url) as watched:
+        page = watched.open(served.address("file"))
+        page.focus("#text")
+        page.keyboard.press("Control+End")
+        page.keyboard.type("# a line")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=What it would change")
+        page.focus("text=Apply it as revision")
+        page.keyboard.press("Enter")
+        page.wait_for_url(served.url + "/services/loans#file")
+        assert watched.problems == []
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_headings_tables_pictures_and_fields_have_words(
+    chromium: Any, served: Served, name: str
+) -> None:
+    with Watched(chromium, served.url) as watched:
+        assert watched.open(served.address(name)).evaluate(STRUCTURE) == []
 
 
 def test_a_search_by_version_opens_it(chromium: Any, served: Served) -> None:

@@ -302,6 +302,8 @@ def test_events_are_found_by_service_kind_and_object(database: Database):
         assert seqs(kind="release.started", before=2) == [1]
         assert seqs(object=Object("release", "r2")) == [2]
         assert seqs(without="release.started") == [0]
+        assert seqs(starts="release.") == [2, 1]
+        assert seqs(starts="release_") == []
 
 
 def test_an_event_with_nan_is_refused_and_nothing_is_written(shop: Database):

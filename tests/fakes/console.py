@@ -5,13 +5,14 @@ python -m fakes.console --port 7171 [--variant hostile|empty]
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from doorstep.core.errors import NotFoundError, RefusedError
+from doorstep.core.errors import InputError, NotFoundError, RefusedError
 from doorstep.core.ids import digest_of
 from doorstep.core.instant import Clock, Instant, SystemClock
 from doorstep.explain.surface import Contribution, Explanation
@@ -29,8 +30,26 @@ from doorstep.govern.surface import (
 )
 from doorstep.journal.surface import Erased, Prediction, Predictions, Traffic
 from doorstep.monitor.surface import Findings, MonitorView, Statuses
-from doorstep.register.surface import Rule, Service, Services, Version, Versions
-from doorstep.release.surface import Approvals, DecisionView, Differences, Release, Releases
+from doorstep.register.surface import (
+    KeyChange,
+    Rule,
+    Service,
+    ServiceDiff,
+    ServiceRevision,
+    Services,
+    Version,
+    Versions,
+)
+from doorstep.release.surface import (
+    Approvals,
+    ComparedCell,
+    DecisionView,
+    Differences,
+    Recomputed,
+    RecomputedDecision,
+    Release,
+    Releases,
+)
 from fakes import console_data as data
 from fakes import console_releases as told
 
@@ -262,6 +281,69 @@ def _differences(fake: FakeDoorstep, given: Any) -> Differences:
     return told.differences(fake.release(given.release), ids)
 
 
+def _recomputed(fake: FakeDoorstep, given: Any) -> Recomputed:
+    shown = fake.release(given.release.removesuffix(HOSTILE))
+    cells = [
+        ComparedCell(
+            epoch=1,
+            segment="rest",
+            arm=arm,
+            counted=(shown.requests_challenger, 4),
+            recorded=(shown.requests_challenger + more, 4),
+            said=f"{more} came in while it was decided" if more else "",
+            explained=True,
+        )
+        for arm, more in (("champion", 0), ("challenger", 3))
+    ]
+    return Recomputed(
+        id=shown.id,
+        service=shown.service,
+        challenger=shown.challenger,
+        at=fake.now,
+        decisions=tuple(
+            RecomputedDecision(sequence=one.sequence, at=one.at, action=one.action, same=True)
+            for one in shown.decisions
+        ),
+        cells=tuple(cells),
+        agrees=True,
+    )
+
+
+def _diff(fake: FakeDoorstep, given: Any) -> ServiceDiff:
+    """Each line that the file in effect has not is a change; `loans` is the service of it."""
+    now = _service(fake, "loans").file.splitlines()
+    changed = [line for line in given.file.splitlines() if line not in now]
+    if "nonsense" in given.file:
+        raise InputError("bad-service-file", "doorstep.yaml has a problem: nonsense")
+    name = re.search(r"service: (\S+)", given.file)
+    return ServiceDiff(
+        service=name[1] if name else "loans",
+        revision=9,
+        is_same=not changed,
+        changes=tuple(
+            KeyChange(
+                key="gates.quality",
+                now="auc >= 0.75",
+                after=line.strip(),
+                takes_effect="with the next gate run",
+                loosens=True,
+            )
+            for line in changed
+        ),
+    )
+
+
+def _apply(fake: FakeDoorstep, given: Any) -> ServiceRevision:
+    return ServiceRevision(
+        service="loans",
+        revision=10,
+        applied_at=fake.now,
+        by="you",
+        created=True,
+        changed=("gates.quality",),
+    )
+
+
 def _explanation(fake: FakeDoorstep, given: Any) -> Explanation:
     shown = _prediction(fake, given)
     if not shown.scores:
@@ -322,8 +404,28 @@ def _event_list(fake: FakeDoorstep) -> tuple[EventView, ...]:
     )[::-1]
 
 
+def _holds(fake: FakeDoorstep) -> tuple[EventView, ...]:
+    """One person is held, one was: newest first."""
+    said = (("freed", "b2"), ("held", "b2"), ("held", "a1"))
+    return tuple(
+        EventView(
+            sequence=3 - place,
+            at=fake.begun - (place + 1) * told.HOUR,
+            kind=f"subject.{what}",
+            actor="mira",
+            object=name,
+            sentence=f"the person {name} was {what}: file 4711",
+            data={"why": "file 4711"},
+            leaf_hash=digest_of(name.encode()),
+        )
+        for place, (what, name) in enumerate(said)
+    )
+
+
 def _events(fake: FakeDoorstep, given: Any) -> Events:
     everything = _event_list(fake)
+    if given.kind == "subject.":
+        return Events(events=_holds(fake), size=len(everything))
     found = [
         one
         for one in everything
@@ -468,6 +570,9 @@ NORMAL: dict[str, Answer] = {
     "service.rollback": lambda fake, given: fake.change(
         given.service, "rollback", "rolled-back", given.why
     ),
+    "release.recompute": _recomputed,
+    "service.diff": _diff,
+    "service.apply": _apply,
     "prediction.show": _prediction,
     "subject.erase": _erase,
     "prediction.list": _predictions,
@@ -504,6 +609,10 @@ EMPTY: dict[str, Answer] = {
     "release.show": lambda fake, given: msgspec.structs.replace(
         told.releases(fake.begun)[0], guardrails=(), decisions=(), champion=None, state="bake"
     ),
+    "release.recompute": lambda fake, given: msgspec.structs.replace(
+        _recomputed(fake, given), decisions=(), cells=()
+    ),
+    "service.diff": _diff,
     "prediction.list": lambda fake, given: Predictions(predictions=()),
     "traffic.count": lambda fake, given: msgspec.structs.replace(_traffic(fake, given), buckets=()),
     "monitor.show": lambda fake, given: _monitor(

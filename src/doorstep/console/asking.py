@@ -50,6 +50,17 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         return found if found < 2**62 else 0
 
 
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """template: file in `templates`. title: of the window. section: which link of the top is now.
+    fragments: the blocks that may be fetched alone. found: what the template needs."""
+
+    template: str
+    title: str
+    section: str
+    fragments: tuple[str, ...]
+    found: dict[str, Any]
+
+
 def answer(ask: Ask, name: str, given: msgspec.Struct, kind: type[AnswerT]) -> AnswerT:
     """What `name` answers, known to be a `kind`. Raises: DoorstepError; TypeError is our fault."""
     found = ask(name, given)

@@ -186,7 +186,7 @@ def ruler(
     estimate: float | None,
     thresholds: tuple[float, float],
     scale: Scale,
-    width: int = 300,
+    width: int = 260,
 ) -> Ruler:
     """interval: an end that is None is open. thresholds: (tolerance, margin)."""
     known = is_known(interval[0]) or is_known(interval[1])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from doorstep.console import marks, timeline
+from doorstep.console.words import rate, span
 from doorstep.core.condition import Quantity, parse_condition
 from doorstep.core.errors import InputError
 from doorstep.core.instant import SECOND_US, Instant
@@ -75,6 +78,60 @@ def estimate_of(guardrail: GuardrailView) -> float | None:
     return challenger / champion if champion else None
 
 
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """A stop on the way of a release: shadow, a step or a wave, bake, done. note: how long it was
+    there, and what of it. is_end: the release ended here, and not as it should."""
+
+    name: str
+    place: Literal["past", "now", "next"]
+    note: str = ""
+    is_end: bool = False
+
+
+def stages_of(shown: Release, now: Instant) -> tuple[Stage, ...]:
+    """Where it has been and where it is: each decision to advance leads one place on."""
+    stays = stays_of(shown, now)
+    here = len(stays) - 1
+    places = _places(shown)
+    found = []
+    for name, first, count in places:
+        stay = span(sum(stays[first : first + count]))
+        is_here = first <= here < first + count and shown.state != "done"
+        place: Literal["past", "now", "next"] = "past" if first <= here else "next"
+        note = _here(shown, name, stay) if is_here else stay if place == "past" else ""
+        is_end = is_here and shown.ended_at is not None
+        found.append(Stage(name=name, place="now" if is_here else place, note=note, is_end=is_end))
+    done = Stage(name="done", place="now", note="champion")
+    return (*found, done if shown.state == "done" else Stage(name="done", place="next"))
+
+
+def _places(shown: Release) -> list[tuple[str, int, int]]:
+    """(name, its first place among the stays, how many are its)."""
+    if shown.champion is None:
+        return [("bake", 0, 1)]
+    found = [("shadow", 0, 1)] if has_shadow(shown) else []
+    waves = [(f"wave {one.name}" if one.name else "the rest", one.shares) for one in shown.waves]
+    at = 1
+    for name, shares in waves or [(rate(one), (one,)) for one in shown.shares]:
+        found.append((name, at, len(shares)))
+        at += len(shares)
+    return [*found, ("bake", at, 1)]
+
+
+def _here(shown: Release, name: str, stay: str) -> str:
+    ends = {"rolled-back": "rolled back here after", "inconclusive": "no answer here after"}
+    if shown.state in ends:
+        return f"{ends[shown.state]} {stay}"
+    what = ""
+    if name == "shadow":
+        what = "callers see only the champion"
+    elif name != "bake":
+        what = f"step {shown.step} of {len(shown.shares)}"
+        what += f", {rate(shown.share)}" if shown.waves else ""
+    said = f"{'paused here, ' if shown.state == 'paused' else ''}{what}"
+    return f"{said}, {stay}" if what else f"{said}{stay}"
+
+
 def stays_of(shown: Release, now: Instant) -> tuple[float, ...]:
     """Seconds spent in shadow, then in each step, then baking; as far as it got. None in a shadow
     that there was not."""
@@ -87,6 +144,19 @@ def stays_of(shown: Release, now: Instant) -> tuple[float, ...]:
 
 def has_shadow(shown: Release) -> bool:
     return not shown.split or shown.split[0].state == "shadow"
+
+
+def verdict_of(guardrail: GuardrailView) -> tuple[str, str]:
+    """(its state, what the evidence says of it so far)."""
+    is_rail = guardrail.role == "guardrail"
+    if guardrail.log_e_rollback >= guardrail.log_e_rollback_threshold:
+        return "fail", "worse than tolerated" if is_rail else "the champion has won"
+    enough = guardrail.log_e_advance_threshold
+    if enough and guardrail.log_e_advance >= enough:
+        return "pass", "good enough to advance" if is_rail else "the challenger has won"
+    if not enough:
+        return "none", "only watched"
+    return "none", "not yet known"
 
 
 def metrics_of(shown: MonitorView) -> tuple[dict[str, Any], ...]:

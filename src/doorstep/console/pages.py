@@ -10,34 +10,28 @@ from urllib.parse import urlencode
 import msgspec
 
 from doorstep.console import course, marks, story, timeline, words
-from doorstep.console.asking import Ask, Query, answer, attempt
+from doorstep.console.asking import Ask, Page, Query, answer, attempt
 from doorstep.console.measures import (
     estimate_of,
-    has_shadow,
     metrics_of,
     ruler_of,
     say_undecided,
-    stays_of,
+    stages_of,
     totals_of,
+    verdict_of,
 )
+from doorstep.console.records import edit, history, installation, ledger, name_in, status_of
 from doorstep.console.servicefile import annotate_file
-from doorstep.core.errors import InputError, NotFoundError, UsageError
-from doorstep.core.ids import parse_name, parse_prediction_id, parse_version
+from doorstep.core.errors import InputError, UsageError
+from doorstep.core.ids import parse_prediction_id, parse_version
 from doorstep.core.instant import Instant, parse_instant
 from doorstep.core.servicefile import parse_service_file
 from doorstep.explain.surface import ExplainPrediction, Explanation
 from doorstep.gate.surface import GateRuns, ShowGates
 from doorstep.govern.surface import (
-    Events,
     History,
-    Installation,
-    LedgerVerdict,
-    ListEvents,
     ShowHistory,
-    ShowInstallation,
-    VerifyLedger,
 )
-from doorstep.journal.options import SURVIVES
 from doorstep.journal.surface import (
     CountTraffic,
     ListPredictions,
@@ -67,6 +61,8 @@ from doorstep.register.surface import (
 from doorstep.release.surface import (
     Differences,
     ListReleases,
+    Recomputed,
+    RecomputeRelease,
     Release,
     Releases,
     ShowDifferences,
@@ -77,7 +73,6 @@ COLUMNS_PER_PAGE = 40
 VERSIONS_WITH_GATES = 12
 PREDICTIONS_PER_PAGE = 50
 PREDICTION_FILTERS = ("key", "subject", "segment", "answer", "status", "kind")
-EVENTS_PER_PAGE = 50
 RANGES = {"1h": (60, 60), "6h": (360, 300), "24h": (1440, 900), "7d": (10_080, 7200)}
 """Name of a time range -> (minutes, bucket_s): at most 100 bars or so, whatever the range."""
 
@@ -85,17 +80,6 @@ RANGES = {"1h": (60, 60), "6h": (360, 300), "24h": (1440, 900), "7d": (10_080, 7
 COURSE_WIDTHS = (1120, 340)
 """Of the picture of a split, on a desk and in a hand."""
 RELEASE_ID = re.compile(r"[0-9a-f]{32}")
-
-
-class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """template: file in `templates`. title: of the window. section: which link of the top is now.
-    fragments: the blocks that may be fetched alone. found: what the template needs."""
-
-    template: str
-    title: str
-    section: str
-    fragments: tuple[str, ...]
-    found: dict[str, Any]
 
 
 PageMaker = Callable[[Ask, Query], Page]
@@ -130,9 +114,9 @@ def overview(ask: Ask, query: Query) -> Page:
 
 
 def service(ask: Ask, query: Query) -> Page:
-    name = _service_name(query)
+    name = name_in(query)
     shown = answer(ask, "service.show", ShowService(service=name), Service)
-    status = _status(ask, name)
+    status = status_of(ask, name)
     monitor, why_not = attempt(ask, "monitor.show", ShowMonitor(service=name), MonitorView)
     releases = answer(ask, "release.list", ListReleases(service=name), Releases).releases
     versions = answer(ask, "version.list", ListVersions(service=name), Versions).versions
@@ -172,7 +156,7 @@ def _promises(monitor: MonitorView | None, status: ServiceStatus | None) -> tupl
 
 def _chart(ask: Ask, query: Query, found: dict[str, Any]) -> dict[str, Any]:
     shown, status = found["service"], found["status"]
-    name = _service_name(query)
+    name = name_in(query)
     chosen = query.text("range") if query.text("range") in RANGES else "1h"
     minutes, bucket_s = RANGES[chosen]
     asked = CountTraffic(service=name, minutes=minutes, bucket_s=bucket_s)
@@ -203,11 +187,6 @@ def _told(ask: Ask, releases: Iterable[Release], since: Instant) -> Iterator[Rel
             yield attempt(ask, "release.show", ShowRelease(release=one.id), Release)[0] or one
 
 
-def _status(ask: Ask, name: str) -> ServiceStatus | None:
-    found = answer(ask, "service.status", ShowStatus(service=name), Statuses).services
-    return next(iter(found), None)
-
-
 def _gates(ask: Ask, versions: tuple[Version, ...]) -> dict[int, GateRuns]:
     """Of the newest versions only: a page asks a bounded number of questions."""
     found: dict[int, GateRuns] = {}
@@ -225,7 +204,10 @@ def release(ask: Ask, query: Query) -> Page:
     found = [end for one in ratios for end in (one.low, one.high, one.tolerance, one.margin)]
     domain = marks.ratio_domain(found)
     asked = ShowDifferences(release=shown.id)
-    differences, why_not = None, None
+    differences, why_not, again = None, None, None
+    if query.text("recompute") and not query.fragments:
+        recomputing = RecomputeRelease(release=shown.id)
+        again = answer(ask, "release.recompute", recomputing, Recomputed)
     if shown.champion is not None and not query.fragments:
         differences, why_not = attempt(ask, "release.differences", asked, Differences)
     return Page(
@@ -240,19 +222,28 @@ def release(ask: Ask, query: Query) -> Page:
             "estimates": {one.name: estimate_of(one) for one in shown.guardrails},
             "over": shown.ended_at is not None,
             "undecided": say_undecided(shown),
-            "stays": stays_of(shown, query.now),
-            "has_shadow": has_shadow(shown),
-            "courses": [course.course(shown, query.now, width) for width in COURSE_WIDTHS],
+            "stages": stages_of(shown, query.now),
+            "verdicts": {one.name: verdict_of(one) for one in shown.guardrails},
+            "courses": _courses(shown, query.now),
             "evidences": {o.name: course.evidence(shown.moments, o.name) for o in shown.guardrails},
             "last": next((one for one in reversed(shown.decisions) if one.action != "hold"), None),
+            "again": again,
             "differences": differences,
             "differences_error": why_not,
         },
     )
 
 
+def _courses(shown: Release, now: Instant) -> list[course.Course]:
+    """None of a first version: it has answered everything all the time."""
+    if shown.champion is None:
+        return []
+    found = (course.course(shown, now, width) for width in COURSE_WIDTHS)
+    return [one for one in found if one is not None]
+
+
 def version(ask: Ask, query: Query) -> Page:
-    name = _service_name(query)
+    name = name_in(query)
     number = f"{name}@{query.path['number']}"
     shown = answer(ask, "version.show", ShowVersion(version=number), Version)
     runs, why_not = attempt(ask, "gate.show", ShowGates(version=number), GateRuns)
@@ -284,7 +275,7 @@ def version(ask: Ask, query: Query) -> Page:
 
 
 def monitor(ask: Ask, query: Query) -> Page:
-    name = _service_name(query)
+    name = name_in(query)
     shown = answer(ask, "monitor.show", ShowMonitor(service=name), MonitorView)
     order = sorted(shown.columns, key=lambda one: (not one.drifted, -(one.shift_sd or 0.0)))
     start = min(query.number("from"), len(order))
@@ -307,7 +298,7 @@ def monitor(ask: Ask, query: Query) -> Page:
 
 
 def predictions(ask: Ask, query: Query) -> Page:
-    name = _service_name(query)
+    name = name_in(query)
     of = answer(ask, "service.show", ShowService(service=name), Service)
     versions = answer(ask, "version.list", ListVersions(service=name), Versions).versions
     since, until = query.text("from", 40), query.text("to", 40)
@@ -334,6 +325,7 @@ def predictions(ask: Ask, query: Query) -> Page:
             "until": until,
             "versions": sorted((one.number for one in versions), reverse=True),
             "subject": _subject(of.file),
+            "status": status_of(ask, name),
             "is_filtered": bool(_filters_of(query)),
             "older": _older(query, shown[-1]) if len(shown) == asked.limit else "",
         },
@@ -381,68 +373,6 @@ def prediction(ask: Ask, query: Query) -> Page:
     )
 
 
-def history(ask: Ask, query: Query) -> Page:
-    name = _service_name(query)
-    asked_at = query.text("at", 40)
-    at = parse_instant(asked_at) if asked_at else 0
-    return Page(
-        template="history.html",
-        title=f"{name} history",
-        section="overview",
-        fragments=(),
-        found={
-            "service": name,
-            "history": answer(ask, "service.history", ShowHistory(service=name, at=at), History),
-            "asked_at": asked_at,
-            "status": _status(ask, name),
-            "start": query.number("from"),
-        },
-    )
-
-
-def ledger(ask: Ask, query: Query) -> Page:
-    asked = ListEvents(
-        service=query.text("service"),
-        kind=query.text("kind", 60),
-        before=query.number("before"),
-        limit=EVENTS_PER_PAGE,
-    )
-    shown = answer(ask, "ledger.list", asked, Events)
-    verdict = None
-    if query.text("verify"):
-        verdict = answer(ask, "ledger.verify", VerifyLedger(), LedgerVerdict)
-    events = shown.events
-    more = len(events) == asked.limit and events[-1].sequence > 1
-    return Page(
-        template="ledger.html",
-        title="Ledger",
-        section="ledger",
-        fragments=(),
-        found={
-            "events": events,
-            "size": shown.size,
-            "asked": asked,
-            "verdict": verdict,
-            "older": events[-1].sequence if more else 0,
-        },
-    )
-
-
-def installation(ask: Ask, query: Query) -> Page:  # noqa: ARG001
-    shown = answer(ask, "installation.show", ShowInstallation(), Installation)
-    return Page(
-        template="installation.html",
-        title="Installation",
-        section="installation",
-        fragments=("nodes",),
-        found={
-            "installation": shown,
-            "troubled": sum(bool(one.problems) for one in shown.nodes),
-            "survives": SURVIVES,
-        },
-    )
-
-
 def find(wanted: str) -> Goto:
     """Where a search leads: `loans@3`, the id of a release or a prediction, or services whose name
     holds the text."""
@@ -460,15 +390,6 @@ def find(wanted: str) -> Goto:
         return Goto(path="/")
 
 
-def _service_name(query: Query) -> str:
-    """Raises: NotFoundError: what cannot be a name cannot be the name of a service."""
-    given = query.path["service"]
-    try:
-        return parse_name(given)
-    except InputError as error:
-        raise NotFoundError("no-such-service", error.message, "doorstep status") from None
-
-
 PAGES: tuple[tuple[str, PageMaker], ...] = (
     ("/", overview),
     ("/services/{service:str}", service),
@@ -476,6 +397,7 @@ PAGES: tuple[tuple[str, PageMaker], ...] = (
     ("/services/{service:str}/monitor", monitor),
     ("/services/{service:str}/predictions", predictions),
     ("/services/{service:str}/history", history),
+    ("/services/{service:str}/file", edit),
     ("/releases/{release:str}", release),
     ("/predictions/{prediction:str}", prediction),
     ("/ledger", ledger),

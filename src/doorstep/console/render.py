@@ -10,14 +10,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from doorstep.console import marks, words
-from doorstep.console.asking import Query
-from doorstep.console.pages import Page
+from doorstep.console.asking import Page, Query
 from doorstep.core.errors import DoorstepError, NotFoundError
 from doorstep.core.plural import plural
 
 _FILTERS = (
     *("ago", "exact", "iso", "count", "number", "fixed", "plain"),
-    *("rate", "odds", "short", "clip", "model", "size"),
+    *("rate", "odds", "short", "clip", "model", "size", "sentence", "unsigned"),
 )
 _SCRIPT_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 

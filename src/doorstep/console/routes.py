@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from importlib import metadata, resources, util
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
+import msgspec
 from litestar import Request, Router, get, post
 from litestar.enums import RequestEncodingType
 from litestar.exceptions import HTTPException
@@ -17,8 +18,9 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import Body
 from litestar.response import File, Redirect, Response
 
-from doorstep.console.asking import Ask, Query, Visit, answer
+from doorstep.console.asking import Ask, Query, Visit, answer, attempt
 from doorstep.console.pages import PAGES, PageMaker, find
+from doorstep.console.records import edited, served_in
 from doorstep.console.render import Renderer
 from doorstep.core.errors import DoorstepError, ForbiddenError, NotFoundError, UsageError
 from doorstep.core.ids import digest_of
@@ -28,7 +30,15 @@ from doorstep.govern.surface import History, ShowHistory
 from doorstep.journal.surface import Erased, EraseSubject
 from doorstep.kernel.http_status import headers_of, status_of
 from doorstep.kernel.turns import Turns
-from doorstep.register.surface import Rule
+from doorstep.register.surface import (
+    FILE_BYTES_MAX,
+    ApplyService,
+    Rule,
+    Service,
+    ServiceDiff,
+    ServiceRevision,
+    ShowService,
+)
 from doorstep.release.surface import (
     Approvals,
     ApproveRevision,
@@ -39,6 +49,8 @@ from doorstep.release.surface import (
 )
 
 FORM_BYTES_MAX = 16 * 1024
+FILE_FORM_BYTES_MAX = 3 * FILE_BYTES_MAX
+"""A form sends a byte that is no letter as three."""
 REASON_MAX = 500
 CHANGES = ("pause", "resume", "promote")
 FormData = Annotated[dict[str, str], Body(media_type=RequestEncodingType.URL_ENCODED)]
@@ -109,6 +121,8 @@ def console_routes(
         console.approve_revision(),
         console.erase(),
         console.search(),
+        console.edit(),
+        console.history(),
         console.history_csv(),
     ]
     handlers += [_static(files)]
@@ -166,14 +180,12 @@ class _Console:
     def _show(self, request: AnyRequest, maker: PageMaker) -> Response[str]:
         # This first: it refuses who is not signed in before anything is asked.
         visit = self._sign_in(request)
-        query = Query(
-            path=dict(request.path_params),
-            given=dict(request.query_params.items()),
-            now=self._clock.now(),
-            csrf=visit.csrf,
-            who=visit.who,
-        )
+        query = self._query(visit, request.path_params, dict(request.query_params.items()))
         return _html(self._renderer.page(maker(visit.ask, query), query), 200)
+
+    def _query(self, visit: Visit, path: Mapping[str, Any], given: dict[str, str]) -> Query:
+        now = self._clock.now()
+        return Query(path=dict(path), given=given, now=now, csrf=visit.csrf, who=visit.who)
 
     def change(self, action: str) -> HTTPRouteHandler:
         name = f"release.{action}"
@@ -229,14 +241,60 @@ class _Console:
 
         return approve_revision
 
+    def edit(self) -> HTTPRouteHandler:
+        turns = Turns("a service file")
+
+        @post(
+            "/services/{service:str}/file",
+            status_code=200,
+            request_max_body_size=FILE_FORM_BYTES_MAX,
+        )
+        async def edit(request: AnyRequest, data: FormData) -> Response[Any]:
+            visit = self._require_form(request, data)
+            return await turns.take(lambda: self._edit(visit, request, data))
+
+        return edit
+
+    def _edit(self, visit: Visit, request: AnyRequest, data: Mapping[str, str]) -> Response[Any]:
+        """Say what the file would change; or apply it, if that was said of the revision that is
+        in effect."""
+        name = str(request.path_params["service"])
+        of = answer(visit.ask, "service.show", ShowService(service=name), Service)
+        # Browsers send the lines of a text area with CRLF, whatever they were.
+        asked = ApplyService(file=data.get("file", "").replace("\r\n", "\n"))
+        diff, why_not = attempt(visit.ask, "service.diff", asked, ServiceDiff)
+        if diff is not None and diff.service != name:
+            said = f"the file is of {diff.service}, and this page is of {name}"
+            diff, why_not = None, UsageError("other-service", said)
+        if data.get("do") == "apply" and diff and data.get("seen") == str(diff.revision):
+            answer(visit.ask, "service.apply", asked, ServiceRevision)
+            where = f"/services/{quote(name, safe='')}#file"
+            return Redirect(where, status_code=303, headers=PAGE_HEADERS)
+        query = self._query(visit, {}, {})
+        return _html(self._renderer.page(edited(of, asked.file, diff, why_not), query), 200)
+
+    def history(self) -> HTTPRouteHandler:
+        @get("/history", sync_to_thread=False, name="console-history-of")
+        def history(request: AnyRequest) -> Redirect:
+            self._sign_in(request)  # refuses who is not signed in, as every page does
+            given = {key: value[:200] for key, value in request.query_params.items() if value}
+            service = given.pop("service", "")
+            where = f"/services/{quote(service, safe='')}/history" if service else "/"
+            query = f"?{urlencode(given)}" if service and given else ""
+            return Redirect(where + query, status_code=303, headers=PAGE_HEADERS)
+
+        return history
+
     def history_csv(self) -> HTTPRouteHandler:
         turns = Turns("the table of a history")
 
         @get("/services/{service:str}/history.csv", name="console-history-csv")
         async def history_csv(request: AnyRequest) -> Response[str]:
-            ask = self._sign_in(request).ask
+            visit = self._sign_in(request)
             asked = ShowHistory(service=str(request.path_params["service"]))
-            shown = await turns.take(lambda: answer(ask, "service.history", asked, History))
+            shown = await turns.take(lambda: answer(visit.ask, "service.history", asked, History))
+            query = self._query(visit, {}, dict(request.query_params.items()))
+            shown = msgspec.structs.replace(shown, served=served_in(shown, query))
             named = {"content-disposition": f'attachment; filename="{shown.service}-history.csv"'}
             return Response(to_csv(shown), media_type="text/csv", headers=PAGE_HEADERS | named)
 
@@ -257,7 +315,7 @@ class _Console:
 
         return erase
 
-    def _reason(self, request: AnyRequest, data: Mapping[str, str]) -> tuple[Ask, str]:
+    def _require_form(self, request: AnyRequest, data: Mapping[str, str]) -> Visit:
         visit = self._sign_in(request)
         expected = visit.csrf
         brought = data.get("csrf", "")
@@ -267,6 +325,10 @@ class _Console:
                 "the form was not made by this session, so nothing was changed",
                 "reload the page and send the form again",
             )
+        return visit
+
+    def _reason(self, request: AnyRequest, data: Mapping[str, str]) -> tuple[Ask, str]:
+        visit = self._require_form(request, data)
         why = data.get("why", "").strip()
         if not 0 < len(why) <= REASON_MAX:
             raise UsageError(

@@ -143,7 +143,8 @@ def points(value: float | None) -> str:
     """A difference of shares: `+0.4 pt`, `0`."""
     if value is None or not math.isfinite(value):
         return NO_DATA
-    return f"{value * 100:+.2g} pt" if value else "0"
+    shown = value * 100
+    return (f"{shown:+.0f} pt" if abs(shown) >= 10 else f"{shown:+.2g} pt") if value else "0"
 
 
 def short(text: str) -> str:
@@ -213,3 +214,13 @@ def size(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.1f} GB"
+
+
+def sentence(text: str) -> str:
+    """Text that begins as a sentence does."""
+    return text[:1].upper() + text[1:]
+
+
+def unsigned(reason: str, by: str) -> str:
+    """A person's reason without their name before it, where the name stands beside."""
+    return reason.removeprefix(f"{by}: ")

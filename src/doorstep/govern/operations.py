@@ -16,12 +16,14 @@ from doorstep.govern.surface import (
     Installation,
     LedgerVerdict,
     ListEvents,
+    NodeStore,
     NodeView,
     ShowInstallation,
     VerifyLedger,
 )
 from doorstep.govern.views import event_view
 from doorstep.journal.personal import erasure_problems
+from doorstep.journal.stored import store_status
 from doorstep.kernel.app import App
 from doorstep.kernel.checkpoints import Signed, Signer, read_checkpoint, sign_checkpoint
 from doorstep.kernel.db import Database
@@ -46,12 +48,11 @@ def list_events(app: App, asked: ListEvents) -> Events:
     """List events of the ledger, newest first."""
     if not 1 <= asked.limit <= EVENTS_MAX:
         raise InputError("bad-limit", f"limit is {asked.limit}; expected 1 to {EVENTS_MAX}")
-    wanted = Filter(service=asked.service, before=asked.before or None)
+    wanted = Filter(service=asked.service, starts=asked.kind, before=asked.before or None)
     with app.database.reading() as connection:
         head = read_head(connection)
-        events = read_events(connection, wanted, EVENTS_MAX if asked.kind else asked.limit)
-    shown = [one for one in events if one.kind.startswith(asked.kind)][: asked.limit]
-    return Events(events=tuple(event_view(one) for one in shown), size=head.size)
+        events = read_events(connection, wanted, asked.limit)
+    return Events(events=tuple(event_view(one) for one in events), size=head.size)
 
 
 @operation("ledger.verify", permission="ledger:read", effect="read")
@@ -110,12 +111,13 @@ def show_installation(app: App, asked: ShowInstallation) -> Installation:  # noq
         plan_number=plan.number if plan else 0,
         ledger_size=head.size,
         started_at=app.started_at,
-        nodes=tuple(_node(report, report.node in alive) for report in app.nodes.reports()),
+        nodes=tuple(_node(app, report, report.node in alive) for report in app.nodes.reports()),
         problems=erasure_problems(app),
     )
 
 
-def _node(report: NodeReport, live: bool) -> NodeView:
+def _node(app: App, report: NodeReport, live: bool) -> NodeView:
+    status = store_status(app.home.path, report.node)
     return NodeView(
         node=report.node,
         live=live,
@@ -127,4 +129,5 @@ def _node(report: NodeReport, live: bool) -> NodeView:
         loaded=report.loaded,
         problems=report.problems,
         journal=report.journal,
+        store=msgspec.convert(status, NodeStore, from_attributes=True) if status else None,
     )

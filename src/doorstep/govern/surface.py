@@ -167,7 +167,22 @@ class ShowInstallation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
+class NodeStore(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a node's journal is in its object store. waiting_*: is not yet. behind_since: 0 if
+    the last try went through; problem: what it said if not."""
+
+    url: str
+    files: int
+    bytes: int
+    waiting_files: int
+    waiting_bytes: int
+    behind_since: Instant
+    problem: str
+
+
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
+    """store: None without one, or before its first try."""
+
     node: str
     live: bool
     data_url: str
@@ -178,6 +193,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     loaded: tuple[str, ...]
     problems: tuple[str, ...]
     journal: JournalMode = "default"
+    store: NodeStore | None = None
 
 
 class Installation(msgspec.Struct, frozen=True, kw_only=True):

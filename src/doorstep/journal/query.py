@@ -132,7 +132,7 @@ def predictions(
     before: tuple[Instant, str] | None = None,
     filters: Filters | None = None,
 ) -> list[Row]:
-    """The newest records that pass, by (at, request, row) descending. before: the (at, id) of the
+    """The newest records that pass, those of one request in its order. before: the (at, id) of the
     last row of the page before this one; id "" takes everything before `at`.
 
     Raises: InputError (`bad-limit`) unless 1 <= limit <= LIMIT_MAX, (`bad-prediction-id`).
@@ -163,12 +163,13 @@ def predictions(
 
 
 def _place(row: Row) -> Place:
-    return (row["at"], row["request"], row["row"])
+    """The largest comes first: the newest, and of one request row 0."""
+    return row["at"], row["request"], -row["row"]
 
 
 def _end(at: Instant, id: str) -> Place:
     request, row = parse_prediction_id(id) if id else ("", 0)
-    return (at, str(request), row)
+    return at, str(request), -row
 
 
 def _newest(
@@ -182,9 +183,9 @@ def _newest(
     paths = locate(files)
     condition, values = filters.where(types_of(con, paths) if filters.wanted else {})
     if end is not None:
-        condition += ' AND ("at", request, "row") < (?, ?, ?)'
-        values += end
-    tail = f'WHERE {condition} ORDER BY "at" DESC, request DESC, "row" DESC LIMIT {limit:d}'
+        condition += ' AND "at" <= ? AND ("at", request, -"row") < (?, ?, ?)'
+        values += [end[0], *end]
+    tail = f'WHERE {condition} ORDER BY "at" DESC, request DESC, "row" LIMIT {limit:d}'
     return listed_rows(con, service, paths, tail, values)
 
 

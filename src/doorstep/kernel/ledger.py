@@ -21,6 +21,7 @@ from sqlalchemy import (
     Row,
     Table,
     Text,
+    func,
     insert,
     select,
     update,
@@ -89,11 +90,12 @@ class TreeHead(msgspec.Struct, frozen=True):
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events; "" is any. before: only events with a smaller seq, for paging backwards.
-    without: a kind that is left out."""
+    """Which events; "" is any. starts: what a kind begins with. without: a kind that is left out.
+    before: only events with a smaller seq, for paging backwards."""
 
     service: str = ""
     kind: str = ""
+    starts: str = ""
     object: Object | None = None
     before: int | None = None
     without: str = ""
@@ -178,6 +180,10 @@ def read_events(connection: Connection, wanted: Filter, limit: int = 100) -> lis
         query = query.where(entries.c.kind == wanted.kind)
     if wanted.without:
         query = query.where(entries.c.kind != wanted.without)
+    if wanted.starts:
+        # LIKE takes no pattern of any length, and in SQLite no heed of capitals.
+        begins = func.substr(entries.c.kind, 1, len(wanted.starts))
+        query = query.where(begins == wanted.starts)
     if wanted.object:
         query = query.where(entries.c.object_type == wanted.object.type)
         query = query.where(entries.c.object_id == wanted.object.id)

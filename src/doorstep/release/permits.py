@@ -90,7 +90,7 @@ def require_approvals(
     if len(found) >= need:
         return found
     asking = ", ".join(sorted(set(asked_by)))
-    said = f"{version.name} needs the yes of {plural(need, "person", "people")}"
+    said = f"{version.name} needs the yes of {plural(need, 'person', 'people')}"
     said += f" of {', '.join(may)}" if may else ""
     said += (
         f" who neither registered it ({version.by}) nor ask for its release ({asking}); "

@@ -125,7 +125,8 @@ class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
     logs, to be compared with their thresholds (rolled back beyond, may advance beyond; of an
     experiment: the champion has won, the challenger has). beside: what is known besides and decides
     nothing, in words. wait_s: about how long until it has
-    enough at the present traffic, None if it cannot be said."""
+    enough at the present traffic, None if it cannot be said. limit: the challenger's rate is held
+    to it and not to the champion's; None if they are compared. said: what the rates are of."""
 
     name: str
     champion: float | None
@@ -145,6 +146,8 @@ class GuardrailView(msgspec.Struct, frozen=True, kw_only=True):
     unit: str = ""
     is_better_high: bool = False
     beside: str = ""
+    limit: float | None = None
+    said: str = ""
 
 
 class ExperimentView(msgspec.Struct, frozen=True, kw_only=True):
@@ -289,7 +292,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     settled: every live node reports the plan of the newest decision; silent: nodes that do not.
     headline: where it stands, in a sentence. next: what comes next and when, "" if nothing does;
     next_s: the same in seconds, None if it cannot be said. split, moments: how shares and evidence
-    went, oldest first; with the decisions only."""
+    went, oldest first; with the decisions only. deadline_at: when its steps end without evidence,
+    and deadline_then what is declared for that; None where no deadline is ahead."""
 
     id: str
     service: str
@@ -321,6 +325,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     split: tuple[SplitView, ...] = ()
     moments: tuple[MomentView, ...] = ()
     experiment: ExperimentView | None = None
+    deadline_at: Instant | None = None
+    deadline_then: str = ""
 
 
 class ShowDifferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -37,6 +37,7 @@ from doorstep.release.wording import (
     name_of,
     say_leads,
     say_missing,
+    say_name,
     say_rankings,
     say_ratio,
     say_time,
@@ -93,6 +94,8 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         split=tuple(_split(inner)) if with_decisions else (),
         moments=_moments(app, inner.id, decided) if with_decisions else (),
         experiment=_experiment(inner, _last_numbers(inner, newest, decided)),
+        deadline_at=inner.deadline_at if inner.state in (State.SHADOW, State.STEP) else None,
+        deadline_then=inner.spec.deadline_then,
     )
 
 
@@ -280,7 +283,18 @@ def _guardrail(
         is_better_high=METRICS[numbers.guardrail].is_better_high,
         wait_s=wait_s,
         beside=say_rankings(evidence.rankings) if numbers.guardrail == "quality" else "",
+        limit=_held_to(release, rule),
+        said=say_name(numbers),
     )
+
+
+def _held_to(release: Inner, rule: Guardrail | None) -> float | None:
+    """A first version is compared with nobody, nor is how often two disagree."""
+    if rule is None or not (release.is_first or rule.name == "disagreement"):
+        return None
+    if rule.name == "disagreement":
+        return rule.tolerance
+    return next(iter(rule.limits), None) if rule.name == "latency" else rule.ceiling
 
 
 def _missing(numbers: Numbers, wait_s: float | None) -> str:

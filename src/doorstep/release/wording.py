@@ -51,7 +51,7 @@ def say_verdict(numbers: Numbers) -> str:
     if numbers.method.startswith("M4") or numbers.champion_rate is None:
         against = ""
     rate = say_value(numbers, numbers.challenger_rate)
-    return f"{_name(numbers)}{where} {rate}{against} ({say_evidence(log_e)})"
+    return f"{say_name(numbers)}{where} {rate}{against} ({say_evidence(log_e)})"
 
 
 def say_wave(name: str) -> str:
@@ -87,9 +87,11 @@ def say_ratio(numbers: Numbers) -> str:
         f"{say_value(numbers, numbers.champion_rate)}"
     )
     if numbers.guardrail == "disagreement":
-        return f"{_name(numbers)} {percent(numbers.challenger_rate)}"
+        return f"{say_name(numbers)} {percent(numbers.challenger_rate)}"
     if not numbers.is_ratio:
-        return f"{_name(numbers)} {rates}, difference {say_difference(numbers.low, numbers.high)}"
+        return (
+            f"{say_name(numbers)} {rates}, difference {say_difference(numbers.low, numbers.high)}"
+        )
     return f"{numbers.guardrail} {rates}, ratio {_ratio(numbers)}"
 
 
@@ -111,8 +113,8 @@ def say_undecided(numbers: Numbers) -> str:
         f"{say_value(numbers, numbers.champion_rate)}"
     )
     if numbers.low is None and numbers.high is None:
-        return f"neither won: {_name(numbers)} {rates}; nothing was seen that tells them apart"
-    return f"neither won: {_name(numbers)} {rates}; no difference beyond {between} was seen"
+        return f"neither won: {say_name(numbers)} {rates}; nothing was seen that tells them apart"
+    return f"neither won: {say_name(numbers)} {rates}; no difference beyond {between} was seen"
 
 
 def say_leads(numbers: Numbers) -> str:
@@ -160,7 +162,7 @@ def say_basis(decision: Decision) -> str:
 def _briefly(numbers: Numbers) -> str:
     """As `say_ratio`, without what is not known."""
     if numbers.champion_rate is None:
-        return f"{_name(numbers)} {say_value(numbers, numbers.challenger_rate)}"
+        return f"{say_name(numbers)} {say_value(numbers, numbers.challenger_rate)}"
     return say_ratio(numbers).removesuffix(", ratio unknown").removesuffix(", difference unknown")
 
 
@@ -171,7 +173,7 @@ def say_difference(low: float | None, high: float | None) -> str:
     return f"{low * 100:+.2g} to {high * 100:+.2g} points"
 
 
-def _name(numbers: Numbers) -> str:
+def say_name(numbers: Numbers) -> str:
     """Of latency: `requests slower than the former p99`."""
     if numbers.method.startswith(SLOWER):
         return f"requests slower than the former p{numbers.method.removeprefix(SLOWER)}"

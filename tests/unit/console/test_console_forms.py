@@ -15,6 +15,7 @@ from doorstep.console.asking import Visit
 from doorstep.core import errors
 from doorstep.journal.surface import EraseSubject
 from doorstep.kernel.http_status import STATUS
+from doorstep.register.surface import ApplyService
 from doorstep.release.surface import ApproveRevision, ApproveVersion, ChangeRelease, Rollback
 from fakes.console import CSRF, FakeDoorstep, make_app
 from fakes.console_data import prediction
@@ -184,3 +185,38 @@ def test_taking_a_first_version_back_says_that_nobody_serves_then() -> None:
         assert "No version of loans serves then: callers get its constant fallback" in page
         assert "/services/loans/rollback" in page
         assert "/rollback" not in client.get("/services/triage").text
+
+
+FILE = "doorstep: 1\r\nservice: loans\r\ngates: {quality: [auc >= 0.5]}\r\n"
+
+
+def test_a_service_file_is_applied_only_after_its_difference_was_seen(desk: Desk) -> None:
+    where = "/services/loans/file"
+    shown = desk.send(where, csrf=CSRF, do="diff", file=FILE)
+    assert "loosens what a version must show" in shown.text
+    assert "Apply it as revision 10" in shown.text
+    assert "service.apply" not in dict(desk.fake.asked)
+    early = desk.send(where, csrf=CSRF, do="apply", seen="8", file=FILE)
+    assert (early.status_code, "service.apply" in dict(desk.fake.asked)) == (200, False)
+    done = desk.send(where, csrf=CSRF, do="apply", seen="9", file=FILE)
+    assert (done.status_code, done.headers["location"]) == (303, "/services/loans#file")
+    assert dict(desk.fake.asked)["service.apply"] == ApplyService(file=FILE.replace("\r\n", "\n"))
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [("service: fraud\n", "the file is of fraud"), ("service: loans\nnonsense", "has a problem")],
+)
+def test_a_file_that_cannot_be_applied_is_kept_and_says_why(
+    desk: Desk, file: str, said: str
+) -> None:
+    answer = desk.send("/services/loans/file", csrf=CSRF, do="apply", seen="9", file=file)
+    assert answer.status_code == 200
+    assert said in answer.text and file.strip() in answer.text
+    assert "service.apply" not in dict(desk.fake.asked)
+
+
+def test_a_service_file_needs_the_form_token(desk: Desk) -> None:
+    answer = desk.send("/services/loans/file", csrf="another", do="apply", seen="9", file=FILE)
+    assert answer.status_code == 403
+    assert desk.fake.asked == []

@@ -68,13 +68,16 @@ def paths(fake: FakeDoorstep) -> dict[str, str]:
         "predictions-filtered": "/services/loans/predictions?version=2&status=ok&answer=good"
         "&kind=live&from=2020-01-01T00:00&to=2100-01-01T00:00",
         "history": "/services/loans/history",
-        "history-then": "/services/loans/history?at=2026-01-01T00:00&from=1",
+        "history-then": "/services/loans/history?at=2026-01-01T00:00&start=1",
+        "history-filtered": "/services/loans/history?role=champion&from=2020-01-01T00:00",
         "history-new": "/services/triage/history",
+        "file": "/services/loans/file",
         "prediction": f"/predictions/{console_data.prediction(fake.begun, 25).id}",
         "prediction-failed": f"/predictions/{console_data.prediction(fake.begun, 5).id}",
         "release-step": f"/releases/{console_releases.RELEASE_STEP}",
         "release-back": f"/releases/{console_releases.RELEASE_BACK}",
         "release-done": f"/releases/{console_releases.RELEASE_DONE}",
+        "release-again": f"/releases/{console_releases.RELEASE_BACK}?recompute=1",
         "ledger": "/ledger",
         "ledger-verified": "/ledger?verify=1&kind=release.",
         "installation": "/installation",
@@ -83,7 +86,7 @@ def paths(fake: FakeDoorstep) -> dict[str, str]:
 
 SILENT = ("ledger-verified", "monitor-new", "history-new")
 NAMES = tuple(paths(FakeDoorstep()))
-EMPTY_NAMES = tuple(name for name in NAMES if not name.startswith("prediction-"))
+EMPTY_NAMES = tuple(name for name in NAMES if name != "file" and not name.startswith("prediction-"))
 
 
 class Site:

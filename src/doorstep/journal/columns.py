@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from doorstep.core.errors import InputError
 from doorstep.core.record import Layout, OutcomeRecord, PredictionMeta
 from doorstep.journal.block import outcome_leaf, prediction_leaves
 from doorstep.journal.duck import LISTS_JOINED_BY, Array, Columns, Computed
@@ -66,8 +67,20 @@ _KINDS: dict[str, type] = {
     "share": np.float64,
     "cached": np.bool_,
 }
-_BYTES = "request in bytes"
-_REQUEST = f'CAST(CAST(hex("{_BYTES}") AS UUID) AS VARCHAR)'
+WORD_BYTES = 8
+
+
+def _uuid_of(high: str, low: str) -> str:
+    """SQL: of two columns of words. DuckDB reads numbers five times as fast as it reads objects."""
+    return f'CAST((CAST("{high}" AS UHUGEINT) << 64) | "{low}" AS UUID)'
+
+
+_REQUEST_WORDS = ("request 0", "request 1")
+_LEAF_WORDS = ("leaf 0", "leaf 1", "leaf 2", "leaf 3")
+_REQUEST = f"CAST({_uuid_of(*_REQUEST_WORDS)} AS VARCHAR)"
+_LEAF = " || ".join(
+    f"CAST({_uuid_of(*_LEAF_WORDS[at : at + 2])} AS BLOB)" for at in range(0, len(_LEAF_WORDS), 2)
+)
 TURNED_ROWS = 2000
 """Rows that are turned into columns at once stay in the processor's cache: half the time."""
 SEALED_KEY = "sealed_key"
@@ -118,11 +131,16 @@ class Batch(msgspec.Struct, frozen=True, dict=True):
         """The fields of _KINDS of which all rows have the same value."""
         return frozenset(name for name in _KINDS if _is_constant(self.fields[name]))
 
-    def integers(self, name: str) -> NDArray[np.int64]:
-        values = self.fields[name]
-        if name in self.constants:
-            return np.full(len(values), values[0], dtype=np.int64)
-        return np.array(values, dtype=np.int64)
+    @cached_property
+    def integers(self) -> dict[str, NDArray[np.int64]]:
+        """name -> the values of all rows, of each field that is a whole number."""
+        count = len(self.rows)
+        return {
+            name: np.full(count, self.fields[name][0], dtype=np.int64)
+            if name in self.constants
+            else np.fromiter(self.fields[name], dtype=np.int64, count=count)
+            for name in _INTEGERS
+        }
 
 
 def batch_of(groups: Sequence[Group], ordinals: Sequence[int], *, hashed: bool = True) -> Batch:
@@ -161,19 +179,35 @@ def _texts(values: Sequence[str | None]) -> Array | Computed:
     return objects(values)
 
 
+def _words(values: Sequence[bytes], names: Sequence[str]) -> dict[str, Array | Computed]:
+    """Values of 8 bytes for each name as columns of whole numbers.
+
+    Raises: InputError (`bad-block`) for one of another length."""
+    size = WORD_BYTES * len(names)
+    if strange := set(map(len, values)) - {size}:
+        raise InputError("bad-block", f"an id has {min(strange)} bytes; expected {size}")
+    rows = np.frombuffer(b"".join(values), dtype=">u8").reshape(-1, len(names))
+    return dict(zip(names, np.ascontiguousarray(rows.T, dtype=np.uint64), strict=True))
+
+
 def prediction_columns(batch: Batch, origin: Origin) -> Columns:
-    """name -> column, of PREDICTION_TYPES and of the layout. `warnings` are joined texts here."""
+    """name -> column, of PREDICTION_TYPES and of the layout. `warnings` are joined texts here.
+
+    Raises: InputError (`bad-block`)."""
     fields = batch.fields
     row = str(int(fields["row"][0])) if "row" in batch.constants else '"row"'
     ours: dict[str, Array | Computed] = {
-        _BYTES: objects(fields["request"]),
+        **_words(fields["request"], _REQUEST_WORDS),
         "id": Computed(f"{_REQUEST} || '.' || {row}"),
         "request": Computed(_REQUEST),
     }
     for name, kind in _KINDS.items():
-        is_constant = name in batch.constants
-        values = fields[name]
-        ours[name] = Computed("?", (values[0],)) if is_constant else np.array(values, dtype=kind)
+        if name in batch.constants:
+            ours[name] = Computed("?", (fields[name][0],))
+        elif name in _INTEGERS:
+            ours[name] = batch.integers[name]
+        else:
+            ours[name] = np.array(fields[name], dtype=kind)
     ours["warnings"] = Computed("[]")
     if any(fields["warnings"]):
         ours["warnings"] = objects([LISTS_JOINED_BY.join(one) for one in fields["warnings"]])
@@ -203,7 +237,8 @@ def _origin_columns(
     ordinals: Sequence[int], leaves: Sequence[bytes], origin: Origin
 ) -> dict[str, Array | Computed]:
     return {
-        "leaf_hash": objects(leaves),
+        **_words(leaves, _LEAF_WORDS),
+        "leaf_hash": Computed(_LEAF),
         "node": Computed("?", (origin.node,)),
         "block": Computed("?", (origin.block,)),
         "ordinal": np.array(ordinals, dtype=np.int64),

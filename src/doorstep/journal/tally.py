@@ -142,7 +142,7 @@ def tally_outcomes(service: str, outcomes: Sequence[OutcomeRecord]) -> Summary:
 
 def _group(batch: Batch, bucket_s: int) -> tuple[list[CellKey], Groups]:
     """(the keys that occur, the key number of each row)."""
-    ats, fields = batch.integers("at"), batch.fields
+    ats, fields = batch.integers["at"], batch.fields
     starts = ats - ats % (bucket_s * SECOND_US)
     others = ("version", "assigned", "kind", "segment")
     if batch.constants.issuperset(others):
@@ -157,10 +157,10 @@ def _group(batch: Batch, bucket_s: int) -> tuple[list[CellKey], Groups]:
 def _count_rows(batch: Batch, groups: Groups, count: int) -> dict[str, list[list[int]]]:
     computed = ~np.array(batch.fields["cached"], dtype=np.bool_)
     # -1: nobody answered. A version that failed while another answered is in `statuses`.
-    errors = batch.integers("version") < 0
+    errors = batch.integers["version"] < 0
     warned = np.array([bool(one) for one in batch.fields["warnings"]], dtype=np.bool_)
-    statuses = np.clip(batch.integers("status"), 0, STATUSES - 1)
-    bins = latency_bins(batch.integers("latency_us"))
+    statuses = np.clip(batch.integers["status"], 0, STATUSES - 1)
+    bins = latency_bins(batch.integers["latency_us"])
     return {
         "errors": _crosstab(groups, errors, count, 2),
         "warned": _crosstab(groups, warned, count, 2),
@@ -260,7 +260,7 @@ def _by_column(profile: Profile | None) -> dict[str, ColumnProfile]:
 def _is_null(array: Array) -> Array:
     if array.dtype != object:
         return np.isnan(array)
-    return np.fromiter((one is None for one in array), dtype=np.bool_, count=len(array))
+    return np.equal(array, None).astype(np.bool_)
 
 
 def _sum_scores(batch: Batch, groups: Groups, count: int) -> list[dict[str, ScoreSum]]:

@@ -96,32 +96,24 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True, dict=True):
-    """Predictions of one layout. matrix: (rows, numbers). ordinals: position among the block's
-    records, from 0. leaves: their Merkle leaf hashes. keys: what opens the sealed fields of each,
-    of a layout that has some."""
+    """Predictions of one layout. fields: name -> the values of all rows, of each field of
+    `PredictionMeta`. matrix: (rows, numbers). ordinals: position among the block's records, from 0.
+    leaves: their Merkle leaf hashes. keys: what opens the sealed fields of each, of a layout that
+    has some."""
 
     layout: Layout
-    rows: list[PredictionMeta]
+    fields: dict[str, list[Any]]
     matrix: NDArray[np.float64]
     ordinals: list[int]
     leaves: list[bytes]
     keys: Sequence[bytes | None] = ()
 
     @cached_property
-    def fields(self) -> dict[str, list[Any]]:
-        """name -> the values of all rows, of each field of `PredictionMeta`."""
-        columns: tuple[list[Any], ...] = tuple([] for _ in PredictionMeta.__struct_fields__)
-        for first in range(0, len(self.rows), TURNED_ROWS):
-            rows = self.rows[first : first + TURNED_ROWS]
-            turned = zip(*map(msgspec.structs.astuple, rows), strict=True)
-            for column, part in zip(columns, turned, strict=True):
-                column += part
-        return dict(zip(PredictionMeta.__struct_fields__, columns, strict=True))
-
-    @cached_property
     def values(self) -> dict[str, Array]:
         """Inputs, context and outputs: float64 arrays and object arrays of text or None."""
-        columns = np.ascontiguousarray(self.matrix.T)
+        columns = np.empty(self.matrix.shape[::-1])
+        for first in range(0, len(self.matrix), TURNED_ROWS):
+            columns[:, first : first + TURNED_ROWS] = self.matrix[first : first + TURNED_ROWS].T
         numbers = {one.name: columns[i] for i, one in enumerate(self.layout.numbers)}
         texts = zip(*self.fields["texts"], strict=True)
         return numbers | {one.name: objects(next(texts, ())) for one in self.layout.texts}
@@ -134,7 +126,7 @@ class Batch(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def integers(self) -> dict[str, NDArray[np.int64]]:
         """name -> the values of all rows, of each field that is a whole number."""
-        count = len(self.rows)
+        count = len(self.matrix)
         return {
             name: np.full(count, self.fields[name][0], dtype=np.int64)
             if name in self.constants
@@ -143,20 +135,60 @@ class Batch(msgspec.Struct, frozen=True, dict=True):
         }
 
 
+class BatchMaker:
+    """Groups of one layout on their way to a batch: every so many rows are hashed and turned into
+    columns while the processor's cache has them, and let go. hashed: False leaves the leaf hashes
+    out (b"")."""
+
+    def __init__(self, layout: Layout, *, hashed: bool = True) -> None:
+        self._layout, self._hashed = layout, hashed
+        self._columns: tuple[list[Any], ...] = tuple([] for _ in PredictionMeta.__struct_fields__)
+        self._rows: list[PredictionMeta] = []
+        self._numbers, self._matrix = bytearray(), bytearray()
+        self._ordinals: list[int] = []
+        self._leaves: list[bytes] = []
+        self._keys: list[bytes | None] = []
+
+    @property
+    def rows(self) -> int:
+        return len(self._ordinals)
+
+    def add(self, group: Group, ordinal: int) -> None:
+        """ordinal: of the group's first record."""
+        self._rows += group.rows
+        self._numbers += group.matrix
+        self._ordinals += range(ordinal, ordinal + len(group.rows))
+        if self._layout.seals:
+            self._keys += [group.seal or None] * len(group.rows)
+        if len(self._rows) >= TURNED_ROWS:
+            self._turn()
+
+    def _turn(self) -> None:
+        rows, numbers = self._rows, bytes(self._numbers)
+        leaves = prediction_leaves(self._layout, rows, numbers) if self._hashed else [b""] * len(rows)
+        self._leaves += leaves
+        turned = zip(*map(msgspec.structs.astuple, rows), strict=True)
+        for column, part in zip(self._columns, turned, strict=True):
+            column += part
+        self._matrix += numbers
+        self._rows, self._numbers = [], bytearray()
+
+    def finish(self) -> Batch:
+        """At least one group was added."""
+        if self._rows:
+            self._turn()
+        shape = len(self._ordinals), len(self._layout.numbers)
+        matrix = np.frombuffer(self._matrix, dtype="<f8").reshape(shape)
+        fields = dict(zip(PredictionMeta.__struct_fields__, self._columns, strict=True))
+        return Batch(self._layout, fields, matrix, self._ordinals, self._leaves, self._keys)
+
+
 def batch_of(groups: Sequence[Group], ordinals: Sequence[int], *, hashed: bool = True) -> Batch:
-    """One batch of groups that have the same layout. ordinals: of each group's first record.
-    hashed: False leaves the leaf hashes out (b"")."""
-    layout = groups[0].layout
-    rows = [row for group in groups for row in group.rows]
-    data = b"".join(group.matrix for group in groups)
-    matrix = np.frombuffer(data, dtype="<f8").reshape(len(rows), len(layout.numbers))
-    leaves = list(prediction_leaves(layout, rows, data)) if hashed else [b""] * len(rows)
-    positions: list[int] = []
+    """One batch of groups that have the same layout. ordinals: of each group's first record."""
+    made = BatchMaker(groups[0].layout, hashed=hashed)
     for group, first in zip(groups, ordinals, strict=True):
-        positions += range(first, first + len(group.rows))
-    sealed = groups if layout.seals else ()
-    keys = [group.seal or None for group in sealed for _ in group.rows]
-    return Batch(layout, rows, matrix, positions, leaves, keys)
+        made.add(group, first)
+    return made.finish()
 
 
 def objects(values: Sequence[object]) -> Array:

@@ -11,8 +11,9 @@ from doorstep.core.errors import InputError
 from doorstep.core.manifest import ColumnProfile, Profile
 from doorstep.core.merkle import grow, hash_leaf, root_of
 from doorstep.core.record import OutcomeRecord
-from doorstep.journal.columns import Batch
+from doorstep.journal.columns import Batch, batch_of
 from doorstep.journal.contents import root_of_leaves
+from doorstep.journal.reader import Group
 from doorstep.journal.summary import (
     FORMAT,
     LATENCY_BINS,
@@ -53,8 +54,8 @@ PROFILE = Profile(
 
 
 def batch(rows, numbers) -> Batch:
-    matrix = np.array(numbers, dtype=float).reshape(len(rows), 2)
-    return Batch(LAYOUT, rows, matrix, list(range(len(rows))), [b""] * len(rows))
+    matrix = memoryview(np.array(numbers, dtype=float).tobytes())
+    return batch_of([Group(LAYOUT, rows, matrix)], [0], hashed=False)
 
 
 counts = st.integers(0, 10**6)

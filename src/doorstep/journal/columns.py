@@ -165,7 +165,9 @@ class BatchMaker:
 
     def _turn(self) -> None:
         rows, numbers = self._rows, bytes(self._numbers)
-        leaves = prediction_leaves(self._layout, rows, numbers) if self._hashed else [b""] * len(rows)
+        leaves = (
+            prediction_leaves(self._layout, rows, numbers) if self._hashed else [b""] * len(rows)
+        )
         self._leaves += leaves
         turned = zip(*map(msgspec.structs.astuple, rows), strict=True)
         for column, part in zip(self._columns, turned, strict=True):

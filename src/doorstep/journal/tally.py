@@ -33,6 +33,8 @@ from doorstep.journal.summary import (
     Summary,
     add_releases,
     floor,
+    keep_columns,
+    pack,
 )
 from doorstep.stats.pairs import cross_products, score_table
 
@@ -73,7 +75,7 @@ def tally(batch: Batch, profiles: Profiles) -> Summary:
             errors=counts["errors"][i][1],
             warned=counts["warned"][i][1],
             latency=tuple(counts["latency"][i]),
-            columns=columns[i],
+            counted=keep_columns(columns[i]),
             scores=scores[i],
             pairs=pairs[i],
         )
@@ -244,7 +246,7 @@ def _sum_pairs(
         groups, scores = groups[order], scores[:, order]
     bounds = np.searchsorted(groups, np.arange(count + 1)).tolist()
     return [
-        PairSums(end - start, cross_products(scores[:, start:end].T).astype("<i8").tobytes())
+        PairSums(end - start, pack(cross_products(scores[:, start:end].T)))
         for start, end in pairwise(bounds)
     ]
 

@@ -24,9 +24,6 @@ def count_by_group(
 
     groups: the group of each code, 0..count-1.
     """
-    missing = codes == MISSING
-    nulls = np.bincount(groups[missing], minlength=count)
-    if nulls.any():
-        codes, groups = codes[~missing], groups[~missing]
-    table = np.bincount(groups * CODES + codes, minlength=count * CODES).reshape(count, CODES)
-    return table.astype(np.int64), nulls.astype(np.int64)
+    width = MISSING + 1
+    table = np.bincount(groups * width + codes, minlength=count * width).reshape(count, width)
+    return table[:, :CODES].astype(np.int64), table[:, MISSING].astype(np.int64)

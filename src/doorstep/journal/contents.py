@@ -12,7 +12,7 @@ from doorstep.core.instant import Instant
 from doorstep.core.merkle import EMPTY_ROOT, hash_pairs
 from doorstep.core.record import OutcomeRecord
 from doorstep.journal.block import Frame, outcome_leaf
-from doorstep.journal.columns import Batch, batch_of
+from doorstep.journal.columns import Batch, BatchMaker
 from doorstep.journal.index import ClosedBlock
 from doorstep.journal.reader import Block, Declared, Group, part_of
 
@@ -29,12 +29,6 @@ class OutcomeBatch(msgspec.Struct, frozen=True):
     ordinals: list[int]
 
 
-class _Waiting(msgspec.Struct):
-    groups: list[Group] = []
-    ordinals: list[int] = []
-    rows: int = 0
-
-
 class Contents:
     """Iterate `batches()` once; what is said about the whole block is known after that."""
 
@@ -47,16 +41,15 @@ class Contents:
 
     def batches(self) -> Iterator[Batch | OutcomeBatch]:
         """Every record once, in batches of at most CHUNK_ROWS (or one frame)."""
-        waiting: dict[int, _Waiting] = {}
+        waiting: dict[int, BatchMaker] = {}
         outcomes: dict[str, OutcomeBatch] = {}
         for part in self._parts():
             if isinstance(part, OutcomeRecord):
                 self._add_outcome(outcomes, part)
                 continue
-            one = waiting.setdefault(id(part.layout), _Waiting())
-            one.groups.append(part)
-            one.ordinals.append(self._place(len(part.rows)))
-            one.rows += len(part.rows)
+            if (one := waiting.get(id(part.layout))) is None:
+                one = waiting[id(part.layout)] = BatchMaker(part.layout)
+            one.add(part, self._place(len(part.rows)))
             if one.rows >= CHUNK_ROWS:
                 yield self._finish(waiting.pop(id(part.layout)))
         for one in waiting.values():
@@ -90,14 +83,11 @@ class Contents:
         self._outcomes += 1
         self._widen(one.received_at, one.received_at)
 
-    def _finish(self, waiting: _Waiting) -> Batch:
-        batch = batch_of(waiting.groups, waiting.ordinals)
-        done = 0
-        for group, first in zip(waiting.groups, waiting.ordinals, strict=True):
-            count = len(group.rows)
-            self._leaves[first : first + count] = batch.leaves[done : done + count]
-            done += count
-        self._rows += len(batch.rows)
+    def _finish(self, made: BatchMaker) -> Batch:
+        batch = made.finish()
+        for ordinal, leaf in zip(batch.ordinals, batch.leaves, strict=True):
+            self._leaves[ordinal] = leaf
+        self._rows += made.rows
         ats = batch.fields["at"]
         self._widen(min(ats), max(ats))
         return batch

@@ -103,25 +103,27 @@ class Subjects:
 
         Raises: RefusedError (`sealed-for-another-key`)."""
         at = next(i for i, one in enumerate(batch.layout.texts) if one.name == SEALED)
-        names = [subject_in(row.texts[at] or "") for row in batch.rows]
+        fields = batch.fields
+        names = [subject_in(texts[at] or "") for texts in fields["texts"]]
         asked = sorted({*names} - {""})
         with self._writing() as con:
             erased = _select(con, "SELECT name, at FROM erasure", "name", asked)
             keys = _select(con, "SELECT name, key FROM subject", "name", asked)
             is_open = [
-                name != "" and seal is not None and row.at > erased.get(name, -1)
-                for name, seal, row in zip(names, batch.keys, batch.rows, strict=True)
+                name != "" and seal is not None and answered_at > erased.get(name, -1)
+                for name, seal, answered_at in zip(names, batch.keys, fields["at"], strict=True)
             ]
             live = {name for name, found in zip(names, is_open, strict=True) if found}
             new = {name: self._new_key() for name in sorted(live - set(keys))}
             con.executemany("INSERT INTO subject VALUES (?, ?)", new.items())
         plain = {name: self._unwrapped(key) for name, key in (keys | new).items()}
         opener, service = self._opener, batch.layout.service
+        places = zip(fields["request"], fields["row"], strict=True)
         return [
-            aes_key_wrap(plain[name], opener.row_key(seal, service, row.request, row.row))
+            aes_key_wrap(plain[name], opener.row_key(seal, service, *place))
             if found and seal is not None
             else None
-            for name, seal, row, found in zip(names, batch.keys, batch.rows, is_open, strict=True)
+            for name, seal, place, found in zip(names, batch.keys, places, is_open, strict=True)
         ]
 
     def _new_key(self) -> bytes:

@@ -6,8 +6,7 @@ commutative, exactly: everything in a cell is an integer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import reduce
+from collections.abc import Iterable, Mapping
 from operator import add
 
 import msgspec
@@ -16,11 +15,13 @@ from numpy.typing import NDArray
 
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.manifest import decode_part
+from doorstep.stats.codes import CODES
 
-FORMAT = 2
-FORMATS_READ = (1, 2)
+FORMAT = 3
+FORMATS_READ = (1, 2, 3)
 """1 has neither pairs of columns nor counts of releases: a window with some of both has the pairs
-of a part of its rows, which `PairSums.rows` says."""
+of a part of its rows, which `PairSums.rows` says. 1 and 2 spell out each count by code."""
+_NOTHING = np.zeros(0, dtype=np.int64)
 BUCKET_S = 10
 """The finest window that counts can answer: ten seconds, minutes after an hourly merge."""
 MINUTE_S = 60
@@ -44,6 +45,70 @@ class ColumnCount(msgspec.Struct, frozen=True, array_like=True):
     codes: Counts = ()
 
 
+def pack(numbers: NDArray[np.int64]) -> bytes:
+    """Whole numbers in as many bytes each (1, 2, 4 or 8) as the largest needs, which the first byte
+    says: equal numbers are equal bytes. Tuples take five times the memory, and time to read."""
+    if not numbers.size:
+        return b""
+    widest = max(int(numbers.max()), -int(numbers.min()) - 1)
+    size = next(one for one in (1, 2, 4, 8) if widest < 1 << (8 * one - 1))
+    return bytes((size,)) + numbers.astype(f"<i{size}").tobytes()
+
+
+def unpack(data: bytes) -> NDArray[np.int64]:
+    return np.frombuffer(data, f"<i{data[0]}", offset=1).astype(np.int64) if data else _NOTHING
+
+
+def _add_packed(one: bytes, other: bytes) -> bytes:
+    """Raises: ValueError if they are of another number of numbers."""
+    if not one or not other:
+        return one or other
+    numbers, more = unpack(one), unpack(other)
+    if numbers.size != more.size:
+        raise ValueError(f"{numbers.size} and {more.size} numbers cannot be added")
+    return pack(numbers + more)
+
+
+class Counted(msgspec.Struct, frozen=True, array_like=True):
+    """Columns as they are kept. nulls: missing values of each column, by name; those with codes
+    come first. codes: packed, 32 of each column that has some."""
+
+    nulls: dict[str, int] = {}
+    codes: bytes = b""
+
+    @property
+    def columns(self) -> dict[str, ColumnCount]:
+        rows = unpack(self.codes).reshape(-1, CODES).tolist()
+        codes = [*map(tuple, rows), *((),) * (len(self.nulls) - len(rows))]
+        return {
+            name: ColumnCount(nulls, one)
+            for (name, nulls), one in zip(self.nulls.items(), codes, strict=True)
+        }
+
+
+def keep_columns(columns: Mapping[str, ColumnCount]) -> Counted:
+    names = sorted(columns, key=lambda name: (not columns[name].codes, name))
+    codes = [columns[name].codes for name in names if columns[name].codes]
+    nulls = {name: columns[name].nulls for name in names}
+    return Counted(nulls, pack(np.array(codes, dtype=np.int64).reshape(-1)))
+
+
+def add_columns(one: Counted, other: Counted) -> Counted:
+    unlike = [*one.nulls] != [*other.nulls]
+    if unlike or unpack(one.codes).size != unpack(other.codes).size:
+        return _add_unlike(one.columns, other.columns)
+    nulls = {name: count + other.nulls[name] for name, count in one.nulls.items()}
+    return Counted(nulls, _add_packed(one.codes, other.codes))
+
+
+def _add_unlike(one: dict[str, ColumnCount], other: dict[str, ColumnCount]) -> Counted:
+    found = dict(one)
+    for name, count in other.items():
+        mine = found.get(name, ColumnCount(0))
+        found[name] = ColumnCount(mine.nulls + count.nulls, _add(mine.codes, count.codes))
+    return keep_columns(found)
+
+
 class ScoreSum(msgspec.Struct, frozen=True, array_like=True):
     """Of the finite scores of one output: how many, their sum in SCORE_UNIT and the sum of their
     squares in SCORE_UNIT. Beyond +-SCORE_MAX a score is taken as that."""
@@ -60,15 +125,14 @@ class ScoreSum(msgspec.Struct, frozen=True, array_like=True):
 
 class PairSums(msgspec.Struct, frozen=True, array_like=True):
     """Of how many rows, and the sum of the products of each pair of `Profile.pairs` columns
-    (`stats.pairs.cross_products`), int64, little-endian; b"" if there are none. As bytes they take
-    a quarter of the memory, and are added at once."""
+    (`stats.pairs.cross_products`), packed; b"" if there are none."""
 
     rows: int = 0
     products: bytes = b""
 
     @property
     def sums(self) -> NDArray[np.int64]:
-        return np.frombuffer(self.products, dtype="<i8")
+        return unpack(self.products)
 
 
 class ReleaseCount(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +157,7 @@ class ReleaseCount(msgspec.Struct, frozen=True, kw_only=True):
         return (self.release, self.epoch, self.segment, self.assigned, self.kind)
 
 
-class Cell(msgspec.Struct, frozen=True, kw_only=True):
+class Cell(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Records of one bucket (ten seconds; after a merge a minute or an hour), version, kind and
     segment.
 
@@ -112,9 +176,15 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
     warned: int
     latency: Counts
-    columns: dict[str, ColumnCount] = {}
+    counted: Counted = Counted()
     scores: dict[str, ScoreSum] = {}
     pairs: PairSums = PairSums()
+    spelled: dict[str, ColumnCount] = msgspec.field(default_factory=dict, name="columns")
+    """What a summary of a format before this has for `counted`: nothing once it is read."""
+
+    @property
+    def columns(self) -> dict[str, ColumnCount]:
+        return self.counted.columns
 
     @property
     def key(self) -> CellKey:
@@ -143,20 +213,7 @@ def merge(one: Summary, other: Summary) -> Summary:
 
     Raises: ValueError if they are of different services.
     """
-    if one.service != other.service:
-        raise ValueError(f"{one.service} and {other.service} do not merge")
-    bucket_s = max(one.bucket_s, other.bucket_s)
-    one, other = coarsen(one, bucket_s), coarsen(other, bucket_s)
-    outcomes = dict(one.outcomes)
-    for at, count in other.outcomes.items():
-        outcomes[at] = outcomes.get(at, 0) + count
-    return Summary(
-        service=one.service,
-        bucket_s=bucket_s,
-        cells=_add_equal_keys((*one.cells, *other.cells)),
-        outcomes=dict(sorted(outcomes.items())),
-        releases=add_releases((*one.releases, *other.releases)),
-    )
+    return merge_all(one.service, (one, other))
 
 
 def add_releases(counts: Iterable[ReleaseCount]) -> tuple[ReleaseCount, ...]:
@@ -178,8 +235,26 @@ def _add_release(one: ReleaseCount, other: ReleaseCount) -> ReleaseCount:
 
 
 def merge_all(service: str, summaries: Iterable[Summary]) -> Summary:
-    """All together; an empty summary if there are none."""
-    return reduce(merge, summaries, Summary(service=service))
+    """All together; an empty summary if there are none.
+
+    Raises: ValueError if one is of another service.
+    """
+    given = list(summaries)
+    if others := {one.service for one in given} - {service}:
+        raise ValueError(f"{service} and {', '.join(sorted(others))} do not merge")
+    bucket_s = max((one.bucket_s for one in given), default=BUCKET_S)
+    found = [coarsen(one, bucket_s) for one in given]
+    outcomes: dict[int, int] = {}
+    for one in found:
+        for at, count in one.outcomes.items():
+            outcomes[at] = outcomes.get(at, 0) + count
+    return Summary(
+        service=service,
+        bucket_s=bucket_s,
+        cells=_add_equal_keys(cell for one in found for cell in one.cells),
+        outcomes=dict(sorted(outcomes.items())),
+        releases=add_releases(count for one in found for count in one.releases),
+    )
 
 
 def coarsen(summary: Summary, bucket_s: int) -> Summary:
@@ -217,16 +292,14 @@ def floor(at: Instant, bucket_s: int) -> Instant:
 def _add_equal_keys(cells: Iterable[Cell]) -> tuple[Cell, ...]:
     by_key: dict[CellKey, Cell] = {}
     for cell in cells:
-        found = by_key.get(cell.key)
-        by_key[cell.key] = cell if found is None else _add_cells(found, cell)
+        key = cell.key
+        found = by_key.get(key)
+        by_key[key] = cell if found is None else _add_cells(found, cell)
     return tuple(by_key[key] for key in sorted(by_key))
 
 
 def _add_cells(one: Cell, other: Cell) -> Cell:
-    columns, scores = dict(one.columns), dict(one.scores)
-    for name, count in other.columns.items():
-        mine = columns.get(name, ColumnCount(0))
-        columns[name] = ColumnCount(mine.nulls + count.nulls, _add(mine.codes, count.codes))
+    scores = dict(one.scores)
     for name, score in other.scores.items():
         was = scores.get(name, ScoreSum(0, 0, 0))
         scores[name] = ScoreSum(
@@ -234,7 +307,7 @@ def _add_cells(one: Cell, other: Cell) -> Cell:
         )
     return msgspec.structs.replace(
         add_counts(one, other),
-        columns=dict(sorted(columns.items())),
+        counted=add_columns(one.counted, other.counted),
         scores=dict(sorted(scores.items())),
         pairs=add_pairs(one.pairs, other.pairs),
     )
@@ -242,10 +315,7 @@ def _add_cells(one: Cell, other: Cell) -> Cell:
 
 def add_pairs(one: PairSums, other: PairSums) -> PairSums:
     """Raises: ValueError if they are of another number of pairs."""
-    if not one.products or not other.products:
-        return PairSums(one.rows + other.rows, one.products or other.products)
-    both = (one.sums + other.sums).astype("<i8", copy=False)
-    return PairSums(one.rows + other.rows, both.tobytes())
+    return PairSums(one.rows + other.rows, _add_packed(one.products, other.products))
 
 
 def add_counts(one: Cell, other: Cell) -> Cell:
@@ -286,4 +356,18 @@ def encode_summary(summary: Summary) -> bytes:
 
 def decode_summary(data: bytes) -> Summary:
     """Raises: InputError (`bad-summary`)."""
-    return decode_part(data, Summary, "summary", FORMATS_READ)
+    found = decode_part(data, Summary, "summary", FORMATS_READ)
+    if found.format == FORMAT:
+        return found
+    cells = tuple(map(_cell_of_before, found.cells))
+    return msgspec.structs.replace(found, format=FORMAT, cells=cells)
+
+
+def _cell_of_before(cell: Cell) -> Cell:
+    products = pack(np.frombuffer(cell.pairs.products, dtype="<i8"))
+    return msgspec.structs.replace(
+        cell,
+        counted=keep_columns(cell.spelled),
+        pairs=PairSums(cell.pairs.rows, products),
+        spelled={},
+    )

@@ -33,6 +33,8 @@ from doorstep.journal.summary import (
     Summary,
     add_releases,
     floor,
+    keep_columns,
+    pack,
 )
 from doorstep.stats.pairs import cross_products, score_table
 
@@ -73,7 +75,7 @@ def tally(batch: Batch, profiles: Profiles) -> Summary:
             errors=counts["errors"][i][1],
             warned=counts["warned"][i][1],
             latency=tuple(counts["latency"][i]),
-            columns=columns[i],
+            counted=keep_columns(columns[i]),
             scores=scores[i],
             pairs=pairs[i],
         )
@@ -142,7 +144,7 @@ def tally_outcomes(service: str, outcomes: Sequence[OutcomeRecord]) -> Summary:
 
 def _group(batch: Batch, bucket_s: int) -> tuple[list[CellKey], Groups]:
     """(the keys that occur, the key number of each row)."""
-    ats, fields = batch.integers("at"), batch.fields
+    ats, fields = batch.integers["at"], batch.fields
     starts = ats - ats % (bucket_s * SECOND_US)
     others = ("version", "assigned", "kind", "segment")
     if batch.constants.issuperset(others):
@@ -157,10 +159,10 @@ def _group(batch: Batch, bucket_s: int) -> tuple[list[CellKey], Groups]:
 def _count_rows(batch: Batch, groups: Groups, count: int) -> dict[str, list[list[int]]]:
     computed = ~np.array(batch.fields["cached"], dtype=np.bool_)
     # -1: nobody answered. A version that failed while another answered is in `statuses`.
-    errors = batch.integers("version") < 0
+    errors = batch.integers["version"] < 0
     warned = np.array([bool(one) for one in batch.fields["warnings"]], dtype=np.bool_)
-    statuses = np.clip(batch.integers("status"), 0, STATUSES - 1)
-    bins = latency_bins(batch.integers("latency_us"))
+    statuses = np.clip(batch.integers["status"], 0, STATUSES - 1)
+    bins = latency_bins(batch.integers["latency_us"])
     return {
         "errors": _crosstab(groups, errors, count, 2),
         "warned": _crosstab(groups, warned, count, 2),
@@ -244,7 +246,7 @@ def _sum_pairs(
         groups, scores = groups[order], scores[:, order]
     bounds = np.searchsorted(groups, np.arange(count + 1)).tolist()
     return [
-        PairSums(end - start, cross_products(scores[:, start:end].T).astype("<i8").tobytes())
+        PairSums(end - start, pack(cross_products(scores[:, start:end].T)))
         for start, end in pairwise(bounds)
     ]
 
@@ -260,7 +262,8 @@ def _by_column(profile: Profile | None) -> dict[str, ColumnProfile]:
 def _is_null(array: Array) -> Array:
     if array.dtype != object:
         return np.isnan(array)
-    return np.fromiter((one is None for one in array), dtype=np.bool_, count=len(array))
+    found: Array = np.equal(array, np.array(None)).astype(np.bool_)
+    return found
 
 
 def _sum_scores(batch: Batch, groups: Groups, count: int) -> list[dict[str, ScoreSum]]:

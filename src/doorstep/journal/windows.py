@@ -26,6 +26,7 @@ from doorstep.journal.summary import (
     BUCKET_S,
     Cell,
     CellKey,
+    Counted,
     PairSums,
     ReleaseCount,
     Summary,
@@ -39,7 +40,8 @@ from doorstep.journal.summary import (
 )
 from doorstep.journal.tally import Profiles, no_profiles, tally, tally_outcomes
 
-SUMMARIES_MAX = 20_000
+SUMMARIES_BYTES_MAX = 64 * 1024 * 1024
+"""Of files: what is read of them takes about as much memory. What does not fit is read again."""
 TAIL_FRAMES = 5_000
 """Frames of an open block that are counted at once."""
 
@@ -58,7 +60,8 @@ class SummaryCache:
 
     def __init__(self, profiles: Profiles = no_profiles) -> None:
         self._profiles = profiles
-        self._files: dict[Path, Summary] = {}
+        self._files: dict[Path, tuple[Summary, int]] = {}
+        self._bytes = 0
         self._tails: dict[tuple[str, str], _TailTally] = {}
 
     def summaries(
@@ -78,10 +81,12 @@ class SummaryCache:
 
     def _read(self, path: Path) -> Summary:
         if path not in self._files:
-            while len(self._files) >= SUMMARIES_MAX:
-                del self._files[next(iter(self._files))]
-            self._files[path] = decode_summary(path.read_bytes())
-        return self._files[path]
+            data = path.read_bytes()
+            self._files[path] = decode_summary(data), len(data)
+            self._bytes += len(data)
+            while self._bytes > SUMMARIES_BYTES_MAX and len(self._files) > 1:
+                self._bytes -= self._files.pop(next(iter(self._files)))[1]
+        return self._files[path][0]
 
     def _count_tails(self, found: NodeSnapshot, service: str) -> list[Summary]:
         node = found.folder.name
@@ -174,7 +179,7 @@ def counts(
             key = (floor(cell.at, bucket_s), *cell.key[1:])
             cells[key] = add_counts(cells[key], cell) if key in cells else cell
     return [
-        msgspec.structs.replace(cell, at=key[0], columns={}, scores={}, pairs=PairSums())
+        msgspec.structs.replace(cell, at=key[0], counted=Counted(), scores={}, pairs=PairSums())
         for key, cell in sorted(cells.items())
     ]
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
     update,
 )
 
@@ -37,7 +38,7 @@ tokens = Table(
     Column("by", Text, nullable=False),
     Column("expires_at", At, nullable=False),
     Column("revoked_at", At, nullable=True),
-    Column("scope", Text, nullable=False, server_default=""),
+    Column("scope", Text, nullable=False, server_default=text("''")),
 )
 
 

@@ -15,13 +15,14 @@ from doorstep.journal.summary import (
     LATENCY_BINS,
     STATUSES,
     Cell,
+    Counted,
     PairSums,
     Summary,
+    add_columns,
     add_pairs,
     window,
 )
 from doorstep.monitor.types import DriftWindow, QualityWindow, TrafficWindow
-from doorstep.stats.codes import CODES
 from doorstep.stats.distances import ColumnCounts
 
 
@@ -79,14 +80,12 @@ def _live(summary: Summary, since: Instant, until: Instant) -> list[Cell]:
 
 
 def _columns(cells: list[Cell]) -> dict[str, ColumnCounts]:
-    names = dict.fromkeys(name for cell in cells for name in cell.columns)
-    found: dict[str, ColumnCounts] = {}
-    for name in names:
-        parts = [cell.columns[name] for cell in cells if name in cell.columns]
-        if any(one.codes for one in parts):
-            codes = _sum((one.codes for one in parts if one.codes), CODES)
-            found[name] = ColumnCounts(codes, sum(one.nulls for one in parts))
-    return found
+    counted = reduce(add_columns, (one.counted for one in cells), Counted())
+    return {
+        name: ColumnCounts(one.codes, one.nulls)
+        for name, one in counted.columns.items()
+        if one.codes
+    }
 
 
 def _sum(counts: Iterable[tuple[int, ...]], width: int) -> tuple[int, ...]:

@@ -11,8 +11,9 @@ from doorstep.core.errors import InputError
 from doorstep.core.manifest import ColumnProfile, Profile
 from doorstep.core.merkle import grow, hash_leaf, root_of
 from doorstep.core.record import OutcomeRecord
-from doorstep.journal.columns import Batch
+from doorstep.journal.columns import Batch, batch_of
 from doorstep.journal.contents import root_of_leaves
+from doorstep.journal.reader import Group
 from doorstep.journal.summary import (
     FORMAT,
     LATENCY_BINS,
@@ -25,9 +26,12 @@ from doorstep.journal.summary import (
     coarsen,
     decode_summary,
     encode_summary,
+    keep_columns,
     latency_ms,
     merge,
     merge_all,
+    pack,
+    unpack,
     window,
 )
 from doorstep.journal.tally import no_profiles, tally, tally_outcomes
@@ -53,11 +57,14 @@ PROFILE = Profile(
 
 
 def batch(rows, numbers) -> Batch:
-    matrix = np.array(numbers, dtype=float).reshape(len(rows), 2)
-    return Batch(LAYOUT, rows, matrix, list(range(len(rows))), [b""] * len(rows))
+    matrix = memoryview(np.array(numbers, dtype=float).tobytes())
+    return batch_of([Group(LAYOUT, rows, matrix)], [0], hashed=False)
 
 
 counts = st.integers(0, 10**6)
+products = st.lists(st.integers(-(2**50), 2**50), min_size=3, max_size=3).map(
+    lambda numbers: pack(np.array(numbers))
+)
 histogram = st.one_of(st.just(()), st.lists(counts, min_size=32, max_size=32).map(tuple))
 cells = st.builds(
     Cell,
@@ -71,14 +78,14 @@ cells = st.builds(
     errors=counts,
     warned=counts,
     latency=st.lists(counts, min_size=LATENCY_BINS, max_size=LATENCY_BINS).map(tuple),
-    columns=st.dictionaries(
+    counted=st.dictionaries(
         st.sampled_from(["in.a", "in.b"]), st.builds(ColumnCount, counts, histogram)
-    ),
+    ).map(keep_columns),
     scores=st.dictionaries(
         st.sampled_from(["out.yes", "out.no"]),
         st.builds(ScoreSum, counts, st.integers(-(10**30), 10**30), st.integers(0, 10**30)),
     ),
-    pairs=st.just(PairSums()) | st.builds(PairSums, counts, st.binary(min_size=16, max_size=16)),
+    pairs=st.just(PairSums()) | st.builds(PairSums, counts, products),
 )
 releases = st.builds(
     ReleaseCount,
@@ -124,19 +131,36 @@ def test_summaries_of_different_services_do_not_merge():
 
 
 def test_a_newer_summary_is_refused():
-    with pytest.raises(InputError, match="format 3"):
-        decode_summary(b'{"format": 3, "service": "loans"}')
+    with pytest.raises(InputError, match="format 4"):
+        decode_summary(b'{"format": 4, "service": "loans"}')
     with pytest.raises(InputError, match="bad-summary"):
         decode_summary(b'{"service": 1}')
 
 
-def test_a_summary_of_the_format_before_this_is_read_and_merged_with_one_of_now():
+@given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-200, 200), max_size=9))
+def test_packed_numbers_are_what_they_were_and_take_no_more_bytes_than_the_largest_needs(numbers):
+    packed = pack(np.array(numbers, dtype=np.int64))
+    assert unpack(packed).tolist() == numbers
+    if numbers and min(numbers) >= -128 and max(numbers) <= 127:
+        assert len(packed) == 1 + len(numbers)
+
+
+def test_a_summary_that_spells_out_its_counts_is_read_and_merged_with_one_of_now():
+    old = decode_summary(Path(__file__).with_name("summary-format-2.json").read_bytes())
+    (cell,) = old.cells
+    assert (cell.columns["in.age"].nulls, cell.columns["in.age"].codes[:3]) == (1, (1, 0, 1))
+    assert cell.columns["in.purpose"] == ColumnCount(0)
+    assert (cell.pairs.rows, cell.pairs.sums.tolist()) == (3, [29_017])
+    both = merge(old, merge(old, EMPTY))
+    assert both.cells[0].columns["in.age"].codes[:3] == (2, 0, 2)
+    assert both.cells[0].pairs.sums.tolist() == [58_034]
+    assert both.format == FORMAT
+    assert decode_summary(encode_summary(both)) == both
+
+
+def test_a_summary_of_the_first_format_is_read_and_merged_with_one_of_now():
     old = decode_summary(Path(__file__).with_name("summary-format-1.json").read_bytes())
-    assert (old.format, sum(cell.rows for cell in old.cells), sum(old.outcomes.values())) == (
-        1,
-        3,
-        1,
-    )
+    assert (sum(cell.rows for cell in old.cells), sum(old.outcomes.values())) == (3, 1)
     assert (old.releases, old.cells[0].pairs) == ((), PairSums())
     rows = [meta(0, at=AT, release="r1"), meta(1, at=AT, release="r1", status=1)]
     both = merge(old, tally(batch(rows, [17, 0.2, 18, 0.7]), lambda *_: PROFILE))

@@ -5,7 +5,7 @@ from monitor_cases import T0
 
 from doorstep.core.record import Kind
 from doorstep.gate.metrics import Labelled
-from doorstep.journal.summary import LATENCY_BINS, Cell, ColumnCount, Summary
+from doorstep.journal.summary import LATENCY_BINS, Cell, ColumnCount, Summary, keep_columns
 from doorstep.monitor.decide import evaluate
 from doorstep.monitor.facts import drift_window, quality_window, traffic_window, was_asked
 from doorstep.monitor.types import ServiceFacts
@@ -26,7 +26,7 @@ def cell(minute: int, version: int, kind: Kind = Kind.LIVE, rows: int = 10) -> C
         errors=1,
         warned=2,
         latency=(rows,) + (0,) * (LATENCY_BINS - 1),
-        columns={"in.age": ColumnCount(1, codes), "in.unknown": ColumnCount(rows)},
+        counted=keep_columns({"in.age": ColumnCount(1, codes), "in.unknown": ColumnCount(rows)}),
     )
 
 

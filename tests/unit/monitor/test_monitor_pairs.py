@@ -6,7 +6,8 @@ from monitor_cases import HOUR, T0, facts_of, reference_of, rows_of
 
 from doorstep.core.manifest import PairProfile, Profile
 from doorstep.core.record import Column, Layout, PredictionMeta
-from doorstep.journal.columns import Batch
+from doorstep.journal.columns import batch_of
+from doorstep.journal.reader import Group
 from doorstep.journal.summary import Summary, coarsen, decode_summary, encode_summary, merge
 from doorstep.journal.tally import tally
 from doorstep.monitor.decide import evaluate
@@ -53,7 +54,7 @@ def recorded(columns: dict[str, np.ndarray], at: int = T0, profile: Profile = RE
         for i in range(count)
     ]  # fmt: skip
     matrix = np.column_stack([columns[name] for name in names])
-    batch = Batch(layout, rows, matrix, list(range(count)), [b""] * count)
+    batch = batch_of([Group(layout, rows, memoryview(matrix.tobytes()))], [0], hashed=False)
     return tally(batch, lambda _service, _version: profile)
 
 

@@ -15,5 +15,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    scope = sa.Column("scope", sa.Text(), nullable=False, server_default="")
+    scope = sa.Column("scope", sa.Text(), nullable=False, server_default=sa.text("''"))
     op.add_column("token", scope)

@@ -51,6 +51,7 @@ PARTS: dict[str, tuple[tuple[Measure, float], ...]] = {
         (partial(rollouts.releases, truths=some), 0.4)
         for some in (rollouts.EQUAL, rollouts.AT_MARGIN, rollouts.WORSE)
     ),
+    "waves": ((rollouts.waves, 0.2),),
     "sparse": tuple((partial(rollouts.sparse, latency=one), 0.1) for one in (False, True)),
 }
 """What is measured, and how many times as many runs as usual it takes."""

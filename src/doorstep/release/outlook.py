@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from doorstep.core.instant import SECOND_US, Instant
-from doorstep.release.judge import pairs_of
+from doorstep.release.judge import pairs_of, scored_of
 from doorstep.release.types import Evidence, Numbers, Release, State
 from doorstep.release.wording import name_of, percent, say_evidence, say_time, say_wave
 
@@ -146,7 +146,7 @@ def _next_s(
         stay_s = release.spec.dwell_s[release.step]
     left_s: list[float | None] = [max(0.0, stay_s - (now - release.entered_at) / SECOND_US)]
     if release.state is State.SHADOW:
-        missing = release.spec.shadow_requests - sum(pairs_of(evidence.cells))
+        missing = release.spec.shadow_requests - scored_of(evidence.cells, release)
         left_s.append(_time(missing, *_counted(release, evidence, "errors", None, now)))
     if release.state is not State.BAKE:
         left_s += waits

@@ -23,10 +23,10 @@ from doorstep.core.plan import REST, Segment
 from doorstep.core.servicefile_running import GuardrailName, LossName
 from doorstep.release.metrics import METRICS, Metric
 
-METHOD = 3
+METHOD = 4
 """1 decided on errors alone, and 2 gave every segment the same share at the same time, bet more in
-shadow, began anew eight times at most and was less patient in the last step; what they started is
-finished by the same rules."""
+shadow, began anew eight times at most and was less patient in the last step; 3 was patient in the
+last wave alone. What they started is finished by the same rules."""
 STEPS_MAX = 1020
 """20 in each of 50 waves and of the rest."""
 HISTORY_MAX = 200
@@ -203,6 +203,11 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
         return self.method >= 3
 
     @property
+    def counts_pairs_by_unit(self) -> bool:
+        """Whether units that came again were counted once in its shadow."""
+        return self.method >= 4
+
+    @property
     def bake_share(self) -> float:
         return 1.0 - self.holdback
 
@@ -368,7 +373,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     units: distinct units first seen in this arm in this epoch (of those that nodes keep).
     first_units: of these, never seen before in the release in either arm, for the split check;
-    left out where a node's set was full. bad_units: units whose first bad event of the release is
+    left out where a node's set was full. In shadow, of the challenger: units of which it alone
+    erred are bad_units, those of which the champion did are units. bad_units: units whose first bad event of the release is
     here. bad_units_seen: units of `units` that had a bad event in this arm, here or later. plus,
     zero, minus, alike, differ, timed, slow: as nodes report them.
     """

@@ -20,13 +20,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from uuid import UUID
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from doorstep.core.ids import hash_unit, new_id
-from doorstep.core.plan import ServicePlan
+from doorstep.core.plan import ReleasePlan, ServicePlan
 from doorstep.core.record import FORMAT as RECORD_FORMAT
 from doorstep.core.record import Column, Kind, Layout, PredictionMeta, Status
 from doorstep.formats.batch import Batch
@@ -43,9 +44,34 @@ BEHIND_BYTES_MAX = 8 * 1024 * 1024
 """About ten seconds of a busy worker: more than that is dropped rather than scored late."""
 _log = logging.getLogger("doorstep.shadow")
 
+MET_MAX = 262_144
+"""Units of a release that are compared: far more than decide, and some 20 MB."""
 Scores = NDArray[np.float64]
 Row = tuple[PredictionMeta, int]
 """(record, its place in the group)"""
+
+
+class Met(msgspec.Struct):
+    """Units of one release that were compared, and those of them of which one version alone erred.
+    What a unit meets again says little new: see `Shadow._count`."""
+
+    compared: set[int] = msgspec.field(default_factory=set)
+    apart: set[int] = msgspec.field(default_factory=set)
+
+    def takes(self, unit: int) -> bool:
+        """Whether it is compared for the first time. Of too many those that come later are left out,
+        whatever becomes of them."""
+        if unit in self.compared or len(self.compared) >= MET_MAX:
+            return False
+        self.compared.add(unit)
+        return True
+
+    def parts(self, unit: int) -> bool:
+        """Whether a unit that is compared is told apart for the first time."""
+        if unit in self.apart or unit not in self.compared:
+            return False
+        self.apart.add(unit)
+        return True
 
 
 class ScoringTooSlow(Exception):
@@ -92,12 +118,10 @@ class Shadow:
     def __init__(self, home: Path, node: str, state: Path) -> None:
         self._state = state
         self._targets: dict[str, Target] = {}
+        self._met: dict[str, Met] = {}
         self._plan_bytes = b""
         boot = new_id().hex[:12]
-        cells = state / "cells" / f"{SLOT}-{boot}.cells"
-        cells.parent.mkdir(parents=True, exist_ok=True)
-        create_cells(cells)
-        self._cells = CellWriter(cells)
+        self._cells = new_cells(state)
         journal = home / "journal"
         self._writer = BlockWriter(journal, node=node, boot=boot, slot=SLOT)
         self._tail = Tail(journal / node, skip_slots=(SLOT,))
@@ -136,6 +160,8 @@ class Shadow:
             for name, one in wanted.items()
             if (target := self._target(one, Path(plan.bundles))) is not None
         }
+        running = {one.release.id for one in self._targets.values()}
+        self._met = {name: self._met.get(name, Met()) for name in running}
 
     def _target(self, plan: ServicePlan, bundles: Path) -> Target | None:
         known = self._targets.get(plan.service)
@@ -168,27 +194,53 @@ class Shadow:
         self._writer.predictions(number, metas, np.asarray(matrix, dtype=np.float64).tobytes())
 
     def _count(self, target: Target, row: PredictionMeta, scored: PredictionMeta) -> None:
-        release = target.release
-        slot = self._cells.slot(CellKey(release.id, release.epoch, row.segment, "challenger"))
-        if slot is None:
-            return
+        """Of a unit its first pair counts, and its first in which one version alone erred: as in
+        the steps, where its first bad event counts."""
+        slot = self._slot(target.release, row.segment)
         challenger, champion = scored.status != Status.OK, row.status != Status.OK
-        self._cells.pair(
-            slot,
-            int(challenger and not champion),
-            int(challenger == champion),
-            int(champion and not challenger),
-        )
-        if target.version.labels and not challenger and not champion:
+        self._cells.score(slot, ok=not challenger)
+        unit, met = unit_of(row), self._met[target.release.id]
+        is_first = met.takes(unit)
+        if challenger != champion:
+            if met.parts(unit):
+                self._cells.pair(slot, unit, challenger - champion)
+        elif is_first:
+            self._cells.pair(slot, unit, 0)
+        if is_first and target.version.labels and not challenger and not champion:
             # The answer is the last text of a record.
             self._cells.compare(slot, differs=row.texts[-1] != scored.texts[-1])
-        unit = hash_unit("unit", row.unit)
-        self._cells.note(slot, (unit,), not challenger)
+
+    def _slot(self, release: ReleasePlan, segment: str) -> int:
+        """Of its cell. A full file is left to be added up as those of the dead are."""
+        key = CellKey(release.id, release.epoch, segment, "challenger")
+        slot = self._cells.slot(key)
+        if slot is None:
+            self._cells.close()
+            self._cells = new_cells(self._state)
+            slot = self._cells.slot(key)
+        assert slot is not None, "an empty file has room"
+        return slot
 
     def close(self) -> None:
         self._tail.close()
         self._writer.close()
         self._cells.close()
+
+
+def new_cells(state: Path) -> CellWriter:
+    """An empty cell file of a shadow."""
+    path = state / "cells" / f"{SLOT}-{new_id().hex[:12]}.cells"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    create_cells(path)
+    return CellWriter(path)
+
+
+def unit_of(row: PredictionMeta) -> int:
+    """The hash of whose record it is. Of nobody's, both versions had each row: it is its own."""
+    unit = row.unit
+    if unit == str(UUID(bytes=row.request)):
+        unit = f"{unit}.{row.row}"
+    return hash_unit("unit", unit)
 
 
 def batch_of(plan: ServicePlan, columns: Columns, group: Group, places: list[int]) -> Batch:

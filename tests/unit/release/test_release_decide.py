@@ -19,6 +19,7 @@ from doorstep.core.errors import InputError, RefusedError
 from doorstep.release.decide import decide, decide_person, is_made_again, recompute
 from doorstep.release.transition import apply, begin
 from doorstep.release.types import (
+    METHOD,
     Advance,
     Decision,
     Evidence,
@@ -329,7 +330,7 @@ def test_the_same_version_cannot_be_released_over_itself():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"method": 4},
+        {"method": METHOD + 1},
         {"steps": ()},
         {"steps": (0.5, 0.1)},
         {"steps": (0.0, 0.1)},

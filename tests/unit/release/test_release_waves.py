@@ -34,7 +34,7 @@ WAVES = {
     "dwell_s": (10.0, 10.0, 10.0),
     "margins": (2.0, 3.0, 2.0),
 }
-CLEAN = arms(1, (200, 0), (3800, 0), PILOT)
+CLEAN = arms(1, (300, 0), (5700, 0), PILOT)
 TEXT = """doorstep: 1
 service: shops
 model: {task: binary, label: y}

@@ -55,12 +55,12 @@ from doorstep.release.wording import (
 REQUESTS_MIN = 20
 """Requests of its own that a step needs before it may end, and that a hard kill needs."""
 PATIENCE, PATIENCE_BAKE = 12, 2
-"""Before a wave is carried, a challenger under the ceiling that is not proven to be no worse than
-the champion stays in its last step this many times as long as the step or the bake takes, whichever
-is less: at half of the traffic 1.5 times a small rate is seen, and in the bake hardly."""
+"""Before a release bakes, a challenger under the ceiling that is not proven to be no worse than the
+champion stays in its last step this many times as long as the step or the bake takes, whichever is
+less: at half of the traffic 1.5 times a small rate is seen, and in the bake hardly."""
 CEILING_PART = 0.1
 """Part of the ceiling under which nobody has to wait that long."""
-METHOD_PATIENT, METHOD_WAVES_PATIENT = 3, 4
+METHOD_PATIENT = 3
 FULL_AT = 0.75
 """A set of bad units is replaced by a new epoch before it is full."""
 SAME = 1e-6
@@ -151,7 +151,7 @@ def _look(release: Release, evidence: Evidence, now: Instant) -> _View:
 
 
 def _patient(release: Release, now: Instant) -> Release:
-    """With the ceiling of errors that holds now: a part of it while a last step is patient."""
+    """With the ceiling of errors that holds now: a part of it while the last step is patient."""
     if now >= _patient_until(release):
         return release
     spec = release.spec
@@ -162,22 +162,17 @@ def _patient(release: Release, now: Instant) -> Release:
 
 
 def _patient_until(release: Release) -> Instant:
-    if release.state is not State.STEP:
-        return release.entered_at
-    left_s = (release.deadline_at - release.entered_at) / SECOND_US
-    return release.entered_at + round(patience_s(release.spec, release.step, left_s) * SECOND_US)
+    """In the last step, until it was long or half of what the deadline leaves is over."""
+    spec, entered_at = release.spec, release.entered_at
+    is_last = release.state is State.STEP and release.step + 1 == len(spec.steps)
+    if spec.method < METHOD_PATIENT or not is_last:
+        return entered_at
+    long = round(patience_s(spec) * SECOND_US)
+    return entered_at + min(long, (release.deadline_at - entered_at) // 2)
 
 
-def patience_s(spec: ReleaseSpec, step: int, left_s: float) -> float:
-    """How long `step` is patient: the last of a wave, until it was long, or for its wave's part of
-    half of what the deadline leaves when it begins (`left_s`); another one not at all."""
-    wave = spec.wave_of(step)[0]
-    waves_left = max(len(spec.wave_steps), 1) - wave
-    is_patient = spec.method >= (METHOD_WAVES_PATIENT if waves_left > 1 else METHOD_PATIENT)
-    if not is_patient or step + 1 != spec.steps_of(wave).stop:
-        return 0.0
-    long_s = min(PATIENCE * spec.dwell_s[step], PATIENCE_BAKE * spec.bake_s)
-    return min(long_s, max(left_s, 0.0) / (2 * waves_left))
+def patience_s(spec: ReleaseSpec) -> float:
+    return min(PATIENCE * spec.dwell_s[-1], PATIENCE_BAKE * spec.bake_s)
 
 
 def _decision(view: _View, said: Said, person: Person | None) -> Decision:

@@ -162,8 +162,8 @@ def _steps(seen: _Seen, pairs: float, done_s: float) -> Iterator[StepEstimate]:
             for one in spec.guardrails:
                 if one.delay_s and needs[one.name]:
                     waits[one.name] += one.delay_s
-            long_s = patience_s(spec, at, spec.deadline_s - done_s)
-            if long_s:
+            if at + 1 == len(spec.steps):
+                long_s = min(patience_s(spec), max(0.0, spec.deadline_s - done_s) / 2)
                 sure_s = spec.warmup_s + _time(_sure_units(seen, at, mine), per_s)
                 waits["errors"] = min(sure_s, max(waits["errors"], long_s))
             longest = max(waits, key=lambda name: waits[name])
@@ -179,7 +179,7 @@ def _steps(seen: _Seen, pairs: float, done_s: float) -> Iterator[StepEstimate]:
 
 
 def _sure_units(seen: _Seen, at: int, mine: float) -> float:
-    """Until nobody has to be patient in a last step any more: see `decide`."""
+    """Until nobody has to be patient in the last step any more: see `decide`."""
     errors = next(one for one in seen.spec.guardrails if one.name == "errors")
     low = msgspec.structs.replace(errors, ceiling=errors.ceiling * CEILING_PART)
     return _units_needed(seen, low, at, mine, 0.0)

@@ -16,7 +16,7 @@ import msgspec
 
 from doorstep.release.latency import disagreement_numbers, latency_numbers
 from doorstep.release.quality import quality_numbers
-from doorstep.release.shares import share_cells
+from doorstep.release.shares import compared_rates, share_cells
 from doorstep.release.types import (
     EXPERIMENT,
     Cell,
@@ -56,6 +56,7 @@ class _Tally(msgspec.Struct, frozen=True):
     failed: int
     units: dict[str, int]
     bad: dict[str, int]
+    rates: tuple[float | None, float | None]
 
 
 def judge(release: Release, evidence: Evidence) -> tuple[Numbers, ...]:
@@ -237,6 +238,7 @@ def _tally(release: Release, cells: Sequence[Cell], segments: Sequence[str]) -> 
         failed=sum(c.bad_units for c in live if c.arm == "challenger"),
         units={arm: sum(c.units for c in live if c.arm == arm) for arm in _ARMS},
         bad={arm: sum(c.bad_units_seen for c in live if c.arm == arm) for arm in _ARMS},
+        rates=compared_rates(live, lambda cell: (cell.units, cell.bad_units_seen)),
     )
 
 
@@ -289,8 +291,7 @@ def _rates(release: Release, tally: _Tally) -> tuple[float | None, float | None]
         return (minus / n, plus / n) if n else (None, None)
     if release.is_first:
         return None, tally.failed / tally.requests if tally.requests else None
-    of_arm = [tally.bad[arm] / tally.units[arm] if tally.units[arm] else None for arm in _ARMS]
-    return of_arm[0], of_arm[1]
+    return tally.rates
 
 
 def _units_missing(

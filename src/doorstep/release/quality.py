@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from doorstep.release.groups import SIGNS, part_of
+from doorstep.release.shares import compared_means
 from doorstep.release.types import Guardrail, LossCell, Numbers, Release
 from doorstep.stats import eprocess
 
@@ -40,8 +41,8 @@ def quality_numbers(release: Release, losses: Sequence[LossCell], guardrail: Gua
         guardrail=guardrail.name,
         segment=None,
         method=_METHODS.get(guardrail.name, "M3 pairs, M2 difference"),
-        champion_rate=_mean(shown, "champion", guardrail),
-        challenger_rate=_mean(shown, "challenger", guardrail),
+        champion_rate=_mean(shown, 0, guardrail),
+        challenger_rate=_mean(shown, 1, guardrail),
         low=low,
         high=high,
         log_e_rollback=worse,
@@ -137,15 +138,13 @@ def _widest(cells: Sequence[LossCell]) -> list[LossCell]:
     return [one for one in cells if one.part == part]
 
 
-def _mean(cells: Sequence[LossCell], arm: str, guardrail: Guardrail) -> float | None:
-    """In the metric's own terms."""
-    n: int = sum(getattr(one, arm)[0] for one in cells)
-    total: float = sum(getattr(one, arm)[1] for one in cells)
-    if not n or (guardrail.name == "fairness" and arm == "champion" and not cells[0].paired):
+def _mean(cells: Sequence[LossCell], at: int, guardrail: Guardrail) -> float | None:
+    """Of the champion (0) or the challenger, in the metric's own terms."""
+    if not cells or (guardrail.name == "fairness" and at == 0 and not cells[0].paired):
         return None
-    if guardrail.metric.compared != "part":
-        return total / n
-    loss = total / n
+    loss = compared_means((one.champion, one.challenger) for one in cells)[at]
+    if loss is None or guardrail.metric.compared != "part":
+        return loss
     return (1.0 - loss if guardrail.metric.is_better_high else loss) * guardrail.loss_max
 
 

@@ -6,13 +6,50 @@ later one rises. A count is evidence under the share of its own segment, and und
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from doorstep.release.types import Cell, Release
 from doorstep.stats.eprocess import ShareCell
 
 RESTART_AT = ("step", "warm", "hour")
 """Where evidence is counted anew beside the whole, for faults that come late."""
+
+
+Sum = tuple[int, float]
+"""(how many, their sum)"""
+
+
+def compared_means(cells: Iterable[tuple[Sum, Sum]]) -> tuple[float | None, float | None]:
+    """Means of both arms, of cells of one epoch and segment each. Shares differ from one to another,
+    and so may what is counted: arms are compared within a cell, which weighs n_a n_b / (n_a + n_b)
+    (Mantel & Haenszel 1959), so that a version is not said to be worse for having been asked where
+    all is worse. Where no cell has both arms they stand for themselves. None: nothing was counted."""
+    known = list(cells)
+    both = [(a, b) for a, b in known if a[0] and b[0]]
+    if both:
+        weights = [a[0] * b[0] / (a[0] + b[0]) for a, b in both]
+        found = [
+            sum(weight * cell[at][1] / cell[at][0] for weight, cell in zip(weights, both, strict=True))
+            / sum(weights)
+            for at in (0, 1)
+        ]
+        return found[0], found[1]
+    alone = [sum(one[at][1] for one in known) / n if (n := sum(one[at][0] for one in known)) else None
+             for at in (0, 1)]  # fmt: skip
+    return alone[0], alone[1]
+
+
+def compared_rates(
+    cells: Iterable[Cell], count: Callable[[Cell], tuple[int, int]]
+) -> tuple[float | None, float | None]:
+    """`compared_means` of what `count` says of a cell: (how many, how many of them)."""
+    found: dict[tuple[int, str], dict[str, Sum]] = {}
+    for one in cells:
+        found.setdefault((one.epoch, one.segment), {})[one.arm] = count(one)
+    none = (0, 0.0)
+    return compared_means(
+        (one.get("champion", none), one.get("challenger", none)) for one in found.values()
+    )
 
 
 def share_cells(

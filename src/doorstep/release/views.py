@@ -39,6 +39,7 @@ from doorstep.release.wording import (
     say_missing,
     say_rankings,
     say_ratio,
+    say_slower,
     say_time,
     say_undecided,
     say_wave,
@@ -279,8 +280,15 @@ def _guardrail(
         unit=_UNITS.get(numbers.guardrail, ""),
         is_better_high=METRICS[numbers.guardrail].is_better_high,
         wait_s=wait_s,
-        beside=say_rankings(evidence.rankings) if numbers.guardrail == "quality" else "",
+        beside=_beside(numbers, evidence),
     )
+
+
+def _beside(numbers: Numbers, evidence: Evidence) -> str:
+    """What else is known, or what the numbers are of."""
+    if numbers.guardrail == "quality":
+        return say_rankings(evidence.rankings)
+    return say_slower(numbers) if numbers.guardrail == "latency" else ""
 
 
 def _missing(numbers: Numbers, wait_s: float | None) -> str:

@@ -135,13 +135,16 @@ class Shadow:
             self._dropped += behind
             _log.warning("%s bytes of records were not scored: too far behind", f"{behind:,}")
             self._tail.skip_to_end()
-        scored = 0
+        scored: list[tuple[Target, PredictionMeta, PredictionMeta]] = []
         for group in self._tail.poll():
             target = self._targets.get(group.layout.service)
             if target is not None and has_inputs(group.layout):
-                scored += self._take(target, group)
+                scored += [(target, *pair) for pair in self._take(target, group)]
+        # What is counted is in the journal: the two are compared at any time.
         self._writer.flush()
-        return scored
+        for one in scored:
+            self._count(*one)
+        return len(scored)
 
     def _read_plan(self) -> None:
         data = (self._state / PLAN_FILE).read_bytes()
@@ -173,25 +176,25 @@ class Shadow:
             _log.error("%s: the challenger cannot be loaded: %s", plan.service, error)
             return None
 
-    def _take(self, target: Target, group: Group) -> int:
+    def _take(self, target: Target, group: Group) -> Iterator[tuple[PredictionMeta, PredictionMeta]]:
+        """(record, its copy that the challenger scored)."""
         rows = [(row, at) for at, row in enumerate(group.rows) if target.wants(row)]
         for start in range(0, len(rows), ROWS_A_BATCH):
-            self._score(target, group, rows[start : start + ROWS_A_BATCH])
-        return len(rows)
+            batch = rows[start : start + ROWS_A_BATCH]
+            yield from zip((row for row, _ in batch), self._score(target, group, batch), strict=True)
 
-    def _score(self, target: Target, group: Group, rows: list[Row]) -> None:
+    def _score(self, target: Target, group: Group, rows: list[Row]) -> list[PredictionMeta]:
         batch = batch_of(target.plan, target.columns, group, [at for _, at in rows])
         started = time.perf_counter_ns()
         found = list(scores_of(target, batch))
         took_us = (time.perf_counter_ns() - started) // 1000 // max(1, len(rows))
         metas, matrix = [], []
         for (row, _), (scores, status, error) in zip(rows, found, strict=True):
-            meta = shadow_record(target, row, scores, status, error, took_us)
-            self._count(target, row, meta)
-            metas.append(meta)
+            metas.append(shadow_record(target, row, scores, status, error, took_us))
             matrix.append(scores if scores is not None else [np.nan] * target.version.width)
         number = self._writer.declare(target.layout)
         self._writer.predictions(number, metas, np.asarray(matrix, dtype=np.float64).tobytes())
+        return metas
 
     def _count(self, target: Target, row: PredictionMeta, scored: PredictionMeta) -> None:
         """Of a unit its first pair counts, and its first in which one version alone erred: as in

@@ -14,6 +14,7 @@ from doorstep.core.servicefile import parse_service_file
 from doorstep.release.decide import decide
 from doorstep.release.judge import judge
 from doorstep.release.losses import Told, loss_cells
+from doorstep.release.outlook import outlook
 from doorstep.release.spec import spec_of
 from doorstep.release.transition import apply
 from doorstep.release.types import (
@@ -34,7 +35,7 @@ WAVES = {
     "dwell_s": (10.0, 10.0, 10.0),
     "margins": (2.0, 3.0, 2.0),
 }
-CLEAN = arms(1, (300, 0), (5700, 0), PILOT)
+CLEAN = arms(1, (200, 0), (3800, 0), PILOT)
 TEXT = """doorstep: 1
 service: shops
 model: {task: binary, label: y}
@@ -147,6 +148,39 @@ def test_outcomes_are_compared_under_the_share_of_their_segment():
     assert [(one.epoch, one.segment) for one in found] == [(2, PILOT), (2, REST)]
     assert sum(one.sums[0] for one in found) == 3500, "a unit of a wave not begun is still new"
     assert all(abs(one.sums[1]) < 4 * one.sums[2] ** 0.5 for one in found)
+
+
+def test_a_wave_keeps_what_it_has_reached_until_all_bake():
+    asked = WAVES | {"steps": (0.5, 0.1, 0.5)}
+    found = decide(in_step(**asked), evidence(arms(1, (2000, 0), (2000, 0), PILOT)), at(10))
+    assert found.outcome == Advance(State.STEP, 1, 0.1)
+    assert apply(in_step(**asked), found).plan_shares() == {PILOT: 0.5, REST: 0.1}
+    before = in_step(**asked, method=3)
+    assert apply(before, decide(before, found.evidence, at(10))).plan_shares()[PILOT] == 0.95
+
+
+def test_a_version_is_not_said_to_be_worse_for_being_asked_where_all_is_worse():
+    cells = evidence(
+        CLEAN, arms(2, (100, 10), (1900, 190), PILOT), arms(2, (90_000, 90), (10_000, 10))
+    )
+    pooled = judge(in_rest(), cells)[0]
+    assert pooled.champion_rate == pytest.approx(pooled.challenger_rate)
+
+
+def test_the_headline_says_what_each_wave_has():
+    first, then = in_waves(), in_rest()
+    said = [outlook(one, evidence(CLEAN), (), at(12)).headline for one in (first, then)]
+    assert said[0].startswith(
+        "loans@2 answers 95 % of wave pilot (step 1 of 1), nothing of the rest yet; loans@1 the"
+    )
+    assert said[1].startswith(
+        "loans@2 answers 10 % of the rest (step 1 of 2), 95 % of wave pilot; loans@1 the others; "
+    )
+    bad = evidence(CLEAN, arms(2, (50, 0), (950, 120), PILOT), arms(2, (9000, 0), (1000, 0)))
+    ended = apply(then, decide(then, bad, at(12)))
+    assert outlook(ended, bad, (), at(12)).headline.endswith(
+        "it had got 95 % of wave pilot, 10 % of the rest at most"
+    )
 
 
 def test_the_deadline_names_the_wave():

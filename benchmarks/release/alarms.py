@@ -179,7 +179,7 @@ def returning(rng: np.random.Generator, runs: int) -> Part:
     # The rest of the capital is bet in the steps and is as it was.
     limit = math.log((1.0 / ALPHA - (1.0 - SHADOW_WEIGHT)) / SHADOW_WEIGHT)
     for times in TIMES:
-        crossed = {name: 0 for name in found}
+        crossed = dict.fromkeys(found, 0)
         for _ in range(runs):
             differs = rng.choice([1, 0, -1], UNITS, p=[0.01, 0.98, 0.01])
             came = rng.permutation(np.repeat(np.flatnonzero(differs), times))

@@ -15,12 +15,15 @@ import numpy as np
 from rules import ARGO_FAILURES, SUCCESS_MIN
 from table import ALPHA, Part, at_least, at_most, share_of
 
+from doorstep.core.contract import Contract, Field
 from doorstep.core.instant import SECOND_US
+from doorstep.core.servicefile import parse_service_file
 from doorstep.release.decide import decide
-from doorstep.release.estimate import estimate
-from doorstep.release.spec import auto_steps
+from doorstep.release.estimate import Traffic, estimate
+from doorstep.release.forecast import choose_spec
+from doorstep.release.spec import Before
 from doorstep.release.transition import Beginning, apply, begin
-from doorstep.release.types import METHOD, Cell, Evidence, Guardrail, ReleaseSpec, State
+from doorstep.release.types import METHOD, Cell, Evidence, ReleaseSpec, State
 
 PER_MINUTE = 6000
 MINUTES_MAX = 700
@@ -226,10 +229,10 @@ IN_WAVES = (
 
 
 def waves(rng: np.random.Generator, runs: int) -> Part:
-    """How far a worse version comes in waves that are carried one after the other, with each wave's
-    last step patient, and with that of the last wave alone."""
+    """Worse versions in waves that are carried one after the other and keep what they have reached,
+    and (before) where what is carried gets the share of the bake at once."""
     part = Part(f"Waves of 10, 30 and 60 % of 6,000 requests a minute ({runs} runs)")
-    head = ("reach last wave", "champion", "minutes", "bad answers")
+    head = ("promoted", "in last wave", "minutes", "bad answers")
     part.row("", *(said + more for more in ("", ", before") for said in head), width=21)
     for truth in IN_WAVES:
         cells = []
@@ -238,7 +241,7 @@ def waves(rng: np.random.Generator, runs: int) -> Part:
             endings = [Rollout(rng, truth, spec, PER_MINUTE).run() for _ in range(runs)]
             promoted, _, minutes, bad = summary(endings)
             reached = share_of(one.waves == len(THIRDS) for one in endings)
-            cells += [f"{reached:.0%}", f"{promoted:.0%}", f"{minutes:.0f}", f"{bad:,.0f}"]
+            cells += [f"{promoted:.0%}", f"{reached:.0%}", f"{minutes:.0f}", f"{bad:,.0f}"]
             if method == METHOD and truth.ratio == 1.0:
                 part.goal(promoted >= at_least(PROMOTED_MIN, runs), f"{truth.name}: {promoted:.0%}")
             elif method == METHOD:
@@ -272,7 +275,7 @@ def sparse(rng: np.random.Generator, runs: int, latency: bool) -> Part:
     for rate in RATES:
         cells = []
         for per_s in PER_S:
-            spec = spec_for(per_s, latency)
+            spec = spec_for(per_s, rate, latency)
             told = estimate(spec, per_s, rate)
             truth = Truth(f"{rate:.2%}", rate)
             endings = [Rollout(rng, truth, spec, per_s * 60).run() for _ in range(runs)]
@@ -286,14 +289,13 @@ def sparse(rng: np.random.Generator, runs: int, latency: bool) -> Part:
     return part
 
 
-def spec_for(per_s: float, latency: bool) -> ReleaseSpec:
+def spec_for(per_s: float, rate: float, latency: bool) -> ReleaseSpec:
     """The default release at this traffic."""
-    spec = ReleaseSpec()
-    steps = auto_steps(per_s, spec.deadline_s)
-    n = len(steps)
-    spec = ReleaseSpec(steps=steps, dwell_s=spec.dwell_s[-n:], margins=spec.margins[-n:])
-    if not latency:
-        return spec
-    slow = Guardrail(name="latency", weight=0.5, margins=spec.margins, slow_us=(10, 20, 40, 60))
-    errors = msgspec.structs.replace(spec.guardrails[0], weight=0.5)
-    return msgspec.structs.replace(spec, guardrails=(errors, slow))
+    rails = "release: {guardrails: [errors, latency]}" if latency else ""
+    file = parse_service_file(
+        "doorstep: 1\nservice: loans\nmodel: {task: binary, label: y}\n"
+        f"data: {{holdout: {{path: h.csv}}}}\n{rails}\n"
+    )
+    plain = Contract(inputs=(Field(name="x", type="float"),))
+    before = Before(slow_us=(10, 20, 40, 60) if latency else ())
+    return choose_spec(file, Traffic(units_per_s=per_s, error_rate=rate), (plain, plain), before)

@@ -5,6 +5,7 @@ the edge of what must be excluded, and worse; looked at after every LOOK."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from rules import LOG_LIMIT, log_mean
@@ -101,7 +102,7 @@ def _fairness(rng: np.random.Generator, gap: float, n: int = 30_000) -> tuple[Fl
         edges = [0, *(int(one.sum()) for one in looks)]
         gains = [
             eprocess.paired_wealth(sign * gaps[begin:end], GAP, direction)
-            for begin, end in zip(edges, edges[1:], strict=False)
+            for begin, end in pairwise(edges)
         ]
         return log_mean(np.cumsum(gains, axis=0))
 

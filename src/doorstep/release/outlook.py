@@ -111,7 +111,7 @@ def _ended(release: Release) -> str:
 
 
 def _reached(release: Release) -> str:
-    """`50 %`; where waves differ `95 % of wave pilot, 10 % of the rest`; "" where it got nothing."""
+    """`50 %`; where waves differ `95 % of wave pilot, 10 % of the rest`; "" for nothing."""
     begun = [epoch for epoch in release.epochs if epoch.opened != "stop"]
     most = {
         name: max(release.share_in(epoch, name) for epoch in begun)

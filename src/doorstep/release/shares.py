@@ -20,23 +20,26 @@ Sum = tuple[int, float]
 
 
 def compared_means(cells: Iterable[tuple[Sum, Sum]]) -> tuple[float | None, float | None]:
-    """Means of both arms, of cells of one epoch and segment each. Shares differ from one to another,
+    """Means of both arms, of cells of one epoch and segment each. From one to another shares differ
     and so may what is counted: arms are compared within a cell, which weighs n_a n_b / (n_a + n_b)
-    (Mantel & Haenszel 1959), so that a version is not said to be worse for having been asked where
-    all is worse. Where no cell has both arms they stand for themselves. None: nothing was counted."""
+    (Mantel & Haenszel 1959), so that no version is said to be worse for having been asked where all
+    is worse. Where no cell has both arms each stands for itself. None: nothing was counted."""
     known = list(cells)
     both = [(a, b) for a, b in known if a[0] and b[0]]
-    if both:
-        weights = [a[0] * b[0] / (a[0] + b[0]) for a, b in both]
-        found = [
-            sum(weight * cell[at][1] / cell[at][0] for weight, cell in zip(weights, both, strict=True))
-            / sum(weights)
-            for at in (0, 1)
-        ]
-        return found[0], found[1]
-    alone = [sum(one[at][1] for one in known) / n if (n := sum(one[at][0] for one in known)) else None
-             for at in (0, 1)]  # fmt: skip
-    return alone[0], alone[1]
+    if not both:
+        return _mean(one[0] for one in known), _mean(one[1] for one in known)
+    weights = [a[0] * b[0] / (a[0] + b[0]) for a, b in both]
+    found = [
+        sum(weight * one[at][1] / one[at][0] for weight, one in zip(weights, both, strict=True))
+        for at in (0, 1)
+    ]
+    return found[0] / sum(weights), found[1] / sum(weights)
+
+
+def _mean(sums: Iterable[Sum]) -> float | None:
+    known = list(sums)
+    n = sum(one[0] for one in known)
+    return sum(one[1] for one in known) / n if n else None
 
 
 def compared_rates(

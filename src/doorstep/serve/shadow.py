@@ -49,6 +49,8 @@ MET_MAX = 262_144
 Scores = NDArray[np.float64]
 Row = tuple[PredictionMeta, int]
 """(record, its place in the group)"""
+Pair = tuple[PredictionMeta, PredictionMeta]
+"""(record, its copy that the challenger scored)"""
 
 
 class Met(msgspec.Struct):
@@ -59,7 +61,7 @@ class Met(msgspec.Struct):
     apart: set[int] = msgspec.field(default_factory=set)
 
     def takes(self, unit: int) -> bool:
-        """Whether it is compared for the first time. Of too many those that come later are left out,
+        """Whether it is compared for the first time. Of too many the later ones are left out,
         whatever becomes of them."""
         if unit in self.compared or len(self.compared) >= MET_MAX:
             return False
@@ -135,15 +137,15 @@ class Shadow:
             self._dropped += behind
             _log.warning("%s bytes of records were not scored: too far behind", f"{behind:,}")
             self._tail.skip_to_end()
-        scored: list[tuple[Target, PredictionMeta, PredictionMeta]] = []
+        scored: list[tuple[Target, Pair]] = []
         for group in self._tail.poll():
             target = self._targets.get(group.layout.service)
             if target is not None and has_inputs(group.layout):
-                scored += [(target, *pair) for pair in self._take(target, group)]
+                scored += [(target, pair) for pair in self._take(target, group)]
         # What is counted is in the journal: the two are compared at any time.
         self._writer.flush()
-        for one in scored:
-            self._count(*one)
+        for target, pair in scored:
+            self._count(target, *pair)
         return len(scored)
 
     def _read_plan(self) -> None:
@@ -176,12 +178,12 @@ class Shadow:
             _log.error("%s: the challenger cannot be loaded: %s", plan.service, error)
             return None
 
-    def _take(self, target: Target, group: Group) -> Iterator[tuple[PredictionMeta, PredictionMeta]]:
-        """(record, its copy that the challenger scored)."""
+    def _take(self, target: Target, group: Group) -> Iterator[Pair]:
         rows = [(row, at) for at, row in enumerate(group.rows) if target.wants(row)]
         for start in range(0, len(rows), ROWS_A_BATCH):
             batch = rows[start : start + ROWS_A_BATCH]
-            yield from zip((row for row, _ in batch), self._score(target, group, batch), strict=True)
+            for (row, _), scored in zip(batch, self._score(target, group, batch), strict=True):
+                yield row, scored
 
     def _score(self, target: Target, group: Group, rows: list[Row]) -> list[PredictionMeta]:
         batch = batch_of(target.plan, target.columns, group, [at for _, at in rows])

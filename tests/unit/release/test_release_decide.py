@@ -104,9 +104,7 @@ def test_who_has_no_error_in_many_units_need_not_be_waited_for():
 def test_a_unit_that_comes_again_in_shadow_is_one_for_rolling_back():
     seen = evidence(list(shadow(0, 400, 0).cells))
     often = msgspec.structs.replace(seen.cells[0], plus=60, bad_units=3, units=2)
-    again = [
-        decide(started(method=method), evidence([often]), at(60)).outcome for method in (3, 4)
-    ]
+    again = [decide(started(method=method), evidence([often]), at(60)).outcome for method in (3, 4)]
     assert again == [Rollback("guardrail"), Hold()]
 
 

@@ -209,14 +209,14 @@ def test_the_file_gives_each_wave_its_own_steps_and_the_release_those_of_the_oth
 """,
         environment="development",
     )
-    spec = spec_of(file, 1.0)
+    spec = spec_of(file)
     assert spec.segments == ("pilot", "north", REST)
     assert spec.wave_steps == (1, 2, 2)
     assert spec.steps == (1.0, 0.1, 0.5, 0.1, 0.5)
     assert spec.dwell_s == (86_400.0, 600.0, 600.0, 600.0, 600.0)
     assert spec.margins == (1.5, 2.0, 1.5, 2.0, 1.5)
     assert spec.share_of(0) == 0.95
-    without = spec_of(parse_service_file(TEXT, environment="development"), 1.0)
+    without = spec_of(parse_service_file(TEXT, environment="development"))
     assert (without.segments, without.wave_steps) == ((REST,), ())
 
 
@@ -250,11 +250,11 @@ def test_a_wave_that_matches_nothing_of_the_contract_is_refused():
     store = Field(name="store", type="category", values=("3", "4"))
     inputs = (Field(name="x", type="float"),)
     fits = Contract(inputs=inputs, context=(store,))
-    assert spec_of(file, 1.0, (fits, fits)).segments == ("a", REST)
+    assert spec_of(file, (fits, fits)).segments == ("a", REST)
     for context in ((), (msgspec.structs.replace(store, values=("5", "6")),)):
         other = Contract(inputs=inputs, context=context)
         with pytest.raises(RefusedError) as caught:
-            spec_of(file, 1.0, (other, other))
+            spec_of(file, (other, other))
         assert caught.value.code == "wave-matches-nothing"
 
 
@@ -264,8 +264,8 @@ def test_more_steps_in_waves_than_a_node_can_count_are_refused():
         text = TEXT + f"release: {{steps: {steps}, {three}}}\n"
         file = parse_service_file(text, environment="development")
         if fits:
-            assert spec_of(file, 1.0).wave_steps == (2, 2, 2, 2)
+            assert spec_of(file).wave_steps == (2, 2, 2, 2)
             continue
         with pytest.raises(RefusedError) as caught:
-            spec_of(file, 1.0)
+            spec_of(file)
         assert caught.value.code == "too-many-steps"

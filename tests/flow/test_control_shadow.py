@@ -9,7 +9,7 @@ import httpx
 import pytest
 from control_cases import path_of
 from test_control_fairness import FAVOURABLE, SEX
-from test_control_quality import Truth, as_model, by_chance
+from test_control_quality import Truth, as_model
 
 from doorstep.core.outcome import OutcomeGiven
 from doorstep.release.surface import Release
@@ -54,7 +54,7 @@ def released(here: RunningInstallation, service: str, truth: Truth) -> Release:
             sell(here, service, truth, next(seeds))
         return found if found.ended_at else None
 
-    return here.wait(look, "an end")
+    return here.wait(look, "an end", 400)
 
 
 @pytest.mark.parametrize(("loss", "is_good"), [("brier", True), ("log-loss", False)])
@@ -68,11 +68,8 @@ def test_the_shadow_is_judged_by_probabilities_and_groups_and_the_step_by_what_p
     here.client.promote(service, "the first")
     here.register(service, seed=7, **asked)
     here.client.run_gates(f"{service}@2")
-    # What is true by chance costs the more confident version more; what it answers is as good.
-    truth = by_chance if is_good else as_model(0)
+    truth = as_model(7 if is_good else 0)
     sell(here, service, truth, 0)
-    if is_good:
-        truth = as_model(7)
     ended = released(here, service, truth)
     rails = {one.name: one for one in ended.guardrails}
     assert list(rails) == ["errors", "quality", "fairness", "revenue"]

@@ -97,10 +97,11 @@ def _speaks(numbers: Sequence[Numbers]) -> str:
 
 def _ended(release: Release) -> str:
     mine, lasted = f"{release.service}@{release.challenger}", _lasted(release)
+    reached = _reached(release)
     match release.state:
         case State.DONE:
             return f"{mine} serves all traffic; its release took {lasted}"
-        case State.ROLLED_BACK if not (reached := _reached(release)):
+        case State.ROLLED_BACK if not reached:
             return f"{mine} was taken back after {lasted}, before it had answered any caller"
         case State.ROLLED_BACK:
             return f"{mine} was taken back after {lasted}; it had got {reached} at most"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import msgspec
 
 from doorstep.core.instant import SECOND_US
+from doorstep.core.report import NodeReport
 from doorstep.journal.operations import count_release
 from doorstep.kernel.app import App
 from doorstep.register.store import get_service
@@ -89,12 +90,18 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         plan_number=row.plan_number,
         waves=_waves(inner),
         headline=seen.headline,
-        next=seen.next,
+        next="; ".join((seen.next, *_troubles(inner, alive))) if seen.next else "",
         next_s=seen.next_s,
         split=tuple(_split(inner)) if with_decisions else (),
         moments=_moments(app, inner.id, decided) if with_decisions else (),
         experiment=_experiment(inner, _last_numbers(inner, newest, decided)),
     )
+
+
+def _troubles(release: Inner, alive: Iterable[NodeReport]) -> list[str]:
+    """What nodes say of the challenger: that it cannot be loaded, that its shadow has no room."""
+    mine = f"{release.service}@{release.challenger} "
+    return sorted({said for one in alive for said in one.problems if said.startswith(mine)})
 
 
 def _last_numbers(release: Inner, newest: Decision, decided: Decided) -> tuple[Numbers, ...]:

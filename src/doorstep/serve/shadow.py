@@ -34,7 +34,7 @@ from doorstep.formats.batch import Batch
 from doorstep.journal.reader import Group, Tail
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter, create_cells
-from doorstep.serve.nodeplan import PLAN_FILE, NodePlan
+from doorstep.serve.nodeplan import PLAN_FILE, NodePlan, in_shadow
 from doorstep.serve.version import Columns, Version, columns_of, load_inline, read_manifest
 
 SLOT = "shadow"
@@ -156,9 +156,9 @@ class Shadow:
         plan = msgspec.json.decode(data, type=NodePlan)
         wanted = {
             one.service: one
-            for one in plan.services
-            if one.release is not None and one.release.state == "shadow"
-            if f"{one.service}@{one.release.challenger}" not in plan.unloaded
+            for one in in_shadow(plan)[0]
+            if one.release is not None
+            and f"{one.service}@{one.release.challenger}" not in plan.unloaded
         }
         self._targets = {
             name: target

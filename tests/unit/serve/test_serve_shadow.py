@@ -12,10 +12,10 @@ import pytest
 
 from doorstep.core.contract import Contract, Field
 from doorstep.core.ids import hash_unit
-from doorstep.core.plan import ReleasePlan
+from doorstep.core.plan import FORMAT, ReleasePlan, Segment, ServicePlan
 from doorstep.core.record import Kind, PredictionMeta, layout_of
 from doorstep.serve.cells import SLOTS_MAX, CellKey, Counts, read_cells
-from doorstep.serve.nodeplan import PLAN_FILE, NodePlan
+from doorstep.serve.nodeplan import PLAN_FILE, NodePlan, in_shadow
 from doorstep.serve.shadow import Met, Shadow, Target, has_inputs
 from doorstep.testing.home import TestHome
 
@@ -106,6 +106,27 @@ def test_of_a_unit_the_first_pair_counts_and_the_first_in_which_one_version_erre
     assert set(found.bad_units) == {hash_unit("unit", one) for one in ("often", "worse")}
     assert set(found.seen) == {hash_unit("unit", "other")}
     assert (found.alike, found.differ) == (0, 4)
+
+
+def test_the_shadows_that_have_no_room_are_said_and_not_scored() -> None:
+    release = ReleasePlan(id="r", challenger=2, state="shadow", epoch=1, sample=1.0)
+    home = TestHome.contract(1)
+    many = tuple(Segment(name=f"s{at}", match={"store": (str(at),)}) for at in range(39))
+    plans = [
+        ServicePlan(
+            format=FORMAT, service=name, contract=home, versions=(), champion=None,
+            release=release, segments=many[:count],
+        )
+        for name, count in (("c", 23), ("a", 39), ("b", 24))
+    ]  # fmt: skip
+    plan = NodePlan(
+        format=1, generation=1, term=1, number=1, environment="t", bundles="", lease_s=60.0,
+        engines={}, services=tuple(plans),
+    )  # fmt: skip
+    scored, said = in_shadow(plan)
+    assert [one.service for one in scored] == ["a", "c"]
+    assert len(said) == 1
+    assert said[0].startswith("b@2 is not scored in shadow on this node: its 25 segments are not")
 
 
 def test_a_full_cell_file_of_a_shadow_makes_room_in_another(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from doorstep.release.groups import SIGNS, part_of
 from doorstep.release.shares import compared_means
-from doorstep.release.types import Guardrail, LossCell, Numbers, Release
+from doorstep.release.types import Guardrail, LossCell, Numbers, Release, State
 from doorstep.stats import eprocess
 
 SHADOW_WEIGHT_WORSE = 0.2
@@ -35,6 +35,8 @@ def quality_numbers(release: Release, losses: Sequence[LossCell], guardrail: Gua
     else:
         worse = _log_e(release, losses, "worse", SHADOW_WEIGHT_WORSE)
         better = _log_e(release, fitting, "better", SHADOW_WEIGHT_BETTER)
+    is_split = guardrail.name != "fairness" and guardrail.metric.read == "records"
+    in_shadow = release.epoch.state is State.SHADOW
     shown = _widest(losses)
     low, high = _interval(release, shown, guardrail)
     return Numbers(
@@ -47,7 +49,8 @@ def quality_numbers(release: Release, losses: Sequence[LossCell], guardrail: Gua
         high=high,
         log_e_rollback=worse,
         log_rollback_at=math.inf,
-        log_e_advance=better,
+        # What only callers bring about cannot be waited for where the challenger answers none.
+        log_e_advance=None if is_split and in_shadow else better,
         log_advance_at=None,
         units_missing=_missing(release, shown, better),
     )

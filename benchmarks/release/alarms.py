@@ -19,9 +19,10 @@ from rules import (
     release_path,
     restarted_path,
 )
-from streams import PER_MINUTE, Floats, Plan, Stream, constant, draw, ramp
+from streams import PER_MINUTE, Floats, Ints, Plan, Stream, constant, draw, ramp
 from table import ALPHA, Part, at_most, share_of
 
+from doorstep.release.judge import SHADOW_WEIGHT
 from doorstep.stats import eprocess
 
 REQUESTS = 1_000_000
@@ -32,6 +33,7 @@ LOOK = 50
 SPLIT_EVERY = 1000
 SPLIT_ALARMS_MAX = 0.001
 GUARDRAILS = 6
+UNITS, TIMES = 2000, (1, 2, 5, 20)
 CHI_SQUARE_99 = 6.634897
 
 
@@ -166,6 +168,37 @@ def limit_peak(rng: np.random.Generator, rates: Floats, limit: float) -> float:
     good = np.log1p(-p) - math.log1p(-limit)
     path = k[:, None] * np.log(p / limit) + (at - k)[:, None] * good
     return float(log_mean(path).max())
+
+
+def returning(rng: np.random.Generator, runs: int) -> Part:
+    """Units that come again in the shadow, one in a hundred of which one version alone fails
+    whenever it comes: of the equal versions each fails as many."""
+    part = Part(f"Shadow: {UNITS:,} units that come again, no difference ({runs} runs)")
+    part.row("times that each comes", *map(str, TIMES), width=12)
+    found: dict[str, list[str]] = {name: [] for name in ("each unit once", "each request")}
+    # The rest of the capital is bet in the steps and is as it was.
+    limit = math.log((1.0 / ALPHA - (1.0 - SHADOW_WEIGHT)) / SHADOW_WEIGHT)
+    for times in TIMES:
+        crossed = dict.fromkeys(found, 0)
+        for _ in range(runs):
+            differs = rng.choice([1, 0, -1], UNITS, p=[0.01, 0.98, 0.01])
+            came = rng.permutation(np.repeat(np.flatnonzero(differs), times))
+            first = np.sort(np.unique(came, return_index=True)[1])
+            for name, which in (("each unit once", came[first]), ("each request", came)):
+                crossed[name] += pairs_peak(differs[which]) >= limit
+        for name, count in crossed.items():
+            found[name].append(f"{count / runs:.1%}")
+        once = crossed["each unit once"] / runs
+        part.goal(once <= at_most(ALPHA, runs), f"{once:.1%} false rollbacks at {times} times")
+    for name, cells in found.items():
+        part.row(name, *cells, width=12)
+    return part
+
+
+def pairs_peak(differences: Ints) -> float:
+    """Largest log E of M3 against "no worse": what both did alike is no evidence."""
+    bets = eprocess.paired_bets(0.0)
+    return float(log_mean(np.cumsum(np.log1p(np.outer(differences, bets)), axis=0)).max())
 
 
 def split_alarms(rng: np.random.Generator, runs: int) -> Part:

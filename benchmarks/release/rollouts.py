@@ -15,24 +15,27 @@ import numpy as np
 from rules import ARGO_FAILURES, SUCCESS_MIN
 from table import ALPHA, Part, at_least, at_most, share_of
 
+from doorstep.core.contract import Contract, Field
 from doorstep.core.instant import SECOND_US
+from doorstep.core.servicefile import parse_service_file
 from doorstep.release.decide import decide
-from doorstep.release.estimate import estimate
-from doorstep.release.spec import auto_steps
+from doorstep.release.estimate import Traffic, estimate
+from doorstep.release.forecast import choose_spec
+from doorstep.release.spec import Before
 from doorstep.release.transition import Beginning, apply, begin
-from doorstep.release.types import Cell, Evidence, Guardrail, ReleaseSpec, State
+from doorstep.release.types import METHOD, Cell, Evidence, ReleaseSpec, State
 
 PER_MINUTE = 6000
 MINUTES_MAX = 700
 COARSE = 5
-"""Minutes of a tick in long releases with little traffic, after their first hour."""
+"""Minutes of a tick in long releases with little traffic or in waves, after their first hour."""
 
 
 @dataclass(frozen=True)
 class Truth:
     """rate: of errors, ratio: the challenger's over it. drifts: a wave of +-80 % in two hours, and
     an incident of 8 times for ten minutes. times: how much slower the challenger is. shadow:
-    whether it is scored unseen first."""
+    whether it is scored unseen first. parts: of the traffic, by segment of the release."""
 
     name: str
     rate: float
@@ -40,13 +43,17 @@ class Truth:
     drifts: bool = False
     times: float = 1.0
     shadow: bool = True
+    parts: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
 class Ending:
+    """waves: how many were begun; 1 without waves."""
+
     state: State
     minutes: float
     bad_answers: float
+    waves: int
 
 
 def base_rate(truth: Truth, minute: int) -> float:
@@ -65,36 +72,41 @@ class Rollout:
         what = Beginning(id="r", service="s", champion=1, challenger=2, spec=spec)
         self.release = begin(what, 0)
         self._rng, self._truth, self._per_minute = rng, truth, per_minute
-        self._counts: dict[tuple[int, str], Cell] = {}
+        self._counts: dict[tuple[int, str, str], Cell] = {}
         self._has_times = any(one.name == "latency" for one in spec.guardrails)
 
     def run(self) -> Ending:
-        minute, bad_answers = 0, 0
+        minute, bad_answers, waves = 0, 0, 1
         while minute < MINUTES_MAX and not self.release.is_over:
             took = self._tick(minute)
             rate = base_rate(self._truth, minute)
-            requests = int(self._rng.poisson(self._per_minute * took))
-            bad_answers += self._serve(requests, rate, min(1.0, rate * self._truth.ratio))
+            for segment, part in zip(self.release.spec.segments, self._truth.parts, strict=True):
+                n = int(self._rng.poisson(self._per_minute * took * part))
+                bad_answers += self._serve(segment, n, rate, min(1.0, rate * self._truth.ratio))
             minute += took
             evidence = Evidence(cells=tuple(one for _, one in sorted(self._counts.items())))
             decision = decide(self.release, evidence, minute * 60 * SECOND_US)
             self.release = apply(self.release, decision)
-        return Ending(self.release.state, minute, bad_answers)
+            waves = max(waves, self.release.spec.wave_of(self.release.step)[0] + 1)
+        return Ending(self.release.state, minute, bad_answers, waves)
 
     def _tick(self, minute: int) -> int:
-        is_busy = self._per_minute >= PER_MINUTE and self.release.state is not State.BAKE
+        is_whole = len(self.release.spec.segments) == 1 and self.release.state is not State.BAKE
+        is_busy = self._per_minute >= PER_MINUTE and is_whole
         fine = minute < 60 or is_busy or not self.release.epoch.measured
         return 1 if fine else COARSE
 
-    def _serve(self, n: int, rate_a: float, rate_b: float) -> int:
+    def _serve(self, segment: str, n: int, rate_a: float, rate_b: float) -> int:
         """Traffic into the cells of the current epoch; bad answers of the challenger to callers."""
         epoch, rng = self.release.epoch, self._rng
         if epoch.state is State.SHADOW:
             plus = int(rng.binomial(n, rate_b * (1 - rate_a)))
             minus = int(rng.binomial(n, rate_a * (1 - rate_b)))
-            self._add("challenger", {"plus": plus, "minus": minus, "zero": n - plus - minus})
+            done = {"requests": n, "plus": plus, "minus": minus, "zero": n - plus - minus}
+            done |= {"bad_units": plus, "units": minus}
+            self._add(segment, "challenger", done)
             return 0
-        n_b = int(rng.binomial(n, epoch.share))
+        n_b = int(rng.binomial(n, self.release.share_in(epoch, segment)))
         bad = {"challenger": int(rng.binomial(n_b, rate_b))}
         bad["champion"] = int(rng.binomial(n - n_b, rate_a))
         for arm, served in (("challenger", n_b), ("champion", n - n_b)):
@@ -102,7 +114,7 @@ class Rollout:
             if epoch.measured:
                 done |= {"units": served, "first_units": served, "timed": served}
                 done |= {"bad_units": bad[arm], "bad_units_seen": bad[arm]}
-            self._add(arm, done, self._slow(arm, served) if epoch.measured else ())
+            self._add(segment, arm, done, self._slow(arm, served) if epoch.measured else ())
         return bad["challenger"]
 
     def _slow(self, arm: str, n: int) -> tuple[int, ...]:
@@ -119,12 +131,14 @@ class Rollout:
             found.append(left)
         return tuple(found)
 
-    def _add(self, arm: str, more: dict[str, int], slow: tuple[int, ...] = ()) -> None:
-        epoch = self.release.epoch.number
-        known = self._counts.get((epoch, arm), Cell(epoch=epoch, segment="", arm=arm))  # type: ignore[arg-type]
+    def _add(
+        self, segment: str, arm: str, more: dict[str, int], slow: tuple[int, ...] = ()
+    ) -> None:
+        place = self.release.epoch.number, segment, arm
+        known = self._counts.get(place, Cell(epoch=place[0], segment=segment, arm=arm))  # type: ignore[arg-type]
         total = {name: getattr(known, name) + n for name, n in more.items()}
         slow = tuple(map(sum, zip(known.slow or (0,) * len(slow), slow, strict=True)))
-        self._counts[epoch, arm] = msgspec.structs.replace(known, **total, slow=slow)
+        self._counts[place] = msgspec.structs.replace(known, **total, slow=slow)
 
 
 SIGMA = 0.6
@@ -204,6 +218,50 @@ def summary(endings: list[Ending]) -> tuple[float, float, float, float]:
     return states[State.DONE] / n, states[State.ROLLED_BACK] / n, minutes, bad
 
 
+THIRDS = (0.1, 0.3, 0.6)
+IN_WAVES = (
+    Truth("equal, 0.1 % errors", 0.001, parts=THIRDS),
+    Truth("equal, 1 %", 0.01, parts=THIRDS),
+    Truth("1.5 x 0.1 %", 0.001, 1.5, parts=THIRDS),
+    Truth("2 x 0.1 %", 0.001, 2.0, parts=THIRDS),
+    Truth("1.5 x 1 %", 0.01, 1.5, parts=THIRDS),
+)
+
+
+def waves(rng: np.random.Generator, runs: int) -> Part:
+    """Worse versions in waves that are carried one after the other and keep what they have reached,
+    and (before) where what is carried gets the share of the bake at once."""
+    part = Part(f"Waves of 10, 30 and 60 % of 6,000 requests a minute ({runs} runs)")
+    head = ("promoted", "in last wave", "minutes", "bad answers")
+    part.row("", *(said + more for more in ("", ", before") for said in head), width=21)
+    for truth in IN_WAVES:
+        cells = []
+        for method in (METHOD, METHOD - 1):
+            spec = wave_spec(method)
+            endings = [Rollout(rng, truth, spec, PER_MINUTE).run() for _ in range(runs)]
+            promoted, _, minutes, bad = summary(endings)
+            reached = share_of(one.waves == len(THIRDS) for one in endings)
+            cells += [f"{promoted:.0%}", f"{reached:.0%}", f"{minutes:.0f}", f"{bad:,.0f}"]
+            if method == METHOD and truth.ratio == 1.0:
+                part.goal(promoted >= at_least(PROMOTED_MIN, runs), f"{truth.name}: {promoted:.0%}")
+            elif method == METHOD:
+                part.goal(promoted <= at_most(WRONG_MAX, runs), f"{truth.name}: {promoted:.0%}")
+        part.row(truth.name, *cells, width=21)
+    return part
+
+
+def wave_spec(method: int) -> ReleaseSpec:
+    """A pilot at full share at once, then two waves in two steps."""
+    return ReleaseSpec(
+        method=method,
+        segments=("pilot", "north", ""),
+        wave_steps=(1, 2, 2),
+        steps=(1.0, 0.1, 0.5, 0.1, 0.5),
+        dwell_s=(600.0,) * 5,
+        margins=(1.5, 2.0, 1.5, 2.0, 1.5),
+    )
+
+
 RATES = (0.0, 0.0001, 0.001)
 PER_S = (1.0, 10.0, 100.0)
 
@@ -217,7 +275,7 @@ def sparse(rng: np.random.Generator, runs: int, latency: bool) -> Part:
     for rate in RATES:
         cells = []
         for per_s in PER_S:
-            spec = spec_for(per_s, latency)
+            spec = spec_for(per_s, rate, latency)
             told = estimate(spec, per_s, rate)
             truth = Truth(f"{rate:.2%}", rate)
             endings = [Rollout(rng, truth, spec, per_s * 60).run() for _ in range(runs)]
@@ -231,14 +289,13 @@ def sparse(rng: np.random.Generator, runs: int, latency: bool) -> Part:
     return part
 
 
-def spec_for(per_s: float, latency: bool) -> ReleaseSpec:
+def spec_for(per_s: float, rate: float, latency: bool) -> ReleaseSpec:
     """The default release at this traffic."""
-    spec = ReleaseSpec()
-    steps = auto_steps(per_s, spec.deadline_s)
-    n = len(steps)
-    spec = ReleaseSpec(steps=steps, dwell_s=spec.dwell_s[-n:], margins=spec.margins[-n:])
-    if not latency:
-        return spec
-    slow = Guardrail(name="latency", weight=0.5, margins=spec.margins, slow_us=(10, 20, 40, 60))
-    errors = msgspec.structs.replace(spec.guardrails[0], weight=0.5)
-    return msgspec.structs.replace(spec, guardrails=(errors, slow))
+    rails = "release: {guardrails: [errors, latency]}" if latency else ""
+    file = parse_service_file(
+        "doorstep: 1\nservice: loans\nmodel: {task: binary, label: y}\n"
+        f"data: {{holdout: {{path: h.csv}}}}\n{rails}\n"
+    )
+    plain = Contract(inputs=(Field(name="x", type="float"),))
+    before = Before(slow_us=(10, 20, 40, 60) if latency else ())
+    return choose_spec(file, Traffic(units_per_s=per_s, error_rate=rate), (plain, plain), before)

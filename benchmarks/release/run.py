@@ -29,6 +29,7 @@ import detection
 import numpy as np
 import real
 import rollouts
+import worth
 from table import Part
 
 RUNS, RUNS_LARGE = 300, 2000
@@ -39,6 +40,8 @@ PARTS: dict[str, tuple[tuple[Measure, float], ...]] = {
     "shards": ((checks.shards, 0.1),),
     "false": ((alarms.false_rollbacks, 2.0),),
     "methods": ((alarms.other_methods, 1.0),),
+    "journal": ((worth.of_journal, 1.0),),
+    "again": ((alarms.returning, 1.0),),
     "split": ((alarms.split_alarms, 4.0),),
     "several": ((alarms.several, 1.0),),
     "errors": tuple(
@@ -51,6 +54,7 @@ PARTS: dict[str, tuple[tuple[Measure, float], ...]] = {
         (partial(rollouts.releases, truths=some), 0.4)
         for some in (rollouts.EQUAL, rollouts.AT_MARGIN, rollouts.WORSE)
     ),
+    "waves": ((rollouts.waves, 0.2),),
     "sparse": tuple((partial(rollouts.sparse, latency=one), 0.1) for one in (False, True)),
 }
 """What is measured, and how many times as many runs as usual it takes."""

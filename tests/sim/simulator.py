@@ -211,7 +211,7 @@ class Node:
         if plan.release is None or not self.has_lease(second):
             return "champion", True
         if plan.is_shadow:
-            self._pair(plan.release)
+            self._pair(plan.release, unit)
             return "champion", True
         arm: Arm = "challenger" if is_challengers(plan.release, unit, plan.share) else "champion"
         ok = self._rng.random() >= self._error_rate(arm)
@@ -258,11 +258,17 @@ class Node:
         self._cell(release, arm).add(unit, ok)
         self.booked += 1
 
-    def _pair(self, release: str) -> None:
+    def _pair(self, release: str, unit: str) -> None:
         plus = self._rng.random() < self._world.challenger_error_rate
         minus = self._rng.random() < self._world.champion_error_rate
         name = "zero" if plus == minus else "plus" if plus else "minus"
-        self._cell(release, "challenger").numbers[name] += 1
+        cell = self._cell(release, "challenger")
+        self.booked += 1
+        for counter in (name, "requests", "bad" if plus else "ok"):
+            cell.numbers[counter] += 1
+        kept = {"plus": cell.bad_units, "minus": cell.seen}.get(name)
+        if kept is not None and len(kept) < UNITS_MAX:
+            kept[hash_unit("unit", unit)] = None
 
     def _cell(self, release: str, arm: Arm) -> _Counts:
         return self._cells.setdefault((release, self.plan.epoch, arm), _Counts())

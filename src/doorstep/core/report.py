@@ -29,8 +29,10 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     not (a champion's answer after the challenger failed counts here, against the challenger).
     seen, bad_units: distinct 64-bit unit hashes as little-endian bytes, at most UNITS_MAX each, the
     first to come. plus, zero, minus: shadow pairs where only the challenger erred, both did
-    the same, only the champion erred. alike, differ: shadow pairs with the same and with another
-    answer. timed: requests whose latency was taken, of each unit one; slow: of these, those above
+    the same, only the champion erred; of each unit its first pair, and its first in which one alone
+    erred: then the unit is in bad_units of the challenger's cell, or, where it was the champion, in
+    its seen. alike, differ: shadow pairs with the same and with another answer, of each unit the
+    first. timed: requests whose latency was taken, of each unit one; slow: of these, those above
     each of the release's thresholds.
     """
 

@@ -270,9 +270,11 @@ def outcome_columns(
 def _origin_columns(
     ordinals: Sequence[int], leaves: Sequence[bytes], origin: Origin
 ) -> dict[str, Array | Computed]:
+    hashes: dict[str, Array | Computed] = {"leaf_hash": Computed("''::BLOB")}
+    if any(leaves):
+        hashes = {**_words(leaves, _LEAF_WORDS), "leaf_hash": Computed(_LEAF)}
     return {
-        **_words(leaves, _LEAF_WORDS),
-        "leaf_hash": Computed(_LEAF),
+        **hashes,
         "node": Computed("?", (origin.node,)),
         "block": Computed("?", (origin.block,)),
         "ordinal": np.array(ordinals, dtype=np.int64),

@@ -236,11 +236,11 @@ def _shadow(view: _View) -> Said | None:
     release = view.release
     if release.state is not State.SHADOW or not judge.is_advancing(view.numbers):
         return None
-    pairs = sum(judge.pairs_of(view.evidence.cells))
-    if pairs < release.spec.shadow_requests:
+    scored = judge.scored_of(view.evidence.cells, release)
+    if scored < release.spec.shadow_requests:
         return None
     share = release.spec.share_of(0)
-    reason = f"shadow: {pairs:,} requests, {_all_said(view)}; {_next(release, 0)}"
+    reason = f"shadow: {scored:,} requests, {_all_said(view)}; {_next(release, 0)}"
     return Advance(State.STEP, 0, share), reason
 
 
@@ -316,8 +316,8 @@ def _waits_for(view: _View) -> str:
     if release.state not in MOVING:
         return f"{release.state.value}: {release.reason}"
     if release.state is State.SHADOW:
-        pairs = sum(judge.pairs_of(view.evidence.cells))
-        return f"shadow: {pairs:,} of {spec.shadow_requests:,} requests, {_missing(view)}"
+        scored = judge.scored_of(view.evidence.cells, release)
+        return f"shadow: {scored:,} of {spec.shadow_requests:,} requests, {_missing(view)}"
     stay_s = spec.bake_s if release.state is State.BAKE else spec.dwell_s[release.step]
     left_s = stay_s - view.elapsed_s(release.entered_at)
     name = "bake" if release.state is State.BAKE else say_step(release, release.step)

@@ -82,14 +82,14 @@ def choose_spec(
     """What a release would do. `steps: auto`: from as small a share as fits the deadline; where
     none does, those that take the least time. contracts: () for a first release, without steps."""
     if not contracts:
-        return spec_of(file, traffic.units_per_s, (), before)
+        return spec_of(file, (), before)
     found = []
     for first in range(1 if file.release.steps else len(STEP_SHARES)):
         steps = file.release.steps or STEP_SHARES[first:]
         release = msgspec.structs.replace(file.release, steps=steps)
         tried = msgspec.structs.replace(file, release=release)
         try:
-            spec = spec_of(tried, traffic.units_per_s, contracts, before)
+            spec = spec_of(tried, contracts, before)
         except RefusedError as error:
             if error.code != "too-many-steps" or len(steps) == 1 or file.release.steps:
                 raise

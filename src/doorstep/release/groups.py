@@ -68,8 +68,9 @@ def _cells(
         (shadow, pairs[0], pairs[1]),
         (live, np.flatnonzero(own & is_b), None),
     ):
-        large = arrays.group[rows] == largest
-        small = arrays.group[rows] == pair[0]
+        # A shadow record has no inputs: whose request it was says the live one.
+        named = arrays.group[rows if other is None else other]
+        large, small = named == largest, named == pair[0]
         mine = selected[rows]
         theirs = None if other is None else selected[other]
         blocks = blocks_of(large, small, pair[1])

@@ -16,7 +16,7 @@ import msgspec
 
 from doorstep.release.latency import disagreement_numbers, latency_numbers
 from doorstep.release.quality import quality_numbers
-from doorstep.release.shares import share_cells
+from doorstep.release.shares import compared_rates, share_cells
 from doorstep.release.types import (
     EXPERIMENT,
     Cell,
@@ -43,16 +43,20 @@ _ARMS = ("champion", "challenger")
 
 
 class _Tally(msgspec.Struct, frozen=True):
-    """What one judgement looks at: the cells of all segments, or of one. requests: measured, of the
+    """What one judgement looks at: the cells of all segments, or of one. pairs: in shadow, as each
+    node counted its own units. apart: of them the units of which the challenger alone erred, and of
+    which the champion did, each once on all nodes together. requests: measured, of the
     challenger; failed: units with a bad one among them, each once."""
 
     share_cells: list[eprocess.ShareCell]
     starts: list[int]
     pairs: tuple[int, int, int]
+    apart: tuple[int, int]
     requests: int
     failed: int
     units: dict[str, int]
     bad: dict[str, int]
+    rates: tuple[float | None, float | None]
 
 
 def judge(release: Release, evidence: Evidence) -> tuple[Numbers, ...]:
@@ -130,6 +134,12 @@ def pairs_of(cells: Iterable[Cell]) -> tuple[int, int, int]:
     """Shadow pairs: only the challenger erred, alike, only the champion erred."""
     cells = list(cells)
     return (sum(c.plus for c in cells), sum(c.zero for c in cells), sum(c.minus for c in cells))
+
+
+def scored_of(cells: Iterable[Cell], release: Release) -> int:
+    """Requests that the challenger scored in shadow."""
+    shadow = {one.number for one in release.epochs if one.state is State.SHADOW}
+    return sum(c.requests for c in cells if c.arm == "challenger" and c.epoch in shadow)
 
 
 def _numbers(
@@ -218,14 +228,17 @@ def _tally(release: Release, cells: Sequence[Cell], segments: Sequence[str]) -> 
     asked = [c for c in cells if c.epoch in epochs]
     live = [c for c in asked if release.share_in(epochs[c.epoch], c.segment) > 0.0]
     shadow = {e.number for e in release.epochs if e.state is State.SHADOW}
+    scored = [c for c in cells if c.epoch in shadow and c.arm == "challenger"]
     return _Tally(
         share_cells=counted,
         starts=starts,
-        pairs=pairs_of(c for c in cells if c.epoch in shadow),
+        pairs=pairs_of(scored),
+        apart=(sum(c.bad_units for c in scored), sum(c.units for c in scored)),
         requests=sum(c.requests for c in live if c.arm == "challenger"),
         failed=sum(c.bad_units for c in live if c.arm == "challenger"),
         units={arm: sum(c.units for c in live if c.arm == arm) for arm in _ARMS},
         bad={arm: sum(c.bad_units_seen for c in live if c.arm == arm) for arm in _ARMS},
+        rates=compared_rates(live, lambda cell: (cell.units, cell.bad_units_seen)),
     )
 
 
@@ -249,7 +262,9 @@ def _log_rollback(release: Release, guardrail: Guardrail, tally: _Tally) -> floa
     )
     if release.spec.shadow_requests == 0:
         return canary
-    shadow = eprocess.paired_log_e(*tally.pairs)
+    # What both did alike is no evidence of it: nothing is tolerated.
+    plus, minus = tally.apart if release.spec.counts_pairs_by_unit else tally.pairs[::2]
+    shadow = eprocess.paired_log_e(plus, 0, minus)
     weight = SHADOW_WEIGHT_BEFORE.get(release.spec.method, SHADOW_WEIGHT)
     return eprocess.log_mean_exp([shadow, canary], [weight, 1.0 - weight])
 
@@ -276,8 +291,7 @@ def _rates(release: Release, tally: _Tally) -> tuple[float | None, float | None]
         return (minus / n, plus / n) if n else (None, None)
     if release.is_first:
         return None, tally.failed / tally.requests if tally.requests else None
-    of_arm = [tally.bad[arm] / tally.units[arm] if tally.units[arm] else None for arm in _ARMS]
-    return of_arm[0], of_arm[1]
+    return tally.rates
 
 
 def _units_missing(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from doorstep.release.shares import share_cells
+from doorstep.release.shares import compared_rates, share_cells
 from doorstep.release.types import (
     SLOW_QUANTILES,
     SLOWER,
@@ -53,12 +53,13 @@ def latency_numbers(
     against = eprocess.log_mean_exp(worse)
     shown = SHOWN if against < -math.log(CS_ALPHA) else worse.index(max(worse))
     low, high = eprocess.share_interval(slow[shown], CS_ALPHA)
+    rates = compared_rates(timed, lambda cell: (cell.timed, cell.slow[shown]))
     return Numbers(
         guardrail=guardrail.name,
         segment=None,
         method=f"{SLOWER}{SLOW_QUANTILES[shown] * 100:g}",
-        champion_rate=_rate(timed, "champion", shown),
-        challenger_rate=_rate(timed, "challenger", shown),
+        champion_rate=rates[0],
+        challenger_rate=rates[1],
         low=low,
         high=high if math.isfinite(high) else None,
         log_e_rollback=against,
@@ -116,12 +117,6 @@ def _timed(release: Release, cells: Sequence[Cell]) -> list[Cell]:
     epochs = {epoch.number: epoch for epoch in release.epochs}
     timed = [one for one in cells if one.slow and one.epoch in epochs]
     return [one for one in timed if release.is_split(epochs[one.epoch], one.segment)]
-
-
-def _rate(timed: Sequence[Cell], arm: str, place: int) -> float | None:
-    mine = [one for one in timed if one.arm == arm]
-    n = sum(one.timed for one in mine)
-    return sum(one.slow[place] for one in mine) / n if n else None
 
 
 def disagreement_numbers(release: Release, cells: Sequence[Cell], guardrail: Guardrail) -> Numbers:

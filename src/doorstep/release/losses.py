@@ -51,8 +51,7 @@ def told_of(arrays: OutcomeArrays, release: Release, guardrail: Guardrail) -> To
     `delay_s`, each counts as it was known at that age: what came later is left out of both arms."""
     mine = arrays.release == release.id
     shadow = mine & (arrays.kind == int(Kind.SHADOW))
-    scored = set(arrays.id[shadow])
-    copied = np.array([one in scored for one in arrays.id], dtype=bool)
+    copied = _are_among(arrays.id, arrays.id[shadow])
     live = (mine | copied) & (arrays.kind == int(Kind.LIVE))
     loss = losses_of(arrays, guardrail)
     if guardrail.delay_s:
@@ -110,12 +109,15 @@ def shadow_epochs(release: Release) -> list[int]:
 
 
 def units_of(arrays: OutcomeArrays) -> NDArray[np.object_]:
-    """[rows]; where nobody is named, all rows of a request: they went to one version together. In
-    the shadow both versions had each row, so there it stands for itself."""
+    """[rows]; where nobody is named the request is, of which all rows went to one version together.
+    In the shadow both versions had each row, so there it stands for itself."""
     found = np.empty(arrays.rows, dtype=object)
+    requests = [id.partition(".")[0] for id in arrays.id]
     found[:] = [
-        unit or (id if kind == int(Kind.SHADOW) else id.partition(".")[0])
-        for unit, id, kind in zip(arrays.unit, arrays.id, arrays.kind, strict=True)
+        id if kind == int(Kind.SHADOW) and unit in ("", request) else unit or request
+        for unit, id, kind, request in zip(
+            arrays.unit, arrays.id, arrays.kind, requests, strict=True
+        )
     ]
     return found
 
@@ -153,21 +155,23 @@ def losses_of(arrays: OutcomeArrays, guardrail: Guardrail) -> Floats:
 
 
 def rankings_of(arrays: OutcomeArrays, release: Release, label: str) -> tuple[Ranking, ...]:
-    """Of each version on its own outcomes; in the shadow both on the same. label: the positive one.
-    A version that met one class only has none."""
+    """Of each version on its own outcomes, of each unit the first; in the shadow both on the same.
+    label: the positive one. A version that met one class only has none."""
     if label not in arrays.scores:
         return ()
     mine = (arrays.release == release.id) & ~np.isnan(arrays.scores[label])
     mine &= np.array([one is not None for one in arrays.label], dtype=bool)
     shadow = mine & (arrays.kind == int(Kind.SHADOW))
     split = mine & ~shadow & is_split(arrays.epoch, arrays.segment, release)
-    split = first_of_units(units_of(arrays), np.flatnonzero(split))
+    units = units_of(arrays)
+    split = first_of_units(units, np.flatnonzero(split))
     is_b = arrays.assigned == release.challenger
     of_arm = (split & ~is_b, split & is_b)
     if not split.any():
-        copied = set(arrays.id[shadow])
-        live = mine & ~shadow & np.array([one in copied for one in arrays.id], dtype=bool)
-        of_arm = (live, shadow)
+        live = mine & ~shadow
+        shadow &= _are_among(arrays.id, arrays.id[live])
+        shadow = first_of_units(units, np.flatnonzero(shadow))
+        of_arm = (live & _are_among(arrays.id, arrays.id[shadow]), shadow)
     found = []
     arms: tuple[Arm, Arm] = ("champion", "challenger")
     for arm, which in zip(arms, of_arm, strict=True):
@@ -175,6 +179,11 @@ def rankings_of(arrays: OutcomeArrays, release: Release, label: str) -> tuple[Ra
         if area.is_known:
             found.append(Ranking(arm, area.estimate, area.low, area.high, area.n))
     return tuple(found)
+
+
+def _are_among(ids: NDArray[np.object_], of: NDArray[np.object_]) -> Mask:
+    known = set(of)
+    return np.array([one in known for one in ids], dtype=bool)
 
 
 def _probability_losses(arrays: OutcomeArrays, loss: str) -> Floats:

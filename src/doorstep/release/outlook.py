@@ -8,12 +8,12 @@ is.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from doorstep.core.instant import SECOND_US, Instant
-from doorstep.release.judge import pairs_of
+from doorstep.release.judge import pairs_of, scored_of
 from doorstep.release.types import Evidence, Numbers, Release, State
 from doorstep.release.wording import name_of, percent, say_evidence, say_time, say_wave
 
@@ -67,8 +67,19 @@ def _stands(release: Release) -> str:
         case _:
             wave, step = release.spec.wave_of(release.step)
             place = f"step {step + 1} of {len(release.spec.steps_of(wave))}"
-            where = "" if release.wave is None else f" in {say_wave(release.wave)}"
-            return f"{mine} answers {percent(release.share)}{where}, {other} the others ({place})"
+            if release.wave is None:
+                return f"{mine} answers {percent(release.share)}, {other} the others ({place})"
+            asked = f"{percent(release.share)} of {say_wave(release.wave)} ({place})"
+            return f"{mine} answers {', '.join((asked, *_besides(release)))}; {other} the others"
+
+
+def _besides(release: Release) -> Iterator[str]:
+    """What the waves have that are carried, and that others wait."""
+    names, now = release.spec.segments, release.spec.wave_of(release.step)[0]
+    for wave in range(now):
+        yield f"{percent(release.spec.kept_in(wave))} of {say_wave(names[wave])}"
+    if names[now + 1 :]:
+        yield f"nothing of {' and '.join(map(say_wave, names[now + 1 :]))} yet"
 
 
 def _speaks(numbers: Sequence[Numbers]) -> str:
@@ -86,18 +97,30 @@ def _speaks(numbers: Sequence[Numbers]) -> str:
 
 def _ended(release: Release) -> str:
     mine, lasted = f"{release.service}@{release.challenger}", _lasted(release)
-    reached = max(epoch.share for epoch in release.epochs if epoch.opened != "stop")
+    reached = _reached(release)
     match release.state:
         case State.DONE:
             return f"{mine} serves all traffic; its release took {lasted}"
-        case State.ROLLED_BACK if reached == 0.0:
+        case State.ROLLED_BACK if not reached:
             return f"{mine} was taken back after {lasted}, before it had answered any caller"
         case State.ROLLED_BACK:
-            return f"{mine} was taken back after {lasted}; it had got {percent(reached)} at most"
+            return f"{mine} was taken back after {lasted}; it had got {reached} at most"
         case State.PAUSED:
             return f"the release of {mine} is paused at {percent(release.share)}"
         case _:
             return f"the release of {mine} found no answer in {lasted}"
+
+
+def _reached(release: Release) -> str:
+    """`50 %`; where waves differ `95 % of wave pilot, 10 % of the rest`; "" for nothing."""
+    begun = [epoch for epoch in release.epochs if epoch.opened != "stop"]
+    most = {
+        name: max(release.share_in(epoch, name) for epoch in begun)
+        for name in release.spec.segments
+    }
+    if len(set(most.values())) == 1:
+        return percent(max(most.values())) if any(most.values()) else ""
+    return ", ".join(f"{percent(one)} of {say_wave(name)}" for name, one in most.items() if one)
 
 
 def _lasted(release: Release) -> str:
@@ -146,7 +169,7 @@ def _next_s(
         stay_s = release.spec.dwell_s[release.step]
     left_s: list[float | None] = [max(0.0, stay_s - (now - release.entered_at) / SECOND_US)]
     if release.state is State.SHADOW:
-        missing = release.spec.shadow_requests - sum(pairs_of(evidence.cells))
+        missing = release.spec.shadow_requests - scored_of(evidence.cells, release)
         left_s.append(_time(missing, *_counted(release, evidence, "errors", None, now)))
     if release.state is not State.BAKE:
         left_s += waits

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from doorstep.release.groups import SIGNS, part_of
-from doorstep.release.types import Guardrail, LossCell, Numbers, Release
+from doorstep.release.shares import compared_means
+from doorstep.release.types import Guardrail, LossCell, Numbers, Release, State
 from doorstep.stats import eprocess
 
 SHADOW_WEIGHT_WORSE = 0.2
@@ -34,19 +35,22 @@ def quality_numbers(release: Release, losses: Sequence[LossCell], guardrail: Gua
     else:
         worse = _log_e(release, losses, "worse", SHADOW_WEIGHT_WORSE)
         better = _log_e(release, fitting, "better", SHADOW_WEIGHT_BETTER)
+    is_split = guardrail.name != "fairness" and guardrail.metric.read == "records"
+    in_shadow = release.epoch.state is State.SHADOW
     shown = _widest(losses)
     low, high = _interval(release, shown, guardrail)
     return Numbers(
         guardrail=guardrail.name,
         segment=None,
         method=_METHODS.get(guardrail.name, "M3 pairs, M2 difference"),
-        champion_rate=_mean(shown, "champion", guardrail),
-        challenger_rate=_mean(shown, "challenger", guardrail),
+        champion_rate=_mean(shown, 0, guardrail),
+        challenger_rate=_mean(shown, 1, guardrail),
         low=low,
         high=high,
         log_e_rollback=worse,
         log_rollback_at=math.inf,
-        log_e_advance=better,
+        # What only callers bring about cannot be waited for where the challenger answers none.
+        log_e_advance=None if is_split and in_shadow else better,
         log_advance_at=None,
         units_missing=_missing(release, shown, better),
     )
@@ -137,15 +141,13 @@ def _widest(cells: Sequence[LossCell]) -> list[LossCell]:
     return [one for one in cells if one.part == part]
 
 
-def _mean(cells: Sequence[LossCell], arm: str, guardrail: Guardrail) -> float | None:
-    """In the metric's own terms."""
-    n: int = sum(getattr(one, arm)[0] for one in cells)
-    total: float = sum(getattr(one, arm)[1] for one in cells)
-    if not n or (guardrail.name == "fairness" and arm == "champion" and not cells[0].paired):
+def _mean(cells: Sequence[LossCell], at: int, guardrail: Guardrail) -> float | None:
+    """Of the champion (0) or the challenger, in the metric's own terms."""
+    if not cells or (guardrail.name == "fairness" and at == 0 and not cells[0].paired):
         return None
-    if guardrail.metric.compared != "part":
-        return total / n
-    loss = total / n
+    loss = compared_means((one.champion, one.challenger) for one in cells)[at]
+    if loss is None or guardrail.metric.compared != "part":
+        return loss
     return (1.0 - loss if guardrail.metric.is_better_high else loss) * guardrail.loss_max
 
 

@@ -6,13 +6,53 @@ later one rises. A count is evidence under the share of its own segment, and und
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from doorstep.release.types import Cell, Release
 from doorstep.stats.eprocess import ShareCell
 
 RESTART_AT = ("step", "warm", "hour")
 """Where evidence is counted anew beside the whole, for faults that come late."""
+
+
+Sum = tuple[int, float]
+"""(how many, their sum)"""
+
+
+def compared_means(cells: Iterable[tuple[Sum, Sum]]) -> tuple[float | None, float | None]:
+    """Means of both arms, of cells of one epoch and segment each. From one to another shares differ
+    and so may what is counted: arms are compared within a cell, which weighs n_a n_b / (n_a + n_b)
+    (Mantel & Haenszel 1959), so that no version is said to be worse for having been asked where all
+    is worse. Where no cell has both arms each stands for itself. None: nothing was counted."""
+    known = list(cells)
+    both = [(a, b) for a, b in known if a[0] and b[0]]
+    if not both:
+        return _mean(one[0] for one in known), _mean(one[1] for one in known)
+    weights = [a[0] * b[0] / (a[0] + b[0]) for a, b in both]
+    found = [
+        sum(weight * one[at][1] / one[at][0] for weight, one in zip(weights, both, strict=True))
+        for at in (0, 1)
+    ]
+    return found[0] / sum(weights), found[1] / sum(weights)
+
+
+def _mean(sums: Iterable[Sum]) -> float | None:
+    known = list(sums)
+    n = sum(one[0] for one in known)
+    return sum(one[1] for one in known) / n if n else None
+
+
+def compared_rates(
+    cells: Iterable[Cell], count: Callable[[Cell], tuple[int, int]]
+) -> tuple[float | None, float | None]:
+    """`compared_means` of what `count` says of a cell: (how many, how many of them)."""
+    found: dict[tuple[int, str], dict[str, Sum]] = {}
+    for one in cells:
+        found.setdefault((one.epoch, one.segment), {})[one.arm] = count(one)
+    none = (0, 0.0)
+    return compared_means(
+        (one.get("champion", none), one.get("challenger", none)) for one in found.values()
+    )
 
 
 def share_cells(

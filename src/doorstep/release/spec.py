@@ -43,21 +43,20 @@ NOTHING_BEFORE = Before()
 
 def spec_of(
     file: ServiceFile,
-    requests_per_s: float,
     contracts: Sequence[Contract] = (),
     before: Before = NOTHING_BEFORE,
 ) -> ReleaseSpec:
-    """What a release of this service will do. requests_per_s: measured, for `steps: auto`.
-    contracts: of the champion, whose rows are recorded, and of the challenger, which would score
-    them; () for a first release, which has no shadow. before: what was measured of
-    the champion; what was not is not guarded, as in a first release.
+    """What a release of this service will do. `steps: auto` is all of STEP_SHARES: `forecast`
+    chooses which of them fit the traffic. contracts: of the champion, whose rows are recorded, and
+    of the challenger, which would score them; () for a first release, which has no shadow. before:
+    what was measured of the champion; what was not is not guarded, as in a first release.
 
     Raises: InputError (`bad-release`), RefusedError (`shadow-needs-inputs`,
     `cannot-compare-answers`, `wave-matches-nothing`).
     """
     asked = file.release
     test = asked.experiment if contracts else None
-    steps = asked.steps or auto_steps(requests_per_s, asked.deadline.after_s)
+    steps = asked.steps or STEP_SHARES
     steps = (test.share,) if test else steps
     deadline_s = test.for_s if test else asked.deadline.after_s
     errors = next((one for one in asked.guardrails if one.name == "errors"), None)
@@ -272,11 +271,3 @@ def masked_inputs(file: ServiceFile, contracts: Sequence[Contract]) -> tuple[str
     stated = {**file.contract.inputs, **file.contract.context}
     personal |= {name for name, one in stated.items() if one.personal != "no"}
     return tuple(one.name for one in contracts[-1].inputs if one.name in personal)
-
-
-def auto_steps(requests_per_s: float, deadline_s: float) -> tuple[float, ...]:
-    """Shares for `steps: auto`: the first is the smallest at which 500 challenger requests, what a
-    ceiling of 1 % needs without an error, arrive in a quarter of the deadline."""
-    needed = 500.0 / max(requests_per_s * deadline_s / 4.0, 1e-9)
-    fitting = tuple(share for share in STEP_SHARES if share >= needed)
-    return fitting or STEP_SHARES[-1:]

@@ -23,10 +23,11 @@ from doorstep.core.plan import REST, Segment
 from doorstep.core.servicefile_running import GuardrailName, LossName
 from doorstep.release.metrics import METRICS, Metric
 
-METHOD = 3
+METHOD = 4
 """1 decided on errors alone, and 2 gave every segment the same share at the same time, bet more in
-shadow, began anew eight times at most and was less patient in the last step; what they started is
-finished by the same rules."""
+shadow, began anew eight times at most and was less patient in the last step; 3 gave
+a wave that was carried the share of the bake at once, and counted requests in shadow. What they
+started is finished by the same rules."""
 STEPS_MAX = 1020
 """20 in each of 50 waves and of the rest."""
 HISTORY_MAX = 200
@@ -210,6 +211,11 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
         return self.method >= 3
 
     @property
+    def counts_pairs_by_unit(self) -> bool:
+        """Whether units that came again were counted once in its shadow."""
+        return self.method >= 4
+
+    @property
     def bake_share(self) -> float:
         return 1.0 - self.holdback
 
@@ -220,6 +226,10 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
                 return wave, step
             step -= count
         return 0, step
+
+    def kept_in(self, wave: int) -> float:
+        """The challenger's share of a wave that is carried, until all bake."""
+        return self.share_of(self.steps_of(wave)[-1]) if self.method >= 4 else self.bake_share
 
     def steps_of(self, wave: int) -> range:
         """The steps of a wave; all of them where there are no waves."""
@@ -352,14 +362,14 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
 
     def share_in(self, epoch: Epoch, segment: str) -> float:
         """Probability that a unit of `segment` was assigned to the challenger in `epoch`: earlier
-        waves stay at the bake share, later ones are not begun."""
+        waves keep what they have reached, later ones are not begun."""
         spec = self.spec
         if not spec.wave_steps or epoch.state is not State.STEP or epoch.share == 0.0:
             return epoch.share
         place, now = spec.segments.index(segment), spec.wave_of(epoch.step)[0]
         if place == now:
             return epoch.share
-        return spec.bake_share if place < now else 0.0
+        return spec.kept_in(place) if place < now else 0.0
 
     def is_split(self, epoch: Epoch, segment: str) -> bool:
         """Whether both versions were asked there, chosen by chance, and what came counts."""
@@ -376,8 +386,9 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     units: distinct units first seen in this arm in this epoch (of those that nodes keep).
     first_units: of these, never seen before in the release in either arm, for the split check;
     left out where a node's set was full. bad_units: units whose first bad event of the release is
-    here. bad_units_seen: units of `units` that had a bad event in this arm, here or later. plus,
-    zero, minus, alike, differ, timed, slow: as nodes report them.
+    here. In shadow, of the challenger: bad_units are units of which it alone erred, units those of
+    which the champion did. bad_units_seen: units of `units` that had a bad event in this arm, here
+    or later. plus, zero, minus, alike, differ, timed, slow: as nodes report them.
     """
 
     epoch: int

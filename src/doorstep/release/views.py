@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import msgspec
 
 from doorstep.core.instant import SECOND_US
+from doorstep.core.report import NodeReport
 from doorstep.core.servicefile import stored_service_file
 from doorstep.journal.operations import count_release
 from doorstep.kernel.app import App
@@ -40,6 +41,7 @@ from doorstep.release.wording import (
     say_name,
     say_rankings,
     say_ratio,
+    say_slower,
     say_time,
     say_undecided,
     say_wave,
@@ -89,7 +91,7 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         plan_number=row.plan_number,
         waves=_waves(inner),
         headline=seen.headline,
-        next=seen.next,
+        next="; ".join((seen.next, *_troubles(inner, alive))) if seen.next else "",
         next_s=seen.next_s,
         split=tuple(_split(inner)) if with_decisions else (),
         moments=_moments(app, inner.id, decided) if with_decisions else (),
@@ -97,6 +99,12 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         deadline_at=inner.deadline_at if inner.state in (State.SHADOW, State.STEP) else None,
         deadline_then=inner.spec.deadline_then,
     )
+
+
+def _troubles(release: Inner, alive: Iterable[NodeReport]) -> list[str]:
+    """What nodes say of the challenger: that it cannot be loaded, that its shadow has no room."""
+    mine = f"{release.service}@{release.challenger} "
+    return sorted({said for one in alive for said in one.problems if said.startswith(mine)})
 
 
 def _last_numbers(release: Inner, newest: Decision, decided: Decided) -> tuple[Numbers, ...]:
@@ -284,7 +292,7 @@ def _guardrail(
         wait_s=wait_s,
         beside=say_rankings(evidence.rankings) if numbers.guardrail == "quality" else "",
         limit=_held_to(release, rule),
-        said=say_name(numbers),
+        said=say_slower(numbers) if numbers.guardrail == "latency" else say_name(numbers),
     )
 
 

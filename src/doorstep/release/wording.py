@@ -180,6 +180,14 @@ def say_name(numbers: Numbers) -> str:
     return METRICS[numbers.guardrail].said
 
 
+def say_slower(numbers: Numbers) -> str:
+    """Of latency, what is compared: `share of answers slower than the champion's p90 was`."""
+    limit = "was promised"
+    if numbers.method.startswith(SLOWER):
+        limit = f"the champion's p{numbers.method.removeprefix(SLOWER)} was"
+    return f"share of answers slower than {limit}"
+
+
 def say_missing(numbers: Numbers) -> str:
     """What the evidence still lacks: `evidence 3.1 to 1 of 20, about 320 more units needed`."""
     if numbers.log_e_advance is None or numbers.log_advance_at is None:

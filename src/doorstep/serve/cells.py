@@ -226,17 +226,20 @@ class CellWriter:
         """One shadow pair of answers."""
         self._words[_HEADER + slot * _SLOT + _KEY + (_DIFFER if differs else _ALIKE)] += 1
 
-    def pair(self, slot: int, plus: int, zero: int, minus: int) -> None:
-        """Shadow pairs: only the challenger erred, both did the same, only the champion erred."""
-        at = _HEADER + slot * _SLOT + _KEY
-        self._words[at + _PLUS] += plus
-        self._words[at + _ZERO] += zero
-        self._words[at + _MINUS] += minus
+    def pair(self, slot: int, unit: int, difference: int) -> None:
+        """A shadow pair of a unit: only the challenger erred (1), both did the same (0), only the
+        champion erred (-1). Units of which one alone erred are kept, as bad and as seen."""
+        self._words[_HEADER + slot * _SLOT + _KEY + (_ZERO, _PLUS, _MINUS)[difference]] += 1
+        if difference > 0:
+            self._note(slot, (unit,), _BAD, _BAD_UNITS, self._bad[slot])
+        elif difference < 0:
+            self._note(slot, (unit,), _SEEN, _SEEN_COUNT, self._seen[slot])
 
-    def note(self, slot: int, units: Iterable[int], ok: bool) -> None:
-        """Count one answered request that was never in flight here (shadow)."""
-        self._words[_HEADER + slot * _SLOT + _KEY + _IN_FLIGHT] += 1
-        self.end(slot, units, [], ok)
+    def score(self, slot: int, *, ok: bool) -> None:
+        """Count one request that was scored in shadow: it was never in flight here."""
+        words, at = self._words, _HEADER + slot * _SLOT + _KEY
+        words[at + _REQUESTS] += 1
+        words[at + (_OK if ok else _BAD_COUNT)] += 1
 
     def close(self) -> None:
         self.counters.close()

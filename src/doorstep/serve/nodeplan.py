@@ -50,6 +50,30 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sealing: str = ""
 
 
+SHADOW_PLACES = 64
+"""Segments that a node's shadow compares at once: as many as one file of cells has room for."""
+
+
+def in_shadow(plan: NodePlan) -> tuple[tuple[ServicePlan, ...], tuple[str, ...]]:
+    """Services whose challenger is scored in shadow, by name as far as there is room for their
+    segments; and what is said of the others, of which nothing is scored."""
+    scored, said, places = [], [], 0
+    for one in sorted(plan.services, key=lambda one: one.service):
+        if one.release is None or one.release.state != "shadow":
+            continue
+        segments = len(one.segments) + 1
+        if places + segments <= SHADOW_PLACES:
+            places += segments
+            scored.append(one)
+        else:
+            said.append(
+                f"{one.service}@{one.release.challenger} is not scored in shadow on this node: its "
+                f"{segments} segments are not compared, since those of others take {places} "
+                f"of {SHADOW_PLACES} places; it begins when one of their shadows ends"
+            )
+    return tuple(scored), tuple(said)
+
+
 def sealing_of(home: Path) -> str:
     """What the workers of a node seal personal fields with; "" if the home has no key for it.
 

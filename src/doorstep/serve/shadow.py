@@ -20,20 +20,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from uuid import UUID
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from doorstep.core.ids import hash_unit, new_id
-from doorstep.core.plan import ServicePlan
+from doorstep.core.plan import ReleasePlan, ServicePlan
 from doorstep.core.record import FORMAT as RECORD_FORMAT
 from doorstep.core.record import Column, Kind, Layout, PredictionMeta, Status
 from doorstep.formats.batch import Batch
 from doorstep.journal.reader import Group, Tail
 from doorstep.journal.writer import BlockWriter
 from doorstep.serve.cells import CellKey, CellWriter, create_cells
-from doorstep.serve.nodeplan import PLAN_FILE, NodePlan
+from doorstep.serve.nodeplan import PLAN_FILE, NodePlan, in_shadow
 from doorstep.serve.version import Columns, Version, columns_of, load_inline, read_manifest
 
 SLOT = "shadow"
@@ -43,9 +44,36 @@ BEHIND_BYTES_MAX = 8 * 1024 * 1024
 """About ten seconds of a busy worker: more than that is dropped rather than scored late."""
 _log = logging.getLogger("doorstep.shadow")
 
+MET_MAX = 262_144
+"""Units of a release that are compared: far more than decide, and some 20 MB."""
 Scores = NDArray[np.float64]
 Row = tuple[PredictionMeta, int]
 """(record, its place in the group)"""
+Pair = tuple[PredictionMeta, PredictionMeta]
+"""(record, its copy that the challenger scored)"""
+
+
+class Met(msgspec.Struct):
+    """Units of one release that were compared, and those of them of which one version alone erred.
+    What a unit meets again says little new: see `Shadow._count`."""
+
+    compared: set[int] = msgspec.field(default_factory=set)
+    apart: set[int] = msgspec.field(default_factory=set)
+
+    def takes(self, unit: int) -> bool:
+        """Whether it is compared for the first time. Of too many the later ones are left out,
+        whatever becomes of them."""
+        if unit in self.compared or len(self.compared) >= MET_MAX:
+            return False
+        self.compared.add(unit)
+        return True
+
+    def parts(self, unit: int) -> bool:
+        """Whether a unit that is compared is told apart for the first time."""
+        if unit in self.apart or unit not in self.compared:
+            return False
+        self.apart.add(unit)
+        return True
 
 
 class ScoringTooSlow(Exception):
@@ -92,12 +120,10 @@ class Shadow:
     def __init__(self, home: Path, node: str, state: Path) -> None:
         self._state = state
         self._targets: dict[str, Target] = {}
+        self._met: dict[str, Met] = {}
         self._plan_bytes = b""
         boot = new_id().hex[:12]
-        cells = state / "cells" / f"{SLOT}-{boot}.cells"
-        cells.parent.mkdir(parents=True, exist_ok=True)
-        create_cells(cells)
-        self._cells = CellWriter(cells)
+        self._cells = new_cells(state)
         journal = home / "journal"
         self._writer = BlockWriter(journal, node=node, boot=boot, slot=SLOT)
         self._tail = Tail(journal / node, skip_slots=(SLOT,))
@@ -111,13 +137,16 @@ class Shadow:
             self._dropped += behind
             _log.warning("%s bytes of records were not scored: too far behind", f"{behind:,}")
             self._tail.skip_to_end()
-        scored = 0
+        scored: list[tuple[Target, Pair]] = []
         for group in self._tail.poll():
             target = self._targets.get(group.layout.service)
             if target is not None and has_inputs(group.layout):
-                scored += self._take(target, group)
+                scored += [(target, pair) for pair in self._take(target, group)]
+        # What is counted is in the journal: the two are compared at any time.
         self._writer.flush()
-        return scored
+        for target, pair in scored:
+            self._count(target, *pair)
+        return len(scored)
 
     def _read_plan(self) -> None:
         data = (self._state / PLAN_FILE).read_bytes()
@@ -127,15 +156,17 @@ class Shadow:
         plan = msgspec.json.decode(data, type=NodePlan)
         wanted = {
             one.service: one
-            for one in plan.services
-            if one.release is not None and one.release.state == "shadow"
-            if f"{one.service}@{one.release.challenger}" not in plan.unloaded
+            for one in in_shadow(plan)[0]
+            if one.release is not None
+            and f"{one.service}@{one.release.challenger}" not in plan.unloaded
         }
         self._targets = {
             name: target
             for name, one in wanted.items()
             if (target := self._target(one, Path(plan.bundles))) is not None
         }
+        running = {one.release.id for one in self._targets.values()}
+        self._met = {name: self._met.get(name, Met()) for name in running}
 
     def _target(self, plan: ServicePlan, bundles: Path) -> Target | None:
         known = self._targets.get(plan.service)
@@ -147,48 +178,74 @@ class Shadow:
             _log.error("%s: the challenger cannot be loaded: %s", plan.service, error)
             return None
 
-    def _take(self, target: Target, group: Group) -> int:
+    def _take(self, target: Target, group: Group) -> Iterator[Pair]:
         rows = [(row, at) for at, row in enumerate(group.rows) if target.wants(row)]
         for start in range(0, len(rows), ROWS_A_BATCH):
-            self._score(target, group, rows[start : start + ROWS_A_BATCH])
-        return len(rows)
+            batch = rows[start : start + ROWS_A_BATCH]
+            for (row, _), scored in zip(batch, self._score(target, group, batch), strict=True):
+                yield row, scored
 
-    def _score(self, target: Target, group: Group, rows: list[Row]) -> None:
+    def _score(self, target: Target, group: Group, rows: list[Row]) -> list[PredictionMeta]:
         batch = batch_of(target.plan, target.columns, group, [at for _, at in rows])
         started = time.perf_counter_ns()
         found = list(scores_of(target, batch))
         took_us = (time.perf_counter_ns() - started) // 1000 // max(1, len(rows))
         metas, matrix = [], []
         for (row, _), (scores, status, error) in zip(rows, found, strict=True):
-            meta = shadow_record(target, row, scores, status, error, took_us)
-            self._count(target, row, meta)
-            metas.append(meta)
+            metas.append(shadow_record(target, row, scores, status, error, took_us))
             matrix.append(scores if scores is not None else [np.nan] * target.version.width)
         number = self._writer.declare(target.layout)
         self._writer.predictions(number, metas, np.asarray(matrix, dtype=np.float64).tobytes())
+        return metas
 
     def _count(self, target: Target, row: PredictionMeta, scored: PredictionMeta) -> None:
-        release = target.release
-        slot = self._cells.slot(CellKey(release.id, release.epoch, row.segment, "challenger"))
-        if slot is None:
-            return
+        """Of a unit its first pair counts, and its first in which one version alone erred: as in
+        the steps, where its first bad event counts."""
+        slot = self._slot(target.release, row.segment)
         challenger, champion = scored.status != Status.OK, row.status != Status.OK
-        self._cells.pair(
-            slot,
-            int(challenger and not champion),
-            int(challenger == champion),
-            int(champion and not challenger),
-        )
-        if target.version.labels and not challenger and not champion:
+        self._cells.score(slot, ok=not challenger)
+        unit, met = unit_of(row), self._met[target.release.id]
+        is_first = met.takes(unit)
+        if challenger != champion:
+            if met.parts(unit):
+                self._cells.pair(slot, unit, challenger - champion)
+        elif is_first:
+            self._cells.pair(slot, unit, 0)
+        if is_first and target.version.labels and not challenger and not champion:
             # The answer is the last text of a record.
             self._cells.compare(slot, differs=row.texts[-1] != scored.texts[-1])
-        unit = hash_unit("unit", row.unit)
-        self._cells.note(slot, (unit,), not challenger)
+
+    def _slot(self, release: ReleasePlan, segment: str) -> int:
+        """Of its cell. A full file is left to be added up as those of the dead are."""
+        key = CellKey(release.id, release.epoch, segment, "challenger")
+        slot = self._cells.slot(key)
+        if slot is None:
+            self._cells.close()
+            self._cells = new_cells(self._state)
+            slot = self._cells.slot(key)
+        assert slot is not None, "an empty file has room"
+        return slot
 
     def close(self) -> None:
         self._tail.close()
         self._writer.close()
         self._cells.close()
+
+
+def new_cells(state: Path) -> CellWriter:
+    """An empty cell file of a shadow."""
+    path = state / "cells" / f"{SLOT}-{new_id().hex[:12]}.cells"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    create_cells(path)
+    return CellWriter(path)
+
+
+def unit_of(row: PredictionMeta) -> int:
+    """The hash of whose record it is. Of nobody's, both versions had each row: it is its own."""
+    unit = row.unit
+    if unit == str(UUID(bytes=row.request)):
+        unit = f"{unit}.{row.row}"
+    return hash_unit("unit", unit)
 
 
 def batch_of(plan: ServicePlan, columns: Columns, group: Group, places: list[int]) -> Batch:

@@ -466,9 +466,7 @@ class Supervisor:
             self._tell(slot, "")
 
     def _has_shadow(self) -> bool:
-        plan = self.current
-        services = plan.services if plan else ()
-        return any(one.release is not None and one.release.state == "shadow" for one in services)
+        return self.current is not None and bool(nodeplan.in_shadow(self.current)[0])
 
     # -- the report
 
@@ -551,6 +549,8 @@ class Supervisor:
         ]
         found += self.readiness.said(self._wanted.services) if self._wanted else []
         found += self.engines.problems
+        if self.current is not None:
+            found += nodeplan.in_shadow(self.current)[1]
         found += store_problems(self.options.home, self.options.node, time.time_ns() // 1000)
         for worker in self.fronts.live:
             found += [f"{worker.child.slot}: {what}" for what in worker.troubles.values() if what]

@@ -55,7 +55,18 @@ def evidence(*cells: list[Cell], **rest: object) -> Evidence:
 
 
 def shadow(plus: int, zero: int, minus: int, epoch: int = 1) -> Evidence:
-    cell = Cell(epoch=epoch, segment="", arm="challenger", plus=plus, zero=zero, minus=minus)
+    """Pairs of as many units, each of which came once."""
+    cell = Cell(
+        epoch=epoch,
+        segment="",
+        arm="challenger",
+        requests=plus + zero + minus,
+        bad_units=plus,
+        units=minus,
+        plus=plus,
+        zero=zero,
+        minus=minus,
+    )
     return Evidence(cells=(cell,))
 
 

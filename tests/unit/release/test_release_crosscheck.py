@@ -4,8 +4,10 @@ import msgspec
 import pytest
 from release_cases import at, in_step
 
+from doorstep.core.report import Cell as NodeCell
 from doorstep.journal.summary import ReleaseCount
 from doorstep.release.crosscheck import compare
+from doorstep.release.evidence import Gathered, cells_of, evidence_of, merge
 from doorstep.release.types import Cell, Epoch, State
 
 NOW = at(7200)
@@ -89,6 +91,27 @@ def test_records_that_are_too_old_to_be_kept_are_not_missed() -> None:
     assert compared(counted(90), release=over, kept_since=NOW + 1).explained
     assert not compared(counted(90), release=over, kept_since=NOW).explained
     assert not compared(counted(90), release=in_step(), kept_since=NOW + 1).explained
+
+
+def test_what_several_nodes_counted_is_held_against_what_they_recorded_together() -> None:
+    """Each reports when it likes; a report that is read again adds nothing."""
+    place = {"release": "r1", "epoch": 1, "segment": "", "arm": "challenger"}
+    reports = [
+        cells_of("one", "a", [NodeCell(**place, requests=40, ok=38, bad=2)]),
+        cells_of("two", "b", [NodeCell(**place, requests=50, ok=50)]),
+        cells_of("two", "b", [NodeCell(**place, requests=30, ok=30)]),
+    ]
+    gathered: Gathered = {}
+    for one in reports:
+        gathered = merge(gathered, one)
+    cells = evidence_of(in_step(), gathered).cells
+    journals = [recorded(38, 2), recorded(50)]
+    (found,) = compare(in_step(), cells, journals, NOW, 0)
+    assert (found.counted, found.recorded) == ((90, 2), (90, 2))
+    assert (found.said, found.explained) == ("", True)
+    (lost,) = compare(in_step(), cells, journals[:1], NOW, 0)
+    assert not lost.explained
+    assert lost.said == "50 answers were counted and are not in the journal"
 
 
 def test_shadows_are_of_the_challenger_and_other_places_of_nobody() -> None:

@@ -19,6 +19,7 @@ from doorstep.core.errors import InputError, RefusedError
 from doorstep.release.decide import decide, decide_person, is_made_again, recompute
 from doorstep.release.transition import apply, begin
 from doorstep.release.types import (
+    METHOD,
     Advance,
     Decision,
     Evidence,
@@ -98,6 +99,13 @@ def test_who_has_no_error_in_many_units_need_not_be_waited_for():
     )
     clean = evidence(arms(1, (5000, 0), (5000, 0)))
     assert isinstance(decide(release, clean, at(600)).outcome, Advance)
+
+
+def test_a_unit_that_comes_again_in_shadow_is_one_for_rolling_back():
+    seen = evidence(list(shadow(0, 400, 0).cells))
+    often = msgspec.structs.replace(seen.cells[0], plus=60, bad_units=3, units=2)
+    again = [decide(started(method=method), evidence([often]), at(60)).outcome for method in (3, 4)]
+    assert again == [Rollback("guardrail"), Hold()]
 
 
 def test_an_earlier_method_bets_more_in_shadow():
@@ -329,7 +337,7 @@ def test_the_same_version_cannot_be_released_over_itself():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"method": 4},
+        {"method": METHOD + 1},
         {"steps": ()},
         {"steps": (0.5, 0.1)},
         {"steps": (0.0, 0.1)},

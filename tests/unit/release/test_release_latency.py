@@ -75,8 +75,9 @@ def test_in_shadow_latency_waits_and_answers_are_compared():
 
     def seen(alike: int, differ: int) -> Evidence:
         cell = Cell(
-            epoch=1, segment="", arm="challenger", zero=alike + differ, alike=alike, differ=differ
-        )
+            epoch=1, segment="", arm="challenger", requests=alike + differ, zero=alike + differ,
+            alike=alike, differ=differ,
+        )  # fmt: skip
         return Evidence(cells=(cell,))
 
     assert isinstance(decide(release, seen(2000, 4), at(60)).outcome, Advance)

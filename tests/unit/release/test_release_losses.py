@@ -195,6 +195,8 @@ def test_how_well_each_version_ranks_is_shown_beside() -> None:
     copies = [one | {"assigned": 2, "kind": int(Kind.SHADOW)} for one in live[:100]]
     pair = rankings_of(arrays_of([*live, *copies]), shadow, "yes")
     assert [one.outcomes for one in pair] == [100, 100]
+    named = [one | {"unit": f"u{place % 60}"} for place, one in enumerate([*live[:100], *copies])]
+    assert [one.outcomes for one in rankings_of(arrays_of(named), shadow, "yes")] == [60, 60]
 
 
 def test_the_baseline_is_the_champions_own():

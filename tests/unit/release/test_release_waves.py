@@ -14,6 +14,7 @@ from doorstep.core.servicefile import parse_service_file
 from doorstep.release.decide import decide
 from doorstep.release.judge import judge
 from doorstep.release.losses import Told, loss_cells
+from doorstep.release.outlook import outlook
 from doorstep.release.spec import spec_of
 from doorstep.release.transition import apply
 from doorstep.release.types import (
@@ -149,6 +150,39 @@ def test_outcomes_are_compared_under_the_share_of_their_segment():
     assert all(abs(one.sums[1]) < 4 * one.sums[2] ** 0.5 for one in found)
 
 
+def test_a_wave_keeps_what_it_has_reached_until_all_bake():
+    asked = WAVES | {"steps": (0.5, 0.1, 0.5)}
+    found = decide(in_step(**asked), evidence(arms(1, (2000, 0), (2000, 0), PILOT)), at(10))
+    assert found.outcome == Advance(State.STEP, 1, 0.1)
+    assert apply(in_step(**asked), found).plan_shares() == {PILOT: 0.5, REST: 0.1}
+    before = in_step(**asked, method=3)
+    assert apply(before, decide(before, found.evidence, at(10))).plan_shares()[PILOT] == 0.95
+
+
+def test_a_version_is_not_said_to_be_worse_for_being_asked_where_all_is_worse():
+    cells = evidence(
+        CLEAN, arms(2, (100, 10), (1900, 190), PILOT), arms(2, (90_000, 90), (10_000, 10))
+    )
+    pooled = judge(in_rest(), cells)[0]
+    assert pooled.champion_rate == pytest.approx(pooled.challenger_rate)
+
+
+def test_the_headline_says_what_each_wave_has():
+    first, then = in_waves(), in_rest()
+    said = [outlook(one, evidence(CLEAN), (), at(12)).headline for one in (first, then)]
+    assert said[0].startswith(
+        "loans@2 answers 95 % of wave pilot (step 1 of 1), nothing of the rest yet; loans@1 the"
+    )
+    assert said[1].startswith(
+        "loans@2 answers 10 % of the rest (step 1 of 2), 95 % of wave pilot; loans@1 the others; "
+    )
+    bad = evidence(CLEAN, arms(2, (50, 0), (950, 120), PILOT), arms(2, (9000, 0), (1000, 0)))
+    ended = apply(then, decide(then, bad, at(12)))
+    assert outlook(ended, bad, (), at(12)).headline.endswith(
+        "it had got 95 % of wave pilot, 10 % of the rest at most"
+    )
+
+
 def test_the_deadline_names_the_wave():
     found = decide(in_waves(deadline_s=100.0), evidence(), at(100))
     assert found.outcome == Inconclusive("rollback")
@@ -175,14 +209,14 @@ def test_the_file_gives_each_wave_its_own_steps_and_the_release_those_of_the_oth
 """,
         environment="development",
     )
-    spec = spec_of(file, 1.0)
+    spec = spec_of(file)
     assert spec.segments == ("pilot", "north", REST)
     assert spec.wave_steps == (1, 2, 2)
     assert spec.steps == (1.0, 0.1, 0.5, 0.1, 0.5)
     assert spec.dwell_s == (86_400.0, 600.0, 600.0, 600.0, 600.0)
     assert spec.margins == (1.5, 2.0, 1.5, 2.0, 1.5)
     assert spec.share_of(0) == 0.95
-    without = spec_of(parse_service_file(TEXT, environment="development"), 1.0)
+    without = spec_of(parse_service_file(TEXT, environment="development"))
     assert (without.segments, without.wave_steps) == ((REST,), ())
 
 
@@ -216,11 +250,11 @@ def test_a_wave_that_matches_nothing_of_the_contract_is_refused():
     store = Field(name="store", type="category", values=("3", "4"))
     inputs = (Field(name="x", type="float"),)
     fits = Contract(inputs=inputs, context=(store,))
-    assert spec_of(file, 1.0, (fits, fits)).segments == ("a", REST)
+    assert spec_of(file, (fits, fits)).segments == ("a", REST)
     for context in ((), (msgspec.structs.replace(store, values=("5", "6")),)):
         other = Contract(inputs=inputs, context=context)
         with pytest.raises(RefusedError) as caught:
-            spec_of(file, 1.0, (other, other))
+            spec_of(file, (other, other))
         assert caught.value.code == "wave-matches-nothing"
 
 
@@ -230,8 +264,8 @@ def test_more_steps_in_waves_than_a_node_can_count_are_refused():
         text = TEXT + f"release: {{steps: {steps}, {three}}}\n"
         file = parse_service_file(text, environment="development")
         if fits:
-            assert spec_of(file, 1.0).wave_steps == (2, 2, 2, 2)
+            assert spec_of(file).wave_steps == (2, 2, 2, 2)
             continue
         with pytest.raises(RefusedError) as caught:
-            spec_of(file, 1.0)
+            spec_of(file)
         assert caught.value.code == "too-many-steps"

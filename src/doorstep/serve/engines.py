@@ -50,7 +50,6 @@ class EngineSlot:
         self.began_s = time.monotonic()
         self.warm = False
         self.tries = 0
-        self.hung = 0
 
     def keep(self) -> None:
         if self.asleep:
@@ -119,7 +118,6 @@ class Engines:
         for slot in self.slots.values():
             if str(slot.path) == socket and slot.warm and slot.child.running:
                 slot.warm = False
-                slot.hung += 1
                 slot.child.stop(0.0)
 
     def use(self, services: Iterable[ServicePlan]) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stats_cases import residual_log_e
 
 from doorstep.stats import eprocess as e
-from stats_cases import residual_log_e
 
 cells = st.lists(
     st.tuples(st.floats(0.01, 0.99), st.integers(0, 500), st.integers(0, 500)), max_size=6

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stats_cases import residual_log_e
 
 from doorstep.stats import eprocess as e
-from stats_cases import residual_log_e
 
 VECTORS = json.loads(Path(__file__).with_name("rollout-test-vectors.json").read_text())
 THREE = [(0.01, 3, 40), (0.05, 9, 70), (0.25, 40, 60)]

@@ -2,10 +2,10 @@ import math
 
 import numpy as np
 import pytest
+from stats_cases import residual_log_e
 
 from doorstep.stats import planner
 from doorstep.stats.eprocess import one_sample_log_e, paired_log_e, share_log_e
-from stats_cases import residual_log_e
 
 
 def test_published_lower_bounds_times_the_overhead():

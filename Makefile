@@ -32,8 +32,9 @@ demo: venv
 demo-retail: venv
 	@$(BIN)/python examples/retail/story.py
 
-# Two processes: half of the tests wait for real servers.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Two processes: half of the tests wait for real servers. In the order of their names: those that
+# take a minute come before the thousands that take none, and no process ends alone with one.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 test: venv
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 

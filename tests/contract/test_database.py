@@ -21,7 +21,7 @@ from doorstep.core.errors import (
 )
 from doorstep.kernel import engine, ledger
 from doorstep.kernel.db import Database, Unit
-from doorstep.kernel.event import Actor, Object
+from doorstep.kernel.event import Actor, Object, decode_event
 from doorstep.kernel.leases import free_lease, read_lease, renew_lease, require_term, take_lease
 from doorstep.migrations.tables import all_tables
 from doorstep.migrations.upgrade import head_revision, revision_of, upgrade
@@ -59,7 +59,7 @@ def test_a_row_and_its_event_are_committed_together(shop: Database):
         add(unit, "a")
     assert names(shop) == ["a"]
     with shop.reading() as connection:
-        event = ledger.read_event(connection, 0)
+        event = decode_event(ledger.read_leaf(connection, 0))
     assert (event.kind, event.actor.id, event.service) == ("thing.added", "ada", "loans")
 
 

@@ -35,10 +35,12 @@ WAIT_S = 300
 KILLS = 12
 
 
-@pytest.fixture
-def s3(tmp_path: Path) -> Iterator[S3Server]:
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One for all, as it takes long to start: a test has a prefix of its own, and starts it again
+    if it killed it."""
     try:
-        with running_s3(tmp_path / "s3") as server:
+        with running_s3(tmp_path_factory.mktemp("s3")) as server:
             yield server
     except Missing as missing:
         pytest.skip(str(missing))
@@ -47,7 +49,7 @@ def s3(tmp_path: Path) -> Iterator[S3Server]:
 @pytest.fixture
 def home(tmp_path: Path, s3: S3Server) -> Path:
     (tmp_path / "home").mkdir()
-    declare(tmp_path / "home", "s3://doorstep/journal-of-a-test")
+    declare(tmp_path / "home", f"s3://doorstep/{tmp_path.name}")
     return tmp_path / "home"
 
 

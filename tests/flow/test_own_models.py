@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +42,7 @@ def write_own(name: str, folder: Path) -> None:
     else:
         frame, estimator = load_diabetes(as_frame=True, scaled=False).frame, Ridge()
     label = OWN[name].label
-    train, test = train_test_split(frame, test_size=0.4, random_state=0)
+    train, test = train_test_split(frame, test_size=0.6, random_state=0)
     model: Any = make_pipeline(StandardScaler(), estimator)
     model.fit(train.drop(columns=label), train[label])
     (folder / "model.pkl").write_bytes(pickle.dumps(model))
@@ -65,19 +64,15 @@ def test_a_model_of_another_task_is_served_with_gates_that_fit_it(shell: Shell) 
     words = ("--train", "train.csv", "--holdout", "test.csv", "--label", own.label)
     assert shell("init", "model.pkl", *words).code == 0
     file = shell.folder / "doorstep.yaml"
+    measure = own.suggested.split()[0]
     suggested = f'# gates: {{quality: ["{own.suggested}"]}}'
     assert suggested in file.read_text()
-    # What it suggests is a gate that can be asked of this task.
-    file.write_text(file.read_text().replace("# gates: ", "gates: ").replace(">= 0.5", ">= 0.1"))
+    # What it suggests is a gate that can be asked of this task; so few rows prove no more.
+    asked = suggested.removeprefix("# ").replace(own.suggested, f"{measure} >= 0.1")
+    file.write_text(file.read_text().replace(suggested, asked))
     assert shell("up", "-d", *PORTS).code == 0
-    registered = shell("register", "model.pkl")
-    assert registered.code in (0, 4), registered.told
-    judged = json.loads(shell("gate", f"{service}@1", "--json").out)
-    checks = [one["check"] for one in judged["findings"]]
-    assert any(one.startswith(own.suggested.split()[0]) for one in checks)
-    file.write_text(file.read_text().replace("gates: {quality", "# gates: {quality"))
-    registered = shell("register", "model.pkl")
-    assert registered.code == 0, registered.told
+    judged = shell.json("register", "model.pkl")["gates"]["findings"]
+    assert f"{measure} >= 0.1" in [one["check"] for one in judged]
     assert shell("release", "start", f"{service}@1").code == 0
     answer = shell.json("predict", service, "test.csv", "--rows", "3")["predictions"][0]
     if own.labels:

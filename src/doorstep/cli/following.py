@@ -35,7 +35,7 @@ MESSAGE_BYTES_MAX = 32 * 1024
 """So many times FETCHED fit into one request."""
 FETCH_S = 1.0
 CONNECT_S = 5.0
-FIRST_S = 20.0
+FIRST_S = 10.0
 ACK_WAIT_S = 60.0
 """Before a message that nobody acknowledged comes again; longer than recording it takes."""
 RETRY_S = 2.0

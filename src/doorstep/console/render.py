@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -25,7 +26,12 @@ class Renderer:
     """One per set of routes. chrome: what every page shows (environment, asset addresses)."""
 
     def __init__(self, chrome: Mapping[str, Any]) -> None:
-        self._env = Environment(
+        self._chrome = chrome
+
+    @cached_property
+    def _env(self) -> Environment:
+        """Made with the first page: compiling the macros is a fifth of what starting `up` costs."""
+        made = Environment(
             loader=PackageLoader("doorstep.console", "templates"),
             autoescape=True,
             undefined=StrictUndefined,
@@ -33,17 +39,18 @@ class Renderer:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._env.filters |= {name: getattr(words, name) for name in _FILTERS}
-        self._env.filters |= {
+        made.filters |= {name: getattr(words, name) for name in _FILTERS}
+        made.filters |= {
             "factor": words.ratio,
             "points": words.points,
             "shown": words.value,
             "evidence": words.as_json,
             "script_json": script_json,
         }
-        self._env.globals |= {"draw": marks, "plural": plural, "span": words.span, **chrome}
+        made.globals |= {"draw": marks, "plural": plural, "span": words.span, **self._chrome}
         # Blocks that are rendered alone do not run their file's imports, so macros are global.
-        self._env.globals["ui"] = self._env.get_template("ui.html").module
+        made.globals["ui"] = made.get_template("ui.html").module
+        return made
 
     def page(self, page: Page, query: Query) -> str:
         """The whole page, or each of `query.fragments` in an element that names it.

@@ -158,11 +158,6 @@ def read_head(connection: Connection) -> TreeHead:
     return _head_of(connection.execute(_SELECT_HEAD).one())
 
 
-def read_event(connection: Connection, seq: int) -> Event:
-    """The event at `seq`. Raises: NotFoundError (`no-event`)."""
-    return decode_event(read_leaf(connection, seq))
-
-
 def read_leaf(connection: Connection, seq: int) -> bytes:
     """The stored bytes at `seq`. Raises: NotFoundError (`no-event`)."""
     leaf = connection.execute(select(entries.c.leaf).where(entries.c.seq == seq)).scalar()

@@ -90,17 +90,13 @@ class TrustStore:
             ) from error
         return signed
 
-    def is_trusted(self, sha256: str) -> Trust | None:
-        """The statement about the file with this digest, if this user has signed one.
+    def find(self, sha256: str) -> SignedTrust | None:
+        """The statement about the file with this digest, if this user has signed one: to be sent
+        along with the file.
 
         Raises: RefusedError (`trust-broken`) if there is one that this user's key did not sign,
         or that is about another file.
         """
-        signed = self.find(sha256)
-        return None if signed is None else self._check(signed, sha256)
-
-    def find(self, sha256: str) -> SignedTrust | None:
-        """The signed statement, verified, to be sent along with the file. Raises: as above."""
         try:
             with self._path(parse_digest(sha256)).open("rb") as file:
                 data = file.read(STATEMENT_BYTES_MAX + 1)

@@ -10,7 +10,7 @@ fixed grid of bets; the grids are constants of the method and are never tuned on
 
 Sources: Wald 1945 (sequential ratio); Lindon & Malek 2020 (multinomial and inhomogeneous Bernoulli
 counts); Lindon, Sanden & Shirikian 2022 (canaries); Waudby-Smith & Ramdas 2024 (betting);
-Fan, Grama & Liu 2015 (three-sum bound); Waudby-Smith et al. 2021 (asymptotic sequences).
+Waudby-Smith et al. 2021 (asymptotic sequences).
 """
 
 from __future__ import annotations
@@ -41,10 +41,6 @@ SECTION_ROUNDS = 8
 
 ShareCell = tuple[float, int, int]
 """(pi, events in B, events in A) of one period with a constant pi."""
-CountCell = tuple[float, float, int, int, int, int]
-"""(pi, m, B bad, B good, A bad, A good); m = A's mean, frozen before the period."""
-SumCell = tuple[float, float, float, float, float]
-"""(pi, m, n, s1, s2): number, sum and sum of squares of Z = (T - pi)(Y - m)."""
 SplitCell = tuple[Sequence[float], Sequence[int]]
 """(probabilities of the arms, distinct units per arm) of one period."""
 
@@ -165,39 +161,29 @@ def _last_inside(
     return inside
 
 
-def _residual_bets(pi: float, m: float, delta: float, direction: int) -> tuple[Floats, float]:
-    """The bets and the bound b (xi >= -b) of M2 in a period with `pi` and reference mean `m`."""
+def _residual_bets(pi: float, m: float, delta: float, direction: int) -> Floats:
+    """The bets of M2 in a period with `pi` and reference mean `m`: xi >= -bound."""
     v = pi * (1.0 - pi)
     if direction > 0:
         bound = max((1.0 - pi) * m, pi * (1.0 - m)) + v * delta
     else:
         bound = max((1.0 - pi) * (1.0 - m), pi * m) - v * delta
     bets = np.asarray(BETS)
-    return (np.minimum(bets, BET_SHARE_MAX / bound) if bound > 0 else bets), bound
-
-
-def residual_increment(
-    is_b: bool, y: float, pi: float, m: float, delta: float = 0.0, direction: int = +1
-) -> Floats:
-    """M2: what one request with loss `y` in [0, 1] adds to each of the K log-wealth sums.
-
-    Tests "mean loss of B minus that of A is at most (`+1`) or at least (`-1`) `delta`"; log E is
-    `log_mean_exp` of the sums. Any `m` is valid, a good guess of A's mean is fast.
-    """
-    bets, _ = _residual_bets(pi, m, delta, direction)
-    z = ((1.0 if is_b else 0.0) - pi) * (y - m)
-    gain: Floats = np.log1p(bets * (direction * (z - pi * (1.0 - pi) * delta)))
-    return gain
+    return np.minimum(bets, BET_SHARE_MAX / bound) if bound > 0 else bets
 
 
 def residual_wealth(
     is_b: NDArray[np.bool_], y: Floats, pi: float, m: float, delta: float, direction: int
 ) -> Floats:
-    """M2: the K log-wealth sums of many requests of one period. is_b, y: [requests]. A period with
-    pi 0 or 1 says nothing: zeros."""
+    """M2: the K log-wealth sums of many requests of one period. is_b, y: [requests], losses of at
+    most 1. A period with pi 0 or 1 says nothing: zeros.
+
+    Tests "mean loss of B minus that of A is at most (`+1`) or at least (`-1`) `delta`"; log E is
+    `log_mean_exp` of the sums. Any `m` is valid, a good guess of A's mean is fast.
+    """
     if not 0.0 < pi < 1.0:
         return np.zeros(len(BETS))
-    bets, _ = _residual_bets(pi, m, delta, direction)
+    bets = _residual_bets(pi, m, delta, direction)
     xi = direction * ((is_b - pi) * (y - m) - pi * (1.0 - pi) * delta)
     gain: Floats = np.log1p(np.outer(bets, xi)).sum(axis=1)
     return gain
@@ -207,47 +193,6 @@ def paired_wealth(difference: Floats, delta: float, direction: int) -> Floats:
     """M3: the log-wealth sums of many pairs. difference: [pairs], loss_B - loss_A in [-1, 1]."""
     xi = direction * (difference - delta)
     gain: Floats = np.log1p(np.outer(paired_bets(delta), xi)).sum(axis=1)
-    return gain
-
-
-def residual_log_e(cells: Sequence[CountCell], delta: float = 0.0, direction: int = +1) -> float:
-    """M2, exact, for a 0/1 loss kept as counts. Periods with pi 0 or 1 say nothing."""
-    total = np.zeros(len(BETS))
-    for pi, m, b_bad, b_good, a_bad, a_good in cells:
-        if not 0.0 < pi < 1.0:
-            continue
-        kinds = ((True, 1.0, b_bad), (True, 0.0, b_good), (False, 1.0, a_bad), (False, 0.0, a_good))
-        for is_b, y, count in kinds:
-            total += count * residual_increment(is_b, y, pi, m, delta, direction)
-    return log_mean_exp(total)
-
-
-def residual_sums(cell: CountCell) -> SumCell:
-    """The three sums (n, sum Z, sum Z^2) of a counted period, for display."""
-    pi, m, b_bad, b_good, a_bad, a_good = cell
-    counts = np.array([b_bad, b_good, a_bad, a_good], dtype=np.float64)
-    z = np.array([(1 - pi) * (1 - m), (1 - pi) * -m, -pi * (1 - m), pi * m])
-    return pi, m, float(counts.sum()), float(counts @ z), float(counts @ z**2)
-
-
-def residual_log_e_sums(cells: Sequence[SumCell], delta: float = 0.0, direction: int = +1) -> float:
-    """M2 from three sums, for any `delta` afterwards: conservative, for display only (Fan 2015)."""
-    total = np.zeros(len(BETS))
-    for pi, m, n, s1, s2 in cells:
-        if 0.0 < pi < 1.0:
-            shift = pi * (1.0 - pi) * delta
-            bets, bound = _residual_bets(pi, m, delta, direction)
-            total += _fan(bets, bound, direction * (s1 - n * shift), _about(n, s1, s2, shift))
-    return log_mean_exp(total)
-
-
-def _about(n: float, s1: float, s2: float, shift: float) -> float:
-    return s2 - 2.0 * shift * s1 + n * shift**2
-
-
-def _fan(bets: Floats, bound: float, first: float, second: float) -> Floats:
-    """Lower bound of sum ln(1 + bet * xi) from sum xi and sum xi^2 when xi >= -bound."""
-    gain: Floats = bets * first + second / bound**2 * (np.log1p(-bets * bound) + bets * bound)
     return gain
 
 
@@ -290,15 +235,6 @@ def paired_log_e(
         + zero * paired_increment(0.0, delta, direction)
         + minus * paired_increment(-1.0, delta, direction)
     )
-
-
-def paired_log_e_sums(
-    n: float, s1: float, s2: float, delta: float = 0.0, direction: int = +1
-) -> float:
-    """M3 from n, sum D, sum D^2: conservative, for display only."""
-    bets = paired_bets(delta)
-    first = direction * (s1 - n * delta)
-    return log_mean_exp(_fan(bets, 1.0 + abs(delta), first, _about(n, s1, s2, delta)))
 
 
 def one_sample_log_e(

@@ -313,16 +313,3 @@ def ratio_of_rates(k_a: int, n_a: int, k_b: int, n_b: int, confidence: float = 0
     low = math.exp(math.log(rate_a / rate_b) - half) if k_a else 0.0
     high = math.exp(math.log(rate_a / rate_b) + half) if k_b else math.inf
     return Interval(plain, min(plain, low), max(plain, high), n_a + n_b)
-
-
-def difference_of_rates(
-    k_a: int, n_a: int, k_b: int, n_b: int, confidence: float = 0.95
-) -> Interval:
-    """k_a/n_a - k_b/n_b of two separate groups: hybrid score interval (Newcombe 1998)."""
-    a, b = proportion(k_a, n_a, confidence), proportion(k_b, n_b, confidence)
-    if not (a.is_known and b.is_known):
-        return unknown(-1.0, 1.0, n_a + n_b)
-    estimate = a.estimate - b.estimate
-    low = math.hypot(a.estimate - a.low, b.high - b.estimate)
-    high = math.hypot(a.high - a.estimate, b.estimate - b.low)
-    return Interval(estimate, estimate - low, estimate + high, n_a + n_b)

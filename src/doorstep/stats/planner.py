@@ -75,11 +75,6 @@ def pairs_needed(only_b_wrong: float, only_a_wrong: float, alpha: float = 0.05) 
     return _needed(discordant * bernoulli_kl(only_b_wrong / discordant, 0.5), alpha)
 
 
-def one_sample_needed(rate: float, p0: float, alpha: float = 0.05) -> float:
-    """Mean units until M4 excludes `p0` when the true rate is `rate`."""
-    return _needed(bernoulli_kl(rate, p0), alpha)
-
-
 def _needed(distance: float, alpha: float) -> float:
     return OVERHEAD * math.log(1.0 / alpha) / distance if distance > 0.0 else math.inf
 

@@ -110,7 +110,7 @@ def test_a_shift_that_is_not_a_number_has_no_words() -> None:
         for one in console_data.findings(NOW)
     )
     lanes = story.lanes_of(broken, (NOW - 60 * MINUTE, NOW))
-    assert all(one.shift_sd is None for one in lanes)
+    assert lanes and all(one.shift_sd is None for one in lanes)
 
 
 def test_the_promise_is_drawn_only_if_there_is_one() -> None:

@@ -8,6 +8,7 @@ import pytest
 from doorstep.core.errors import InputError, RefusedError, UsageError
 from doorstep.core.ids import digest_of
 from doorstep.kernel.trust import (
+    Trust,
     TrustStore,
     digest_file,
     open_trust,
@@ -28,17 +29,22 @@ def sign(store: TrustStore, sha256: str = MODEL, why: str = "trained by me"):
     return store.sign(sha256, why=why, who="ada@lab", at=1_000_000)
 
 
+def said(store: TrustStore) -> Trust:
+    signed = store.find(MODEL)
+    assert signed is not None
+    return msgspec.json.decode(signed.statement, type=Trust)
+
+
 def test_nothing_is_trusted_at_first(store: TrustStore):
-    assert store.is_trusted(MODEL) is None
     assert store.find(MODEL) is None
 
 
 def test_a_signed_file_is_trusted_by_its_bytes_alone(store: TrustStore, tmp_path: Path):
     (tmp_path / "model.pkl").write_bytes(b"model")
     sign(store, digest_file(tmp_path / "model.pkl"))
-    trust = store.is_trusted(MODEL)
-    assert trust is not None and (trust.why, trust.who) == ("trained by me", "ada@lab")
-    assert store.is_trusted(OTHER) is None
+    trust = said(store)
+    assert (trust.why, trust.who) == ("trained by me", "ada@lab")
+    assert store.find(OTHER) is None
 
 
 def test_the_key_and_the_statements_are_private(store: TrustStore, tmp_path: Path):
@@ -51,8 +57,7 @@ def test_the_key_and_the_statements_are_private(store: TrustStore, tmp_path: Pat
 def test_trusting_again_replaces_the_reason(store: TrustStore):
     sign(store)
     sign(store, why="audited")
-    trust = store.is_trusted(MODEL)
-    assert trust is not None and trust.why == "audited"
+    assert said(store).why == "audited"
 
 
 def test_a_statement_copied_from_another_users_store_is_not_believed(
@@ -64,7 +69,7 @@ def test_a_statement_copied_from_another_users_store_is_not_believed(
     name = f"{MODEL}.json"
     (tmp_path / "trust" / name).write_bytes((tmp_path / "stranger" / name).read_bytes())
     with pytest.raises(RefusedError) as refused:
-        store.is_trusted(MODEL)
+        store.find(MODEL)
     assert refused.value.code == "trust-broken"
 
 
@@ -73,7 +78,7 @@ def test_a_statement_about_another_file_is_not_believed(store: TrustStore, tmp_p
     folder = tmp_path / "trust"
     (folder / f"{OTHER}.json").write_bytes((folder / f"{MODEL}.json").read_bytes())
     with pytest.raises(RefusedError):
-        store.is_trusted(OTHER)
+        store.find(OTHER)
 
 
 def test_a_changed_statement_is_not_believed(store: TrustStore, tmp_path: Path):
@@ -83,7 +88,7 @@ def test_a_changed_statement_is_not_believed(store: TrustStore, tmp_path: Path):
     )
     (tmp_path / "trust" / f"{MODEL}.json").write_bytes(msgspec.json.encode(changed))
     with pytest.raises(RefusedError):
-        store.is_trusted(MODEL)
+        store.find(MODEL)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"null", b"\xff\xfe", b"{" * 20_000])
@@ -91,14 +96,14 @@ def test_a_damaged_statement_is_not_believed(store: TrustStore, tmp_path: Path, 
     sign(store)
     (tmp_path / "trust" / f"{MODEL}.json").write_bytes(data)
     with pytest.raises(RefusedError):
-        store.is_trusted(MODEL)
+        store.find(MODEL)
 
 
 def test_a_statement_whose_key_is_gone_is_not_believed(store: TrustStore, tmp_path: Path):
     sign(store)
     (tmp_path / "trust" / "trust.key").unlink()
     with pytest.raises(RefusedError):
-        store.is_trusted(MODEL)
+        store.find(MODEL)
 
 
 @pytest.mark.parametrize("why", ["", "   ", "x" * 501])
@@ -112,7 +117,7 @@ def test_trust_needs_a_reason(store: TrustStore, tmp_path: Path, why: str):
 @pytest.mark.parametrize("sha256", ["", "../../x", "A" * 64])
 def test_only_a_digest_names_a_statement(store: TrustStore, sha256: str):
     with pytest.raises(InputError):
-        store.is_trusted(sha256)
+        store.find(sha256)
     with pytest.raises(InputError):
         sign(store, sha256)
 

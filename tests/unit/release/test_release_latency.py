@@ -97,7 +97,8 @@ def test_after_the_shadow_disagreement_holds_nobody_up():
 
 def test_equal_latencies_are_rarely_sent_back_however_often_it_is_looked():
     """150 fair splits of 5,000 requests, looked at after every 250; alpha of latency is 2.5 %."""
-    release, gone = in_step(guardrails=RAILS, **ONE_STEP), 0
+    alone = (msgspec.structs.replace(LATENCY, weight=1.0),)
+    release, gone = in_step(guardrails=alone, **ONE_STEP), 0
     for seed in range(150):
         rng = np.random.default_rng(seed)
         took_us, is_b = rng.lognormal(7.0, 1.0, 5000), rng.random(5000) < 0.5
@@ -106,7 +107,7 @@ def test_equal_latencies_are_rarely_sent_back_however_often_it_is_looked():
         for upto in range(250, 5001, 250):
             a, b = above[:upto][~is_b[:upto]], above[:upto][is_b[:upto]]
             found = slow(tuple(a.sum(axis=0).tolist()), tuple(b.sum(axis=0).tolist()))
-            numbers = next(one for one in judge(release, found) if one.guardrail == "latency")
+            (numbers,) = judge(release, found)
             if numbers.is_bad:
                 gone += 1
                 break

@@ -80,7 +80,7 @@ def test_a_server_that_stalls_makes_every_later_request_wait() -> None:
 
 def test_an_answer_that_never_comes_is_the_slowest_and_not_left_out() -> None:
     with server(lambda number: b"" if number == 3 else OK) as url:
-        found = ask(load(url, rate=100.0))
+        found = ask(load(url, rate=100.0, patience_s=5.0))
     assert (found.dropped, found.statuses) == (1, {200: found.good})
     assert len(found.latencies_ms) == found.good + found.unsent + found.dropped
     assert max(found.latencies_ms) > 500

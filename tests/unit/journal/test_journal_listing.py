@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from journal_samples import LAYOUT, meta
 
+from doorstep.core.errors import InputError
 from doorstep.journal.compactor import Compactor
 from doorstep.journal.query import predictions
 from doorstep.journal.writer import BlockWriter
@@ -45,5 +46,7 @@ def test_pages_hold_every_row_once_newest_request_first_and_its_rows_in_order(
 
 def test_a_place_that_no_page_gave_is_before_all_of_its_moment(home: Path) -> None:
     at = REQUESTS[1][1]
-    for name in ("", ".", ".x"):
-        assert {row["at"] for row in predictions(home, "loans", before=(at, name))} == {at - 1}
+    assert {row["at"] for row in predictions(home, "loans", before=(at, ""))} == {at - 1}
+    for name in (".", ".x"):
+        with pytest.raises(InputError, match="bad-prediction-id"):
+            predictions(home, "loans", before=(at, name))

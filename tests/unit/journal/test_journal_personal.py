@@ -530,7 +530,7 @@ def test_an_outcome_of_an_erased_prediction_is_refused_or_left_out(home: Home) -
     ]
     assert without_erased(home.app, told, skips=False) == (told, ())
     home.erase("anna")
-    with pytest.raises(InputError, match="outcome 1: whose prediction") as refused:
+    with pytest.raises(InputError, match="outcome 1: the person whose prediction") as refused:
         without_erased(home.app, told, skips=False)
     assert refused.value.code == "subject-erased"
     known = ErasedList(home.path / "journal")

@@ -8,7 +8,14 @@ from doorstep.core.manifest import PairProfile, Profile
 from doorstep.core.record import Column, Layout, PredictionMeta
 from doorstep.journal.columns import batch_of
 from doorstep.journal.reader import Group
-from doorstep.journal.summary import Summary, coarsen, decode_summary, encode_summary, merge
+from doorstep.journal.summary import (
+    Counted,
+    Summary,
+    coarsen,
+    decode_summary,
+    encode_summary,
+    merge,
+)
 from doorstep.journal.tally import tally
 from doorstep.monitor.decide import evaluate
 from doorstep.monitor.drift import drift_subjects
@@ -129,7 +136,8 @@ def test_a_window_of_which_only_a_part_has_pairs_is_not_judged_by_them() -> None
 def test_records_without_inputs_leave_the_pairs_of_the_others_as_they_are() -> None:
     bare = recorded(scrambled())
     cells = tuple(
-        msgspec.structs.replace(one, columns={}, pairs=type(one.pairs)()) for one in bare.cells
+        msgspec.structs.replace(one, counted=Counted(), pairs=type(one.pairs)())
+        for one in bare.cells
     )
     bare = msgspec.structs.replace(bare, cells=cells)
     assert [one.subject for one in seen(merge(recorded(scrambled()), bare))] == [SUBJECT]

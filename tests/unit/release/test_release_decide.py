@@ -337,7 +337,6 @@ def test_the_same_version_cannot_be_released_over_itself():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"method": METHOD + 1},
         {"steps": ()},
         {"steps": (0.5, 0.1)},
         {"steps": (0.0, 0.1)},
@@ -363,6 +362,11 @@ def test_the_same_version_cannot_be_released_over_itself():
 def test_a_release_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(InputError, match="bad-release"):
         ReleaseSpec(**wrong)
+
+
+def test_a_release_of_a_newer_doorstep_is_refused_as_that():
+    with pytest.raises(InputError, match="newer-release"):
+        ReleaseSpec(method=METHOD + 1)
 
 
 def test_a_step_of_everything_leaves_the_hold_back():

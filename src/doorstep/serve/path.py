@@ -79,12 +79,10 @@ class Path:
         self.breakers = Breakers(troubles.tell)
         # What has arrived and is not scored, and what a row took lately: with what was done between
         # turns (refusing others) while some waited, which gets no more time than the scoring does.
-        self._rows_waiting = self._row_ns = 0
-        self._left_ns = 0
-        self.in_flight = 0
-        self.rows_in_flight = 0
+        self._rows_waiting = self._row_ns = self._left_ns = 0
+        self.in_flight = self.rows_in_flight = 0
         self.observers: Observers = ()
-        recorder.commits.when_kept(self._resume)
+        recorder.commits.when_kept(self._schedule)
 
     def submit(self, call: Call) -> bool:
         """Take a call, whose exchange is answered in a later turn of the loop; False if there is
@@ -106,10 +104,6 @@ class Path:
         if service.only_engine or self._rows_waiting >= self._recorder.commits.unkept:
             self._schedule()
         return True
-
-    def _resume(self) -> None:
-        if self._arrived:
-            self._schedule()
 
     def _schedule(self) -> None:
         if not self._scheduled:

@@ -209,14 +209,14 @@ def test_in_shadow_a_gap_is_held_against_the_champions_own() -> None:
     release = started(guardrails=(Guardrail(weight=0.5), FAIR), **ONE_STEP)
     live = answers(3, 0.3, version=1)
     alike = [row | {"kind": int(Kind.SHADOW), "assigned": 2} for row in live]
-    for shadow, is_worse in ((alike, False), (answers(4, 0.6, kind=Kind.SHADOW), True)):
+    for copies, is_worse in ((alike, False), (answers(4, 0.6, kind=Kind.SHADOW), True)):
         if is_worse:
-            shadow = [one | {"group": it["group"]} for one, it in zip(shadow, live, strict=True)]
-            for one in shadow:
+            copies = [one | {"group": it["group"]} for one, it in zip(copies, live, strict=True)]
+            for one in copies:
                 one["answer"] = "no" if one["group"] == "f" else "yes"
         # A shadow record has no inputs, so it names no group.
-        shadow = [one | {"group": ""} for one in shadow]
-        cells = gap_cells(arrays_of([*live, *shadow]), release, FAIR)
+        copies = [one | {"group": ""} for one in copies]
+        cells = gap_cells(arrays_of([*live, *copies]), release, FAIR)
         numbers = quality_numbers(release, cells, FAIR)
         assert (numbers.log_e_rollback > 5.0) is is_worse
         assert numbers.champion_rate == pytest.approx(0.3, abs=0.05)

@@ -382,7 +382,7 @@ def with_risk_defaults(service_file: ServiceFile) -> ServiceFile:
     tier: RiskDefaults = defaults_of(service_file.risk, service_file.model.task)
     changes: dict[str, Any] = {}
     if "approve.people" not in written:
-        changes["approve"] = Approval(people=tier.people, role=service_file.approve.role)
+        changes["approve"] = Approval(people=tier.people)
     if "review" not in written:
         changes["review"] = tier.review
     if "privacy.keep" not in written:

@@ -68,11 +68,16 @@ def test_a_release_waits_for_people_who_neither_registered_nor_ask(
     )
     refused(lambda: client.approve(version, "my own"), "own-version")
     refused(lambda: bea.approve(version, " "), "no-reason")
+    shown = client.service("eyes").unapproved
+    assert shown is not None and (shown.version, shown.by, shown.missing) == (version, "local", 2)
     for _ in range(2):
         assert given(bea, version) == ["bea"], "twice is once"
+    shown = client.service("eyes").unapproved
+    assert shown is not None and shown.missing == 1
     assert refused(lambda: client.start_release(version), "not-approved").endswith("1 gave it: bea")
     assert given(people("bea"), version) == ["bea"], "two tokens are one person"
     assert given(cem, version) == ["bea", "cem"]
+    assert client.service("eyes").unapproved is None
     said = refused(lambda: cem.start_release(version), "not-approved")
     assert said.endswith("1 gave it: bea; only bea could"), "who asks does not count"
     here.settled(client.start_release(version).id)
@@ -116,7 +121,7 @@ def test_a_file_that_asks_fewer_people_holds_only_once_those_people_said_yes_to_
     client.run_gates("loose@1")
     client.apply(service_file("loose", LONG, "approve: none"))
     rule = client.service("loose").rule
-    assert (rule.people, rule.waiting, rule.needs) == (2, 2, 2)
+    assert (rule.people, rule.waiting, rule.needs, rule.by) == (2, 2, 2, "local")
     said = refused(lambda: client.start_release("loose@1"), "not-approved")
     assert "2 people" in said
     assert said.endswith("revision 2 of its file asks for less and does not hold yet")
@@ -225,14 +230,14 @@ def test_commands_say_who_is_missing_what_runs_and_refusals_before_warnings(
     here.register("words", seed=2, release=LONG)
     (tmp_path / "doorstep.yaml").write_text(service_file("words", LONG, "approve: {people: 9}"))
 
-    def shell(*words: str, by: str = "local") -> tuple[int, str]:
+    def shell(*words: str, by: str = "local", is_answer: bool = False) -> tuple[int, str]:
         environ = {**os.environ, "DOORSTEP_HOME": str(here.home), "COLUMNS": "200"}
         command = [sys.executable, "-m", "doorstep.cli.main", *words]
         done = subprocess.run(
             command, env=environ | {"DOORSTEP_TOKEN": people.tokens[by]}, cwd=tmp_path,
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip
-        return done.returncode, done.stderr
+        return done.returncode, done.stdout if is_answer else done.stderr
 
     code, said = shell("check")
     assert code == 0
@@ -251,5 +256,9 @@ def test_commands_say_who_is_missing_what_runs_and_refusals_before_warnings(
     code, said = shell("apply")
     assert "revision 3 of words is in effect, but for who must say yes" in said
     assert 'next: doorstep approve words --revision 3 --why "..."' in said
+    code, said = shell("status", "words", is_answer=True)
+    assert (
+        "waits for a yes: revision 3 of words (applied by local, 9 missing); next: doorstep" in said
+    )
     code, said = shell("approve", "words", "--revision", "3", "--why", "seen", by="gus")
     assert (code, "(gus did); until then a release needs the yes of 9" in said) == (0, True)

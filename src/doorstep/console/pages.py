@@ -51,8 +51,10 @@ from doorstep.monitor.surface import (
     Statuses,
 )
 from doorstep.register.surface import (
+    ListServices,
     ListVersions,
     Service,
+    Services,
     ShowService,
     ShowVersion,
     Version,
@@ -94,6 +96,7 @@ class Goto(msgspec.Struct, frozen=True, kw_only=True):
 def overview(ask: Ask, query: Query) -> Page:
     statuses = answer(ask, "service.status", ShowStatus(), Statuses).services
     findings = answer(ask, "finding.list", ListFindings(), Findings).findings
+    services = answer(ask, "service.list", ListServices(), Services).services
     wanted = query.text("q")
     return Page(
         template="overview.html",
@@ -108,6 +111,8 @@ def overview(ask: Ask, query: Query) -> Page:
                 one for one in statuses if one.release_state in ("paused", "inconclusive")
             ),
             "killed": tuple(one for one in statuses if one.state == "killed"),
+            "unapproved": tuple(one.unapproved for one in services if one.unapproved),
+            "unagreed": tuple(one for one in services if one.rule.waiting),
             "wanted": wanted,
         },
     )

@@ -80,6 +80,23 @@ def test_a_revision_that_asks_for_less_is_approved_on_the_page_of_the_service(de
     assert desk.fake.asked == [("service.approve", asked)]
 
 
+def test_the_overview_lists_what_waits_for_the_yes_of_people(desk: Desk) -> None:
+    page = " ".join(desk.client.get("/").text.split())
+    assert "loans@4, registered by ada, passed its gates and waits for the yes of 2 people" in page
+    assert 'href="/services/loans/versions/4">Look and approve' in page
+    assert "Revision 9, applied by jonas, loosens who must say yes" in page
+    assert "waits for the yes of 1 other person." in page, "mira gave hers"
+    assert 'href="/services/loans#file">Look and approve' in page
+
+
+def test_before_a_looser_rule_is_applied_it_is_said_that_people_must_agree(desk: Desk) -> None:
+    said = "holds only once 2 people other than you said yes"
+    looser = FILE + "approve: none\r\n"
+    for file, is_said in ((FILE, False), (looser, True)):
+        shown = desk.send("/services/loans/file", csrf=CSRF, do="diff", file=file)
+        assert (said in shown.text) is is_said
+
+
 def test_a_version_that_passed_its_gates_is_approved(desk: Desk) -> None:
     page = "/services/loans/versions/4"
     assert f'action="{page}/approve"' in desk.client.get(page).text

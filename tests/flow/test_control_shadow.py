@@ -25,7 +25,7 @@ MORE = FAVOURABLE + "monitor: {outcomes: {delay: 5s, unit: EUR}}\n"
 ROWS = 100
 LOOKS = 3
 WAIT_S = 300
-"""It takes 60 s where nothing else runs: the journal is read every ten seconds at most."""
+"""A minute, five times: the journal is read every ten seconds at most."""
 
 
 def sell(here: RunningInstallation, service: str, truth: Truth, seed: int) -> None:

@@ -128,14 +128,15 @@ class Grouped:
     def _written(self, group: list[tuple[Taken, Then]], error: Exception | None) -> None:
         self._is_writing = False
         self.unkept -= sum(taken.rows for taken, _ in group)
-        if self._waiting:
+        # First, so that what waited for this disk is in the next write and not in the one after it.
+        self._tell_kept()
+        if self._waiting and not self._is_writing:
             self._start()
         for _, then in group:
             try:
                 then(error)
             except Exception:  # noqa: BLE001  the others of the group wait too
                 traceback.print_exc()
-        self._tell_kept()
 
 
 def commits_of(mode: JournalMode, writer: BlockWriter, loop: Loop) -> Commits:

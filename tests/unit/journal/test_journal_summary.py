@@ -143,7 +143,7 @@ def test_a_newer_summary_is_refused():
     [
         {"format": 3, "counted": [{"a": 0}, "CQAA"]},  # numbers of nine bytes
         {"format": 3, "counted": [{"a": 0}, "AQAA"]},  # two numbers and not 32
-        {"format": 3, "counted": [{}, "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]},  # of nothing
+        {"format": 3, "counted": [{}, "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]},
         {"format": 3, "pairs": [3, "AgA="]},  # half a number
         {"format": 2, "pairs": [3, "AAAA"]},
         {"format": 2, "columns": {"a": [0, [1, 2]]}},

@@ -385,7 +385,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     units: distinct units first seen in this arm in this epoch (of those that nodes keep).
     first_units: of these, never seen before in the release in either arm, for the split check;
-    left out where a node's set was full. bad_units: units whose first bad event of the release is
+    left out where a node's set was full. bad_units: units whose first bad event of the steps is
     here. In shadow, of the challenger: bad_units are units of which it alone erred, units those of
     which the champion did. bad_units_seen: units of `units` that had a bad event in this arm, here
     or later. plus, zero, minus, alike, differ, timed, slow: as nodes report them.

@@ -26,8 +26,8 @@ from doorstep.release.metrics import METRICS, Metric
 METHOD = 4
 """1 decided on errors alone, and 2 gave every segment the same share at the same time, bet more in
 shadow, began anew eight times at most and was less patient in the last step; 3 gave
-a wave that was carried the share of the bake at once, and counted requests in shadow. What they
-started is finished by the same rules."""
+a wave that was carried the share of the bake at once, counted requests in shadow, and waited there
+for what only callers bring about. What they started is finished by the same rules."""
 STEPS_MAX = 1020
 """20 in each of 50 waves and of the rest."""
 HISTORY_MAX = 200
@@ -214,6 +214,11 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
     def counts_pairs_by_unit(self) -> bool:
         """Whether units that came again were counted once in its shadow."""
         return self.method >= 4
+
+    @property
+    def asks_callers_in_shadow(self) -> bool:
+        """Whether its shadow waits for what only answers to callers bring about."""
+        return self.method < 4
 
     @property
     def bake_share(self) -> float:

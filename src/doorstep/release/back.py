@@ -35,7 +35,8 @@ def roll_back_service(
     would.
     Returns the id of the release that was rolled back, or that of the way back.
     Raises: NotFoundError, RefusedError (`nothing-to-roll-back`, `rolled-back-already`,
-    `never-served`, `version-killed`, `release-running`, `not-approved`), ForbiddenError (`may-not`).
+    `never-served`, `version-killed`, `release-running`, `not-approved`), ForbiddenError
+    (`may-not`).
     """
     require_why(person.action, person.why)
 

@@ -160,6 +160,29 @@ def test_only_who_is_named_approves_and_promotes(installation: RunningInstallati
     refused(lambda: dee.approve("named@2", "seen"), "may-not", ForbiddenError)
 
 
+def test_what_was_taken_back_comes_again_only_as_it_would_be_promoted(
+    installation: RunningInstallation, people: People
+):
+    here, client, eyes = installation, installation.client, "approve: person"
+    hal, ivy = people("hal"), people("ivy")
+    here.register("again", release=LONG)
+    here.serve("again@1")
+    client.promote("again", "the first")
+    here.register("again", seed=2, release=LONG, more=eyes)
+    client.run_gates("again@2")
+    hal.approve("again@2", "seen")
+    here.settled(client.start_release("again@2").id)
+    client.promote("again", "enough")
+    assert hal.rollback("again", "it is unfair").champion == 1
+    refused(lambda: hal.rollback("again", "mine", 2), "not-approved")
+    assert client.service("again").champion == 1
+    ivy.rollback("again", "hal is right that it was fair", 2)
+    assert client.service("again").champion == 2
+    client.apply(service_file("again", LONG, f"{eyes}\nmay: {{promote: [ana]}}"))
+    ivy.rollback("again", "no, it is not", 1)
+    refused(lambda: ivy.rollback("again", "yes", 2), "may-not", ForbiddenError)
+
+
 def test_who_approves_changes_nothing_else_and_is_out_when_the_token_is_revoked(
     installation: RunningInstallation, people: People
 ):

@@ -25,7 +25,7 @@ from doorstep.console.servicefile import annotate_file
 from doorstep.core.errors import InputError, UsageError
 from doorstep.core.ids import parse_prediction_id, parse_version
 from doorstep.core.instant import Instant, parse_instant
-from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile import stored_service_file
 from doorstep.explain.surface import ExplainPrediction, Explanation
 from doorstep.gate.surface import GateRuns, ShowGates
 from doorstep.govern.surface import (
@@ -340,7 +340,7 @@ def predictions(ask: Ask, query: Query) -> Page:
 def _subject(file: str) -> str:
     """The field of the person whose data it is; "" without one, or if the file is not valid."""
     try:
-        return parse_service_file(file).ids.subject
+        return stored_service_file(file).ids.subject
     except InputError:
         return ""
 

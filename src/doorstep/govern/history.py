@@ -8,7 +8,7 @@ import msgspec
 
 from doorstep.core.instant import Instant, to_text
 from doorstep.core.operation import operation
-from doorstep.core.servicefile import stored_service_file
+from doorstep.core.servicefile import read_stored
 from doorstep.govern.surface import History, Served, ShowHistory, Stop, Tenure
 from doorstep.govern.views import event_view
 from doorstep.kernel.app import App
@@ -69,9 +69,8 @@ def show_history(app: App, asked: ShowHistory) -> History:
             )
         ]
     at = asked.at or app.clock.now()
-    goals = goals_of(
-        app, asked.service, stored_service_file(service.file, app.home.environment).goal
-    )
+    file, _ = read_stored(service.file, app.home.environment)
+    goals = goals_of(app, asked.service, file.goal) if file else ()
     kept = {one.version: f"{one.text}: {one.state}, {one.measured}" for one in goals}
     served = tuple(
         msgspec.structs.replace(one, goal=kept.get(one.version, ""))

@@ -115,7 +115,10 @@ def require_may(unit: Unit, app: App, service: str, what: str) -> None:
     """Whether the rule in force names whoever acts. what: approve or promote.
     Raises: ForbiddenError (`may-not`)."""
     policy = rule_of(unit.connection, app, service).policy
-    names = policy.promote if what == "promote" else policy.approve
+    _require_named(unit, service, what, policy.promote if what == "promote" else policy.approve)
+
+
+def _require_named(unit: Unit, service: str, what: str, names: tuple[str, ...]) -> None:
     if not is_named(unit.actor.id, names):
         raise ForbiddenError(
             "may-not",
@@ -170,7 +173,8 @@ def approve_revision(app: App, service: str, revision: int, why: str) -> Rule:
                 + (f"revision {rule.waiting} does" if rule.waiting else "none does"),
                 f"doorstep history {service}",
             )
-        require_may(unit, app, service, "approve")
+        # Whom the rule before it names: a looser one does not choose who says yes to it.
+        _require_named(unit, service, "approve", rule.agreed.approve)
         if unit.actor.id == rule.by:
             raise RefusedError(
                 "own-revision",
@@ -194,7 +198,7 @@ def rule_view(rule: InForce) -> Rule:
         approve=policy.approve,
         promote=policy.promote,
         waiting=rule.waiting,
-        needs=policy.guards if rule.waiting else 0,
+        needs=rule.agreed.guards if rule.waiting else 0,
         given=rule.given,
         by=rule.by,
     )

@@ -69,7 +69,9 @@ class Service:
         self.is_disrupted = plan.champion is not None and not is_there
         links = [self._link(step) for step in plan.fallback[:FALLBACKS_MAX]]
         self.chain = [link for link in links if link is not None]
-        self.release_id = plan.release.id if plan.release and not self.is_disrupted else ""
+        # What came while nobody watched, or with nobody to compare with, is no evidence of it.
+        is_evidence = lease_held and not self.is_disrupted
+        self.release_id = plan.release.id if plan.release and is_evidence else ""
         self.epoch = plan.release.epoch if plan.release else 0
         self.has_groups = plan.release is not None or bool(plan.segments)
         alone = not self.has_groups and all(link is self.champion for link in self.chain)

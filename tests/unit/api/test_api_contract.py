@@ -68,6 +68,11 @@ def test_every_operation_has_a_method_of_the_client_with_the_same_types():
     assert said == expected
 
 
+def test_help_and_tracebacks_call_a_method_by_its_name():
+    for name, one in methods().items():
+        assert (one.__name__, one.__qualname__) == (name, f"Client.{name}")
+
+
 def test_the_document_is_valid_openapi_3_1(api):
     document = api.client.get("/api/v1/openapi.json").json()
     assert document["openapi"].startswith("3.1")

@@ -270,8 +270,9 @@ class _Console:
             answer(visit.ask, "service.apply", asked, ServiceRevision)
             where = f"/services/{quote(name, safe='')}#file"
             return Redirect(where, status_code=303, headers=PAGE_HEADERS)
-        query = self._query(visit, {}, {})
-        return _html(self._renderer.page(edited(of, asked.file, diff, why_not), query), 200)
+        seen = data.get("seen", "")[:20] if data.get("do") == "apply" else ""
+        page = edited(of, asked.file, diff, why_not, seen)
+        return _html(self._renderer.page(page, self._query(visit, {}, {})), 200)
 
     def history(self) -> HTTPRouteHandler:
         @get("/history", sync_to_thread=False, name="console-history-of")

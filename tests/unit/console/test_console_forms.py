@@ -240,7 +240,9 @@ def test_a_service_file_is_applied_only_after_its_difference_was_seen(desk: Desk
     assert "You saw" not in shown.text
     done = desk.send(where, csrf=CSRF, do="apply", seen="9", file=FILE)
     assert (done.status_code, done.headers["location"]) == (303, "/services/loans#file")
-    assert dict(desk.fake.asked)["service.apply"] == ApplyService(file=FILE.replace("\r\n", "\n"))
+    assert dict(desk.fake.asked)["service.apply"] == ApplyService(
+        file=FILE.replace("\r\n", "\n"), over=9
+    )
 
 
 def test_of_very_many_changes_none_is_left_out_in_silence(desk: Desk) -> None:

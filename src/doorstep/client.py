@@ -25,6 +25,7 @@ from doorstep.core.errors import DoorstepError, UnreachableError
 from doorstep.core.ids import digest_of
 from doorstep.core.outcome import OutcomeGiven
 from doorstep.core.people import Scope
+from doorstep.core.structs import prepare_structs
 from doorstep.explain import surface as _explain
 from doorstep.gate import surface as _gate
 from doorstep.govern import surface as _govern
@@ -90,6 +91,7 @@ class Client:
     """One connection pool to one control plane. Close it, or use it as a context manager."""
 
     def __init__(self, url: str, token: str) -> None:
+        prepare_structs()
         self.url = url.rstrip("/")
         self._http = httpx.Client(
             base_url=f"{self.url}/api/v1",

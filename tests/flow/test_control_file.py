@@ -13,6 +13,7 @@ from control_cases import body_of, path_of
 from doorstep.compose.control import ControlPlane
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.instant import SystemClock
+from doorstep.core.people import SignedIn
 from doorstep.kernel.db import Database
 from doorstep.kernel.event import Object
 from doorstep.kernel.home import open_home
@@ -56,12 +57,12 @@ def test_a_release_begins_with_the_file_that_it_was_measured_for(
     monkeypatch.setattr(actions, "read_traffic", meanwhile)
     asked = StartRelease(version=f"{name}@2")
     if changes == 1:
-        begun = beside.ask("release.start", asked, by="bea")
+        begun = beside.ask("release.start", asked, by=SignedIn("bea"))
         assert isinstance(begun, Release)
         assert (begun.state, begun.share) == ("step", 0.02)
         return
     with pytest.raises(RefusedError, match="changed while the champion was measured") as refused:
-        beside.ask("release.start", asked, by="bea")
+        beside.ask("release.start", asked, by=SignedIn("bea"))
     assert refused.value.code == "service-changed"
     assert [one.challenger for one in here.client.releases(name)] == [1]
 

@@ -173,7 +173,7 @@ def test_rows_of_one_request_are_listed_in_their_order(journal):
             journal.compact()
     first = predictions(journal.home, "loans", 5)
     rest = predictions(journal.home, "loans", 50, (first[-1]["at"], first[-1]["id"]))
-    assert [one["row"] for one in first + rest] == list(reversed(range(12)))
+    assert [one["row"] for one in first + rest] == list(range(12))
 
 
 def test_filters_mean_the_same_in_open_blocks_and_in_files(journal):

@@ -169,7 +169,7 @@ def check(
     if not explained and (wrong := sections_of(found.problems)):
         named = "" if file == DEFAULT_FILE else f"{file} "
         others = f" (or {', '.join(wrong[1:])})" if wrong[1:] else ""
-        note(f"next: doorstep check {named}{wrong[0]} --explain{others}")
+        note(f"next: doorstep check {named}{wrong[0]} --explain" + others)
     raise typer.Exit(1 if found.problems else 0)
 
 

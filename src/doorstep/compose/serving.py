@@ -23,6 +23,7 @@ from doorstep.console.asking import Visit
 from doorstep.console.routes import console_refusals, console_routes
 from doorstep.core.ids import new_id
 from doorstep.core.instant import SystemClock
+from doorstep.core.structs import prepare_structs
 from doorstep.journal.ledgering import record_closed, record_dropped
 from doorstep.journal.personal import finish_erasures
 from doorstep.journal.spool import take_spools
@@ -84,6 +85,7 @@ class Serving:
 
     def start(self, bound: socket.socket) -> None:
         """Answer on the bound socket, and begin to look."""
+        prepare_structs()
         quick = Quick(self.control, self._leader)
         monitors = Monitors(self.control.leading, self._monitor_every_s)
         slow = Slow(

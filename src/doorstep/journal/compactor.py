@@ -31,6 +31,7 @@ from doorstep.core.errors import DoorstepError, InputError, RefusedError, Unreac
 from doorstep.core.ids import parse_name
 from doorstep.core.instant import SECOND_US, Clock, SystemClock
 from doorstep.core.manifest import decode_part
+from doorstep.core.structs import prepare_structs
 from doorstep.journal import duck
 from doorstep.journal.away import read_place, with_files
 from doorstep.journal.compact import (
@@ -307,6 +308,7 @@ def main(arguments: list[str]) -> int:
             _run_guarded(partial(_trim_replica, options))
             return (_run_guarded(uploader.run_once) if uploader else 0) or failed
         run = partial(_keep_uploading, uploader, options.every_s, stop)
+        prepare_structs()
         uploading = threading.Thread(target=run, name="uploader", daemon=True)
         uploading.start()
         while not stop.is_set():

@@ -34,6 +34,7 @@ from pathlib import Path
 
 from doorstep.core.errors import DoorstepError, MissingExtraError
 from doorstep.core.ids import NAME_LENGTH_MAX, parse_name
+from doorstep.core.structs import prepare_structs
 from doorstep.journal.options import (
     DISK_RESERVE_MB,
     JOURNAL_GB_MAX,
@@ -62,6 +63,7 @@ def default_node() -> str:
 async def run(options: NodeOptions) -> None:
     """Serve until SIGTERM. Raises: RefusedError (`port-in-use`, `state-in-use`, `no-api-key`,
     `bad-tls`), MissingExtraError if gRPC is asked for and grpcio is not installed."""
+    prepare_structs()
     if options.grpc_port is not None:
         require_grpc()
     supervisor = Supervisor(options)

@@ -15,7 +15,7 @@ OPEN = {
     ("GET", "/api/v1/openapi.json"),
     ("GET", "/static/{name:str}"),
 }
-SAMPLES = {"digest:str": "0" * 64, "number:int": "1"}
+SAMPLES = {"digest:str": "0" * 64, "number:int": "1", "revision:int": "1"}
 
 
 def routes(api) -> Iterator[tuple[str, str]]:

@@ -50,8 +50,8 @@ def test_many_at_once_weigh_what_one_by_one_does():
     rng = np.random.default_rng(1)
     is_b, loss = rng.random(200) < 0.3, rng.random(200)
     one_by_one = sum(
-        eprocess.residual_increment(bool(b), float(y), 0.3, 0.4, 0.01, -1)
-        for b, y in zip(is_b, loss, strict=True)
+        eprocess.residual_wealth(is_b[at : at + 1], loss[at : at + 1], 0.3, 0.4, 0.01, -1)
+        for at in range(200)
     )
     many = eprocess.residual_wealth(is_b, loss, 0.3, 0.4, 0.01, -1)
     np.testing.assert_allclose(many, one_by_one, atol=1e-9)

@@ -16,7 +16,8 @@ from test_serve_path import CONTRACT, Exchange, Scorer, World, plan, release
 
 from doorstep.core.record import PredictionMeta, Status, layout_of
 from doorstep.formats.batch import Batch
-from doorstep.journal.columns import Batch as Records
+from doorstep.journal.columns import batch_of
+from doorstep.journal.reader import Group
 from doorstep.journal.tally import no_profiles, tally
 from doorstep.serve.cache import ENTRY_BYTES, AnswerCache, row_keys
 from doorstep.serve.cells import read_cells
@@ -193,6 +194,7 @@ def test_a_cached_answer_counts_as_a_row_and_not_as_a_latency(tmp_path: Path) ->
     world.tell({"x": 1}, {"x": 1}, {"x": 1})
     rows = [msgspec.structs.replace(one, at=0) for one in world.records()]
     layout = layout_of("s", CONTRACT, ("value",))
-    batch = Records(layout, rows, np.ones((3, 2)), [0, 1, 2], [b""] * 3)
+    group = Group(layout, rows, memoryview(np.ones((3, 2)).tobytes()))
+    batch = batch_of([group], [0], hashed=False)
     (cell,) = tally(batch, no_profiles).cells
     assert (cell.rows, sum(cell.latency)) == (3, 1)

@@ -426,8 +426,10 @@ def _holds(fake: FakeDoorstep) -> tuple[EventView, ...]:
 
 def _events(fake: FakeDoorstep, given: Any) -> Events:
     everything = _event_list(fake)
-    if given.kind == "subject.":
-        return Events(events=_holds(fake), size=len(everything))
+    if given.kind.startswith("subject."):
+        people = [one for one in _holds(fake) if one.kind.startswith(given.kind)]
+        older = [one for one in people if not given.before or one.sequence < given.before]
+        return Events(events=tuple(older[: given.limit]), size=len(everything))
     found = [
         one
         for one in everything

@@ -15,10 +15,12 @@ NAME_CHARS_MAX = 200
 
 
 class ApplyService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """file: the text of a service file. name: what to call it in messages, short."""
+    """file: the text of a service file. name: what to call it in messages, short. over: it is
+    applied only if this revision is in effect; None: whichever is."""
 
     file: str
     name: str = "doorstep.yaml"
+    over: int | None = None
 
 
 class KeyChange(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,7 +47,7 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_troubles(folder: Path) -> tuple[Trouble, ...]:
     """Of a node's folder, as its compactor noted them last."""
-    with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
         return msgspec.json.decode((folder / FILE).read_bytes(), type=tuple[Trouble, ...])
     return ()
 

@@ -100,8 +100,7 @@ class Path:
         self._rows_waiting += rows
         call.began_ns = time.monotonic_ns()
         self._arrived.append(call)
-        # While a disk is busy with others, what comes waits too, to be scored in one turn. Not what
-        # an engine may be asked: the disk's time would be taken from the engine's.
+        # While a disk is busy, what comes waits for one turn; not for engines: it would be their time.
         if service.has_engines or self._rows_waiting >= self._recorder.commits.unkept:
             self._schedule()
         return True

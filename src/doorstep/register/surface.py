@@ -71,6 +71,13 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     needs: int = 0
     given: tuple[str, ...] = ()
 
+    @property
+    def said(self) -> str:
+        """`approve.people 2, may.approve bea and cem`."""
+        may = {"may.approve": self.approve, "may.promote": self.promote}
+        names = [f"{key} {' and '.join(one)}" for key, one in may.items() if one]
+        return ", ".join([f"approve.people {self.people}", *names])
+
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """champion: number of the version that serves now, None before the first release."""

@@ -49,7 +49,10 @@ def test_the_last_step_is_patient_only_so_long() -> None:
     # Ten times less than the ceiling would take minutes; twice the bake, 80 s, is over in 50.
     assert (said.waits_s["errors"] or 0) > 100
     assert said.next_s == 50
-    assert said.next == "next are 95 %, the bake, in about 50 s at the present traffic, mostly for errors"
+    assert (
+        said.next
+        == "next are 95 %, the bake, in about 50 s at the present traffic, mostly for errors"
+    )
 
 
 def test_without_traffic_nothing_is_promised() -> None:

@@ -127,10 +127,13 @@ def residual_peak(rng: np.random.Generator, plan: Plan, delta: float, direction:
 
 
 def _residual_gains(pi: float, delta: float, direction: int) -> Floats:
-    kinds = ((True, 1.0), (True, 0.0), (False, 1.0), (False, 0.0))
-    return np.stack(
-        [eprocess.residual_increment(is_b, y, pi, 0.1, delta, direction) for is_b, y in kinds]
-    )
+    """Of a bad and of a good answer of the challenger, then of the champion."""
+    found = [
+        eprocess.residual_wealth(np.array([is_b]), np.array([y]), pi, 0.1, delta, direction)
+        for is_b in (True, False)
+        for y in (1.0, 0.0)
+    ]
+    return np.stack(found)
 
 
 def paired_peak(

@@ -323,6 +323,11 @@ class Client:
     revoke_token = _asks("token.revoke", _govern.RevokeToken, _govern.Token)
 
 
+for _name, _method in list(vars(Client).items()):
+    if getattr(_method, "__qualname__", "").startswith(_finds.__name__):  # for `help`
+        _method.__name__, _method.__qualname__ = _name, f"{Client.__name__}.{_name}"
+
+
 def error_from(status: int, body: bytes) -> DoorstepError:
     """The error that an answer carries, or one that says the answer was not ours."""
     with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError, AttributeError):

@@ -245,10 +245,12 @@ class Record:
 
 
 def _spool_of(home: str | None, service: str) -> Path | None:
-    """None where there is no place to record to: that is no reason to stop an application."""
+    """None where there is no place to record to: that is no reason to stop an application. Raises:
+    InputError (`bad-name`): what the code says is wrong on every machine."""
+    name = parse_name(service)
     try:
         place = resolve_home(home, os.environ, Path.cwd())
-        folder = place.joinpath(*SPOOL, parse_name(service))
+        folder = place.joinpath(*SPOOL, name)
     except (DoorstepError, OSError, RuntimeError) as error:
         _log.warning("nothing is recorded of %s: %s", service, error)
         return None

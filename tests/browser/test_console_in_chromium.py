@@ -170,7 +170,7 @@ class Watched:
         self.context.close()
 
 
-@pytest.mark.parametrize("name", ["overview", "service", "version", "monitor", "release", "ledger"])
+@pytest.mark.parametrize("name", PATHS)
 def test_hostile_values_run_nothing(chromium: Any, name: str) -> None:
     with Served("hostile") as served, Watched(chromium, served.url) as watched:
         watched.page.on("dialog", lambda box: watched.problems.append(box.message))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from doorstep.compose.control import ControlPlane
 from doorstep.core.instant import SECOND_US, SystemClock
+from doorstep.govern import history
 from doorstep.govern.history import HISTORY_EVENTS, show_history
 from doorstep.govern.surface import ShowHistory
 from doorstep.kernel.db import Database
@@ -132,3 +134,42 @@ def test_history_says_who_answered_at_a_time_and_on_what_it_rests(
     assert (carried.answering, carried.answering_in) == (((1, 0.5), (3, 0.5)), "wave pilot")
     approved = {one.version: one.approved_by for one in carried.served}
     assert approved == {3: ("bea",), 2: (), 1: ()}
+
+
+def test_who_approved_a_champion_is_known_however_many_releases_came_since(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(history, "RELEASES_MAX", 1)
+    home = open_home(tmp_path / "home", create=True)
+    app = ControlPlane(home, database, HandClock(), {}, {}, tmp_path).app()
+    row = ServiceRow(
+        name="loans", revision=1, created_at=0, file=service_file("loans"), applied_at=0, by="t"
+    )
+    with app.database.transaction(ADA) as unit:
+        save_revision(unit.connection, row)
+        for number in (2, 3, 4):
+            begun = Beginning(
+                id=f"r{number}", service="loans", champion=1, challenger=number, spec=ReleaseSpec()
+            )
+            ended = store.ReleaseRow(
+                release=begin(begun, number * SECOND_US), by="mira", plan_number=0, ended_at=9
+            )
+            store.add_release(unit.connection, ended)
+            about = {"service": "loans", "version": f"loans@{number}", "approved_by": ["bea"]}
+            unit.record("release.started", Object("release", begun.id), about)
+        tenure = store.TenureRow(
+            service="loans",
+            since=SECOND_US,
+            version=2,
+            until=None,
+            release="r2",
+            because="",
+            by="t",
+        )
+        store.crown(unit.connection, tenure)
+    champion = next(
+        one
+        for one in show_history(app, ShowHistory(service="loans")).served
+        if one.role == "champion"
+    )
+    assert (champion.asked_by, champion.approved_by) == ("mira", ("bea",))

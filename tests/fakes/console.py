@@ -37,6 +37,7 @@ from doorstep.register.surface import (
     ServiceDiff,
     ServiceRevision,
     Services,
+    Unapproved,
     Version,
     Versions,
 )
@@ -164,7 +165,8 @@ def _service(fake: FakeDoorstep, name: str) -> Service:
         last_champion=1 if name == "loans" else None,
         file=data.FILE if name == "loans" else f"doorstep: 1\nservice: {name}\n",
         created_at=fake.begun - 30 * told.DAY,
-        rule=Rule(people=2, waiting=9, needs=2, given=("mira",)),
+        rule=Rule(people=2, waiting=9, needs=2, given=("mira",), by="jonas"),
+        unapproved=Unapproved(version=f"{name}@4", by="ada", missing=2),
     )
 
 
@@ -322,7 +324,7 @@ def _diff(fake: FakeDoorstep, given: Any) -> ServiceDiff:
         is_same=not changed,
         changes=tuple(
             KeyChange(
-                key="gates.quality",
+                key="approve.people" if "approve" in line else "gates.quality",
                 now="auc >= 0.75",
                 after=line.strip(),
                 takes_effect="with the next gate run",
@@ -424,8 +426,10 @@ def _holds(fake: FakeDoorstep) -> tuple[EventView, ...]:
 
 def _events(fake: FakeDoorstep, given: Any) -> Events:
     everything = _event_list(fake)
-    if given.kind == "subject.":
-        return Events(events=_holds(fake), size=len(everything))
+    if given.kind.startswith("subject."):
+        people = [one for one in _holds(fake) if one.kind.startswith(given.kind)]
+        older = [one for one in people if not given.before or one.sequence < given.before]
+        return Events(events=tuple(older[: given.limit]), size=len(everything))
     found = [
         one
         for one in everything

@@ -68,11 +68,16 @@ def test_a_release_waits_for_people_who_neither_registered_nor_ask(
     )
     refused(lambda: client.approve(version, "my own"), "own-version")
     refused(lambda: bea.approve(version, " "), "no-reason")
+    shown = client.service("eyes").unapproved
+    assert shown is not None and (shown.version, shown.by, shown.missing) == (version, "local", 2)
     for _ in range(2):
         assert given(bea, version) == ["bea"], "twice is once"
+    shown = client.service("eyes").unapproved
+    assert shown is not None and shown.missing == 1
     assert refused(lambda: client.start_release(version), "not-approved").endswith("1 gave it: bea")
     assert given(people("bea"), version) == ["bea"], "two tokens are one person"
     assert given(cem, version) == ["bea", "cem"]
+    assert client.service("eyes").unapproved is None
     said = refused(lambda: cem.start_release(version), "not-approved")
     assert said.endswith("1 gave it: bea; only bea could"), "who asks does not count"
     here.settled(client.start_release(version).id)
@@ -116,7 +121,7 @@ def test_a_file_that_asks_fewer_people_holds_only_once_those_people_said_yes_to_
     client.run_gates("loose@1")
     client.apply(service_file("loose", LONG, "approve: none"))
     rule = client.service("loose").rule
-    assert (rule.people, rule.waiting, rule.needs) == (2, 2, 2)
+    assert (rule.people, rule.waiting, rule.needs, rule.by) == (2, 2, 2, "local")
     said = refused(lambda: client.start_release("loose@1"), "not-approved")
     assert "2 people" in said
     assert said.endswith("revision 2 of its file asks for less and does not hold yet")
@@ -153,6 +158,29 @@ def test_only_who_is_named_approves_and_promotes(installation: RunningInstallati
     here.register("named", seed=2, release=LONG, more="approve: person")
     client.run_gates("named@2")
     refused(lambda: dee.approve("named@2", "seen"), "may-not", ForbiddenError)
+
+
+def test_what_was_taken_back_comes_again_only_as_it_would_be_promoted(
+    installation: RunningInstallation, people: People
+):
+    here, client, eyes = installation, installation.client, "approve: person"
+    hal, ivy = people("hal"), people("ivy")
+    here.register("again", release=LONG)
+    here.serve("again@1")
+    client.promote("again", "the first")
+    here.register("again", seed=2, release=LONG, more=eyes)
+    client.run_gates("again@2")
+    hal.approve("again@2", "seen")
+    here.settled(client.start_release("again@2").id)
+    client.promote("again", "enough")
+    assert hal.rollback("again", "it is unfair").champion == 1
+    refused(lambda: hal.rollback("again", "mine", 2), "not-approved")
+    assert client.service("again").champion == 1
+    ivy.rollback("again", "hal is right that it was fair", 2)
+    assert client.service("again").champion == 2
+    client.apply(service_file("again", LONG, f"{eyes}\nmay: {{promote: [ana]}}"))
+    ivy.rollback("again", "no, it is not", 1)
+    refused(lambda: ivy.rollback("again", "yes", 2), "may-not", ForbiddenError)
 
 
 def test_who_approves_changes_nothing_else_and_is_out_when_the_token_is_revoked(
@@ -227,14 +255,14 @@ def test_commands_say_who_is_missing_what_runs_and_refusals_before_warnings(
     here.register("words", seed=2, release=LONG)
     (tmp_path / "doorstep.yaml").write_text(service_file("words", LONG, "approve: {people: 9}"))
 
-    def shell(*words: str, by: str = "local") -> tuple[int, str]:
+    def shell(*words: str, by: str = "local", is_answer: bool = False) -> tuple[int, str]:
         environ = {**os.environ, "DOORSTEP_HOME": str(here.home), "COLUMNS": "200"}
         command = [sys.executable, "-m", "doorstep.cli.main", *words]
         done = subprocess.run(
             command, env=environ | {"DOORSTEP_TOKEN": people.tokens[by]}, cwd=tmp_path,
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip
-        return done.returncode, done.stderr
+        return done.returncode, done.stdout if is_answer else done.stderr
 
     code, said = shell("check")
     assert code == 0
@@ -256,5 +284,9 @@ def test_commands_say_who_is_missing_what_runs_and_refusals_before_warnings(
     assert "revision 3 of words is in effect, but for who must say yes" in said
     assert "until then holds approve.people 9" in said
     assert 'next: doorstep approve words --revision 3 --why "..."' in said
+    code, said = shell("status", "words", is_answer=True)
+    assert (
+        "waits for a yes: revision 3 of words (applied by local, 9 missing); next: doorstep" in said
+    )
     code, said = shell("approve", "words", "--revision", "3", "--why", "seen", by="gus")
     assert (code, "(gus did); until then holds approve.people 9" in said) == (0, True)

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from control_cases import body_of, path_of
 
+from doorstep.cli.asking import ids_of
 from doorstep.compose.control import ControlPlane
 from doorstep.core.errors import InputError, RefusedError
 from doorstep.core.instant import SystemClock
@@ -122,7 +123,8 @@ def test_a_file_that_cannot_be_read_any_more_stops_no_other_service_and_not_its_
         with pytest.raises(InputError) as refused:
             here.client.run_gates("old@2")
         assert refused.value.code == "unreadable-service-file"
-        # Who serves whom is not the file's: a bad version goes at once.
+        # Who served when is not the file's, and who serves whom: a bad version goes at once.
+        assert [one.version for one in here.client.history("old").served] == [2, 1]
         here.client.rollback("old", "it is bad")
         assert here.settled(release.id).state == "rolled-back"
         assert {answered_by(here, "old") for _ in range(20)} == {1}
@@ -134,6 +136,7 @@ def test_a_file_that_cannot_be_read_any_more_stops_no_other_service_and_not_its_
         said = found(here, "old", "warning")
         assert "breaks a rule that is newer" in said and "privacy.keep" in said
         assert here.serve("old@2").state == "step"
+        assert ids_of(here.client.service("old")) == {"id"}, "commands read it too"
         here.client.apply(good)
         here.wait(
             lambda: (

@@ -14,7 +14,7 @@ from doorstep.cli.reaching import KEY_VARIABLE
 from doorstep.client import error_from
 from doorstep.core.contract import Contract
 from doorstep.core.errors import InputError, SignInError, UnreachableError
-from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile import stored_service_file
 from doorstep.formats.columns import Column, Table
 from doorstep.formats.table import read_table, require_table
 from doorstep.register.surface import Service
@@ -63,7 +63,7 @@ def require_file(source: str) -> None:
 
 def ids_of(service: Service) -> frozenset[str]:
     """The columns that identify a case of this service, its unit and its subject."""
-    ids = parse_service_file(service.file).ids
+    ids = stored_service_file(service.file).ids
     return frozenset((ids.key, ids.unit, ids.subject)) - {""}
 
 

@@ -23,7 +23,7 @@ from doorstep.client import Client
 from doorstep.core.condition import Condition
 from doorstep.core.contract import Contract, Field
 from doorstep.core.errors import InputError, RefusedError
-from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile import stored_service_file
 from doorstep.govern.surface import Installation
 from doorstep.kernel.nodes import read_report
 from doorstep.serve import generator
@@ -103,7 +103,7 @@ def find_subject(
         client, service, is_refused=here.environment == "production", live=live
     )
     contract = client.version(f"{service}@{champion}").manifest.contract
-    file = parse_service_file(client.service(service).file)
+    file = stored_service_file(client.service(service).file)
     rows = rows_of(source, contract, ROWS_MAX) if source else make_rows(contract)
     requests = Requests(f"bench-{secrets.token_hex(4)}", file.ids, contract, rows)
     bodies = tuple(body for _, body in islice(requests, len(rows[0])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,7 @@ from doorstep.cli.release_wait import POLL_S, settle
 
 if TYPE_CHECKING:
     from doorstep.client import Client
+    from doorstep.register.surface import Service
     from doorstep.release.surface import Kill
 
 Version = Annotated[str, typer.Argument(help="SERVICE@NUMBER, such as loans@3.")]
@@ -136,6 +138,19 @@ def _say_kill(what: str, found: Kill, confirmed: bool, after: str, as_json: bool
     raise typer.Exit(0 if confirmed else 4)
 
 
+def _waiting(services: Iterable[Service]) -> str:
+    """One line on what waits for people, "" if nothing does."""
+    said = []
+    for one in services:
+        if (it := one.unapproved) is not None:
+            said.append(f"{it.version} (registered by {it.by}, {it.missing} missing)")
+        if (rule := one.rule).waiting:
+            missing = rule.needs - len(rule.given)
+            what = f"revision {rule.waiting} of {one.service}"
+            said.append(f"{what} (applied by {rule.by}, {missing} missing)")
+    return f"\n\nwaits for a yes: {'; '.join(said)}; next: doorstep approve --help" if said else ""
+
+
 def status(
     service: Annotated[str, typer.Argument(help="One service; default: all.")] = "",
     json: Json = False,
@@ -145,6 +160,7 @@ def status(
     """Show each service at a glance, worst first."""
     with connect(url, home) as client, progress(waiting="looking at services"):
         found = client.status(service)
+        asked = [client.service(service)] if service else client.services()
     head = (
         *("service", "state", "champion", "challenger"),
         *("req/min", "errors", "rescued", "p99 ms", ""),
@@ -170,6 +186,10 @@ def status(
     goals = "".join(f"\n{line}" for one in found for line in goal_lines(one.service, one.goal))
 
     def text() -> str:
-        return table(head, rows, right=(4, 5, 6, 7)) + (f"\n{goals}" if goals else "")
+        return (
+            table(head, rows, right=(4, 5, 6, 7))
+            + (f"\n{goals}" if goals else "")
+            + _waiting(asked)
+        )
 
     emit(found, lambda: text() if rows else empty, as_json=json)

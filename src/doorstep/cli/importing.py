@@ -14,7 +14,7 @@ from doorstep.cli.sources import Read, rows_of_file
 from doorstep.client import Client
 from doorstep.core.errors import InputError, NotFoundError, RefusedError
 from doorstep.core.plural import plural
-from doorstep.core.servicefile import ServiceFile, parse_service_file
+from doorstep.core.servicefile import ServiceFile, parse_service_file, stored_service_file
 from doorstep.core.servicefile_watch import REFERENCE_ROWS_MAX, WatchSpec
 from doorstep.journal.imports import DEFAULT_VERSION, mapped
 from doorstep.journal.surface import ImportedRow
@@ -182,7 +182,7 @@ def _found(client: Client, service: str, file: Path) -> tuple[str, ServiceFile, 
             f"write {file} with service: {service}, model.label and watch",
         )
     said = known[0].findings[0].reason if known and known[0].findings else ""
-    return text, parse_service_file(text), said if known else ""
+    return text, stored_service_file(text), said if known else ""
 
 
 def _readable(rows: Iterator[Read], most: int) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from doorstep.client import Client
 from doorstep.core.errors import InputError, NotFoundError
 from doorstep.core.ids import digest_of
 from doorstep.core.outcome import OutcomeGiven, require_storable
-from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile import stored_service_file
 from doorstep.formats.columns import value_text
 from doorstep.formats.fromrows import is_missing
 from doorstep.journal.imports import instant_of, label_of, number_of
@@ -168,7 +168,7 @@ class _Sending:
     def _reader(self, first: Sequence[Read]) -> Reader:
         """Raises: NotFoundError (`no-column`)."""
         service = self._service
-        file = parse_service_file(service.file)
+        file = stored_service_file(service.file)
         names = dict.fromkeys(name for row, _ in first for name in row)
         labels = {one for v in self._client.versions(service.service) for one in v.manifest.labels}
         asked, is_number = self._asked, service.task in ("regression", "ranking")

@@ -18,7 +18,7 @@ from doorstep.cli.sending import Sender, Turn
 from doorstep.client import Client
 from doorstep.core.contract import Contract
 from doorstep.core.plural import plural
-from doorstep.core.servicefile import ServiceFile, parse_service_file
+from doorstep.core.servicefile import ServiceFile, stored_service_file
 from doorstep.core.servicefile_types import IdsSpec
 from doorstep.journal.surface import ListPredictions, Prediction, Predictions
 from doorstep.monitor.cause import find_cause
@@ -59,7 +59,7 @@ def rehearse_release(client: Client, begun: Release, file: str, timeout_s: float
     contract = _contract(client, begun)
     here = client.installation()
     text = client.service(begun.service).file
-    declared = parse_service_file(text, environment=here.environment)
+    declared = stored_service_file(text, here.environment)
     if begun.champion is not None and (left := left_out(declared)):
         note(f"  not judged in a rehearsal, whose rows come to nothing: {', '.join(left)}")
     requests = Requests(begun.id, declared.ids, contract, rows_of(file, contract, ROWS_MAX))

@@ -25,7 +25,7 @@ from doorstep.console.servicefile import annotate_file
 from doorstep.core.errors import InputError, UsageError
 from doorstep.core.ids import parse_prediction_id, parse_version
 from doorstep.core.instant import Instant, parse_instant
-from doorstep.core.servicefile import parse_service_file
+from doorstep.core.servicefile import stored_service_file
 from doorstep.explain.surface import ExplainPrediction, Explanation
 from doorstep.gate.surface import GateRuns, ShowGates
 from doorstep.govern.surface import (
@@ -51,8 +51,10 @@ from doorstep.monitor.surface import (
     Statuses,
 )
 from doorstep.register.surface import (
+    ListServices,
     ListVersions,
     Service,
+    Services,
     ShowService,
     ShowVersion,
     Version,
@@ -94,6 +96,7 @@ class Goto(msgspec.Struct, frozen=True, kw_only=True):
 def overview(ask: Ask, query: Query) -> Page:
     statuses = answer(ask, "service.status", ShowStatus(), Statuses).services
     findings = answer(ask, "finding.list", ListFindings(), Findings).findings
+    services = answer(ask, "service.list", ListServices(), Services).services
     wanted = query.text("q")
     return Page(
         template="overview.html",
@@ -108,6 +111,8 @@ def overview(ask: Ask, query: Query) -> Page:
                 one for one in statuses if one.release_state in ("paused", "inconclusive")
             ),
             "killed": tuple(one for one in statuses if one.state == "killed"),
+            "unapproved": tuple(one.unapproved for one in services if one.unapproved),
+            "unagreed": tuple(one for one in services if one.rule.waiting),
             "wanted": wanted,
         },
     )
@@ -335,7 +340,7 @@ def predictions(ask: Ask, query: Query) -> Page:
 def _subject(file: str) -> str:
     """The field of the person whose data it is; "" without one, or if the file is not valid."""
     try:
-        return parse_service_file(file).ids.subject
+        return stored_service_file(file).ids.subject
     except InputError:
         return ""
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import urlencode
 
+import msgspec
+
 from doorstep.console.asking import Ask, Page, Query, answer
 from doorstep.core.errors import DoorstepError, InputError, NotFoundError
 from doorstep.core.ids import parse_name
@@ -28,7 +30,8 @@ from doorstep.register.surface import ListServices, Service, ServiceDiff, Servic
 
 EVENTS_PER_PAGE = 50
 SERVED_PER_PAGE = 100
-PEOPLE_EVENTS = 1000
+PEOPLE_EVENTS = 10
+HOLDS_PER_QUESTION = 1000
 NOISE = ("release.epoch", "journal.closed")
 """What happens by itself, again and again."""
 HISTORY_FILTERS = ("from", "to", "role")
@@ -84,14 +87,17 @@ def edit(ask: Ask, query: Query) -> Page:
     return edited(of, of.file, None, None)
 
 
-def edited(of: Service, file: str, diff: ServiceDiff | None, why_not: DoorstepError | None) -> Page:
-    """diff: what `file` would change, None while nobody asked; why_not: there is an error in it."""
+def edited(
+    of: Service, file: str, diff: ServiceDiff | None, why_not: DoorstepError | None, seen: str = ""
+) -> Page:
+    """diff: what `file` would change, None while nobody asked; why_not: there is an error in it.
+    seen: the revision that it was to be applied to, where that is not in effect any more."""
     return Page(
         template="edit.html",
         title=f"{of.service} service file",
         section="overview",
         fragments=(),
-        found={"service": of, "file": file, "diff": diff, "why_not": why_not},
+        found={"service": of, "file": file, "diff": diff, "why_not": why_not, "seen": seen},
     )
 
 
@@ -134,11 +140,11 @@ def fold(events: Iterable[EventView]) -> list[tuple[EventView, list[EventView]]]
     return found
 
 
-def installation(ask: Ask, query: Query) -> Page:  # noqa: ARG001
+def installation(ask: Ask, query: Query) -> Page:
     shown = answer(ask, "installation.show", ShowInstallation(), Installation)
+    # Only the nodes are fetched again and again: of the rest nothing is asked then.
+    whole = not query.fragments
     asked = ListEvents(kind="subject.", limit=PEOPLE_EVENTS)
-    people = answer(ask, "ledger.list", asked, Events).events
-    newest = {one.object: one for one in reversed(people) if one.kind != "subject.erased"}
     return Page(
         template="installation.html",
         title="Installation",
@@ -148,10 +154,26 @@ def installation(ask: Ask, query: Query) -> Page:  # noqa: ARG001
             "installation": shown,
             "troubled": sum(bool(one.problems) for one in shown.nodes),
             "survives": SURVIVES,
-            "people": people,
-            "held": [one for one in newest.values() if one.kind == "subject.held"],
+            "people": answer(ask, "ledger.list", asked, Events).events if whole else (),
+            "held": _held(ask) if whole else (),
         },
     )
+
+
+def _held(ask: Ask) -> list[str]:
+    """Whose hold stands, however many others were erased or held since."""
+    began, ended = (_newest(ask, kind) for kind in ("subject.held", "subject.freed"))
+    return [name for name, number in began.items() if number > ended.get(name, 0)]
+
+
+def _newest(ask: Ask, kind: str) -> dict[str, int]:
+    """Of each person, the number of the last event of this kind."""
+    found: dict[str, int] = {}
+    asked = ListEvents(kind=kind, limit=HOLDS_PER_QUESTION)
+    while events := answer(ask, "ledger.list", asked, Events).events:
+        found = {one.object: one.sequence for one in reversed(events)} | found
+        asked = msgspec.structs.replace(asked, before=events[-1].sequence)
+    return found
 
 
 def status_of(ask: Ask, name: str) -> ServiceStatus | None:

@@ -265,13 +265,16 @@ class _Console:
         diff, why_not = attempt(visit.ask, "service.diff", asked, ServiceDiff)
         if diff is not None and diff.service != name:
             said = f"the file is of {diff.service}, and this page is of {name}"
-            diff, why_not = None, UsageError("other-service", said)
+            diff, why_not = None, UsageError("not-its-file", said)
         if data.get("do") == "apply" and diff and data.get("seen") == str(diff.revision):
-            answer(visit.ask, "service.apply", asked, ServiceRevision)
+            # Another one may be applied between these two questions.
+            applying = msgspec.structs.replace(asked, over=diff.revision)
+            answer(visit.ask, "service.apply", applying, ServiceRevision)
             where = f"/services/{quote(name, safe='')}#file"
             return Redirect(where, status_code=303, headers=PAGE_HEADERS)
-        query = self._query(visit, {}, {})
-        return _html(self._renderer.page(edited(of, asked.file, diff, why_not), query), 200)
+        seen = data.get("seen", "")[:20] if data.get("do") == "apply" else ""
+        page = edited(of, asked.file, diff, why_not, seen)
+        return _html(self._renderer.page(page, self._query(visit, {}, {})), 200)
 
     def history(self) -> HTTPRouteHandler:
         @get("/history", sync_to_thread=False, name="console-history-of")

@@ -265,6 +265,12 @@ class Group(msgspec.Struct, frozen=True):
         values: dict[str, Any] = {}
         for name, child in node.pairs:
             key = self.keys.get(name.text)
+            if why := getattr(self.type, "gone", {}).get(name.text):
+                # A rule: a file that was applied when this was a key is still read.
+                place = name.line, name.column
+                said = f"is no key any more: {why}; remove it"
+                reading.problem_at(place, join(path, name.text), said, is_rule=True)
+                continue
             if key is None:
                 meant = self._unknown(name, path, reading)
                 values |= {field: msgspec.UNSET for field in meant if field not in values}

@@ -368,12 +368,26 @@ def _merge(base: Mapping, over: Mapping) -> Mapping:
 def _read_tree(root: Mapping, environment: str, problems: set[Problem]) -> ServiceFile | None:
     reading = Reading()
     found = ROOT.read(root, "", reading)
+    made: ServiceFile | None = None
+    if found is not msgspec.UNSET:
+        written = tuple(sorted(reading.at))
+        made = with_risk_defaults(
+            msgspec.structs.replace(found, environment=environment, written=written)
+        )
+        _check_named(made, reading)
     problems.update(reading.problems)
-    if found is msgspec.UNSET:
-        return None
-    written = tuple(sorted(reading.at))
-    made: ServiceFile = msgspec.structs.replace(found, environment=environment, written=written)
-    return with_risk_defaults(made)
+    return made
+
+
+def _check_named(made: ServiceFile, reading: Reading) -> None:
+    """That as many are named as must say yes: nobody else could loosen the rule again."""
+    need, named = made.approve.people, made.may.approve
+    if named and len(named) < need:
+        message = (
+            f"names {', '.join(named)}; expected at least {need}, as many as must say yes "
+            f"(approve.people{'' if 'approve.people' in made.written else f' of risk {made.risk}'})"
+        )
+        reading.problem_at(reading.at["may.approve"], "may.approve", message, is_rule=True)
 
 
 def with_risk_defaults(service_file: ServiceFile) -> ServiceFile:
@@ -382,7 +396,7 @@ def with_risk_defaults(service_file: ServiceFile) -> ServiceFile:
     tier: RiskDefaults = defaults_of(service_file.risk, service_file.model.task)
     changes: dict[str, Any] = {}
     if "approve.people" not in written:
-        changes["approve"] = Approval(people=tier.people, role=service_file.approve.role)
+        changes["approve"] = Approval(people=tier.people)
     if "review" not in written:
         changes["review"] = tier.review
     if "privacy.keep" not in written:

@@ -166,9 +166,6 @@ def _thin_people(file: ServiceFile) -> Iterator[Thin]:
         yield "review", "is checked; predictions are not yet put before a person"
     if file.retrain.when:
         yield "retrain.when", "is checked; training is not yet started by itself"
-    if file.approve.role != "approver":
-        said = "is kept; who may approve is said by name (may.approve), or by the scope of a token"
-        yield "approve.role", said
 
 
 def advice(service_file: ServiceFile) -> list[Thin]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -16,7 +16,6 @@ from doorstep.core.filewords import (
     cron,
     duration,
     literal,
-    name,
     share,
     text,
 )
@@ -100,11 +99,10 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
         int,
         count(0, 10),
         "how many people must approve",
-        "by risk for a release (low 0, medium 1, high 2); 1 for a retrained version",
+        "by risk: low 0, medium 1, high 2",
     ] = 0
-    role: Annotated[
-        str, name("role"), "what they must be", "approver: nobody approves by accident"
-    ] = "approver"
+
+    gone: ClassVar = {"role": "nothing acted on it; may.approve names who may"}
 
 
 APPROVAL = Group(
@@ -142,9 +140,8 @@ class RetrainSpec(msgspec.Struct, frozen=True, kw_only=True):
         "what starts a training",
         "never by itself",
     ] = ()
-    approve: Annotated[
-        Approval, APPROVAL, "who looks before a retrained version is released", "one person"
-    ] = Approval(people=1)
+
+    gone: ClassVar = {"approve": "nothing acted on it; approve holds for every version"}
 
 
 class PrivacySpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
+from sqlalchemy import Connection
 
 from doorstep.core.instant import Instant, to_text
 from doorstep.core.operation import operation
-from doorstep.core.servicefile import stored_service_file
+from doorstep.core.servicefile import read_stored
 from doorstep.govern.surface import History, Served, ShowHistory, Stop, Tenure
 from doorstep.govern.views import event_view
 from doorstep.kernel.app import App
-from doorstep.kernel.event import Event
+from doorstep.kernel.event import Event, Object
 from doorstep.kernel.ledger import Filter, read_events
 from doorstep.monitor.goals import goals_of
 from doorstep.register.store import get_service
@@ -45,19 +46,16 @@ def show_history(app: App, asked: ShowHistory) -> History:
     """Say who served a service when, on whose word and on what evidence."""
     with app.database.reading() as connection:
         service = get_service(connection, asked.service)
+        tenures = releases.list_tenures(connection, asked.service)
         rows = releases.list_releases(connection, asked.service, RELEASES_MAX)
+        rows += _older(connection, tenures, rows)
         ids = [one.release.id for one in rows]
         known = _Known(
             service=asked.service,
-            tenures=releases.list_tenures(connection, asked.service),
+            tenures=tenures,
             rows={one.release.id: one for one in rows},
             decided=releases.last_decisions(connection, ids),
-            approved={
-                event.object.id: event.data.get("approved_by", ())
-                for event in read_events(
-                    connection, Filter(kind="release.started", service=asked.service), RELEASES_MAX
-                )
-            },
+            approved=_approved(connection, asked.service, rows),
         )
         shown = Filter(service=asked.service, without="" if asked.whole else "release.epoch")
         events = read_events(connection, shown, HISTORY_EVENTS)
@@ -69,9 +67,8 @@ def show_history(app: App, asked: ShowHistory) -> History:
             )
         ]
     at = asked.at or app.clock.now()
-    goals = goals_of(
-        app, asked.service, stored_service_file(service.file, app.home.environment).goal
-    )
+    file, _ = read_stored(service.file, app.home.environment)
+    goals = goals_of(app, asked.service, file.goal) if file else ()
     kept = {one.version: f"{one.text}: {one.state}, {one.measured}" for one in goals}
     served = tuple(
         msgspec.structs.replace(one, goal=kept.get(one.version, ""))
@@ -92,6 +89,28 @@ def show_history(app: App, asked: ShowHistory) -> History:
         answering=tuple(_answering(known, live, at)),
         answering_in=_wave_at(known, at),
     )
+
+
+def _older(
+    connection: Connection,
+    tenures: Sequence[releases.TenureRow],
+    newest: Sequence[releases.ReleaseRow],
+) -> list[releases.ReleaseRow]:
+    """The releases that made champions, however many came after them."""
+    wanted = {one.release for one in tenures if one.release}
+    wanted -= {one.release.id for one in newest}
+    return releases.list_named(connection, sorted(wanted))
+
+
+def _approved(
+    connection: Connection, service: str, rows: Sequence[releases.ReleaseRow]
+) -> dict[str, Sequence[str]]:
+    started = Filter(kind="release.started", service=service)
+    events = read_events(connection, started, RELEASES_MAX)
+    for row in rows[RELEASES_MAX:]:
+        one = Filter(kind="release.started", object=Object("release", row.release.id))
+        events += read_events(connection, one, 1)
+    return {event.object.id: event.data.get("approved_by", ()) for event in events}
 
 
 def _holds(one: Served | Stop, at: Instant) -> bool:

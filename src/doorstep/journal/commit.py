@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -128,14 +129,12 @@ class Grouped:
     def _written(self, group: list[tuple[Taken, Then]], error: Exception | None) -> None:
         self._is_writing = False
         self.unkept -= sum(taken.rows for taken, _ in group)
-        if self._waiting:
+        # First, so that what waited for this disk is in the next write and not in the one after it.
+        _guarded(self._tell_kept)
+        if self._waiting and not self._is_writing:
             self._start()
         for _, then in group:
-            try:
-                then(error)
-            except Exception:  # noqa: BLE001  the others of the group wait too
-                traceback.print_exc()
-        self._tell_kept()
+            _guarded(partial(then, error))
 
 
 def commits_of(mode: JournalMode, writer: BlockWriter, loop: Loop) -> Commits:
@@ -145,6 +144,13 @@ def commits_of(mode: JournalMode, writer: BlockWriter, loop: Loop) -> Commits:
 
 def _nothing() -> None:
     pass
+
+
+def _guarded(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except Exception:  # noqa: BLE001  the others of the group wait too
+        traceback.print_exc()
 
 
 def _joined(many: Sequence[Taken]) -> Taken:

@@ -1,5 +1,5 @@
 """Documents that go to the object store beside the journal, each once: what monitors found. They
-go as the records of their service do: when they are older than `privacy.keep`.
+go as the records of their service do: when they are older than `privacy.keep` since a day.
 
 They are left in the home and go with the next upload of any of its nodes; a store that is away
 keeps them waiting. Without a store nothing is left: the database has what they say.
@@ -12,13 +12,17 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from doorstep.core.ids import parse_name
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.journal.away import FOLDER, Place, read_place
+from doorstep.journal.retain import STANDS_S
 from doorstep.kernel.files import write_atomic
 from doorstep.kernel.store import Store
 
 REPORTS = "reports"
+DUE = "reports-due.json"
 REPORTS_AT_ONCE = 64
 _AT = re.compile(r"-(\d+)\.json\Z")
 
@@ -43,11 +47,29 @@ def send_reports(store: Store, home: Path, place: Place) -> None:
             path.unlink()
 
 
-def drop_reports(store: Store, place: Place, keep_s: Mapping[str, float], now: Instant) -> None:
-    """Those that are too old. keep_s: by service; one that is not named keeps them. Raises: as
-    Store."""
-    for service, kept_s in keep_s.items():
-        for name in sorted(store.names(f"{REPORTS}/{place.id}/{service}")):
-            made = _AT.search(name)
-            if made and int(made[1]) + kept_s * SECOND_US < now:
-                store.delete([name])
+def drop_reports(
+    store: Store, place: Place, folder: Path, keep_s: Mapping[str, float], now: Instant
+) -> None:
+    """Those that are too old since a day, as with records: a wrong clock alone deletes nothing.
+    folder: of a node, where it is noted since when. keep_s: by service; one that is not named keeps
+    them. Raises: OSError, as Store."""
+    due = [
+        name
+        for service, kept_s in keep_s.items()
+        for name in sorted(store.names(f"{REPORTS}/{place.id}/{service}"))
+        if (made := _AT.search(name)) and int(made[1]) + kept_s * SECOND_US < now
+    ]
+    noted = _noted(folder / DUE)
+    since = {name: min(noted.get(name, now), now) for name in due}
+    gone = {name for name in due if since[name] + STANDS_S * SECOND_US <= now}
+    store.delete(sorted(gone))
+    left = {name: at for name, at in since.items() if name not in gone}
+    if left != noted:
+        write_atomic(folder / DUE, msgspec.json.encode(left))
+
+
+def _noted(path: Path) -> dict[str, Instant]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Instant])
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return {}

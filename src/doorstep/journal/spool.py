@@ -72,6 +72,8 @@ def take_spools(app: App) -> int:
 
 def _take(app: App, folder: Path, row: store.ServiceRow, *, is_known: bool) -> int:
     files = _waiting(folder)
+    # Rows are not at fault for a file that cannot be read: they wait until it can.
+    stored_service_file(row.file, app.home.environment)
     if not is_known and not _first_version(app, row, files):
         return 0
     taken = 0

@@ -6,6 +6,7 @@ commutative, exactly: everything in a cell is an integer.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from operator import add
 
@@ -13,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from doorstep.core.errors import InputError
 from doorstep.core.instant import SECOND_US, Instant
 from doorstep.core.manifest import decode_part
 from doorstep.stats.codes import CODES
@@ -21,6 +23,7 @@ FORMAT = 3
 FORMATS_READ = (1, 2, 3)
 """1 has neither pairs of columns nor counts of releases: a window with some of both has the pairs
 of a part of its rows, which `PairSums.rows` says. 1 and 2 spell out each count by code."""
+PACKED_SIZES = (1, 2, 4, 8)
 _NOTHING = np.zeros(0, dtype=np.int64)
 BUCKET_S = 10
 """The finest window that counts can answer: ten seconds, minutes after an hourly merge."""
@@ -51,7 +54,7 @@ def pack(numbers: NDArray[np.int64]) -> bytes:
     if not numbers.size:
         return b""
     widest = max(int(numbers.max()), -int(numbers.min()) - 1)
-    size = next(one for one in (1, 2, 4, 8) if widest < 1 << (8 * one - 1))
+    size = next(one for one in PACKED_SIZES if widest < 1 << (8 * one - 1))
     return bytes((size,)) + numbers.astype(f"<i{size}").tobytes()
 
 
@@ -357,10 +360,26 @@ def encode_summary(summary: Summary) -> bytes:
 def decode_summary(data: bytes) -> Summary:
     """Raises: InputError (`bad-summary`)."""
     found = decode_part(data, Summary, "summary", FORMATS_READ)
-    if found.format == FORMAT:
-        return found
-    cells = tuple(map(_cell_of_before, found.cells))
-    return msgspec.structs.replace(found, format=FORMAT, cells=cells)
+    try:
+        if found.format != FORMAT:
+            cells = tuple(map(_cell_of_before, found.cells))
+            found = msgspec.structs.replace(found, format=FORMAT, cells=cells)
+        for cell in found.cells:
+            _require_packed(cell.counted.codes, CODES, len(cell.counted.nulls))
+            _require_packed(cell.pairs.products)
+    except ValueError as error:
+        raise InputError("bad-summary", f"the summary cannot be read: {error}") from None
+    return found
+
+
+def _require_packed(data: bytes, width: int = 1, rows_max: int = sys.maxsize) -> None:
+    """Raises: ValueError unless that is what `pack` makes of rows of so many numbers."""
+    if not data:
+        return
+    size = data[0] * width
+    rows, rest = divmod(len(data) - 1, size) if data[0] in PACKED_SIZES else (0, 1)
+    if rest or not 0 < rows <= rows_max:
+        raise ValueError(f"{len(data)} bytes are no packed numbers")
 
 
 def _cell_of_before(cell: Cell) -> Cell:

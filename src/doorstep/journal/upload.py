@@ -161,7 +161,7 @@ class Uploader:
         self._reached("store-delete")
         send_reports(store, self._folder.parent.parent, self._place)
         if self._clock.monotonic_s() - self._dropped_s >= DROP_EVERY_S:
-            drop_reports(store, self._place, self._keep_s(), now)
+            drop_reports(store, self._place, self._folder, self._keep_s(), now)
             self._dropped_s = self._clock.monotonic_s()
         self._store = store
         return len(added)

@@ -41,7 +41,8 @@ from doorstep.journal.summary import (
 from doorstep.journal.tally import Profiles, no_profiles, tally, tally_outcomes
 
 SUMMARIES_BYTES_MAX = 64 * 1024 * 1024
-"""Of files: what is read of them takes about as much memory. What does not fit is read again."""
+"""Of files: what is read of them takes as much memory, or four times as much where there are few
+columns. What does not fit is read again."""
 TAIL_FRAMES = 5_000
 """Frames of an open block that are counted at once."""
 

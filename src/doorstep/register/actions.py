@@ -49,7 +49,20 @@ NEEDS_TRUST = ("pickle", "joblib", "source")
 def apply_service(app: App, asked: ApplyService) -> ServiceRevision:
     """Make a service file the newest revision of its service."""
     parsed = read_file(app, asked.file, asked.name[:NAME_CHARS_MAX])
-    return app.database.run(lambda unit: revise(unit, app, parsed, asked.file), app.actor)
+
+    def act(unit: Unit) -> ServiceRevision:
+        newest = store.find_service(unit.connection, parsed.service)
+        revision = newest.revision if newest else 0
+        if asked.over not in (None, revision):
+            raise RefusedError(
+                "revision-moved",
+                f"the file was to be applied over revision {asked.over} of {parsed.service}, and "
+                f"revision {revision} is in effect: somebody applied another file meanwhile",
+                "doorstep diff says what it would change now",
+            )
+        return revise(unit, app, parsed, asked.file)
+
+    return app.database.run(act, app.actor)
 
 
 @operation("service.diff", permission="service:read", effect="read")

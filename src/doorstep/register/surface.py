@@ -15,10 +15,12 @@ NAME_CHARS_MAX = 200
 
 
 class ApplyService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """file: the text of a service file. name: what to call it in messages, short."""
+    """file: the text of a service file. name: what to call it in messages, short. over: it is
+    applied only if this revision is in effect; None: whichever is."""
 
     file: str
     name: str = "doorstep.yaml"
+    over: int | None = None
 
 
 class KeyChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +64,7 @@ class ShowService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """Who must say yes to a release, and who may (() is anybody), as it holds now. waiting: the
     revision of the file that asks for less, and holds once `needs` people have said yes to it; 0 if
-    there is none. given: by whom, so far."""
+    there is none. by: who applied it. given: by whom, so far."""
 
     people: int
     approve: tuple[str, ...] = ()
@@ -70,6 +72,16 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 0
     needs: int = 0
     given: tuple[str, ...] = ()
+    by: str = ""
+
+
+class Unapproved(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that passed its gates and waits for people. missing: how many more at least; who
+    asks for its release is none of them."""
+
+    version: str
+    by: str
+    missing: int
 
     @property
     def said(self) -> str:
@@ -94,6 +106,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     created_at: Instant
     rule: Rule = Rule(people=0)
+    unapproved: Unapproved | None = None
 
 
 class ListServices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

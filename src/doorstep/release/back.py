@@ -17,7 +17,8 @@ from doorstep.register import store as versions
 from doorstep.release import store
 from doorstep.release.actions import apply_decision, require_why, with_plan
 from doorstep.release.decide import decide_person
-from doorstep.release.tenures import is_way_back, previous_champion, serving
+from doorstep.release.permits import require_approvals, require_may
+from doorstep.release.tenures import is_way_back, previous_champion, serving, standing
 from doorstep.release.types import Evidence, Person
 
 NOBODY = 0
@@ -30,10 +31,12 @@ def roll_back_service(
     first version is watched there is none: then nobody serves, and the fallback answers.
 
     to: the version that serves after it, one that has served before, or `NOBODY`. If it serves
-    already, nothing changes.
+    already, nothing changes. One that was taken back is no way back: it needs what promoting it
+    would.
     Returns the id of the release that was rolled back, or that of the way back.
     Raises: NotFoundError, RefusedError (`nothing-to-roll-back`, `rolled-back-already`,
-    `never-served`, `version-killed`, `release-running`).
+    `never-served`, `version-killed`, `release-running`, `not-approved`), ForbiddenError
+    (`may-not`).
     """
     require_why(person.action, person.why)
 
@@ -92,6 +95,10 @@ def _go_back(unit: Unit, app: App, service: str, person: Person, to: int | None)
         return left.release
     if to in kills:
         raise _killed(kills[to], choices)
+    if to not in (NOBODY, *standing(tenures)):
+        require_may(unit, app, service, "promote")
+        asked = versions.get_version(unit.connection, service, to)
+        require_approvals(unit, app, asked, [person.name])
     _change(unit, service, person, left, to)
     unit.record(
         "service.rolled-back",

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from doorstep.core.ids import parse_version
 from doorstep.core.operation import operation
+from doorstep.core.servicefile import read_stored
 from doorstep.core.verdict import Verdict
 from doorstep.gate import actions as gates
 from doorstep.gate import store as gate_store
@@ -22,14 +23,16 @@ from doorstep.register.surface import (
     Services,
     ShowService,
     ShowVersion,
+    Unapproved,
     Version,
     Versions,
     WatchVersion,
 )
 from doorstep.register.views import manifest_of, service_view, version_view
 from doorstep.release import store as releases
-from doorstep.release.permits import rule_view
+from doorstep.release.permits import rule_view, unapproved
 from doorstep.release.policies import rule_of
+from doorstep.release.policy import InForce
 from doorstep.release.tenures import previous_champion
 
 
@@ -52,7 +55,21 @@ def _service(app: App, connection: Connection, row: store.ServiceRow) -> Service
     tenures = releases.list_tenures(connection, row.name)
     champion = releases.champions(connection).get(row.name)
     shown = service_view(row, champion, previous_champion(tenures))
-    return msgspec.structs.replace(shown, rule=rule_view(rule_of(connection, app, row.name)))
+    rule = rule_of(connection, app, row.name)
+    waits = _unapproved(connection, app, row, rule)
+    return msgspec.structs.replace(shown, rule=rule_view(rule), unapproved=waits)
+
+
+def _unapproved(
+    connection: Connection, app: App, row: store.ServiceRow, rule: InForce
+) -> Unapproved | None:
+    """Of the newest version that passed its gates and was not released yet."""
+    if not rule.policy.people or read_stored(row.file, app.home.environment)[0] is None:
+        return None
+    number = store.next_number(connection, row.name) - 1
+    if version_states(connection, row.name).get(number) != "passed":
+        return None
+    return unapproved(connection, app, store.get_version(connection, row.name, number), rule)
 
 
 @operation("version.register", permission="version:write", effect="write")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from doorstep.core.report import UNITS_MAX, NodeReport
 from doorstep.core.report import Cell as NodeCell
-from doorstep.release.types import Cell, Epoch, Evidence, Release
+from doorstep.release.types import Cell, Epoch, Evidence, Release, State
 
 Units = NDArray[np.uint64]
 Source = tuple[str, str]
@@ -104,7 +104,7 @@ def evidence_of(release: Release, gathered: Gathered, crash_loops: Sequence[str]
     epochs = {epoch.number: epoch for epoch in release.epochs}
     places = _by_place(gathered, epochs, release.spec.segments)
     measured = [place for place in places if epochs[place[0]].measured]
-    units = _unit_counts(measured, places)
+    units = _units_apart(release, measured, places)
     cells = tuple(_cell(place, places[place], units.get(place, {})) for place in sorted(places))
     current = [cell for key, cell in gathered.items() if key[2] == release.epoch.number]
     fullest = max((len(cell.bad_units) / UNIT_BYTES / UNITS_MAX for cell in current), default=0.0)
@@ -140,6 +140,20 @@ def _cell(place: Place, cells: list[NodeCell], units: Mapping[str, int]) -> Cell
         slow=tuple(map(sum, zip(*(cell.slow for cell in cells), strict=True))),
         **units,
     )
+
+
+def _units_apart(
+    release: Release, measured: list[Place], places: Mapping[Place, list[NodeCell]]
+) -> dict[Place, dict[str, int]]:
+    """Those of the shadow, where only the challenger's errors make a unit bad, and those of the
+    steps, where chance decides whose a unit is, each for themselves: else units that the challenger
+    fails would be missing in its steps, and those that the champion fails would not."""
+    if not release.spec.counts_pairs_by_unit:
+        return _unit_counts(measured, places)
+    shadow = {epoch.number for epoch in release.epochs if epoch.state is State.SHADOW}
+    of_shadow = [place for place in measured if place[0] in shadow]
+    of_steps = [place for place in measured if place[0] not in shadow]
+    return _unit_counts(of_shadow, places) | _unit_counts(of_steps, places)
 
 
 def _unit_counts(

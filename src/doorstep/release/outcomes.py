@@ -27,10 +27,16 @@ class Losses:
     def __init__(self) -> None:
         self._read: dict[str, Read] = {}
         self._next_s: dict[str, float] = {}
+        self._said: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def get(self, release: str) -> Read:
         return self._read.get(release, NOTHING)
+
+    def trouble(self, release: str) -> str:
+        """Why the newest look found nothing out, so that the evidence is that of an earlier one; ""
+        if it did."""
+        return self._said.get(release, "")
 
     def look(self, app: App, releases: Iterable[Release]) -> None:
         """Read the journal for those that need it and were not looked at lately."""
@@ -38,6 +44,7 @@ class Losses:
         with self._lock:
             self._read = {name: one for name, one in self._read.items() if name in running}
             self._next_s = {name: one for name, one in self._next_s.items() if name in running}
+            self._said = {name: one for name, one in self._said.items() if name in running}
             in_turn([partial(self._look_at, app, one) for one in running.values()])
 
     def _look_at(self, app: App, release: Release) -> None:
@@ -46,6 +53,10 @@ class Losses:
             return
         try:
             self._read[name] = read_losses(app, release)
+            self._said.pop(name, None)
+        except Exception as error:
+            self._said[name] = f"what outcomes say of it could not be read: {error}"
+            raise
         finally:
             now_s = app.clock.monotonic_s()
             self._next_s[name] = now_s + max(LOOK_EVERY_S, (now_s - began_s) / LOOK_PART_MAX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import msgspec
+from sqlalchemy import Connection
 
 from doorstep.core.errors import ForbiddenError, RefusedError
 from doorstep.core.ids import digest_of, parse_version
@@ -20,7 +21,7 @@ from doorstep.kernel.app import App
 from doorstep.kernel.db import Unit
 from doorstep.kernel.event import Object
 from doorstep.register import store as versions
-from doorstep.register.surface import Rule
+from doorstep.register.surface import Rule, Unapproved
 from doorstep.release import store
 from doorstep.release.approvals import Approval, add_approval, list_approvals, may_release
 from doorstep.release.policies import REVISION, rule_of
@@ -42,7 +43,7 @@ def require_gates(unit: Unit, app: App, version: versions.VersionRow) -> None:
             f"{version.name} cannot be released: {said}; a release needs pass",
             f"doorstep gate {version.name}",
         )
-    changed = what_changed(run.basis, _basis_now(unit, app, version, run.basis))
+    changed = what_changed(run.basis, _basis_now(unit.connection, app, version, run.basis))
     if changed:
         raise RefusedError(
             "gate-outdated",
@@ -52,31 +53,31 @@ def require_gates(unit: Unit, app: App, version: versions.VersionRow) -> None:
 
 
 def _basis_now(
-    unit: Unit, app: App, version: versions.VersionRow, known: GateBasis | None
+    connection: Connection, app: App, version: versions.VersionRow, known: GateBasis | None
 ) -> GateBasis:
     """What its gates would rest on now. known: what they rested on when they ran."""
-    row = versions.get_service(unit.connection, version.service)
+    row = versions.get_service(connection, version.service)
     file = stored_service_file(row.file, app.home.environment)
-    compared = _compared_with(unit, version)
+    compared = _compared_with(connection, version)
     if compared is None:
         compared = known.champion if known is not None else ""
     return basis_of(file, compared, version.holdout)
 
 
-def _compared_with(unit: Unit, version: versions.VersionRow) -> str | None:
+def _compared_with(connection: Connection, version: versions.VersionRow) -> str | None:
     """Digest of the version that gates would compare it with now, as `gate.run` chooses it: the
     champion, or a first version that is still watched. "" if there is none; None if it is the
     version itself, which nothing can make a challenger."""
     service = version.service
-    champion = store.champions(unit.connection).get(service)
-    running = store.find_running(unit.connection, service)
+    champion = store.champions(connection).get(service)
+    running = store.find_running(connection, service)
     if champion is None and running is not None:
         champion = running.release.challenger
     if champion is None:
         return ""
     if champion == version.number:
         return None
-    return versions.get_version(unit.connection, service, champion).digest
+    return versions.get_version(connection, service, champion).digest
 
 
 def require_approvals(
@@ -86,7 +87,9 @@ def require_approvals(
     is asked of it now. Raises: RefusedError (`not-approved`)."""
     rule = rule_of(unit.connection, app, version.service)
     need, may = rule.policy.people, rule.policy.approve
-    found = tuple(one for one in _counted(unit, app, version, asked_by) if is_named(one, may))
+    found = tuple(
+        one for one in _counted(unit.connection, app, version, asked_by) if is_named(one, may)
+    )
     if len(found) >= need:
         return found
     asking = ", ".join(sorted(set(asked_by)))
@@ -112,7 +115,10 @@ def require_may(unit: Unit, app: App, service: str, what: str) -> None:
     """Whether the rule in force names whoever acts. what: approve or promote.
     Raises: ForbiddenError (`may-not`)."""
     policy = rule_of(unit.connection, app, service).policy
-    names = policy.promote if what == "promote" else policy.approve
+    _require_named(unit, service, what, policy.promote if what == "promote" else policy.approve)
+
+
+def _require_named(unit: Unit, service: str, what: str, names: tuple[str, ...]) -> None:
     if not is_named(unit.actor.id, names):
         raise ForbiddenError(
             "may-not",
@@ -141,7 +147,7 @@ def approve_version(app: App, version: str, why: str) -> Approvals:
                 "let somebody else approve it, with a token of their own: "
                 "doorstep token create --person NAME",
             )
-        basis = _digest(unit, app, row)
+        basis = _digest(unit.connection, app, row)
         if say_yes(unit, app, service, number, basis, why):
             said = {"service": service, "basis": basis, "why": why.strip()}
             unit.record("version.approved", Object("version", version), said)
@@ -167,7 +173,8 @@ def approve_revision(app: App, service: str, revision: int, why: str) -> Rule:
                 + (f"revision {rule.waiting} does" if rule.waiting else "none does"),
                 f"doorstep history {service}",
             )
-        require_may(unit, app, service, "approve")
+        # Whom the rule before it names: a looser one does not choose who says yes to it.
+        _require_named(unit, service, "approve", rule.agreed.approve)
         if unit.actor.id == rule.by:
             raise RefusedError(
                 "own-revision",
@@ -191,9 +198,22 @@ def rule_view(rule: InForce) -> Rule:
         approve=policy.approve,
         promote=policy.promote,
         waiting=rule.waiting,
-        needs=policy.guards if rule.waiting else 0,
+        needs=rule.agreed.guards if rule.waiting else 0,
         given=rule.given,
+        by=rule.by,
     )
+
+
+def unapproved(
+    connection: Connection, app: App, version: versions.VersionRow, rule: InForce
+) -> Unapproved | None:
+    """What it still needs; None if it has the yes of as many as the rule in force wants."""
+    found = _counted(connection, app, version, ())
+    named = [one for one in found if is_named(one, rule.policy.approve)]
+    missing = rule.policy.people - len(named)
+    if missing <= 0:
+        return None
+    return Unapproved(version=version.name, by=version.by, missing=missing)
 
 
 def say_yes(unit: Unit, app: App, service: str, number: int, basis: str, why: str) -> bool:
@@ -210,7 +230,7 @@ def say_yes(unit: Unit, app: App, service: str, number: int, basis: str, why: st
 
 
 def _view(unit: Unit, app: App, version: versions.VersionRow) -> Approvals:
-    basis = _digest(unit, app, version)
+    basis = _digest(unit.connection, app, version)
     rows = list_approvals(unit.connection, version.service, app.home.environment, version.number)
     return Approvals(
         version=version.name,
@@ -222,18 +242,20 @@ def _view(unit: Unit, app: App, version: versions.VersionRow) -> Approvals:
 
 
 def _counted(
-    unit: Unit, app: App, version: versions.VersionRow, asked_by: Collection[str]
+    connection: Connection, app: App, version: versions.VersionRow, asked_by: Collection[str]
 ) -> tuple[str, ...]:
-    rows = list_approvals(unit.connection, version.service, app.home.environment, version.number)
-    return may_release(rows, _digest(unit, app, version), asked_by, version.by) if rows else ()
+    rows = list_approvals(connection, version.service, app.home.environment, version.number)
+    return (
+        may_release(rows, _digest(connection, app, version), asked_by, version.by) if rows else ()
+    )
 
 
-def _digest(unit: Unit, app: App, version: versions.VersionRow) -> str:
+def _digest(connection: Connection, app: App, version: versions.VersionRow) -> str:
     """Of what an approval binds to, beside the environment: the bundle, what its gates rest on, and
     how the file would release it."""
-    run = find_newest(unit.connection, version.service, version.number)
-    basis = _basis_now(unit, app, version, run.basis if run else None)
-    row = versions.get_service(unit.connection, version.service)
+    run = find_newest(connection, version.service, version.number)
+    basis = _basis_now(connection, app, version, run.basis if run else None)
+    row = versions.get_service(connection, version.service)
     carried = stored_service_file(row.file, app.home.environment).release
     return digest_of(msgspec.json.encode((version.digest, basis, carried), enc_hook=str))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import msgspec
@@ -140,4 +141,6 @@ def _planned(
         return None
     digest = msgspec.json.decode(newest.root, type=PlanRoot).services.get(state.service, "")
     body = store.read_document(connection, digest)
-    return msgspec.json.decode(body, type=ServicePlan) if body else None
+    with contextlib.suppress(msgspec.MsgspecError):  # as another Doorstep wrote it
+        return msgspec.json.decode(body, type=ServicePlan) if body else None
+    return None

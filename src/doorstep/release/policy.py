@@ -35,13 +35,14 @@ class Revised(msgspec.Struct, frozen=True):
 
 
 class InForce(msgspec.Struct, frozen=True):
-    """waiting: the newest revision that is looser than `policy`, 0 if there is none: it needs the
-    yes of `policy.guards` people, and `given` gave it. by: who applied it."""
+    """waiting: the newest revision, if it is looser than `agreed`, the rule before it; else 0. It
+    needs the yes of `agreed.guards` people, and `given` gave it. by: who applied it."""
 
     policy: Policy
     waiting: int = 0
     by: str = ""
     given: tuple[str, ...] = ()
+    agreed: Policy = Policy()
 
 
 def policy_of(file: ServiceFile) -> Policy:
@@ -49,16 +50,19 @@ def policy_of(file: ServiceFile) -> Policy:
 
 
 def in_force(revisions: Iterable[Revised], yes: Mapping[int, Collection[str]]) -> InForce:
-    """The rule that holds after these revisions, oldest first. yes: who said so to a revision."""
-    held = InForce(Policy())
+    """The rule that holds after these revisions, oldest first. yes: who said so to a revision.
+
+    A revision that waits takes with it what it made stricter when the next one comes: else a
+    mistake and its undoing could leave a rule that nobody can meet, nor loosen."""
+    agreed, held = Policy(), InForce(Policy())
     for one in revisions:
-        before = held.policy
-        given = {name for name in yes.get(one.revision, ()) if is_named(name, before.approve)}
+        given = {name for name in yes.get(one.revision, ()) if is_named(name, agreed.approve)}
         others = tuple(sorted(given - {one.by}))
-        if strictest(before, one.policy) == one.policy or len(others) >= before.guards:
-            held = InForce(one.policy)
+        if strictest(agreed, one.policy) == one.policy or len(others) >= agreed.guards:
+            agreed, held = one.policy, InForce(one.policy)
         else:
-            held = InForce(strictest(before, one.policy), one.revision, one.by, others)
+            both = strictest(agreed, one.policy)
+            held = InForce(both, one.revision, one.by, others, agreed)
     return held
 
 

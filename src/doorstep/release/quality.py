@@ -35,8 +35,8 @@ def quality_numbers(release: Release, losses: Sequence[LossCell], guardrail: Gua
     else:
         worse = _log_e(release, losses, "worse", SHADOW_WEIGHT_WORSE)
         better = _log_e(release, fitting, "better", SHADOW_WEIGHT_BETTER)
-    is_split = guardrail.name != "fairness" and guardrail.metric.read == "records"
-    in_shadow = release.epoch.state is State.SHADOW
+    in_shadow = release.epoch.state is State.SHADOW and not release.spec.asks_callers_in_shadow
+    is_of_callers = guardrail.name != "fairness" and guardrail.metric.read == "records"
     shown = _widest(losses)
     low, high = _interval(release, shown, guardrail)
     return Numbers(
@@ -50,7 +50,7 @@ def quality_numbers(release: Release, losses: Sequence[LossCell], guardrail: Gua
         log_e_rollback=worse,
         log_rollback_at=math.inf,
         # What only callers bring about cannot be waited for where the challenger answers none.
-        log_e_advance=None if is_split and in_shadow else better,
+        log_e_advance=None if is_of_callers and in_shadow else better,
         log_advance_at=None,
         units_missing=_missing(release, shown, better),
     )

@@ -189,6 +189,11 @@ def list_releases(connection: Connection, service: str = "", limit: int = 100) -
     return _all(connection, releases.c.service == service if service else None, limit)
 
 
+def list_named(connection: Connection, ids: Sequence[str]) -> list[ReleaseRow]:
+    """Those of these ids that there are."""
+    return _all(connection, releases.c.id.in_(ids), len(ids))
+
+
 def get_release(connection: Connection, name: str) -> ReleaseRow:
     """By id, or the newest of a service. Raises: NotFoundError (`no-release`)."""
     found = _one(connection, releases.c.id == name) or _one(connection, releases.c.service == name)

@@ -26,8 +26,8 @@ from doorstep.release.metrics import METRICS, Metric
 METHOD = 4
 """1 decided on errors alone, and 2 gave every segment the same share at the same time, bet more in
 shadow, began anew eight times at most and was less patient in the last step; 3 gave
-a wave that was carried the share of the bake at once, and counted requests in shadow. What they
-started is finished by the same rules."""
+a wave that was carried the share of the bake at once, counted requests in shadow, and waited there
+for what only callers bring about. What they started is finished by the same rules."""
 STEPS_MAX = 1020
 """20 in each of 50 waves and of the rest."""
 HISTORY_MAX = 200
@@ -216,6 +216,11 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True):
         return self.method >= 4
 
     @property
+    def asks_callers_in_shadow(self) -> bool:
+        """Whether its shadow waits for what only answers to callers bring about."""
+        return self.method < 4
+
+    @property
     def bake_share(self) -> float:
         return 1.0 - self.holdback
 
@@ -385,7 +390,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     units: distinct units first seen in this arm in this epoch (of those that nodes keep).
     first_units: of these, never seen before in the release in either arm, for the split check;
-    left out where a node's set was full. bad_units: units whose first bad event of the release is
+    left out where a node's set was full. bad_units: units whose first bad event of the steps is
     here. In shadow, of the challenger: bad_units are units of which it alone erred, units those of
     which the champion did. bad_units_seen: units of `units` that had a bad event in this arm, here
     or later. plus, zero, minus, alike, differ, timed, slow: as nodes report them.

@@ -20,6 +20,7 @@ from doorstep.release.crosscheck import compare
 from doorstep.release.decide import decide, is_made_again
 from doorstep.release.metrics import METRICS
 from doorstep.release.moments import moment_of, moments_in
+from doorstep.release.outcomes import Losses
 from doorstep.release.outlook import Outlook, outlook
 from doorstep.release.surface import (
     DecisionView,
@@ -91,7 +92,7 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
         plan_number=row.plan_number,
         waves=_waves(inner),
         headline=seen.headline,
-        next="; ".join((seen.next, *_troubles(inner, alive))) if seen.next else "",
+        next="; ".join((seen.next, *_troubles(app, inner, alive))) if seen.next else "",
         next_s=seen.next_s,
         split=tuple(_split(inner)) if with_decisions else (),
         moments=_moments(app, inner.id, decided) if with_decisions else (),
@@ -101,10 +102,13 @@ def release_view(app: App, row: store.ReleaseRow, *, with_decisions: bool = True
     )
 
 
-def _troubles(release: Inner, alive: Iterable[NodeReport]) -> list[str]:
-    """What nodes say of the challenger: that it cannot be loaded, that its shadow has no room."""
+def _troubles(app: App, release: Inner, alive: Iterable[NodeReport]) -> list[str]:
+    """What nodes say of the challenger: that it cannot be loaded, that its shadow has no room; and
+    that its outcomes could not be read."""
     mine = f"{release.service}@{release.challenger} "
-    return sorted({said for one in alive for said in one.problems if said.startswith(mine)})
+    found = {said for one in alive for said in one.problems if said.startswith(mine)}
+    read = app.kept.get(Losses, Losses).trouble(release.id)
+    return [*sorted(found), *([read] if read else [])]
 
 
 def _last_numbers(release: Inner, newest: Decision, decided: Decided) -> tuple[Numbers, ...]:

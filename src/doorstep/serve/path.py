@@ -82,7 +82,7 @@ class Path:
         self._rows_waiting = self._row_ns = self._left_ns = 0
         self.in_flight = self.rows_in_flight = 0
         self.observers: Observers = ()
-        recorder.commits.when_kept(self._schedule)
+        recorder.commits.when_kept(self._turn)
 
     def submit(self, call: Call) -> bool:
         """Take a call, whose exchange is answered in a later turn of the loop; False if there is
@@ -100,8 +100,9 @@ class Path:
         self._rows_waiting += rows
         call.began_ns = time.monotonic_ns()
         self._arrived.append(call)
-        # While a disk is busy with others, what comes waits too, to be scored in one turn.
-        if service.only_engine or self._rows_waiting >= self._recorder.commits.unkept:
+        # While a disk is busy with others, what comes waits too, to be scored in one turn. Not what
+        # an engine may be asked: the disk's time would be taken from the engine's.
+        if service.has_engines or self._rows_waiting >= self._recorder.commits.unkept:
             self._schedule()
         return True
 

@@ -28,8 +28,9 @@ class Service:
     versions: those that are resident; one of the plan that is not could not be loaded. labels: of
     each, as `outcome_fault` wants them. has_labels: some answer with a label, for all we know.
     is_disrupted: the champion is not there, or must not be asked. only_engine: the champion's,
-    where nobody else can answer a request and it is no evidence. plain: the version that is asked
-    for every single row, see `plain.py`; None where there is something to decide.
+    where nobody else can answer a request and it is no evidence. has_engines: of any version.
+    plain: the version that is asked for every single row, see `plain.py`; None where there is
+    something to decide.
     """
 
     def __init__(
@@ -68,11 +69,14 @@ class Service:
         self.is_disrupted = plan.champion is not None and not is_there
         links = [self._link(step) for step in plan.fallback[:FALLBACKS_MAX]]
         self.chain = [link for link in links if link is not None]
-        self.release_id = plan.release.id if plan.release and not self.is_disrupted else ""
+        # What came while nobody watched, or with nobody to compare with, is no evidence of it.
+        is_evidence = lease_held and not self.is_disrupted
+        self.release_id = plan.release.id if plan.release and is_evidence else ""
         self.epoch = plan.release.epoch if plan.release else 0
         self.has_groups = plan.release is not None or bool(plan.segments)
         alone = not self.has_groups and all(link is self.champion for link in self.chain)
         self.only_engine = self.champion.engine if alone and self.champion else None
+        self.has_engines = any(one.engine for one in versions.values())
         simple = not (self.has_groups or self.is_disrupted or self.cache_ns)
         self.plain = self.champion if simple else None
         self._slot = slot

@@ -13,7 +13,11 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from doorstep.api.openapi import openapi
 from doorstep.client import Client
+from doorstep.core.errors import RefusedError
+from doorstep.core.people import OWNER
 from doorstep.operations import table
+from doorstep.register.surface import ApplyService
+from doorstep.testing.installation import service_file
 
 PUBLISHED = Path(__file__).parents[3] / "docs" / "reference" / "openapi.json"
 NOT_OPERATIONS = {
@@ -66,6 +70,22 @@ def test_every_operation_has_a_method_of_the_client_with_the_same_types():
     expected = {name: (one.input, one.output) for name, one in table().items()}
     said["blob.missing"] = (missing_files.input, missing_files.output)
     assert said == expected
+
+
+def test_help_and_tracebacks_call_a_method_by_its_name():
+    for name, one in methods().items():
+        assert (one.__name__, one.__qualname__) == (name, f"Client.{name}")
+
+
+def test_a_file_is_applied_only_over_the_revision_that_it_was_compared_with(api):
+    ask, file = api.serving.control.ask, service_file("loans")
+    now = ask("service.apply", ApplyService(file=file), by=OWNER).revision
+    ask("service.apply", ApplyService(file=f"{file}\n# one more\n", over=now), by=OWNER)
+    with pytest.raises(RefusedError, match=f"revision {now + 1} is in effect") as caught:
+        ask("service.apply", ApplyService(file=f"{file}\n# another\n", over=now), by=OWNER)
+    assert caught.value.code == "revision-moved"
+    later = ask("service.apply", ApplyService(file=f"{file}\n# another\n"), by=OWNER)
+    assert later.revision == now + 2
 
 
 def test_the_document_is_valid_openapi_3_1(api):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,6 +81,23 @@ def test_a_revision_that_asks_for_less_is_approved_on_the_page_of_the_service(de
     assert desk.fake.asked == [("service.approve", asked)]
 
 
+def test_the_overview_lists_what_waits_for_the_yes_of_people(desk: Desk) -> None:
+    page = " ".join(desk.client.get("/").text.split())
+    assert "loans@4, registered by ada, passed its gates and waits for the yes of 2 people" in page
+    assert 'href="/services/loans/versions/4">Look and approve' in page
+    assert "Revision 9, applied by jonas, loosens who must say yes" in page
+    assert "waits for the yes of 1 other person." in page, "mira gave hers"
+    assert 'href="/services/loans#file">Look and approve' in page
+
+
+def test_before_a_looser_rule_is_applied_it_is_said_that_people_must_agree(desk: Desk) -> None:
+    said = "holds only once 2 people other than you said yes"
+    looser = FILE + "approve: none\r\n"
+    for file, is_said in ((FILE, False), (looser, True)):
+        shown = desk.send("/services/loans/file", csrf=CSRF, do="diff", file=file)
+        assert (said in shown.text) is is_said
+
+
 def test_a_version_that_passed_its_gates_is_approved(desk: Desk) -> None:
     page = "/services/loans/versions/4"
     assert f'action="{page}/approve"' in desk.client.get(page).text
@@ -152,7 +170,12 @@ def test_a_large_form_is_refused_before_it_is_read(desk: Desk) -> None:
 
 
 def test_every_form_of_a_page_carries_the_token(desk: Desk) -> None:
-    for path in (f"/releases/{RELEASE_STEP}", "/services/loans"):
+    sealed = prediction(desk.fake.begun, 0).id
+    loans = "/services/loans"
+    for path in (
+        *(f"/releases/{RELEASE_STEP}", loans, f"{loans}/file", f"{loans}/versions/4"),
+        f"/predictions/{sealed}",
+    ):
         page = desk.client.get(path).text
         assert page.count('method="post"') == page.count(f'name="csrf" value="{CSRF}"') > 0
 
@@ -179,6 +202,38 @@ def test_who_is_not_signed_in_is_told_so_before_anything_is_asked() -> None:
     assert fake.asked == []
 
 
+def addresses(app: Litestar, method: str) -> list[str]:
+    """Every address of a method, but the static files, with something for each of its names."""
+    found = [one.path for one in app.routes if method in getattr(one, "methods", ())]
+    filled = [re.sub(r"{\w+:int}", "7", one).replace("{service:str}", "loans") for one in found]
+    others = [re.sub(r"{\w+:str}", RELEASE_STEP, one) for one in filled]
+    return [one for one in others if not one.startswith("/static/")]
+
+
+def test_no_form_and_no_page_at_all_is_for_who_is_not_signed_in() -> None:
+    def nobody(request: Any) -> Visit:
+        raise errors.SignInError("not-signed-in", "nobody is signed in", "doorstep console")
+
+    handlers = list(routes.console_routes(nobody))
+    app = Litestar(route_handlers=handlers, openapi_config=None)
+    pages, forms = addresses(app, "GET"), addresses(app, "POST")
+    assert len(pages) >= 14 and len(forms) >= 8
+    with TestClient(app) as client:
+        told = {one: client.get(one, follow_redirects=False).status_code for one in pages}
+        sent = {one: client.post(one, data=SENT).status_code for one in forms}
+    assert set(told.values()) == set(sent.values()) == {401}, (told, sent)
+
+
+def test_no_form_at_all_is_taken_with_the_token_of_another_session(desk: Desk) -> None:
+    forms = addresses(desk.client.app, "POST")
+    sent = {one: desk.send(one, **SENT | {"csrf": "another"}).status_code for one in forms}
+    assert set(sent.values()) == {403}, sent
+    assert desk.fake.asked == []
+
+
+SENT = {"csrf": CSRF, "why": "because", "file": "service: loans", "do": "apply", "seen": "9"}
+
+
 def test_taking_a_first_version_back_says_that_nobody_serves_then() -> None:
     with TestClient(make_app(FakeDoorstep("empty"))) as client:
         page = client.get(f"/releases/{RELEASE_STEP}").text
@@ -198,9 +253,20 @@ def test_a_service_file_is_applied_only_after_its_difference_was_seen(desk: Desk
     assert "service.apply" not in dict(desk.fake.asked)
     early = desk.send(where, csrf=CSRF, do="apply", seen="8", file=FILE)
     assert (early.status_code, "service.apply" in dict(desk.fake.asked)) == (200, False)
+    assert "You saw what it changes in revision 8, and revision 9 is in effect" in early.text
+    assert "You saw" not in shown.text
     done = desk.send(where, csrf=CSRF, do="apply", seen="9", file=FILE)
     assert (done.status_code, done.headers["location"]) == (303, "/services/loans#file")
-    assert dict(desk.fake.asked)["service.apply"] == ApplyService(file=FILE.replace("\r\n", "\n"))
+    assert dict(desk.fake.asked)["service.apply"] == ApplyService(
+        file=FILE.replace("\r\n", "\n"), over=9
+    )
+
+
+def test_of_very_many_changes_none_is_left_out_in_silence(desk: Desk) -> None:
+    file = "service: loans\n" + "".join(f"# line {at}\n" for at in range(203))
+    shown = desk.send("/services/loans/file", csrf=CSRF, do="diff", file=file).text
+    assert shown.count("with the next gate run") == 200
+    assert "and 3 more keys" in shown
 
 
 @pytest.mark.parametrize(

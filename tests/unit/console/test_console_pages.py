@@ -14,7 +14,7 @@ from urllib.parse import urldefrag
 import pytest
 from litestar.testing import TestClient
 
-from doorstep.console import routes
+from doorstep.console import records, routes
 from fakes import console_data, console_releases
 from fakes.console import HOSTILE, FakeDoorstep, Variant, make_app
 
@@ -318,6 +318,19 @@ def test_a_fragment_is_that_part_of_the_page_alone(normal: Site, name: str, frag
     whole = normal.client.get(path).text
     assert f'data-fragment="{fragment}"' in whole
     assert text.startswith(f'<div data-fragment="{fragment}">')
+
+
+def test_a_hold_stands_however_many_were_held_or_erased_since(
+    normal: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "PEOPLE_EVENTS", 1)
+    monkeypatch.setattr(records, "HOLDS_PER_QUESTION", 1)
+    words = Seen(normal.client.get("/installation").text).words
+    assert "1 person held" in words
+    assert "the person b2 was freed" in words and "the person a1 was held" not in words
+    normal.fake.asked.clear()
+    normal.client.get("/installation?fragment=nodes")
+    assert [name for name, _ in normal.fake.asked] == ["installation.show"]
 
 
 def test_several_fragments_come_in_one_answer_that_asks_for_no_more_than_they_need(

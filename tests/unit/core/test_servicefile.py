@@ -7,6 +7,7 @@ must give, NAME.txt. Every file in tests/golden/servicefile/valid must parse.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from doorstep.core.servicefile import (
     ServiceFile,
     parse_service_file,
     read_service_file,
+    stored_service_file,
 )
 from doorstep.core.servicefile_explain import advice, explain, thin_keys
 from doorstep.core.servicefile_people import Approval, ReviewRule
@@ -60,7 +62,7 @@ def plain_of(service_file: ServiceFile) -> dict[str, Any]:
     set. Written as YAML it reads back to the same service file, without `environments`."""
     plain: dict[str, Any] = ROOT.show(service_file)
     plain.pop("environments", None)
-    whole = {"people": service_file.approve.people, "role": service_file.approve.role}
+    whole = {"people": service_file.approve.people}
     review = ROOT.keys["review"].reads.show(service_file.review)
     keep = ROOT.keys["privacy"].reads.show(service_file.privacy)
     return {**plain, "approve": whole, "review": review, "privacy": {"keep": "400d", **keep}}
@@ -162,8 +164,21 @@ def test_what_the_file_says_wins_over_the_risk_tier() -> None:
     assert same_values(parse_service_file(flow(plain_of(found))), found)
 
 
-def test_a_role_alone_keeps_the_number_of_people_of_the_tier() -> None:
-    assert read("risk: high\napprove: {role: chief}\n").approve == Approval(people=2, role="chief")
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("approve: {role: chief}", "approve.role: is no key any more: nothing acted on it"),
+        ("retrain: {approve: person}", "retrain.approve: is no key any more: nothing acted on it"),
+        ("environments: {local: {approve: {role: chief}}}", "approve.role: is no key any more"),
+    ],
+)
+def test_a_key_that_did_nothing_is_refused_and_read_where_it_was_applied(
+    gone: str, said: str
+) -> None:
+    text = f"{SMALLEST}risk: high\n{gone}\n"
+    with pytest.raises(InputError, match=re.escape(said)):
+        parse_service_file(text, environment="local")
+    assert stored_service_file(text, "local").approve == Approval(people=2)
 
 
 def test_a_task_without_confidence_is_reviewed_at_random_only() -> None:

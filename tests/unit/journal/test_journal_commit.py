@@ -113,6 +113,25 @@ def test_a_sync_that_fails_is_told_to_all_who_shared_it_and_keeps_nothing_of_the
     assert rows_in(tmp_path) == [0, 2]
 
 
+def test_a_mistake_of_who_hears_that_the_disk_is_done_leaves_nobody_waiting(tmp_path, disk, capsys):
+    async def story():
+        block = open_writer(tmp_path)
+        ways = Grouped(block, asyncio.get_running_loop())
+        ways.when_kept(lambda: 1 / 0)
+        told = []
+        disk.may_end.clear()
+        ways.commit(one_row(block, 0), told.append)
+        await asyncio.to_thread(disk.began.acquire)
+        ways.commit(one_row(block, 1), told.append)
+        disk.may_end.set()
+        await wait_for(told, 2)
+        ways.close()
+        return told
+
+    assert asyncio.run(story()) == [None, None]
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_what_waits_when_the_writer_is_closed_is_written(tmp_path, disk):
     async def story():
         block = open_writer(tmp_path)

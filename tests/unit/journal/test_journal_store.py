@@ -263,12 +263,18 @@ def test_reports_go_when_they_are_older_than_the_service_keeps_its_records(world
 
     assert left() == ["loans 12", "loans 2", "loans2 12"]
     keep_s = {"loans": 10 * 86_400.0}
-    uploader = Uploader(world.folder, place, clock=world.clock, keep_s=lambda: keep_s)
-    uploader.run_once()
-    assert left() == ["loans 2", "loans2 12"]
-    world.clock.at += 9 * DAY
-    uploader.run_once()
-    assert left() == ["loans2 12"]
+
+    def look(hours: int) -> list[str]:
+        world.clock.at = NOW + hours * DAY // 24
+        Uploader(world.folder, place, clock=world.clock, keep_s=lambda: keep_s).run_once()
+        return left()
+
+    for hours in (0, 23):
+        assert look(hours) == ["loans 12", "loans 2", "loans2 12"]
+    # Neither a clock that jumps, and comes back, nor one that stays there for less than a day.
+    for hours in (24, 900 * 24, 900 * 24 + 23, 5 * 24, 9 * 24):
+        assert look(hours) == ["loans 2", "loans2 12"]
+    assert look(10 * 24) == ["loans2 12"]
 
 
 def test_without_a_store_no_report_is_left(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import math
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -135,6 +136,27 @@ def test_a_newer_summary_is_refused():
         decode_summary(b'{"format": 4, "service": "loans"}')
     with pytest.raises(InputError, match="bad-summary"):
         decode_summary(b'{"service": 1}')
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": 3, "counted": [{"a": 0}, "CQAA"]},  # numbers of nine bytes
+        {"format": 3, "counted": [{"a": 0}, "AQAA"]},  # two numbers and not 32
+        {"format": 3, "counted": [{}, "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]},
+        {"format": 3, "pairs": [3, "AgA="]},  # half a number
+        {"format": 2, "pairs": [3, "AAAA"]},
+        {"format": 2, "columns": {"a": [0, [1, 2]]}},
+        {"format": 2, "columns": {"a": [0, [1, 2]], "b": [0, [1]]}},
+    ],
+)
+def test_a_summary_whose_counts_are_no_counts_is_refused(changes):
+    data = msgspec.json.decode(Path(__file__).with_name("summary-format-2.json").read_bytes())
+    data["format"] = changes["format"]
+    data["cells"][0] |= {"columns": {}, "pairs": [0, ""]} | changes
+    del data["cells"][0]["format"]
+    with pytest.raises(InputError, match="bad-summary"):
+        decode_summary(msgspec.json.encode(data))
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-200, 200), max_size=9))

@@ -18,6 +18,7 @@ import pytest
 
 import doorstep
 from doorstep import recorder
+from doorstep.core.errors import InputError
 from doorstep.kernel.home import user_data_folder
 from doorstep.recorder import rows_of
 
@@ -331,3 +332,8 @@ def test_an_application_whose_user_has_no_folder_answers_and_a_warning_says_why(
     done = subprocess.run(run, env=environ, timeout=300, capture_output=True, text=True)
     assert done.stdout == "b'1' {}\n"
     assert "nothing is recorded of loans: no-user-folder: HOME is not set" in done.stderr
+
+
+def test_a_name_that_no_service_can_have_is_refused_where_the_code_says_it() -> None:
+    with pytest.raises(InputError, match="bad-name"):
+        doorstep.Record(lambda _environ, _start: [], service="My Service")

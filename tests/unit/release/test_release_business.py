@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from release_cases import arms, arrays_of, at, evidence, in_step, started
+from release_cases import arms, arrays_of, at, evidence, in_step, shadow, started
 
 from doorstep.core.errors import RefusedError
 from doorstep.core.instant import SECOND_US
@@ -199,16 +199,24 @@ def test_a_gap_between_groups_goes_back_and_none_advances() -> None:
     assert "gap between groups -" in found.reason
 
 
+def test_in_shadow_nobody_waits_for_what_only_callers_bring() -> None:
+    release = started(guardrails=(Guardrail(weight=0.5), REVENUE), **ONE_STEP)
+    found = decide(release, shadow(0, 1200, 0), at(60))
+    assert isinstance(found.outcome, Advance), found.reason
+
+
 def test_in_shadow_a_gap_is_held_against_the_champions_own() -> None:
     release = started(guardrails=(Guardrail(weight=0.5), FAIR), **ONE_STEP)
     live = answers(3, 0.3, version=1)
     alike = [row | {"kind": int(Kind.SHADOW), "assigned": 2} for row in live]
-    for shadow, is_worse in ((alike, False), (answers(4, 0.6, kind=Kind.SHADOW), True)):
+    for copies, is_worse in ((alike, False), (answers(4, 0.6, kind=Kind.SHADOW), True)):
         if is_worse:
-            shadow = [one | {"group": it["group"]} for one, it in zip(shadow, live, strict=True)]
-            for one in shadow:
+            copies = [one | {"group": it["group"]} for one, it in zip(copies, live, strict=True)]
+            for one in copies:
                 one["answer"] = "no" if one["group"] == "f" else "yes"
-        cells = gap_cells(arrays_of([*live, *shadow]), release, FAIR)
+        # A shadow record has no inputs, so it names no group.
+        copies = [one | {"group": ""} for one in copies]
+        cells = gap_cells(arrays_of([*live, *copies]), release, FAIR)
         numbers = quality_numbers(release, cells, FAIR)
         assert (numbers.log_e_rollback > 5.0) is is_worse
         assert numbers.champion_rate == pytest.approx(0.3, abs=0.05)

@@ -9,12 +9,16 @@ import pytest
 from release_cases import in_step
 
 from doorstep.compose.control import ControlPlane
+from doorstep.core.errors import RefusedError
 from doorstep.core.instant import SystemClock
 from doorstep.core.report import FORMAT, Cell, NodeReport
 from doorstep.kernel.app import App
 from doorstep.kernel.db import Database
 from doorstep.kernel.home import open_home
+from doorstep.release import outcomes
 from doorstep.release.collect import Keeper, collect
+from doorstep.release.reading import Read
+from doorstep.release.types import Guardrail, Ranking
 from doorstep.serve.evidence import PAST_KEPT, set_aside
 
 RELEASE = in_step()
@@ -118,3 +122,32 @@ def test_a_report_that_cannot_be_read_is_left_alone(app: App):
     (folder / "local.x.json").write_bytes(b"{")
     Keeper().keep(app, [RELEASE])
     assert past(app) == ["local.x.json"]
+
+
+def test_evidence_of_outcomes_that_cannot_be_read_any_more_is_said_to_be_old(
+    app: App, monkeypatch: pytest.MonkeyPatch
+):
+    known = Read((), (Ranking("challenger", 0.8, 0.7, 0.9, 50),))
+    answers: list[Read | RefusedError] = [known, RefusedError("child-died", "it died"), known]
+
+    def look(*_: object) -> Read:
+        answer = answers.pop(0)
+        if isinstance(answer, RefusedError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(outcomes, "read_losses", look)
+    monkeypatch.setattr(outcomes, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(outcomes, "LOOK_PART_MAX", 1e9)
+    rails = (Guardrail(weight=0.5), Guardrail(name="quality", tolerance=0.0, margins=(0.05,),
+             weight=0.5, reference=0.2))  # fmt: skip
+    release = in_step(guardrails=rails, steps=(0.5,), dwell_s=(0.0,), margins=(2.0,))
+    losses = app.kept.get(outcomes.Losses, outcomes.Losses)
+    losses.look(app, [release])
+    assert losses.trouble(release.id) == ""
+    with pytest.raises(RefusedError):
+        losses.look(app, [release])
+    assert "could not be read: " in losses.trouble(release.id)
+    assert collect(app, release).rankings == known.rankings
+    losses.look(app, [release])
+    assert losses.trouble(release.id) == ""

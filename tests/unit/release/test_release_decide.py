@@ -1,5 +1,7 @@
 """The rules of a release, each at both sides of its boundary."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -114,6 +116,17 @@ def test_an_earlier_method_bets_more_in_shadow():
         for method in (1, 2, 3)
     ]
     assert found[0] == found[1] > found[2]
+
+
+STORED = Path(__file__).resolve().parents[2] / "golden" / "releases" / "method-3.jsonl"
+
+
+@pytest.mark.parametrize("line", STORED.read_bytes().splitlines())
+def test_what_a_doorstep_with_method_3_decided_and_stored_is_made_again(line: bytes):
+    """Drawn releases with and without waves, outcomes and revenue, as that Doorstep wrote them."""
+    stored = msgspec.json.decode(line, type=Decision)
+    assert stored.release.spec.method == 3
+    assert is_made_again(stored)
 
 
 def test_a_step_needs_its_dwell_time_and_its_evidence():

@@ -10,7 +10,7 @@ from doorstep.core.report import FORMAT, UNITS_MAX, Cell, NodeReport
 from doorstep.release.decide import decide
 from doorstep.release.evidence import cells_of, evidence_of, gather, merge
 from doorstep.release.transition import apply
-from doorstep.release.types import Rollback
+from doorstep.release.types import Advance, Release, Rollback, State
 
 
 def packed(*units: int) -> bytes:
@@ -183,3 +183,35 @@ def test_reports_lead_to_a_rollback():
     decision = decide(release, evidence_of(release, gather("r1", reports)), at(1))
     assert decision.outcome == Rollback("guardrail")
     assert decision.reason.startswith("errors 15 % against 0.0 % (evidence ")
+
+
+def after_shadow(method: int) -> Release:
+    """In the first step, its second epoch."""
+    release = started(
+        shadow_requests=1, warmup_s=0.0, steps=(0.5,), dwell_s=(0.0,), margins=(2.0,), method=method
+    )
+    decision = decide(release, evidence_of(release, {}), at(1))
+    moved = msgspec.structs.replace(decision, outcome=Advance(State.STEP, 0, 0.5))
+    return apply(release, moved)
+
+
+def test_what_a_unit_met_in_the_shadow_takes_none_of_either_version_out_of_the_steps():
+    """Units 0 to 9 fail with the challenger, 10 to 19 with the champion, wherever they ask."""
+    cells = (
+        cell(1, seen=range(10, 20), bad_units=range(10), plus=10, minus=10, requests=40),
+        cell(2, seen=range(0, 40, 2), bad_units=range(0, 10, 2), requests=20),
+        cell(2, "champion", seen=range(1, 40, 2), bad_units=range(11, 20, 2), requests=20),
+    )
+
+    def counted(method: int) -> list[tuple[str, int, int, int, int]]:
+        found = evidence_of(after_shadow(method), gather("r1", [report(*cells)]))
+        return [
+            (one.arm, one.units, one.first_units, one.bad_units, one.bad_units_seen)
+            for one in found.cells
+            if one.epoch == 2
+        ]
+
+    assert counted(4) == [("challenger", 20, 20, 5, 5), ("champion", 20, 20, 5, 5)]
+    assert counted(3)[0][3] == 0, "what an earlier method began is finished by its rules"
+    shadow = evidence_of(after_shadow(4), gather("r1", [report(*cells)])).cells[0]
+    assert (shadow.units, shadow.bad_units) == (10, 10)

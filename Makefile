@@ -5,8 +5,8 @@ STAMP := .venv/.installed
 
 .PHONY: help venv demo demo-retail test check format docs prove clean
 help:
-	@echo "make demo     install into .venv and run the whole journey on real data (about two minutes)"
-	@echo "make demo-retail   releases in waves: five pilot stores, a region, everybody (three to four minutes)"
+	@echo "make demo     install into .venv and run the whole journey on real data (about three minutes)"
+	@echo "make demo-retail   releases in waves: five pilot stores, a region, everybody (four to six minutes)"
 	@echo "make test     install and run all tests"
 	@echo "make check    format, lint, types, imports between rooms, generated docs"
 	@echo "make docs     write the generated pages (CLI, errors, JSON schema, OpenAPI)"

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["Client", "Record", "connect"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name == "Record":
         # An application that is watched has nothing of the SDK.

@@ -219,6 +219,8 @@ def test_people_approve_in_the_console_under_their_own_names(
             page = browser.get(where).text
             form = {"csrf": csrf_of(page), "why": "looks right"}
             assert browser.post(f"{where}/approve", data=form).status_code == status
+            said = "pages@1 may be released: looks right"
+            assert (said in browser.get(where).text) == (who == "fay")
     here.settled(client.start_release("pages@1").id)
     assert client.history("pages").served[0].approved_by == ("fay",)
 
@@ -267,6 +269,8 @@ def test_commands_say_who_is_missing_what_runs_and_refusals_before_warnings(
     assert "approve.people is 9: 9 people who neither registered a version nor ask" in said
     assert "gus" in said
     assert "doorstep token create --person NAME" in said
+    code, said = shell("token", "create", "--person", "eve", "--rate", "5/s")
+    assert (code, "only keys have one" in said) == (2, True)
     code, said = shell("release", "pause")
     assert (code, "words@1 (bake" in said) == (2, True)
     code, said = shell("release", "start", "words@2")
@@ -278,10 +282,11 @@ def test_commands_say_who_is_missing_what_runs_and_refusals_before_warnings(
     (tmp_path / "doorstep.yaml").write_text(service_file("words", LONG, "approve: none"))
     code, said = shell("apply")
     assert "revision 3 of words is in effect, but for who must say yes" in said
+    assert "until then holds approve.people 9" in said
     assert 'next: doorstep approve words --revision 3 --why "..."' in said
     code, said = shell("status", "words", is_answer=True)
     assert (
         "waits for a yes: revision 3 of words (applied by local, 9 missing); next: doorstep" in said
     )
     code, said = shell("approve", "words", "--revision", "3", "--why", "seen", by="gus")
-    assert (code, "(gus did); until then a release needs the yes of 9" in said) == (0, True)
+    assert (code, "(gus did); until then holds approve.people 9" in said) == (0, True)

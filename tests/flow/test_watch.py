@@ -107,6 +107,18 @@ def test_a_month_of_another_service_is_imported_once_and_its_drift_is_found(
     assert client.verify_ledger().intact
 
 
+def test_a_column_that_one_row_made_text_is_named(
+    installation: RunningInstallation, shell: Shell
+) -> None:
+    (shell.folder / "doorstep.yaml").write_text(FILE.format(service="watched-mixed"))
+    rows = made_rows(100, since_s=weeks_ago(3), until_s=weeks_ago(1), prefix="m")
+    write_csv(
+        shell.folder / "mixed.csv", [*rows, {**rows[0], "application": "x", "amount": "much"}]
+    )
+    found = shell("journal", "import", "watched-mixed", "mixed.csv")
+    assert found.code == 0 and "! amount is no number in 1 row, such as 'much'" in found.told
+
+
 def test_one_line_in_an_application_records_what_it_answers(
     installation: RunningInstallation, shell: Shell
 ) -> None:

@@ -82,7 +82,9 @@ class Sessions:
         if found is None:
             raise SignInError(
                 "not-signed-in",
-                "this needs the local token, or a person's",
+                "the token that came is none of this home's: not the local one, nor a person's"
+                if _bearer(header)
+                else "this needs the local token, or a person's",
                 "doorstep console signs a browser in; scripts set DOORSTEP_TOKEN, or read the "
                 "token in the home's keys",
             )

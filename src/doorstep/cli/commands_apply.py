@@ -58,8 +58,8 @@ def say_waiting(service: str, rule: Rule) -> None:
     need = "1 person" if rule.needs == 1 else f"{rule.needs} people"
     warn(
         f"revision {rule.waiting} asks fewer people, or lets more, than the rule in force: that "
-        f"holds once {need} other than who applied it said yes to it{yes}; until then a release "
-        f"needs the yes of {rule.people}"
+        f"holds once {need} other than who applied it said yes to it{yes}; until then holds "
+        f"{rule.said}"
     )
     note(f'next: doorstep approve {service} --revision {rule.waiting} --why "..."')
 

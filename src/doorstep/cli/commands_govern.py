@@ -300,10 +300,14 @@ def create_token(
     if [bool(service), every_service, bool(person)].count(True) != 1:
         raise UsageError(
             "no-scope",
-            "what the token is for is not said; expected one of --service NAME, --all-services "
-            "and --person NAME",
+            "what the token is for is said not at all or twice; expected one of --service NAME, "
+            "--all-services and --person NAME",
         )
     if person:
+        if rate != "none":
+            raise UsageError(
+                "bad-rate", f"--rate is {rate!r}; expected none for a person: only keys have one"
+            )
         _create_person(person, scope, parse_duration_s(expires), json, url, home)
         return
     try:

@@ -173,6 +173,8 @@ def _say_imported(service: str, found: Result, kept: Refusals) -> None:
     )
     if found.refused:
         warn(f"{plural(found.refused, 'row')} refused, see {found.kept}: {kept.worst()}")
+    for said in found.mixed:
+        warn(f"{said}: the column is a category; contract.inputs can say what it is")
     note(f"compared with: {found.reference}")
 
 

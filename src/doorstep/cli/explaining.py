@@ -19,16 +19,16 @@ SAID_CHARS_MAX = 56
 
 
 def which(file: Path, section: str, is_explained: bool) -> tuple[Path, str]:
-    """The file and the section: `check --explain release` names only a section.
+    """The file and the section: `check --explain release` names only a section, or a key of one.
     Raises: UsageError (`no-section`)."""
-    known = (*ROOT.keys, ALL)
+    known = (*ROOT.keys, ALL, *(one.path for one in declared()))
     if is_explained and not section and str(file) in known and not file.exists():
         file, section = Path("doorstep.yaml"), str(file)
     if section and (not is_explained or section not in known):
         raise UsageError(
             "no-section",
             f"there is no section {section!r} to explain; expected --explain and one of "
-            f"{', '.join(known)}",
+            f"{', '.join((*ROOT.keys, ALL))}, or a key of one, as it is shown",
             "doorstep check --explain",
         )
     return file, section
@@ -44,8 +44,7 @@ def explained_text(rows: Sequence[ExplainedKey], section: str) -> str:
     """What `doorstep check --explain` prints. rows: () of a file that cannot be read."""
     if not section:
         return _overview(rows)
-    wanted = list(ROOT.keys) if section == ALL else [section]
-    return "\n".join(_keys(rows, wanted))
+    return "\n".join(_keys(rows, section))
 
 
 def _overview(rows: Sequence[ExplainedKey]) -> str:
@@ -68,10 +67,10 @@ def _clip(text: str) -> str:
     return text if len(text) <= SAID_CHARS_MAX else text[: SAID_CHARS_MAX - 1] + "…"
 
 
-def _keys(rows: Sequence[ExplainedKey], sections: Sequence[str]) -> Iterable[str]:
+def _keys(rows: Sequence[ExplainedKey], wanted: str) -> Iterable[str]:
     values = {one.path: one for one in rows}
     for key in declared():
-        if section_of(key.path) not in sections:
+        if wanted != ALL and not f"{key.path}.".startswith((f"{wanted}.", f"{wanted}[")):
             continue
         mine = values.get(key.path)
         is_said = mine is not None and mine.source == "file"

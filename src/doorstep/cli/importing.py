@@ -18,16 +18,19 @@ from doorstep.core.servicefile import ServiceFile, parse_service_file, stored_se
 from doorstep.core.servicefile_watch import REFERENCE_ROWS_MAX, WatchSpec
 from doorstep.journal.imports import DEFAULT_VERSION, mapped
 from doorstep.journal.surface import ImportedRow
-from doorstep.register.watched import reference_of
+from doorstep.register.surface import Reference
+from doorstep.register.watched import reference_of, renamed
 
 ROWS_A_CALL = 1_000
 NAMES_SHOWN_MAX = 30
+ODD_PART_MAX = 0.05
 Opened = Callable[[], Iterator[Read]]
 
 
 @dataclass(slots=True)
 class Result:
-    """As `Refusals` says: refused, reasons, kept. reference: what the rows are compared with."""
+    """As `Refusals` says: refused, reasons, kept. reference: what the rows are compared with.
+    mixed: columns that a few rows of it made text, in words."""
 
     service: str
     rows: int = 0
@@ -38,6 +41,7 @@ class Result:
     reasons: dict[str, int] = field(default_factory=dict)
     reference: str = ""
     kept: str = ""
+    mixed: tuple[str, ...] = ()
 
 
 def import_rows(
@@ -104,9 +108,33 @@ def _prepare(
         rows = _readable(opened(), (parsed.watch or WatchSpec()).reference_rows)
         said = f"the first {plural(len(rows), 'row')} of {name}, because no reference was given"
     first = _first_version(_with_columns(opened(), parsed, name), parsed, digest)
-    client.watch(text, first, reference_of(rows, parsed, said))
-    result.reference = said
+    made = reference_of(rows, parsed, said)
+    client.watch(text, first, made)
+    result.reference, result.mixed = (
+        said,
+        _mixed(renamed(rows, parsed.watch or WatchSpec()), parsed, made),
+    )
     return parsed
+
+
+def _mixed(rows: list[dict[str, Any]], file: ServiceFile, made: Reference) -> tuple[str, ...]:
+    """Inputs that are no numbers only because a few of their values are none."""
+    found = []
+    guessed = [one for one in made.contract.inputs if one.name not in file.contract.inputs]
+    for name in (one.name for one in guessed if not one.is_number):
+        given = [row[name] for row in rows if row.get(name) not in (None, "")]
+        odd = [value for value in given if not _is_number(value)]
+        if 0 < len(odd) <= len(given) * ODD_PART_MAX:
+            found.append(f"{name} is no number in {plural(len(odd), 'row')}, such as {odd[0]!r}")
+    return tuple(found)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def set_reference(client: Client, service: str, reference: Path, file: Path) -> str:

@@ -272,7 +272,7 @@ def version(ask: Ask, query: Query) -> Page:
             "approvals": tuple(
                 one
                 for one in history.events
-                if (one.kind, one.object) == ("version.approved", number)
+                if (one.kind, one.object) == ("version.approved", f"version {number}")
             ),
             "releases": tuple(one for one in releases if one.challenger == shown.number),
         },

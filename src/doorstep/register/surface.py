@@ -74,6 +74,13 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     given: tuple[str, ...] = ()
     by: str = ""
 
+    @property
+    def said(self) -> str:
+        """`approve.people 2, may.approve bea and cem`."""
+        may = {"may.approve": self.approve, "may.promote": self.promote}
+        names = [f"{key} {' and '.join(one)}" for key, one in may.items() if one]
+        return ", ".join([f"approve.people {self.people}", *names])
+
 
 class Unapproved(msgspec.Struct, frozen=True, kw_only=True):
     """A version that passed its gates and waits for people. missing: how many more at least; who

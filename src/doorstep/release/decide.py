@@ -152,7 +152,7 @@ def _look(release: Release, evidence: Evidence, now: Instant) -> _View:
 
 def _patient(release: Release, now: Instant) -> Release:
     """With the ceiling of errors that holds now: a part of it while the last step is patient."""
-    if now >= _patient_until(release):
+    if now >= patient_until(release):
         return release
     spec = release.spec
     rails = tuple(
@@ -161,7 +161,7 @@ def _patient(release: Release, now: Instant) -> Release:
     return msgspec.structs.replace(release, spec=msgspec.structs.replace(spec, guardrails=rails))
 
 
-def _patient_until(release: Release) -> Instant:
+def patient_until(release: Release) -> Instant:
     """In the last step, until it was long or half of what the deadline leaves is over."""
     spec, entered_at = release.spec, release.entered_at
     is_last = release.state is State.STEP and release.step + 1 == len(spec.steps)
@@ -325,7 +325,7 @@ def _waits_for(view: _View) -> str:
         return f"{name} at {percent(release.share)}: {say_time(left_s)} left"
     if not _has_own_requests(view):
         return f"{name} at {percent(release.share)}: fewer than {REQUESTS_MIN} requests yet"
-    left_s = -view.elapsed_s(_patient_until(release))
+    left_s = -view.elapsed_s(patient_until(release))
     until = f", or a rate under the ceiling in {say_time(left_s)}" if left_s > 0 else ""
     return f"{name} at {percent(release.share)}: {_missing(view)}{until}"
 

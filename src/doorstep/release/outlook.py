@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from doorstep.core.instant import SECOND_US, Instant
-from doorstep.release.judge import pairs_of, scored_of
+from doorstep.release.decide import patient_until
+from doorstep.release.judge import judge, pairs_of, scored_of
 from doorstep.release.types import Evidence, Numbers, Release, State
 from doorstep.release.wording import name_of, percent, say_evidence, say_time, say_wave
 
@@ -42,15 +43,34 @@ def outlook(
     asked = [one for one in numbers if one.segment == release.wave]
     waiting = [one for one in asked if one.log_e_advance is not None and not one.is_good]
     waits = {name_of(one): _wait_s(release, evidence, one, now) for one in waiting}
-    next_s = _next_s(release, evidence, list(waits.values()), now)
+    least = _less_patient(release, evidence, waits, now)
+    next_s = _next_s(release, evidence, list(least.values()), now)
     if release.spec.experiment is not None and release.state is State.STEP:
         next_s = max(0.0, (release.deadline_at - now) / SECOND_US)
     return Outlook(
         headline=f"{_stands(release)}; {_speaks(numbers)}",
-        next=_next(release, next_s, waits),
+        next=_next(release, next_s, least),
         next_s=next_s,
         waits_s=waits,
     )
+
+
+def _less_patient(
+    release: Release, evidence: Evidence, waits: dict[str, float | None], now: Instant
+) -> dict[str, float | None]:
+    """No longer than until the last step is patient no more, and then what it asks for suffices."""
+    left_s = (patient_until(release) - now) / SECOND_US
+    least = dict(waits)
+    for one in judge(release, evidence) if left_s > 0 else ():
+        name = name_of(one)
+        if name not in waits or one.segment != release.wave or one.is_experiment:
+            continue
+        wait_s = 0.0 if one.is_good else _wait_s(release, evidence, one, now)
+        if wait_s is not None:
+            patient_s = waits[name]
+            later_s = max(wait_s, left_s)
+            least[name] = later_s if patient_s is None else min(patient_s, later_s)
+    return least
 
 
 def _stands(release: Release) -> str:

@@ -293,6 +293,9 @@ def test_check_explains_every_key_with_its_reason(trusted: Path, run: Run) -> No
     assert "release.guardrails[].margins" in said.text, "also keys of lists that are empty here"
     assert "serve.timeout" not in said.text
     assert "serve.timeout" in run("check doorstep.yaml all --explain").text
+    one_key = run("check --explain release.deadline").text
+    assert "release.deadline.then" in one_key
+    assert "release.bake" not in one_key
     overview = run("check --explain").text
     assert "how a version is carried onto its service" in overview
     assert "release.bake" not in overview

@@ -41,6 +41,20 @@ def test_twice_the_traffic_halves_the_time_but_never_the_dwell() -> None:
     assert seen(dwelling, evidence(arms(1, (990, 0), (10, 0))), 100).next_s == 86_300
 
 
+def test_the_last_step_is_patient_only_so_long() -> None:
+    release = in_step(steps=(0.5,), dwell_s=(20.0,), margins=(1.5,), bake_s=40.0)
+    found = evidence(arms(1, (600, 0), (600, 0)))
+    numbers = decide(release, found, at(30)).numbers
+    said = outlook(release, found, numbers, at(30))
+    # Ten times less than the ceiling would take minutes; twice the bake, 80 s, is over in 50.
+    assert (said.waits_s["errors"] or 0) > 100
+    assert said.next_s == 50
+    assert (
+        said.next
+        == "next are 95 %, the bake, in about 50 s at the present traffic, mostly for errors"
+    )
+
+
 def test_without_traffic_nothing_is_promised() -> None:
     found = seen(in_step(dwell_s=(0.0,) * 4), evidence(), 100)
     assert found.next_s is None

@@ -100,7 +100,7 @@ class Path:
         self._rows_waiting += rows
         call.began_ns = time.monotonic_ns()
         self._arrived.append(call)
-        # While a disk is busy, what comes waits for one turn; not for engines: it would be their time.
+        # While a disk is busy, what comes waits for one turn; not with engines: it is their time.
         if service.has_engines or self._rows_waiting >= self._recorder.commits.unkept:
             self._schedule()
         return True

@@ -38,9 +38,9 @@ from doorstep.journal.compactor import Compactor
 from doorstep.journal.writer import BlockWriter
 
 NUMBERS = 30
-ROWS = 20_000
+ROWS = 10_000
 DURABLE_ROWS = 2_000
-ROUNDS = 3
+ROUNDS = 9
 GROUPS = (1, 8, 32)
 GOAL_US = 5.0
 GOAL_COMPACTION_US = 12.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -17,6 +18,9 @@ def openapi(operations: Iterable[Operation], version: str) -> dict[str, Any]:
     table = list(operations)
     types = [kind for one in table for kind in (one.input, one.output)]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+    for schema in components.values():
+        if "description" in schema:  # msgspec before 0.23 leaves the indentation in
+            schema["description"] = cleandoc(schema["description"])
     paths: dict[str, Any] = {}
     for index, one in enumerate(table):
         asked, answered = schemas[2 * index], schemas[2 * index + 1]

@@ -44,22 +44,23 @@ _SEAL = int(FrameKind.SEAL)
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
-class Taken(msgspec.Struct, frozen=True):
-    """Frames that left the buffer and wait to be written, with what they hold."""
+class Taken(msgspec.Struct, gc=False):
+    """Frames that wait to be written, with what they hold. It fills until it is taken."""
 
-    data: bytearray
-    layouts: set[int]
-    frames: int
-    rows: int
-    outcomes: int
+    data: bytearray = msgspec.field(default_factory=bytearray)
+    layouts: set[int] = msgspec.field(default_factory=set)
+    frames: int = 0
+    rows: int = 0
+    outcomes: int = 0
 
 
 class _OpenBlock(msgspec.Struct):
-    """The file being written. size: up to the last good frame. declared: layouts it has."""
+    """The file being written. due_s: when it is old. size: up to the last good frame. declared:
+    layouts it has."""
 
     fd: int
     path: Path
-    opened_s: float
+    due_s: float
     size: int
     declared: set[int]
     frames: int = 1
@@ -92,6 +93,7 @@ class BlockWriter:
         self._node, self._boot = node, parse_name(boot, "boot")
         self._slot, self._durable = parse_name(slot, "slot"), durable
         self._clock = clock or SystemClock()
+        self._monotonic_s = self._clock.monotonic_s
         self._mirror = Mirror(replica, node, self._clock) if replica else None
         self._folder.mkdir(parents=True, exist_ok=True)
         if durable:
@@ -103,17 +105,11 @@ class BlockWriter:
         self._widths: list[int] = []
         self._encode = msgspec.msgpack.Encoder().encode
         self._block: _OpenBlock | None = None
-        self._clear()
-
-    def _clear(self) -> None:
-        self._buffer = bytearray()
-        self._used: set[int] = set()
-        self._seal = b""
-        self._frames = self._rows = self._outcomes = 0
+        self._buffer, self._seal = Taken(), b""
 
     @property
     def buffered_bytes(self) -> int:
-        return len(self._buffer)
+        return len(self._buffer.data)
 
     @property
     def outage(self) -> UnreachableError | None:
@@ -144,7 +140,8 @@ class BlockWriter:
 
         Raises: ValueError if it does not fit; OverloadedError `journal-buffer-full` if nothing
         flushes, `journal-frame-too-big`. After an error nothing of these rows is in the buffer."""
-        buffer, count = self._buffer, len(rows)
+        taken, count = self._buffer, len(rows)
+        buffer = taken.data
         size = matrix.nbytes if type(matrix) is memoryview else len(matrix)
         if size != count * self._widths[layout_no - 1] or layout_no < 1:
             raise ValueError(f"{size} bytes are not {count} rows of layout {layout_no}")
@@ -155,26 +152,27 @@ class BlockWriter:
         if seal and seal != self._seal:
             append_frame(buffer, _SEAL, 0, 0, seal)
             self._seal = seal
-            self._frames += 1
+            taken.frames += 1
         append_frame(buffer, _PREDICTIONS, layout_no, count, self._encode(rows), matrix)
-        self._used.add(layout_no)
-        self._frames += 1
-        self._rows += count
+        taken.layouts.add(layout_no)
+        taken.frames += 1
+        taken.rows += count
 
     def outcome(self, record: OutcomeRecord) -> None:
         """Buffer one outcome."""
-        if len(self._buffer) > BUFFER_BYTES_MAX:
+        taken = self._buffer
+        if len(taken.data) > BUFFER_BYTES_MAX:
             raise OverloadedError(
-                "journal-buffer-full", f"{len(self._buffer)} bytes wait to be written"
+                "journal-buffer-full", f"{len(taken.data)} bytes wait to be written"
             )
-        self._buffer += block.encode_outcome(record)
-        self._frames += 1
-        self._outcomes += 1
+        taken.data += block.encode_outcome(record)
+        taken.frames += 1
+        taken.outcomes += 1
 
     def take(self) -> Taken:
         """Everything buffered; the buffer is then empty."""
-        taken = Taken(self._buffer, self._used, self._frames, self._rows, self._outcomes)
-        self._clear()
+        taken = self._buffer
+        self._buffer, self._seal = Taken(), b""
         return taken
 
     def flush(self) -> None:
@@ -190,15 +188,16 @@ class BlockWriter:
         """The second half of `flush`; calls must not overlap."""
         if taken.data:
             self._append(self._block or self._open(), taken)
-        if self._block and self._is_due(self._block):
-            self._end_block(self._block)
+        current = self._block
+        if current and (current.size >= BLOCK_BYTES_MAX or self._monotonic_s() >= current.due_s):
+            self._end_block(current)
         if self._mirror and not taken.data:
             self._mirror.keep()
 
     def close(self) -> None:
         """Flush, close the block and give the slot back. Raises: OSError as `flush` does."""
         try:
-            if self._buffer:
+            if self._buffer.data:
                 self.flush()
         finally:
             if self._block:
@@ -208,10 +207,6 @@ class BlockWriter:
             if self._lock_fd >= 0:
                 os.close(self._lock_fd)
                 self._lock_fd = -1
-
-    def _is_due(self, current: _OpenBlock) -> bool:
-        age_s = self._clock.monotonic_s() - current.opened_s
-        return current.size >= BLOCK_BYTES_MAX or age_s >= BLOCK_AGE_S_MAX
 
     def _open(self) -> _OpenBlock:
         """A new block with its header. It gets its name only when it is locked, so that nobody
@@ -234,28 +229,33 @@ class BlockWriter:
         if self._mirror:
             self._mirror.begin(path.stem, data)
         size = os.fstat(fd).st_size
-        self._block = _OpenBlock(fd, path, self._clock.monotonic_s(), size, set())
+        self._block = _OpenBlock(fd, path, self._monotonic_s() + BLOCK_AGE_S_MAX, size, set())
         return self._block
 
     def _append(self, current: _OpenBlock, taken: Taken) -> None:
-        data, frames = taken.data, taken.frames
-        if not taken.layouts <= current.declared:
-            missing = sorted(taken.layouts - current.declared)
-            frames += len(missing)
-            said = (block.encode_layout(number, self._layouts[number - 1]) for number in missing)
+        data = taken.data
+        missing = () if taken.layouts <= current.declared else taken.layouts - current.declared
+        if missing:
+            said = (
+                block.encode_layout(number, self._layouts[number - 1]) for number in sorted(missing)
+            )
             data = bytearray().join((*said, data))
         if self._mirror:
             # Before the file has it: readers of the file see nothing that is given up again.
             self._mirror.keep(current.size, data)
         self._write_whole(current, data)
-        current.declared |= taken.layouts
-        current.frames += frames
+        if missing:
+            current.declared |= taken.layouts
+            current.frames += len(missing)
+        current.frames += taken.frames
         current.rows += taken.rows
         current.outcomes += taken.outcomes
 
     def _write_whole(self, current: _OpenBlock, data: bytes | bytearray) -> None:
         try:
-            _write_all(current.fd, data)
+            written = os.write(current.fd, data)
+            if written < len(data):
+                _write_rest(current.fd, data, written)
             if self._durable:
                 _sync(current.fd)
         except OSError:
@@ -320,7 +320,7 @@ def _create_locked(path: Path, header: bytes) -> int:
     fd = os.open(unnamed, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o640)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _write_all(fd, header)
+        _write_rest(fd, header, 0)
         unnamed.rename(path)
     except OSError:
         with contextlib.suppress(FileNotFoundError):
@@ -330,8 +330,7 @@ def _create_locked(path: Path, header: bytes) -> int:
     return fd
 
 
-def _write_all(fd: int, data: bytes | bytearray) -> None:
-    written = os.write(fd, data)
-    while written < len(data):
-        with memoryview(data) as view:
+def _write_rest(fd: int, data: bytes | bytearray, written: int) -> None:
+    with memoryview(data) as view:
+        while written < len(data):
             written += os.write(fd, view[written:])

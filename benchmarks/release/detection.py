@@ -35,7 +35,7 @@ MEDIAN_OF_SPRT_MAX = 1.5
 FOUND_MIN = 0.98
 BAD_ANSWERS_MAX = 60
 SURE, SURE_HORIZON = 8, 12
-"""Times as many runs, and requests as multiples of the bound."""
+"""Times as many runs for what lies near its goal, and requests as multiples of the bound."""
 
 
 def errors(rng: np.random.Generator, runs: int, case: int) -> Part:
@@ -55,8 +55,7 @@ def errors(rng: np.random.Generator, runs: int, case: int) -> Part:
         median, mean, harm, acts = found[rule]
         part.row(rule, requests(median), requests(mean), f"{harm:,.0f}", f"{acts:.1%}", width=13)
     part.row("ln 20 / KL", "", requests(bound), width=13)
-    _, _, harm, acts = found[OURS]
-    part.goal(harm <= BAD_ANSWERS_MAX, f"{harm:.0f} bad answers")
+    acts = found[OURS][3]
     part.goal(acts >= at_least(FOUND_MIN, runs), f"found in {acts:.1%} of runs")
     _against_the_best(part, rng, CASES[case], bound, SURE * runs)
     return part
@@ -72,7 +71,8 @@ def _summary(streams: list[Stream], stops: np.ndarray) -> tuple[float, float, fl
 def _against_the_best(
     part: Part, rng: np.random.Generator, case: tuple[float, float, float], bound: float, runs: int
 ) -> None:
-    """M1 beside the test that knows the truth, on more streams: the medians are near the goal."""
+    """M1 beside the test that knows the truth, and what the whole rule lets through, on more
+    streams: the medians are near their goals."""
     plan = constant(*case, round(SURE_HORIZON * bound))
     streams = [draw(rng, plan) for _ in range(runs)]
     ours, theirs = (np.array([RULES[by](one) for one in streams]) for by in (PLAIN, SPRT))
@@ -82,6 +82,9 @@ def _against_the_best(
         f"  M1's mean is {of_bound:.2f} x the bound (goal {MEAN_OF_BOUND_MAX}), its median "
         f"{of_sprt:.2f} x SPRT (goal {MEDIAN_OF_SPRT_MAX}); {runs:,} runs"
     )
+    _, _, harm, _ = _summary(streams, np.array([RULES[OURS](one) for one in streams]))
+    part.lines.append(f"  {OURS} lets {harm:.0f} bad answers through (goal {BAD_ANSWERS_MAX})")
+    part.goal(harm <= BAD_ANSWERS_MAX, f"{harm:.0f} bad answers")
     part.goal(of_bound <= MEAN_OF_BOUND_MAX, f"mean {of_bound:.2f} x the bound")
     part.goal(of_sprt <= MEDIAN_OF_SPRT_MAX, f"median {of_sprt:.2f} x SPRT")
 

@@ -23,7 +23,7 @@ from doorstep.release.estimate import Traffic, estimate
 from doorstep.release.forecast import choose_spec
 from doorstep.release.spec import Before
 from doorstep.release.transition import Beginning, apply, begin
-from doorstep.release.types import METHOD, Cell, Evidence, ReleaseSpec, State
+from doorstep.release.types import Cell, Evidence, ReleaseSpec, State
 
 PER_MINUTE = 6000
 MINUTES_MAX = 700
@@ -229,37 +229,30 @@ IN_WAVES = (
 
 
 def waves(rng: np.random.Generator, runs: int) -> Part:
-    """Worse versions in waves that are carried one after the other and keep what they have reached,
-    and (before) where what is carried gets the share of the bake at once."""
+    """Worse versions in waves that are carried one after the other and keep what they have
+    reached."""
     part = Part(f"Waves of 10, 30 and 60 % of 6,000 requests a minute ({runs} runs)")
-    head = ("promoted", "in last wave", "minutes", "bad answers")
-    part.row("", *(said + more for more in ("", ", before") for said in head), width=21)
+    part.row("", "promoted", "in last wave", "minutes", "bad answers")
     for truth in IN_WAVES:
-        cells = []
-        for method in (METHOD, METHOD - 1):
-            spec = wave_spec(method)
-            endings = [Rollout(rng, truth, spec, PER_MINUTE).run() for _ in range(runs)]
-            promoted, _, minutes, bad = summary(endings)
-            reached = share_of(one.waves == len(THIRDS) for one in endings)
-            cells += [f"{promoted:.0%}", f"{reached:.0%}", f"{minutes:.0f}", f"{bad:,.0f}"]
-            if method == METHOD and truth.ratio == 1.0:
-                part.goal(promoted >= at_least(PROMOTED_MIN, runs), f"{truth.name}: {promoted:.0%}")
-            elif method == METHOD:
-                part.goal(promoted <= at_most(WRONG_MAX, runs), f"{truth.name}: {promoted:.0%}")
-        part.row(truth.name, *cells, width=21)
+        endings = [Rollout(rng, truth, PILOT_FIRST, PER_MINUTE).run() for _ in range(runs)]
+        promoted, _, minutes, bad = summary(endings)
+        reached = share_of(one.waves == len(THIRDS) for one in endings)
+        part.row(truth.name, f"{promoted:.0%}", f"{reached:.0%}", f"{minutes:.0f}", f"{bad:,.0f}")
+        if truth.ratio == 1.0:
+            part.goal(promoted >= at_least(PROMOTED_MIN, runs), f"{truth.name}: {promoted:.0%}")
+        else:
+            part.goal(promoted <= at_most(WRONG_MAX, runs), f"{truth.name}: {promoted:.0%}")
     return part
 
 
-def wave_spec(method: int) -> ReleaseSpec:
-    """A pilot at full share at once, then two waves in two steps."""
-    return ReleaseSpec(
-        method=method,
-        segments=("pilot", "north", ""),
-        wave_steps=(1, 2, 2),
-        steps=(1.0, 0.1, 0.5, 0.1, 0.5),
-        dwell_s=(600.0,) * 5,
-        margins=(1.5, 2.0, 1.5, 2.0, 1.5),
-    )
+PILOT_FIRST = ReleaseSpec(
+    segments=("pilot", "north", ""),
+    wave_steps=(1, 2, 2),
+    steps=(1.0, 0.1, 0.5, 0.1, 0.5),
+    dwell_s=(600.0,) * 5,
+    margins=(1.5, 2.0, 1.5, 2.0, 1.5),
+)
+"""A pilot at full share at once, then two waves in two steps."""
 
 
 RATES = (0.0, 0.0001, 0.001)

@@ -54,16 +54,18 @@ PARTS: dict[str, tuple[tuple[Measure, float], ...]] = {
         (partial(rollouts.releases, truths=some), 0.4)
         for some in (rollouts.EQUAL, rollouts.AT_MARGIN, rollouts.WORSE)
     ),
-    "waves": ((rollouts.waves, 0.2),),
+    "waves": ((rollouts.waves, 0.5),),
     "sparse": tuple((partial(rollouts.sparse, latency=one), 0.1) for one in (False, True)),
 }
 """What is measured, and how many times as many runs as usual it takes."""
 REAL = "real"
 
 
-def measured(measure: Measure, runs: int, seed: tuple[int, ...]) -> Part:
-    """In a process of its own. The same seed gives the same numbers, whatever else is asked for."""
-    return measure(np.random.default_rng(seed), runs)
+def measured(measure: Measure, runs: int, seed: tuple[int, ...]) -> tuple[Part, float]:
+    """In a process of its own, and the seconds that it took. The same seed gives the same numbers,
+    whatever else is asked for."""
+    began = time.monotonic()
+    return measure(np.random.default_rng(seed), runs), time.monotonic() - began
 
 
 def simulated(names: list[str], seed: int, runs: int) -> Iterator[Part]:
@@ -71,7 +73,7 @@ def simulated(names: list[str], seed: int, runs: int) -> Iterator[Part]:
     the last of them, first."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(max_workers=2) as pool:
-        jobs: list[Future[Part]] = []
+        jobs: list[Future[tuple[Part, float]]] = []
         for place, (name, measures) in reversed(list(enumerate(PARTS.items()))):
             for at, (measure, times) in reversed(list(enumerate(measures))):
                 if name in names:
@@ -80,12 +82,15 @@ def simulated(names: list[str], seed: int, runs: int) -> Iterator[Part]:
                     job.add_done_callback(partial(_progress, name, jobs))
                     jobs.append(job)
         for job in reversed(jobs):
-            yield job.result()
+            yield job.result()[0]
 
 
-def _progress(name: str, jobs: list[Future[Part]], _: Future[Part]) -> None:
+def _progress(
+    name: str, jobs: list[Future[tuple[Part, float]]], one: Future[tuple[Part, float]]
+) -> None:
     done = sum(job.done() for job in jobs)
-    print(f"  {done} of {len(jobs)}: {name}", file=sys.stderr, flush=True)
+    took = "failed" if one.exception() else f"{one.result()[1]:.0f} s"
+    print(f"  {done} of {len(jobs)}: {name}, {took}", file=sys.stderr, flush=True)
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -79,6 +80,7 @@ def _needed(distance: float, alpha: float) -> float:
     return OVERHEAD * math.log(1.0 / alpha) / distance if distance > 0.0 else math.inf
 
 
+@lru_cache(maxsize=256)
 def clean_units_needed(p0: float, alpha: float = 0.05, shared_with: int = 1) -> int:
     """Exact units without any event until M4 excludes `p0`, as one of `1 + shared_with` e-values.
 

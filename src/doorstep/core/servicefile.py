@@ -281,6 +281,27 @@ def read_stored(
     return (found if all(one.is_rule for one in problems) else None), problems
 
 
+RULES = ("risk", "approve", "may")
+_LEAST = """\
+doorstep: 1
+service: any
+model: {task: binary, label: any}
+data: {holdout: {path: any.csv}}
+"""
+
+
+def read_rules(text: str, environment: str | None = None) -> ServiceFile | None:
+    """A file of which only RULES are as in `text`, whatever else there this Doorstep does not
+    understand: a newer one may have applied it. What it does not understand of those is as if it
+    were not there. None for what is no file at all."""
+    root, least = compose(text), compose(_LEAST)
+    if not isinstance(root, Mapping) or not isinstance(least, Mapping):
+        return None
+    merged = _merged(root, environment) if environment else root
+    rules = (pair for pair in merged.pairs if pair[0].text in RULES)
+    return _read_tree(Mapping((*least.pairs, *rules), root.line, root.column), "", set())
+
+
 def stored_service_file(text: str, environment: str | None = None) -> ServiceFile:
     """A revision that was accepted once. Raises: InputError (`unreadable-service-file`)."""
     found, problems = read_stored(text, environment)

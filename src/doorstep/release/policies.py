@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from doorstep.core.ids import digest_of
-from doorstep.core.servicefile import read_stored
+from doorstep.core.servicefile import read_rules, read_stored
 from doorstep.kernel.app import App
 from doorstep.register.store import list_revisions
 from doorstep.release.approvals import list_approvals
@@ -22,17 +22,18 @@ class Policies:
     """What revisions said, by their text: it never changes, and reading it takes 10 ms."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Policy | None] = {}
+        self._known: dict[str, tuple[Policy | None, bool]] = {}
 
-    def of(self, text: str, environment: str) -> Policy | None:
-        """None for what this Doorstep cannot read."""
+    def of(self, text: str, environment: str) -> tuple[Policy | None, bool]:
+        """And whether this Doorstep understands all of the file. None for what is no file."""
         digest = digest_of(text.encode())
         known = self._known  # another thread may begin anew
         if digest not in known:
             if len(known) >= POLICIES_KEPT:
                 known = self._known = {}
             file, _ = read_stored.__wrapped__(text, environment)  # which keeps the newest ones
-            known[digest] = policy_of(file) if file else None
+            read = file or read_rules(text, environment)
+            known[digest] = policy_of(read) if read else None, file is not None
         return known[digest]
 
 
@@ -42,8 +43,7 @@ def rule_of(connection: Connection, app: App, service: str) -> InForce:
         yes.setdefault(int(one.basis), []).append(one.by)
     known, revised = app.kept.get(Policies, Policies), []
     for revision, file, by in list_revisions(connection, service):
-        policy = known.of(file, app.home.environment)
-        # What this Doorstep cannot read neither tightens nor loosens.
+        policy, is_understood = known.of(file, app.home.environment)
         if policy is not None:
-            revised.append(Revised(revision, by, policy))
+            revised.append(Revised(revision, by, policy, is_understood))
     return in_force(revised, yes)

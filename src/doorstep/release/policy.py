@@ -27,11 +27,13 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 class Revised(msgspec.Struct, frozen=True):
-    """One revision of the file, its rule, and who applied it."""
+    """One revision of the file, its rule, and who applied it. One that is not understood can make
+    the rule stricter and not looser."""
 
     revision: int
     by: str
     policy: Policy
+    is_understood: bool = True
 
 
 class InForce(msgspec.Struct, frozen=True):
@@ -56,6 +58,8 @@ def in_force(revisions: Iterable[Revised], yes: Mapping[int, Collection[str]]) -
     mistake and its undoing could leave a rule that nobody can meet, nor loosen."""
     agreed, held = Policy(), InForce(Policy())
     for one in revisions:
+        if not one.is_understood:
+            one = Revised(one.revision, one.by, strictest(agreed, one.policy))
         given = {name for name in yes.get(one.revision, ()) if is_named(name, agreed.approve)}
         others = tuple(sorted(given - {one.by}))
         if strictest(agreed, one.policy) == one.policy or len(others) >= agreed.guards:

@@ -10,7 +10,12 @@ import pytest
 from doorstep.core.errors import InputError
 from doorstep.core.manifest import Profile, decode_part
 from doorstep.core.plan import PlanRoot
-from doorstep.core.servicefile import parse_service_file, read_stored, stored_service_file
+from doorstep.core.servicefile import (
+    parse_service_file,
+    read_rules,
+    read_stored,
+    stored_service_file,
+)
 from doorstep.journal.summary import decode_summary
 from doorstep.release.types import ReleaseSpec
 
@@ -73,3 +78,30 @@ def test_a_value_that_is_not_understood_is_never_taken_for_its_default(wrong: st
         stored_service_file(text)
     assert refused.value.code == "unreadable-service-file"
     assert refused.value.hint == "correct doorstep.yaml, then: doorstep apply"
+
+
+@pytest.mark.parametrize(
+    ("more", "people", "named"),
+    [
+        ("later: {a: 1}\nrisk: high\n", 2, ()),
+        ("doorstep: 2\nserve: soon\napprove: {people: 3, quorum: 5}\n", 3, ()),
+        ("later: 1\nmay: {approve: [ann]}\napprove: person\n", 1, ("ann",)),
+        ("approve: everybody\n", 0, ()),
+    ],
+)
+def test_rules_are_read_of_a_file_that_is_newer(
+    more: str, people: int, named: tuple[str, ...]
+) -> None:
+    text = more + (FILE.replace("doorstep: 1\n", "") if "doorstep" in more else FILE)
+    assert read_stored(text)[0] is None
+    found = read_rules(text)
+    assert found is not None
+    assert (found.approve.people, found.may.approve) == (people, named)
+    over = read_rules(text + "environments: {prod: {approve: {people: 4}}}\n", "prod")
+    assert over is not None
+    assert over.approve.people == 4
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "a: 1\na: 2\n"])
+def test_rules_of_what_is_no_file_are_none(text: str) -> None:
+    assert read_rules(text) is None

@@ -41,6 +41,16 @@ def test_who_may_say_yes_to_a_looser_rule_are_those_whom_the_old_one_names():
     assert in_force(asked, {2: ["bea"]}).policy == Policy(1, ("bea", "dee"))
 
 
+def test_a_revision_that_is_not_understood_makes_the_rule_stricter_and_not_looser():
+    """A newer Doorstep applied it: the looser one behind it holds with nobody's yes otherwise."""
+    strange = Revised(2, "ada", Policy(2), is_understood=False)
+    before, after = revisions(Policy(0), Policy(), Policy(1))[::2]
+    assert in_force([before, strange], {}) == InForce(Policy(2))
+    assert in_force([before, strange, after], {}) == waits(Policy(2), 3)
+    loose = Revised(2, "ada", Policy(0), is_understood=False)
+    assert in_force([*revisions(Policy(2)), loose], {}) == InForce(Policy(2))
+
+
 def test_names_alone_are_guarded_by_one_person():
     asked = revisions(Policy(0, (), ("ada",)), Policy())
     assert in_force(asked, {}) == waits(Policy(0, (), ("ada",)), 2)

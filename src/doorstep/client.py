@@ -174,6 +174,7 @@ class Client:
     run_gates = _asks("gate.run", _gate.RunGates, _gate.GateRun)
     gates = _finds("gate.show", _gate.ShowGates, _gate.GateRuns, lambda found: found.runs)
     approve = _asks("version.approve", _release.ApproveVersion, _release.Approvals)
+    withdraw_approval = _asks("version.withdraw", _release.WithdrawApproval, _release.Approvals)
     approve_revision = _asks("service.approve", _release.ApproveRevision, _register.Rule)
     start_release = _asks("release.start", _release.StartRelease, _release.Release)
     estimate_release = _asks("release.estimate", _release.EstimateRelease, _release.Forecast)

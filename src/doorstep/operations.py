@@ -30,6 +30,7 @@ def table() -> dict[str, Operation]:
             catalogue.run_gates,
             catalogue.show_gates,
             release.approve_version,
+            release.withdraw_approval,
             release.approve_revision,
             release.start_release,
             release.estimate_release,

@@ -70,6 +70,7 @@ def test_a_release_waits_for_people_who_neither_registered_nor_ask(
     refused(lambda: bea.approve(version, " "), "no-reason")
     shown = client.service("eyes").unapproved
     assert shown is not None and (shown.version, shown.by, shown.missing) == (version, "local", 2)
+    assert client.version(version).unapproved == shown
     for _ in range(2):
         assert given(bea, version) == ["bea"], "twice is once"
     shown = client.service("eyes").unapproved
@@ -77,7 +78,14 @@ def test_a_release_waits_for_people_who_neither_registered_nor_ask(
     assert refused(lambda: client.start_release(version), "not-approved").endswith("1 gave it: bea")
     assert given(people("bea"), version) == ["bea"], "two tokens are one person"
     assert given(cem, version) == ["bea", "cem"]
-    assert client.service("eyes").unapproved is None
+    assert client.service("eyes").unapproved is client.version(version).unapproved is None
+    refused(lambda: bea.withdraw_approval(version, "why", "cem"), "not-your-yes", ForbiddenError)
+    assert [one.by for one in bea.withdraw_approval(version, "I was wrong").given] == ["cem"]
+    refused(lambda: bea.withdraw_approval(version, "again"), "nothing-given")
+    shown = client.version(version).unapproved
+    assert shown is not None and shown.missing == 1
+    assert client.withdraw_approval(version, "her token was stolen", "cem").given == ()
+    assert given(bea, version) == ["bea"] and given(cem, version) == ["bea", "cem"]
     said = refused(lambda: cem.start_release(version), "not-approved")
     assert said.endswith("1 gave it: bea; only bea could"), "who asks does not count"
     here.settled(client.start_release(version).id)
@@ -221,6 +229,15 @@ def test_people_approve_in_the_console_under_their_own_names(
             assert browser.post(f"{where}/approve", data=form).status_code == status
             said = "pages@1 may be released: looks right"
             assert (said in browser.get(where).text) == (who == "fay")
+            assert ("still needs the yes of 1 person" in browser.get(where).text) == (who != "fay")
+            if who == "fay":
+                form = {"csrf": csrf_of(page), "why": "not yet"}
+                assert browser.post(f"{where}/withdraw", data=form).status_code == 303
+                page = browser.get(where).text
+                assert "the yes of fay to pages@1 taken back: not yet" in page
+                assert "still needs the yes" in page and "Take your yes back" not in page
+                assert browser.post(f"{where}/approve", data=form).status_code == 303
+                assert "Take your yes back" in browser.get(where).text
     here.settled(client.start_release("pages@1").id)
     assert client.history("pages").served[0].approved_by == ("fay",)
 
@@ -241,7 +258,7 @@ def signed_in(here: RunningInstallation, token: str) -> Iterator[httpx.Client]:
 
 def csrf_of(page: str) -> str:
     found = re.search(r'name="csrf" value="([0-9a-f]+)"', page)
-    assert found is not None
+    assert found is not None, page
     return found[1]
 
 

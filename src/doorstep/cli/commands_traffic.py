@@ -66,6 +66,12 @@ def approve(
     revision: Annotated[
         int, typer.Option("--revision", help="Of its file, that asks for less than before.")
     ] = 0,
+    withdraw: Annotated[
+        bool, typer.Option("--withdraw", help="Take your yes to the version back.")
+    ] = False,
+    by: Annotated[
+        str, typer.Option("--by", help="With --withdraw: whose yes. The owner's to say.")
+    ] = "",
     json: Json = False,
     url: Url = None,
     home: Home = None,
@@ -76,6 +82,10 @@ def approve(
     environment; when one of them changes it counts no more. With --revision it is for a revision of
     the service file that asks fewer people, or lets more, than the one before.
     """
+    if (by and not withdraw) or (withdraw and revision):
+        from doorstep.core.errors import UsageError
+
+        raise UsageError("bad-option", "--by goes with --withdraw, and --withdraw with a version")
     with connect(url, home) as client:
         if revision:
             rule = client.approve_revision(version, revision, why)
@@ -85,8 +95,11 @@ def approve(
                 done(f"revision {revision} of {version} holds: {rule.people} must say yes")
             emit(rule, version, as_json=json)
             return
-        found = client.approve(version, why)
-    given = ", ".join(one.by for one in found.given)
+        if withdraw:
+            found = client.withdraw_approval(version, why, by)
+        else:
+            found = client.approve(version, why)
+    given = ", ".join(one.by for one in found.given) or "nobody"
     done(f"{version}: {len(found.given)} of {found.people} said yes: {given}")
     emit(found, found.version, as_json=json)
 

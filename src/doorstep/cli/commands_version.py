@@ -127,6 +127,9 @@ def version_text(found: Version, goals: Sequence[GoalNow] = ()) -> str:
         answers += f" (about {manifest.positive!r}, from {manifest.threshold:g})"
     facts = [
         ("state", found.state),
+        *([("approval", f"needs {plural(found.unapproved.missing, 'more yes', 'more yeses')}, of "
+                        f"people other than {found.by}; next: doorstep approve --help")]
+          if found.unapproved else []),
         *(("goal", f"{one.text}: {say_goal(one)}") for one in goals),
         ("digest", found.digest),
         ("registered", f"{when(found.registered_at)} by {found.by}"),

@@ -75,6 +75,7 @@ COLUMNS_PER_PAGE = 40
 VERSIONS_WITH_GATES = 12
 PREDICTIONS_PER_PAGE = 50
 PREDICTION_FILTERS = ("key", "subject", "segment", "answer", "status", "kind")
+APPROVALS = ("version.approved", "version.approval-withdrawn")
 RANGES = {"1h": (60, 60), "6h": (360, 300), "24h": (1440, 900), "7d": (10_080, 7200)}
 """Name of a time range -> (minutes, bucket_s): at most 100 bars or so, whatever the range."""
 
@@ -272,7 +273,7 @@ def version(ask: Ask, query: Query) -> Page:
             "approvals": tuple(
                 one
                 for one in history.events
-                if (one.kind, one.object) == ("version.approved", f"version {number}")
+                if one.kind in APPROVALS and one.object == f"version {number}"
             ),
             "releases": tuple(one for one in releases if one.challenger == shown.number),
         },

@@ -46,6 +46,7 @@ from doorstep.release.surface import (
     ChangeRelease,
     Release,
     Rollback,
+    WithdrawApproval,
 )
 
 FORM_BYTES_MAX = 16 * 1024
@@ -118,6 +119,7 @@ def console_routes(
     handlers += [
         console.rollback(),
         console.approve(),
+        console.withdraw(),
         console.approve_revision(),
         console.erase(),
         console.search(),
@@ -212,19 +214,26 @@ class _Console:
         return rollback
 
     def approve(self) -> HTTPRouteHandler:
-        name = "version.approve"
+        return self._judged("approve", "version.approve", ApproveVersion)
+
+    def withdraw(self) -> HTTPRouteHandler:
+        return self._judged("withdraw", "version.withdraw", WithdrawApproval)
+
+    def _judged(
+        self, action: str, name: str, form: type[ApproveVersion] | type[WithdrawApproval]
+    ) -> HTTPRouteHandler:
         turns = Turns(name)
 
-        @post("/services/{service:str}/versions/{number:int}/approve", status_code=303)
-        async def approve(request: AnyRequest, data: FormData) -> Redirect:
+        @post(f"/services/{{service:str}}/versions/{{number:int}}/{action}", status_code=303)
+        async def judged(request: AnyRequest, data: FormData) -> Redirect:
             service, number = request.path_params["service"], request.path_params["number"]
             ask, why = self._reason(request, data)
-            asked = ApproveVersion(version=f"{service}@{number}", why=why)
+            asked = form(version=f"{service}@{number}", why=why)
             await turns.take(lambda: answer(ask, name, asked, Approvals))
             where = f"/services/{quote(service, safe='')}/versions/{number}"
             return Redirect(where, status_code=303, headers=PAGE_HEADERS)
 
-        return approve
+        return judged
 
     def approve_revision(self) -> HTTPRouteHandler:
         name = "service.approve"

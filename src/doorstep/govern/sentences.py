@@ -128,6 +128,10 @@ def _approved(event: Event, data: Data) -> str:
     return f"{event.object.id} may be released: {data['why']}"
 
 
+def _withdrawn(event: Event, data: Data) -> str:
+    return f"the yes of {data['by']} to {event.object.id} taken back: {data['why']}"
+
+
 def _revision_approved(event: Event, data: Data) -> str:
     return (
         f"revision {event.object.ver} of the service file of {event.object.id} may ask for less: "
@@ -147,6 +151,7 @@ _SENTENCES: Mapping[str, Callable[[Event, Data], str]] = {
     "version.killed": _killed,
     "version.revived": _revived,
     "version.approved": _approved,
+    "version.approval-withdrawn": _withdrawn,
     "gate.decided": _gated,
     "release.started": _started,
     "release.advanced": _changed,

@@ -178,11 +178,12 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
 class Version(Registered, frozen=True, kw_only=True):
     """created: False if this digest was registered before (its number is given again).
     state: registered, passed or refused (by its gates), serving, retired from serving, killed;
-    watched: served elsewhere."""
+    watched: served elsewhere. unapproved: what one that passed still needs; `version.show` says."""
 
     state: str
     created: bool
     manifest: Manifest
+    unapproved: Unapproved | None = None
 
 
 class ListVersions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 import msgspec
-from sqlalchemy import Column, Connection, Integer, Table, Text, insert, select
+from sqlalchemy import Column, Connection, Integer, Table, Text, delete, insert, select
 
 from doorstep.core.instant import Instant
 from doorstep.kernel.schema import At, metadata
@@ -50,6 +50,19 @@ def may_release(
 
 def add_approval(connection: Connection, row: Approval) -> None:
     connection.execute(insert(approvals).values(msgspec.structs.asdict(row)))
+
+
+def remove_approvals(
+    connection: Connection, service: str, environment: str, number: int, by: str
+) -> int:
+    """How many there were, on whatever basis."""
+    mine = (
+        (approvals.c.service == service)
+        & (approvals.c.environment == environment)
+        & (approvals.c.number == number)
+        & (approvals.c.by == by)
+    )
+    return connection.execute(delete(approvals).where(mine)).rowcount
 
 
 def list_approvals(

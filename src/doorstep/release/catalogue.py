@@ -64,12 +64,17 @@ def _unapproved(
     connection: Connection, app: App, row: store.ServiceRow, rule: InForce
 ) -> Unapproved | None:
     """Of the newest version that passed its gates and was not released yet."""
-    if not rule.policy.people or read_stored(row.file, app.home.environment)[0] is None:
+    if not _asks(app, row, rule):
         return None
     number = store.next_number(connection, row.name) - 1
     if version_states(connection, row.name).get(number) != "passed":
         return None
     return unapproved(connection, app, store.get_version(connection, row.name, number), rule)
+
+
+def _asks(app: App, row: store.ServiceRow, rule: InForce) -> bool:
+    """Whether somebody must say yes, to a version of a file that can be read."""
+    return rule.policy.people > 0 and read_stored(row.file, app.home.environment)[0] is not None
 
 
 @operation("version.register", permission="version:write", effect="write")
@@ -96,7 +101,12 @@ def show_version(app: App, asked: ShowVersion) -> Version:
     with app.database.reading() as connection:
         row = store.get_version(connection, service, number)
         states = _states_now(app, connection, service)
-    return version_view(app, row, states)
+        waits = None
+        if states.get(number) == "passed":
+            rule = rule_of(connection, app, service)
+            if _asks(app, store.get_service(connection, service), rule):
+                waits = unapproved(connection, app, row, rule)
+    return msgspec.structs.replace(version_view(app, row, states), unapproved=waits)
 
 
 def _states_now(app: App, connection: Connection, service: str) -> dict[int, str]:

@@ -29,6 +29,7 @@ from doorstep.release.surface import (
     Rollback,
     ShowRelease,
     StartRelease,
+    WithdrawApproval,
 )
 from doorstep.release.types import Evidence, Person, State
 from doorstep.release.views import recomputed_view, release_view
@@ -84,6 +85,13 @@ def approve_version(app: App, asked: ApproveVersion) -> Approvals:
     """Say yes to a version that somebody else registered: it may be released as it is."""
     actions.require_why("approve", asked.why)
     return permits.approve_version(app, asked.version, asked.why)
+
+
+@operation("version.withdraw", permission="version:approve", effect="write")
+def withdraw_approval(app: App, asked: WithdrawApproval) -> Approvals:
+    """Take back a yes to a version: it counts for no release that starts from now on."""
+    actions.require_why("withdraw", asked.why)
+    return permits.withdraw_approval(app, asked.version, asked.why, asked.by)
 
 
 @operation("service.approve", permission="version:approve", effect="write")

@@ -23,7 +23,13 @@ from doorstep.kernel.event import Object
 from doorstep.register import store as versions
 from doorstep.register.surface import Rule, Unapproved
 from doorstep.release import store
-from doorstep.release.approvals import Approval, add_approval, list_approvals, may_release
+from doorstep.release.approvals import (
+    Approval,
+    add_approval,
+    list_approvals,
+    may_release,
+    remove_approvals,
+)
 from doorstep.release.policies import REVISION, rule_of
 from doorstep.release.policy import InForce, is_named
 from doorstep.release.surface import Approvals, ApprovalView
@@ -151,6 +157,37 @@ def approve_version(app: App, version: str, why: str) -> Approvals:
         if say_yes(unit, app, service, number, basis, why):
             said = {"service": service, "basis": basis, "why": why.strip()}
             unit.record("version.approved", Object("version", version), said)
+        return _view(unit, app, row)
+
+    return app.database.run(act, app.actor)
+
+
+def withdraw_approval(app: App, version: str, why: str, by: str = "") -> Approvals:
+    """Take back the yes of whoever acts, or of `by`, which only the owner may.
+
+    Raises: NotFoundError, ForbiddenError (`not-your-yes`), RefusedError (`nothing-given`).
+    """
+    service, number = parse_version(version)
+
+    def act(unit: Unit) -> Approvals:
+        row = versions.get_version(unit.connection, service, number)
+        whose = by or unit.actor.id
+        if whose != unit.actor.id and unit.actor.id != OWNER.name:
+            raise ForbiddenError(
+                "not-your-yes",
+                f"the yes of {whose} to {version} is taken back by {whose} or by {OWNER.name}, "
+                f"not by {unit.actor.id}",
+                f"ask them, or say what you saw: doorstep release show {service}",
+            )
+        environment = app.home.environment
+        if not remove_approvals(unit.connection, service, environment, number, whose):
+            raise RefusedError(
+                "nothing-given",
+                f"{whose} has not said yes to {version}",
+                f"doorstep show {version}",
+            )
+        said = {"service": service, "by": whose, "why": why.strip()}
+        unit.record("version.approval-withdrawn", Object("version", version), said)
         return _view(unit, app, row)
 
     return app.database.run(act, app.actor)

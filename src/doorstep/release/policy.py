@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
+from doorstep.core.people import guards_of
 from doorstep.core.servicefile import ServiceFile
 
 
@@ -22,8 +23,8 @@ class Policy(msgspec.Struct, frozen=True):
 
     @property
     def guards(self) -> int:
-        """How many must say yes to a looser rule: one, where only names are guarded."""
-        return self.people or int(bool(self.approve or self.promote))
+        """How many must say yes to a looser rule."""
+        return guards_of(self.people, self.approve, self.promote)
 
 
 class Revised(msgspec.Struct, frozen=True):

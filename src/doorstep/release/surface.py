@@ -48,6 +48,14 @@ class ChangeRelease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     why: str
 
 
+class WithdrawApproval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """by: whose yes; "": the caller's own. Only the owner takes back that of somebody else."""
+
+    version: str
+    why: str
+    by: str = ""
+
+
 class ApproveVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """version: `loans@2`, that may be released as it is."""
 

@@ -173,27 +173,42 @@ class Compactor:
             con.close()
 
     def _compact_all(self, con: DuckDBPyConnection, closed: list[Path]) -> list[Entry]:
-        found = (self._compact(con, path) for path in closed)
-        return [entry for entry in found if entry is not None]
-
-    def _compact(self, con: DuckDBPyConnection, path: Path) -> Entry | None:
-        """None for a block that cannot be made sense of. It is kept as `.damaged`, so that it does
-        not stop those behind it; one that a newer Doorstep wrote stays where it is."""
+        """A block that cannot be made sense of is kept as `.damaged`, so that it does not stop
+        those behind it; one that a newer Doorstep wrote stays where it is. So does one that DuckDB
+        refuses in a run in which it took no other: the fault may be ours or DuckDB's."""
         import duckdb
 
+        entries: list[Entry] = []
+        strange: list[tuple[Path, Exception]] = []
+        for path in closed:
+            try:
+                entries.append(self._compact(con, path))
+            except duckdb.OperationalError:
+                # The disk or the memory, not the block: the next run tries again.
+                raise
+            except InputError as error:
+                if error.code != "newer-block":
+                    self._set_aside(path, error)
+            except (OverflowError, duckdb.DataError) as error:
+                self._set_aside(path, error)
+            except duckdb.Error as error:
+                strange.append((path, error))
+        for path, why in strange:
+            if entries:
+                self._set_aside(path, why)
+            else:
+                self._troubles.append(of_error(why, path.name, "is not compacted"))
+        return entries
+
+    def _compact(self, con: DuckDBPyConnection, path: Path) -> Entry:
         job = BlockCompaction(con, self._folder, self._profiles, self._clock.now(), self._reached)
-        try:
-            with _without_gc():
-                return job.run(path)
-        except duckdb.OperationalError:
-            # The disk or the memory, not the block: the next run tries again.
-            raise
-        except (InputError, OverflowError, duckdb.Error) as error:
-            if not (isinstance(error, InputError) and error.code == "newer-block"):
-                aside = path.with_suffix(".damaged")
-                self._why[aside.name] = of_error(error, "", "").why
-                path.rename(aside)
-            return None
+        with _without_gc():
+            return job.run(path)
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        aside = path.with_suffix(".damaged")
+        self._why[aside.name] = of_error(error, "", "").why
+        path.rename(aside)
 
     def _merge_all(self, con: DuckDBPyConnection) -> Iterator[Entry]:
         import duckdb

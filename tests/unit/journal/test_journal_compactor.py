@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import msgspec
 import numpy as np
 import pytest
 
 from doorstep.core.errors import InputError
 from doorstep.core.record import FORMAT, Column, Layout, PredictionMeta
+from doorstep.journal.compact import BlockCompaction
 from doorstep.journal.compactor import Compactor
 from doorstep.journal.tally import no_profiles
 from doorstep.journal.troubles import read_troubles
@@ -50,6 +52,27 @@ def test_an_odd_block_is_set_aside_and_those_behind_it_are_compacted(
     assert not list((tmp_path / "journal/n").glob("*.block"))
     damaged = list((tmp_path / "journal/n").glob("*.damaged"))
     assert len(damaged) + listed.count("sa") == 1
+
+
+def test_a_duckdb_that_takes_no_block_sets_none_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too old a DuckDB, or a mistake of ours: the records are there when it is mended."""
+    for slot in "ab":
+        write(tmp_path, slot, "in.x")
+
+    def refuse(*_: object) -> None:
+        raise duckdb.BinderException("no function rowid_of")
+
+    with Compactor(tmp_path, "n", no_profiles) as compactor:
+        with monkeypatch.context() as patched:
+            patched.setattr(BlockCompaction, "run", refuse)
+            assert compactor.run_once() == []
+            said = troubles(tmp_path)
+            assert len(said) == 2
+            assert all("is not compacted" in one and "no function rowid_of" in one for one in said)
+        assert len(compactor.run_once()) == 2
+        assert troubles(tmp_path) == []
 
 
 def troubles(home: Path) -> list[str]:

@@ -86,6 +86,14 @@ def approve(
         from doorstep.core.errors import UsageError
 
         raise UsageError("bad-option", "--by goes with --withdraw, and --withdraw with a version")
+    if revision and "@" in version:
+        from doorstep.core.errors import UsageError
+
+        raise UsageError(
+            "bad-option",
+            f"{version} is a version, and --revision is of the file of its service; expected "
+            f"{version.partition('@')[0]}",
+        )
     with connect(url, home) as client:
         if revision:
             rule = client.approve_revision(version, revision, why)

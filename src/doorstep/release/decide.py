@@ -15,7 +15,7 @@ with a reason ever moves a release forward.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 import msgspec
@@ -66,6 +66,7 @@ FULL_AT = 0.75
 SAME = 1e-6
 """Logs of evidence that differ by less are the same number, added in another order."""
 MOVING = (State.SHADOW, State.STEP, State.BAKE)
+STANDING = (State.PAUSED, State.INCONCLUSIVE)
 
 Said = tuple[Outcome, str]
 
@@ -353,6 +354,10 @@ def _all_said(view: _View) -> str:
     return "; ".join(say_verdict(one) for one in _asked_now(view))
 
 
+def _one_of(states: Iterable[State]) -> str:
+    return " or ".join(one.value for one in states)
+
+
 def _asked(view: _View, person: Person) -> Outcome:
     release = view.release
     match person.action:
@@ -361,13 +366,17 @@ def _asked(view: _View, person: Person) -> Outcome:
         case "pause":
             if release.state not in MOVING:
                 raise RefusedError(
-                    "cannot-pause", f"the release is {release.state.value}", _look_at(release)
+                    "cannot-pause",
+                    f"the release's state is {release.state.value}; expected {_one_of(MOVING)}",
+                    _look_at(release),
                 )
             return Pause("person")
         case "resume":
-            if release.state not in (State.PAUSED, State.INCONCLUSIVE):
+            if release.state not in STANDING:
                 raise RefusedError(
-                    "not-paused", f"the release is {release.state.value}", _look_at(release)
+                    "not-paused",
+                    f"the release's state is {release.state.value}; expected {_one_of(STANDING)}",
+                    _look_at(release),
                 )
             _refuse_invalid(release, "not-paused")
             return Resume()

@@ -191,7 +191,7 @@ def say_slower(numbers: Numbers) -> str:
 def say_missing(numbers: Numbers) -> str:
     """What the evidence still lacks: `evidence 3.1 to 1 of 20, about 320 more units needed`."""
     if numbers.log_e_advance is None or numbers.log_advance_at is None:
-        return "nothing to advance to"
+        return "no evidence is waited for here"
     if numbers.is_good:
         return f"enough evidence ({say_evidence(numbers.log_e_advance)}) but not enough time"
     need = f"{say_evidence(numbers.log_e_advance)} of {math.exp(numbers.log_advance_at):,.0f}"

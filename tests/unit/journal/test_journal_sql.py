@@ -260,6 +260,10 @@ def test_words_that_are_wrong_name_what_is_there(home):
         run(home, "SELECT getenv('HOME')")
     with pytest.raises(InputError, match="bad-sql"):
         run(home, "SELEKT 1")
+    with pytest.raises(InputError, match="bad-sql: .*syntax error") as refused:
+        run(home, "SELECT at FROM loans")
+    assert refused.value.hint.endswith("or use the column time")
+    assert run(home, 'SELECT "at", time FROM loans LIMIT 1').rows
 
 
 def test_a_query_without_end_is_ended_and_leaves_nothing_behind(home, monkeypatch):

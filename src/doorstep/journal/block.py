@@ -115,11 +115,12 @@ def append_frame(
             f"one frame has {head_bytes + matrix_bytes} bytes; at most {FRAME_BYTES_MAX}",
         )
     prefix = _pack_prefix(MAGIC, kind, 0, layout, rows, head_bytes, matrix_bytes)
-    if matrix_bytes < _JOINED_BYTES_MAX:
+    if head_bytes + matrix_bytes < _JOINED_BYTES_MAX:
         check = crc32(prefix + head + matrix)
     else:
-        check = crc32(matrix, crc32(prefix + head))
-    buffer += prefix + _pack_crc(check) + head
+        check = crc32(matrix, crc32(head, crc32(prefix)))
+    buffer += prefix + _pack_crc(check)
+    buffer += head
     buffer += matrix
 
 

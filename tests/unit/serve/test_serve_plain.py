@@ -43,9 +43,9 @@ class Onlooker:
 
 
 class Moody(Share):
-    """Raises, or answers no finite number, for an amount that says so."""
+    """Raises, or answers no finite number, for an amount that says so and that no test draws."""
 
-    RAISES, NOT_FINITE = -7.0, -8.0
+    RAISES, NOT_FINITE = -3007.0, -3008.0
 
     def score(self, batch: Batch) -> np.ndarray:
         if (batch.numbers[:, 1] == self.RAISES).any():

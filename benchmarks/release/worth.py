@@ -20,22 +20,23 @@ BUYERS, SPREAD, DEAREST = 0.05, 1.0, 2.5758
 """Of revenue: one in twenty buys, log-normal; what is above the 99.5 % quantile counts as that."""
 NOISE, BRIER_MARGIN = 0.1, 0.002
 LARGER, BESIDE, GAP = 0.8, 4, 0.05
-Draw = Callable[[np.random.Generator, float], tuple[Floats, Floats]]
-"""How much worse the challenger is to log evidence, after each look, of R and of P."""
+Draw = Callable[[np.random.Generator, float, int], tuple[Floats, Floats]]
+"""How much worse the challenger is, and how many come, to log evidence after each look, of R and of
+P."""
 
 
 def of_journal(rng: np.random.Generator, runs: int) -> Part:
     part = Part(f"Revenue, Brier losses, gaps: looked at after each {LOOK} ({runs} runs)")
-    part.row("", "false rollback", "wrong advance", "found", "after", width=18)
-    for name, draw, fine, edge, worse in CASES:
-        false = np.mean([draw(rng, fine)[0].max() >= LOG_LIMIT for _ in range(runs)])
-        wrong = np.mean([draw(rng, edge)[1].max() >= LOG_LIMIT for _ in range(runs)])
-        paths = [draw(rng, worse)[0] >= LOG_LIMIT for _ in range(runs)]
+    part.row("", "false rollback", "wrong advance", "found", "of", "after", width=16)
+    for name, draw, n, fine, edge, worse in CASES:
+        false = np.mean([draw(rng, fine, n)[0].max() >= LOG_LIMIT for _ in range(runs)])
+        wrong = np.mean([draw(rng, edge, n)[1].max() >= LOG_LIMIT for _ in range(runs)])
+        paths = [draw(rng, worse, n)[0] >= LOG_LIMIT for _ in range(runs)]
         needed = [(int(one.argmax()) + 1) * LOOK if one.any() else np.inf for one in paths]
         found = np.isfinite(needed).mean()
         part.row(
-            name, f"{false:.1%}", f"{wrong:.1%}", f"{found:.0%}",
-            requests(float(np.median(needed))), width=18,
+            name, f"{false:.1%}", f"{wrong:.1%}", f"{found:.0%}", requests(n),
+            requests(float(np.median(needed))), width=16,
         )  # fmt: skip
         most = at_most(ALPHA, runs)
         part.goal(false <= most, f"{name}: {false:.1%} false rollbacks")
@@ -50,9 +51,10 @@ def _path(wealth: Callable[[slice], Floats], n: int) -> Floats:
     return log_mean(np.cumsum(gains, axis=0))
 
 
-def _revenue(rng: np.random.Generator, drop: float, n: int = 150_000) -> tuple[Floats, Floats]:
+def _revenue(rng: np.random.Generator, drop: float, n: int) -> tuple[Floats, Floats]:
     """drop: part of the challenger's buyers who do not buy. For a fifth nothing needs fewer than
-    27,600 in the mean: ln 20 by the square of the difference over 8 variances."""
+    27,600 in the mean: ln 20 by the square of the difference over 8 variances. Of 60,000
+    87 % are found, of 100,000 98 %."""
     is_b = rng.random(n) < 0.5
     buys = rng.random(n) < np.where(is_b, BUYERS * (1.0 - drop), BUYERS)
     paid = np.minimum(np.exp(SPREAD * (rng.standard_normal(n) - DEAREST)), 1.0)
@@ -74,7 +76,7 @@ _MEAN_PAID = float(
 )
 
 
-def _brier(rng: np.random.Generator, excess: float, n: int = 10_000) -> tuple[Floats, Floats]:
+def _brier(rng: np.random.Generator, excess: float, n: int) -> tuple[Floats, Floats]:
     """excess: of the challenger's mean loss. What is true follows the probabilities."""
     p = rng.beta(8, 8, n)
     truth = rng.random(n) < p
@@ -90,7 +92,7 @@ def _brier(rng: np.random.Generator, excess: float, n: int = 10_000) -> tuple[Fl
     )
 
 
-def _fairness(rng: np.random.Generator, gap: float, n: int = 30_000) -> tuple[Floats, Floats]:
+def _fairness(rng: np.random.Generator, gap: float, n: int) -> tuple[Floats, Floats]:
     """gap: how much more often the larger group is chosen. Both signs are bet on; to advance each
     must be excluded."""
     large = rng.random(n) < LARGER
@@ -111,9 +113,10 @@ def _fairness(rng: np.random.Generator, gap: float, n: int = 30_000) -> tuple[Fl
     return worse, np.min([path(sign, -1) for sign in SIGNS], axis=0)
 
 
-CASES: tuple[tuple[str, Draw, float, float, float], ...] = (
-    ("revenue, a fifth fewer buyers", _revenue, 0.0, 0.05, 0.2),
-    ("Brier in pairs, 0.0187 worse", _brier, 0.0, BRIER_MARGIN, 0.0187),
-    ("fairness, gap 15 of 5 points", _fairness, GAP, GAP, 0.15),
+CASES: tuple[tuple[str, Draw, int, float, float, float], ...] = (
+    ("revenue, a fifth fewer buyers", _revenue, 100_000, 0.0, 0.05, 0.2),
+    ("Brier in pairs, 0.0187 worse", _brier, 10_000, 0.0, BRIER_MARGIN, 0.0187),
+    ("fairness, gap 15 of 5 points", _fairness, 30_000, GAP, GAP, 0.15),
 )
-"""(name, how it is drawn, what is tolerated, what must be excluded, what must be found)."""
+"""(name, how it is drawn, how many come, what is tolerated, what must be excluded, what must be
+found)."""

@@ -18,7 +18,7 @@ def table() -> dict[str, Operation]:
     """Every operation by name, in the order of the journey."""
     return tabulate(
         (
-            register.diff_service,
+            catalogue.diff_service,
             register.apply_service,
             register.find_missing,
             catalogue.list_services,

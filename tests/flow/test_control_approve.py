@@ -71,6 +71,7 @@ def test_a_release_waits_for_people_who_neither_registered_nor_ask(
     shown = client.service("eyes").unapproved
     assert shown is not None and (shown.version, shown.by, shown.missing) == (version, "local", 2)
     assert client.version(version).unapproved == shown
+    assert client.version(version).approved_by == ()
     for _ in range(2):
         assert given(bea, version) == ["bea"], "twice is once"
     shown = client.service("eyes").unapproved
@@ -80,6 +81,7 @@ def test_a_release_waits_for_people_who_neither_registered_nor_ask(
     assert given(cem, version) == ["bea", "cem"]
     assert client.service("eyes").unapproved is client.version(version).unapproved is None
     refused(lambda: bea.withdraw_approval(version, "why", "cem"), "not-your-yes", ForbiddenError)
+    assert client.version(version).approved_by == ("bea", "cem")
     assert [one.by for one in bea.withdraw_approval(version, "I was wrong").given] == ["cem"]
     refused(lambda: bea.withdraw_approval(version, "again"), "nothing-given")
     shown = client.version(version).unapproved
@@ -127,7 +129,16 @@ def test_a_file_that_asks_fewer_people_holds_only_once_those_people_said_yes_to_
     bea, cem = people("bea"), people("cem")
     here.register("loose", release=LONG, more=FOUR_EYES)
     client.run_gates("loose@1")
+
+    def diff(approve: str) -> set[tuple[str, str, bool]]:
+        found = client.diff(service_file("loose", LONG, approve)).changes
+        return {(one.key, one.takes_effect, one.loosens) for one in found}
+
+    waits = {("approve.people", "once 2 other people say yes to it", True)}
+    assert diff("approve: none") == waits
     client.apply(service_file("loose", LONG, "approve: none"))
+    assert diff("approve: person") == waits, "against the rule in force, not against what waits"
+    assert diff("approve: {people: 3}") == {("approve.people", "at once", False)}
     rule = client.service("loose").rule
     assert (rule.people, rule.waiting, rule.needs, rule.by) == (2, 2, 2, "local")
     said = refused(lambda: client.start_release("loose@1"), "not-approved")

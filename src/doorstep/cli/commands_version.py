@@ -12,7 +12,7 @@ from doorstep.cli.output import MARKS, done, emit, note, progress, say_goal, tab
 from doorstep.core.plural import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from doorstep.monitor.surface import GoalNow
     from doorstep.register.model_file import Source
@@ -127,9 +127,7 @@ def version_text(found: Version, goals: Sequence[GoalNow] = ()) -> str:
         answers += f" (about {manifest.positive!r}, from {manifest.threshold:g})"
     facts = [
         ("state", found.state),
-        *([("approval", f"needs {plural(found.unapproved.missing, 'more yes', 'more yeses')}, of "
-                        f"people other than {found.by}; next: doorstep approve --help")]
-          if found.unapproved else []),
+        *_approvals(found),
         *(("goal", f"{one.text}: {say_goal(one)}") for one in goals),
         ("digest", found.digest),
         ("registered", f"{when(found.registered_at)} by {found.by}"),
@@ -155,6 +153,15 @@ def version_text(found: Version, goals: Sequence[GoalNow] = ()) -> str:
     head = ("field", "as", "type", "values", "")
     parts = [f"{found.service}@{found.number}", table(("", ""), facts).lstrip("\n")]
     return "\n\n".join([*parts, "\n".join(said), table(head, fields)])
+
+
+def _approvals(found: Version) -> Iterator[tuple[str, str]]:
+    if found.approved_by:
+        yield "approved by", ", ".join(found.approved_by)
+    if (it := found.unapproved) is not None:
+        people = f"of {', '.join(it.of)}" if it.of else f"of people other than {it.by}"
+        said = f"{plural(it.missing, 'more yes', 'more yeses')} {people}"
+        yield "needs", f"{said}; next: doorstep approve --help"
 
 
 def _form(found: Version) -> str:

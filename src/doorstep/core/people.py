@@ -46,9 +46,3 @@ def may(scope: str, permission: str) -> bool:
     if permission.endswith(":read") or permission in _APPROVES:
         return scope in SCOPES
     return scope == "release" and permission in _RELEASES
-
-
-def guards_of(people: int, *named: tuple[str, ...]) -> int:
-    """How many must say yes to a rule that is looser than one that asks for `people` and names
-    those: one, where only names are guarded."""
-    return people or int(any(named))

@@ -292,14 +292,21 @@ data: {holdout: {path: any.csv}}
 
 def read_rules(text: str, environment: str | None = None) -> ServiceFile | None:
     """A file of which only RULES are as in `text`, whatever else there this Doorstep does not
-    understand: a newer one may have applied it. What it does not understand of those is as if it
-    were not there. None for what is no file at all."""
+    understand: a newer one may have applied it. How many must say yes is as for high risk where
+    it does not understand that. None for what is no file at all."""
     root, least = compose(text), compose(_LEAST)
     if not isinstance(root, Mapping) or not isinstance(least, Mapping):
         return None
     merged = _merged(root, environment) if environment else root
     rules = (pair for pair in merged.pairs if pair[0].text in RULES)
-    return _read_tree(Mapping((*least.pairs, *rules), root.line, root.column), "", set())
+    problems: set[Problem] = set()
+    tree = Mapping((*least.pairs, *rules), root.line, root.column)
+    found = _read_tree(tree, environment or "", problems)
+    wrong = {one.path for one in problems}
+    unknown = wrong & {"approve", "approve.people"}
+    if found is None or not (unknown or ("risk" in wrong and not found.approve.people)):
+        return found
+    return msgspec.structs.replace(found, approve=Approval(people=defaults_of("high", None).people))
 
 
 def stored_service_file(text: str, environment: str | None = None) -> ServiceFile:

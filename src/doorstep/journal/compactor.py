@@ -174,8 +174,9 @@ class Compactor:
 
     def _compact_all(self, con: DuckDBPyConnection, closed: list[Path]) -> list[Entry]:
         """A block that cannot be made sense of is kept as `.damaged`, so that it does not stop
-        those behind it; one that a newer Doorstep wrote stays where it is. So does one that DuckDB
-        refuses in a run in which it took no other: the fault may be ours or DuckDB's."""
+        those behind it; one that a newer Doorstep wrote stays where it is. What DuckDB refuses is
+        tried again on a connection of its own, and stays in a run in which it took no other: the
+        fault may be ours or DuckDB's."""
         import duckdb
 
         entries: list[Entry] = []
@@ -194,10 +195,16 @@ class Compactor:
             except duckdb.Error as error:
                 strange.append((path, error))
         for path, why in strange:
-            if entries:
-                self._set_aside(path, why)
-            else:
+            if not entries:
                 self._troubles.append(of_error(why, path.name, "is not compacted"))
+                continue
+            try:
+                with self._connected() as anew:
+                    entries.append(self._compact(anew, path))
+            except duckdb.OperationalError:
+                raise
+            except (InputError, OverflowError, duckdb.Error) as error:
+                self._set_aside(path, error)
         return entries
 
     def _compact(self, con: DuckDBPyConnection, path: Path) -> Entry:

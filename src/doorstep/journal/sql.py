@@ -44,7 +44,8 @@ MEMORY_MB = 4096
 FUNCTIONS = frozenset({"generate_series", "json_each", "json_tree", "range", "unnest"})
 """Table functions that may be named. The others read files, settings or pointers, or run SQL."""
 LARGE = "ask for less: aggregate in SQL, name fewer columns, or narrow --since and --until"
-_BARE_AT = re.compile(r'(?i)(?<!["\w])at(?!["\w])')
+_TEXTS = re.compile(r"'[^']*'|--[^\n]*")
+_BARE_AT = re.compile(r'(?i)(?<!["\w])at(?!["\w]|\s+time\s+zone)')
 AT = 'at is a keyword of DuckDB: write "at" in double quotes, or use the column time'
 
 
@@ -114,7 +115,8 @@ def query(asked: SqlQuestion) -> JournalTable:
     except duckdb.Error as error:
         if isinstance(error, duckdb.CatalogException) and "Table with name" in str(error):
             raise InputError("no-such-table", _said(error), _hint(sources)) from None
-        is_at = isinstance(error, duckdb.ParserException) and _BARE_AT.search(asked.sql)
+        is_syntax = isinstance(error, duckdb.ParserException)
+        is_at = is_syntax and _BARE_AT.search(_TEXTS.sub("", asked.sql))
         raise InputError("bad-sql", _said(error), AT if is_at else _hint(sources)) from None
     finally:
         con.close()

@@ -65,10 +65,8 @@ def apply_service(app: App, asked: ApplyService) -> ServiceRevision:
     return app.database.run(act, app.actor)
 
 
-@operation("service.diff", permission="service:read", effect="read")
-def diff_service(app: App, asked: ApplyService) -> ServiceDiff:
-    """Say what applying a service file would change, and when it takes effect."""
-    parsed = read_file(app, asked.file, asked.name[:NAME_CHARS_MAX])
+def diff_service(app: App, asked: ApplyService, parsed: ServiceFile) -> ServiceDiff:
+    """What applying the file would change. parsed: of its text."""
     with app.database.reading() as connection:
         newest = store.find_service(connection, parsed.service)
         _check_label(connection, app, parsed)

@@ -7,8 +7,6 @@ from typing import Literal, TypeVar
 
 from doorstep.core.condition import Champion, Condition, Quantity
 from doorstep.core.manifest import Manifest
-from doorstep.core.people import guards_of
-from doorstep.core.plural import plural
 from doorstep.core.servicefile import ServiceFile
 from doorstep.core.servicefile_explain import values_of
 from doorstep.core.servicefile_running import Guardrail
@@ -46,23 +44,12 @@ def changes(before: ServiceFile | None, after: ServiceFile) -> tuple[KeyChange, 
             key=key,
             now=old.get(key, ""),
             after=new.get(key, ""),
-            takes_effect=_takes_effect(key, before if is_looser else None),
-            loosens=is_looser,
+            takes_effect=_TAKES_EFFECT.get(key, _TAKES_EFFECT.get(key.partition(".")[0], AT_ONCE)),
+            loosens=any(key.startswith(one) for one in loose),
         )
         for key in dict.fromkeys((*new, *old))
         if old.get(key) != new.get(key)
-        for is_looser in [any(key.startswith(one) for one in loose)]
     )
-
-
-def _takes_effect(key: str, loosened_from: ServiceFile | None) -> str:
-    """loosened_from: the file before, of a key that asks for less than it."""
-    part = key.partition(".")[0]
-    if loosened_from is not None and part in ("approve", "may"):
-        may = loosened_from.may
-        if guards := guards_of(loosened_from.approve.people, may.approve, may.promote):
-            return f"once {plural(guards, 'other person says', 'other people say')} yes to it"
-    return _TAKES_EFFECT.get(key, _TAKES_EFFECT.get(part, AT_ONCE))
 
 
 def loosened(before: ServiceFile, after: ServiceFile) -> frozenset[str]:

@@ -84,11 +84,12 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 class Unapproved(msgspec.Struct, frozen=True, kw_only=True):
     """A version that passed its gates and waits for people. missing: how many more at least; who
-    asks for its release is none of them."""
+    asks for its release is none of them. of: the only ones who may say yes; () is anybody."""
 
     version: str
     by: str
     missing: int
+    of: tuple[str, ...] = ()
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,11 +179,13 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
 class Version(Registered, frozen=True, kw_only=True):
     """created: False if this digest was registered before (its number is given again).
     state: registered, passed or refused (by its gates), serving, retired from serving, killed;
-    watched: served elsewhere. unapproved: what one that passed still needs; `version.show` says."""
+    watched: served elsewhere. `version.show` also says, of one that may be released on what its
+    gates say, who said yes to it as it is now, and what it still needs."""
 
     state: str
     created: bool
     manifest: Manifest
+    approved_by: tuple[str, ...] = ()
     unapproved: Unapproved | None = None
 
 

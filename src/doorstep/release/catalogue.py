@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from doorstep.core.ids import parse_version
 from doorstep.core.operation import operation
+from doorstep.core.plural import plural
 from doorstep.core.servicefile import read_stored
 from doorstep.core.verdict import Verdict
 from doorstep.gate import actions as gates
@@ -16,10 +17,13 @@ from doorstep.journal.importing import note_versions
 from doorstep.kernel.app import App
 from doorstep.register import actions, store, watched
 from doorstep.register.surface import (
+    NAME_CHARS_MAX,
+    ApplyService,
     ListServices,
     ListVersions,
     RegisterVersion,
     Service,
+    ServiceDiff,
     Services,
     ShowService,
     ShowVersion,
@@ -30,9 +34,9 @@ from doorstep.register.surface import (
 )
 from doorstep.register.views import manifest_of, service_view, version_view
 from doorstep.release import store as releases
-from doorstep.release.permits import rule_view, unapproved
+from doorstep.release.permits import approved_by, rule_view, unapproved
 from doorstep.release.policies import rule_of
-from doorstep.release.policy import InForce
+from doorstep.release.policy import InForce, looser_keys, policy_of
 from doorstep.release.tenures import previous_champion
 
 
@@ -49,6 +53,28 @@ def show_service(app: App, asked: ShowService) -> Service:
     """Show one service and its file."""
     with app.database.reading() as connection:
         return _service(app, connection, store.get_service(connection, asked.service))
+
+
+@operation("service.diff", permission="service:read", effect="read")
+def diff_service(app: App, asked: ApplyService) -> ServiceDiff:
+    """Say what applying a service file would change, and when it takes effect."""
+    parsed = actions.read_file(app, asked.file, asked.name[:NAME_CHARS_MAX])
+    found = actions.diff_service(app, asked, parsed)
+    with app.database.reading() as connection:
+        before = rule_of(connection, app, found.service).loosened_from
+    looser = looser_keys(before, policy_of(parsed))
+    if not looser:
+        return found
+    people = plural(before.guards, "other person says", "other people say")
+    changes = [
+        msgspec.structs.replace(
+            one, takes_effect=f"once {people} yes to it", loosens=one.key in looser
+        )
+        if one.key.partition(".")[0] in ("approve", "may")
+        else one
+        for one in found.changes
+    ]
+    return msgspec.structs.replace(found, changes=tuple(changes))
 
 
 def _service(app: App, connection: Connection, row: store.ServiceRow) -> Service:
@@ -101,12 +127,17 @@ def show_version(app: App, asked: ShowVersion) -> Version:
     with app.database.reading() as connection:
         row = store.get_version(connection, service, number)
         states = _states_now(app, connection, service)
-        waits = None
-        if states.get(number) == "passed":
+        shown = version_view(app, row, states)
+        verdict = gate_store.newest_verdicts(connection, service).get(number)
+        if verdict is Verdict.PASS and states[number] not in ("serving", "killed"):
             rule = rule_of(connection, app, service)
             if _asks(app, store.get_service(connection, service), rule):
-                waits = unapproved(connection, app, row, rule)
-    return msgspec.structs.replace(version_view(app, row, states), unapproved=waits)
+                return msgspec.structs.replace(
+                    shown,
+                    unapproved=unapproved(connection, app, row, rule),
+                    approved_by=approved_by(connection, app, row),
+                )
+    return shown
 
 
 def _states_now(app: App, connection: Connection, service: str) -> dict[int, str]:

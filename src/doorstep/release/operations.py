@@ -89,7 +89,7 @@ def approve_version(app: App, asked: ApproveVersion) -> Approvals:
 
 @operation("version.withdraw", permission="version:approve", effect="write")
 def withdraw_approval(app: App, asked: WithdrawApproval) -> Approvals:
-    """Take back a yes to a version: it counts for no release that starts from now on."""
+    """Take back a yes to a version: it counts for nothing that is asked from now on."""
     actions.require_why("withdraw", asked.why)
     return permits.withdraw_approval(app, asked.version, asked.why, asked.by)
 

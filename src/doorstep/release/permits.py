@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 
 import msgspec
 from sqlalchemy import Connection
 
-from doorstep.core.errors import ForbiddenError, RefusedError
+from doorstep.core.errors import ForbiddenError, InputError, RefusedError
 from doorstep.core.ids import digest_of, parse_version
 from doorstep.core.people import OWNER
 from doorstep.core.plural import plural
@@ -245,12 +246,16 @@ def unapproved(
     connection: Connection, app: App, version: versions.VersionRow, rule: InForce
 ) -> Unapproved | None:
     """What it still needs; None if it has the yes of as many as the rule in force wants."""
-    found = _counted(connection, app, version, ())
-    named = [one for one in found if is_named(one, rule.policy.approve)]
-    missing = rule.policy.people - len(named)
+    found, may = approved_by(connection, app, version), rule.policy.approve
+    missing = rule.policy.people - sum(is_named(one, may) for one in found)
     if missing <= 0:
         return None
-    return Unapproved(version=version.name, by=version.by, missing=missing)
+    return Unapproved(version=version.name, by=version.by, missing=missing, of=may)
+
+
+def approved_by(connection: Connection, app: App, version: versions.VersionRow) -> tuple[str, ...]:
+    """Who said yes to it as it is now, but for who registered it."""
+    return _counted(connection, app, version, ())
 
 
 def say_yes(unit: Unit, app: App, service: str, number: int, basis: str, why: str) -> bool:
@@ -267,7 +272,9 @@ def say_yes(unit: Unit, app: App, service: str, number: int, basis: str, why: st
 
 
 def _view(unit: Unit, app: App, version: versions.VersionRow) -> Approvals:
-    basis = _digest(unit.connection, app, version)
+    basis = ""
+    with contextlib.suppress(InputError):  # a file that cannot be read: no yes counts
+        basis = _digest(unit.connection, app, version)
     rows = list_approvals(unit.connection, version.service, app.home.environment, version.number)
     return Approvals(
         version=version.name,

@@ -22,18 +22,18 @@ class Policies:
     """What revisions said, by their text: it never changes, and reading it takes 10 ms."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Policy | None, bool]] = {}
+        self._known: dict[str, Policy | None] = {}
 
-    def of(self, text: str, environment: str) -> tuple[Policy | None, bool]:
-        """And whether this Doorstep understands all of the file. None for what is no file."""
+    def of(self, text: str, environment: str) -> Policy | None:
+        """None for what is no file."""
         digest = digest_of(text.encode())
         known = self._known  # another thread may begin anew
         if digest not in known:
             if len(known) >= POLICIES_KEPT:
                 known = self._known = {}
             file, _ = read_stored.__wrapped__(text, environment)  # which keeps the newest ones
-            read = file or read_rules(text, environment)
-            known[digest] = policy_of(read) if read else None, file is not None
+            file = file or read_rules(text, environment)
+            known[digest] = policy_of(file) if file else None
         return known[digest]
 
 
@@ -43,7 +43,7 @@ def rule_of(connection: Connection, app: App, service: str) -> InForce:
         yes.setdefault(int(one.basis), []).append(one.by)
     known, revised = app.kept.get(Policies, Policies), []
     for revision, file, by in list_revisions(connection, service):
-        policy, is_understood = known.of(file, app.home.environment)
+        policy = known.of(file, app.home.environment)
         if policy is not None:
-            revised.append(Revised(revision, by, policy, is_understood))
+            revised.append(Revised(revision, by, policy))
     return in_force(revised, yes)

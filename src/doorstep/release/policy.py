@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from doorstep.core.people import guards_of
 from doorstep.core.servicefile import ServiceFile
 
 
@@ -23,18 +22,16 @@ class Policy(msgspec.Struct, frozen=True):
 
     @property
     def guards(self) -> int:
-        """How many must say yes to a looser rule."""
-        return guards_of(self.people, self.approve, self.promote)
+        """How many must say yes to a looser rule: one, where only names are guarded."""
+        return self.people or int(bool(self.approve or self.promote))
 
 
 class Revised(msgspec.Struct, frozen=True):
-    """One revision of the file, its rule, and who applied it. One that is not understood can make
-    the rule stricter and not looser."""
+    """One revision of the file, its rule, and who applied it."""
 
     revision: int
     by: str
     policy: Policy
-    is_understood: bool = True
 
 
 class InForce(msgspec.Struct, frozen=True):
@@ -46,6 +43,11 @@ class InForce(msgspec.Struct, frozen=True):
     by: str = ""
     given: tuple[str, ...] = ()
     agreed: Policy = Policy()
+
+    @property
+    def loosened_from(self) -> Policy:
+        """What the next revision may not ask less than, without a yes."""
+        return self.agreed if self.waiting else self.policy
 
 
 def policy_of(file: ServiceFile) -> Policy:
@@ -59,8 +61,6 @@ def in_force(revisions: Iterable[Revised], yes: Mapping[int, Collection[str]]) -
     mistake and its undoing could leave a rule that nobody can meet, nor loosen."""
     agreed, held = Policy(), InForce(Policy())
     for one in revisions:
-        if not one.is_understood:
-            one = Revised(one.revision, one.by, strictest(agreed, one.policy))
         given = {name for name in yes.get(one.revision, ()) if is_named(name, agreed.approve)}
         others = tuple(sorted(given - {one.by}))
         if strictest(agreed, one.policy) == one.policy or len(others) >= agreed.guards:
@@ -78,6 +78,17 @@ def strictest(before: Policy, after: Policy) -> Policy:
         _narrower(before.approve, after.approve),
         _narrower(before.promote, after.promote),
     )
+
+
+def looser_keys(before: Policy, after: Policy) -> frozenset[str]:
+    """Of the service file: where `after` asks less than `before`."""
+    both = strictest(before, after)
+    parts = {
+        "approve.people": both.people == after.people,
+        "may.approve": both.approve == after.approve,
+        "may.promote": both.promote == after.promote,
+    }
+    return frozenset(key for key, is_kept in parts.items() if not is_kept)
 
 
 def is_named(name: str, names: tuple[str, ...]) -> bool:

@@ -86,7 +86,12 @@ def test_a_value_that_is_not_understood_is_never_taken_for_its_default(wrong: st
         ("later: {a: 1}\nrisk: high\n", 2, ()),
         ("doorstep: 2\nserve: soon\napprove: {people: 3, quorum: 5}\n", 3, ()),
         ("later: 1\nmay: {approve: [ann]}\napprove: person\n", 1, ("ann",)),
-        ("approve: everybody\n", 0, ()),
+        ("approve: everybody\n", 2, ()),
+        ("approve: {people: {prod: 3}}\nrisk: high\n", 2, ()),
+        ("approve: {quorum: 2}\nrisk: medium\n", 1, ()),
+        ("risk: extreme\n", 2, ()),
+        ("risk: extreme\napprove: person\n", 1, ()),
+        ("later: 1\n", 0, ()),
     ],
 )
 def test_rules_are_read_of_a_file_that_is_newer(

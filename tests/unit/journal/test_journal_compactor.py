@@ -13,6 +13,7 @@ from doorstep.core.errors import InputError
 from doorstep.core.record import FORMAT, Column, Layout, PredictionMeta
 from doorstep.journal.compact import BlockCompaction
 from doorstep.journal.compactor import Compactor
+from doorstep.journal.index import Entry
 from doorstep.journal.tally import no_profiles
 from doorstep.journal.troubles import read_troubles
 from doorstep.journal.writer import BlockWriter
@@ -73,6 +74,30 @@ def test_a_duckdb_that_takes_no_block_sets_none_aside(
             assert all("is not compacted" in one and "no function rowid_of" in one for one in said)
         assert len(compactor.run_once()) == 2
         assert troubles(tmp_path) == []
+
+
+@pytest.mark.parametrize("refusals", [1, 2])
+def test_a_block_that_duckdb_refuses_twice_beside_others_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int
+) -> None:
+    """Once may be the connection, which an error of another block can end."""
+    for slot in "abc":
+        write(tmp_path, slot, "in.x")
+    run, refused = BlockCompaction.run, []
+
+    def moody(self: BlockCompaction, path: Path) -> Entry:
+        if path.name.startswith("b-b-") and len(refused) < refusals:
+            refused.append(path)
+            raise duckdb.FatalException("the database has been invalidated")
+        return run(self, path)
+
+    monkeypatch.setattr(BlockCompaction, "run", moody)
+    with Compactor(tmp_path, "n", no_profiles) as compactor:
+        entries = compactor.run_once()
+    assert len(entries) == 4 - refusals
+    aside = [path.name for path in (tmp_path / "journal/n").glob("*.damaged")]
+    assert aside == ["b-b-00000001.damaged"] * (refusals - 1)
+    assert not list((tmp_path / "journal/n").glob("*.block"))
 
 
 def troubles(home: Path) -> list[str]:

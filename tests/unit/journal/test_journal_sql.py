@@ -260,9 +260,12 @@ def test_words_that_are_wrong_name_what_is_there(home):
         run(home, "SELECT getenv('HOME')")
     with pytest.raises(InputError, match="bad-sql"):
         run(home, "SELEKT 1")
-    with pytest.raises(InputError, match="bad-sql: .*syntax error") as refused:
+    with pytest.raises(InputError, match=r"bad-sql: .*syntax error") as refused:
         run(home, "SELECT at FROM loans")
     assert refused.value.hint.endswith("or use the column time")
+    with pytest.raises(InputError, match="bad-sql") as refused:
+        run(home, "SELEKT 'look at' AT TIME ZONE 'UTC' -- at")
+    assert "there are: predictions" in refused.value.hint
     assert run(home, 'SELECT "at", time FROM loans LIMIT 1').rows
 
 

@@ -57,24 +57,6 @@ def test_each_part_takes_effect_when_it_is_next_asked_for(part, key, effect):
     assert (found.key, found.takes_effect) == (key, effect)
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "effect"),
-    [
-        ("approve: {people: 2}", "approve: none", "once 2 other people say yes to it"),
-        ("approve: person", "approve: none", "once 1 other person says yes to it"),
-        ("approve: none", "approve: {people: 2}", "at once"),
-        (
-            "may: {approve: [ann]}",
-            "may: {approve: [ann, ben]}",
-            "once 1 other person says yes to it",
-        ),
-    ],
-)
-def test_a_looser_rule_takes_effect_by_those_whom_it_asks(before, after, effect):
-    old, new = (parse_service_file(BASE + text) for text in (before, after))
-    assert {one.takes_effect for one in changes(old, new)} == {effect}
-
-
 def quality(*conditions: str) -> str:
     return "gates: {quality: [" + ", ".join(f'"{one}"' for one in conditions) + "]}"
 

@@ -61,11 +61,13 @@ def _finds(
 
     # As if it were written out, for `help` and for those who look at the types.
     fields = inspect.signature(asked)
-    first = inspect.Parameter("here", inspect.Parameter.POSITIONAL_ONLY)
+    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     shown = fields.replace(parameters=[first, *fields.parameters.values()])
     method.__signature__ = shown  # type: ignore[attr-defined]
     method.__annotations__ = {one.name: one.annotation for one in fields.parameters.values()}
-    method.__doc__ = asked.__doc__
+    said = [f"Ask `{name}`; the answer is of its {answer.__name__}."]
+    own = (vars(kind).get("__doc__") for kind in (asked, answer))  # not their base class's
+    method.__doc__ = "\n\n".join(said + [inspect.cleandoc(text) for text in own if text])
     return method
 
 
@@ -73,7 +75,11 @@ def _asks(
     name: str, asked: Callable[AskedP, msgspec.Struct], answer: type[AnswerT]
 ) -> Callable[Concatenate[Client, AskedP], AnswerT]:
     """As `_finds`, of the whole answer."""
-    return _finds(name, asked, answer, lambda found: found)
+    method = _finds(name, asked, answer, lambda found: found)
+    shown = inspect.signature(method)
+    method.__signature__ = shown.replace(return_annotation=answer)  # type: ignore[attr-defined]
+    method.__annotations__["return"] = answer
+    return method
 
 
 def connect(

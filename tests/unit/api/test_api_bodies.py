@@ -27,6 +27,7 @@ VALID: dict[str, dict[str, Any]] = {
     "release.start": {"version": "x@1"},
     "release.estimate": {"version": "x@1"},
     "version.approve": {"version": "x@1", "why": "y"},
+    "version.withdraw": {"version": "x@1", "why": "y"},
     "service.approve": {"service": "x", "revision": 2, "why": "y"},
     "release.show": {"release": "x"},
     "release.differences": {"release": "x"},

@@ -3,8 +3,8 @@ DuckDB is held against it.
 
 An outcome names a prediction, or a key: then it is about the latest prediction of that key at or
 before the outcome's `at`, shadow records left out. Of several outcomes of a prediction the last
-`at` wins (then the last received), for its label and for its value; all are kept. One that finds no
-prediction waits.
+`at` wins (then the last received), for its label and for its value; all are kept. One that is told
+again was known since it was told first. One that finds no prediction waits.
 """
 
 from __future__ import annotations
@@ -75,19 +75,27 @@ def join(
     )
 
 
-def rank(outcome: OutcomeRecord) -> tuple[Instant, Instant, str, float]:
-    """The largest wins; what is equal in all of this says the same."""
-    return (outcome.at, outcome.received_at, outcome.label or "", outcome.value or 0.0)
+def rank(outcome: OutcomeRecord) -> tuple[object, ...]:
+    said = (outcome.label or "", outcome.value or 0.0)
+    return (outcome.at, outcome.received_at, *said, outcome.key, outcome.prediction)
 
 
 def _winner(several: Sequence[OutcomeRecord]) -> OutcomeRecord:
     """The last that has a label, with the value of the last that has one; else that one."""
-    labels = [one for one in several if one.label is not None]
-    values = [one for one in several if one.value is not None]
-    if not labels:
-        return values[-1]
-    value = values[-1].value if values else None
-    return msgspec.structs.replace(labels[-1], value=value)
+    times: dict[tuple[Instant, str | None, float | None], list[Instant]] = {}
+    for one in several:
+        times.setdefault((one.at, one.label, one.value), []).append(one.received_at)
+    told = [(at, max(got), min(got), label, value) for (at, label, value), got in times.items()]
+    truths = [(*when, label) for *when, label, _ in told if label is not None]
+    worths = [(*when, value) for *when, _, value in told if value is not None]
+    at, _, received_at, _ = max(truths or worths)
+    return msgspec.structs.replace(
+        several[0],
+        at=at,
+        received_at=received_at,
+        label=max(truths)[-1] if truths else None,
+        value=max(worths)[-1] if worths else None,
+    )
 
 
 def _about(

@@ -7,7 +7,7 @@ from uuid import UUID
 import duckdb
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from doorstep.core.errors import InputError
@@ -350,6 +350,11 @@ def test_no_records_and_no_outcomes_are_empty_arrays(journal):
 
 
 @settings(max_examples=15, deadline=None)
+@example(
+    [(0, "a", Kind.LIVE)],
+    [(0, 0, "a", 0, ("no", None)), (0, 1, "a", 0, ("no", None))],
+    (Kind.LIVE,),
+)
 @given(
     st.lists(
         st.tuples(st.integers(0, 9), st.sampled_from(["a", "b", ""]), st.sampled_from(list(Kind))),

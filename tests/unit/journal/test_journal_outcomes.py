@@ -42,6 +42,15 @@ def test_the_last_at_wins_then_the_last_received_and_all_are_kept():
     assert [one.value for one in joined.all[ONE]] == [1.0, 2.0, 3.0]
 
 
+def test_what_is_told_again_was_known_since_it_was_told_first():
+    outcomes = [
+        told(at=100, received_at=received, prediction=ONE, label=label)
+        for received, label in ((200, "no"), (210, "yes"), (300, "no"))
+    ]
+    found = join([Predicted(ONE, 50)], outcomes).winning[ONE]
+    assert (found.label, found.received_at) == ("no", 200)
+
+
 def test_an_id_matches_without_its_row_and_in_upper_case():
     joined = join([Predicted(ONE, 50)], [told(prediction=ONE[:-2].upper())])
     assert set(joined.winning) == {ONE}

@@ -306,7 +306,7 @@ def _finished(now: Instant) -> Release:
         settled=True,
         silent=(),
         plan_number=71,
-        headline="loans@2 serves all traffic; its release took 2.5 h",
+        headline="loans@2 became the champion; its release took 2.5 h",
         split=split(
             start,
             *((0, "shadow", 0.0), (6, "step", 0.01), (18, "step", 0.05), (55, "step", 0.25)),

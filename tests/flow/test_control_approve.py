@@ -139,6 +139,8 @@ def test_a_file_that_asks_fewer_people_holds_only_once_those_people_said_yes_to_
     client.apply(service_file("loose", LONG, "approve: none"))
     assert diff("approve: person") == waits, "against the rule in force, not against what waits"
     assert diff("approve: {people: 3}") == {("approve.people", "at once", False)}
+    mixed = diff("approve: person\nmay: {approve: [bea]}")
+    assert mixed == waits | {("may.approve", "at once", False)}
     rule = client.service("loose").rule
     assert (rule.people, rule.waiting, rule.needs, rule.by) == (2, 2, 2, "local")
     said = refused(lambda: client.start_release("loose@1"), "not-approved")
@@ -317,4 +319,8 @@ def test_commands_say_who_is_missing_what_runs_and_refusals_before_warnings(
         "waits for a yes: revision 3 of words (applied by local, 9 missing); next: doorstep" in said
     )
     code, said = shell("approve", "words", "--revision", "3", "--why", "seen", by="gus")
-    assert (code, "(gus did); until then holds approve.people 9" in said) == (0, True)
+    expected = "1 of 9 said yes: gus; until then holds approve.people 9"
+    assert (code, expected in said) == (0, True)
+    for options in (("--by", "gus"), ("--revision", "3", "--withdraw")):
+        code, said = shell("approve", "words", *options, "--why", "seen")
+        assert (code, "bad-option" in said) == (2, True)

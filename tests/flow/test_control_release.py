@@ -155,6 +155,9 @@ def test_going_further_back_needs_a_version_that_is_named(installation: RunningI
     history = client.history(service)
     assert (history.live, client.service(service).champion) == (None, None)
     assert f"no version serves instead of {service}@3" in history.events[0].sentence
+    (now,) = client.status(service)
+    assert (now.state, now.headline) == ("watch", "no version serves any more")
+    assert "became the champion" in client.releases(service)[1].headline
     here.settled(client.rollback(service, "and back", 3).id)
     assert client.history(service).live == 3
     assert client.verify_ledger().intact

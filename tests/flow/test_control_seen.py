@@ -51,7 +51,7 @@ def test_a_release_shows_how_it_went_and_on_what_the_versions_differ(
     begun, found, ended = asyncio.run(story())
     assert f"{service}@2 is asked in the shadow" in begun.headline
     assert (ended.state, ended.next) == ("done", "")
-    assert f"{service}@2 serves all traffic; its release took" in ended.headline
+    assert f"{service}@2 became the champion; its release took" in ended.headline
     assert [(one.state, one.share) for one in ended.split] == [
         ("shadow", 0.0), ("step", 0.5), ("bake", 0.95), ("done", 1.0),
     ]  # fmt: skip

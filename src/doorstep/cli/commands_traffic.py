@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from doorstep.cli.commands_apply import say_waiting
 from doorstep.cli.options import Home, Json, Url, Why, connect
 from doorstep.cli.output import done, emit, fail, note, percent, progress, table, warn
 from doorstep.cli.release_view import goal_lines, rolled_back_text, served_by
@@ -82,23 +81,13 @@ def approve(
     environment; when one of them changes it counts no more. With --revision it is for a revision of
     the service file that asks fewer people, or lets more, than the one before.
     """
-    if (by and not withdraw) or (withdraw and revision):
-        from doorstep.core.errors import UsageError
-
-        raise UsageError("bad-option", "--by goes with --withdraw, and --withdraw with a version")
-    if revision and "@" in version:
-        from doorstep.core.errors import UsageError
-
-        raise UsageError(
-            "bad-option",
-            f"{version} is a version, and --revision is of the file of its service; expected "
-            f"{version.partition('@')[0]}",
-        )
+    _check_options(version, revision, withdraw=withdraw, by=by)
     with connect(url, home) as client:
         if revision:
             rule = client.approve_revision(version, revision, why)
             if rule.waiting:
-                say_waiting(version, rule)
+                given = f"{len(rule.given)} of {rule.needs} said yes: {', '.join(rule.given)}"
+                done(f"revision {revision} of {version}: {given}; until then holds {rule.said}")
             else:
                 done(f"revision {revision} of {version} holds: {rule.people} must say yes")
             emit(rule, version, as_json=json)
@@ -108,8 +97,28 @@ def approve(
         else:
             found = client.approve(version, why)
     given = ", ".join(one.by for one in found.given) or "nobody"
-    done(f"{version}: {len(found.given)} of {found.people} said yes: {given}")
+    taken = f"the yes of {by} taken back; " if by else "your yes taken back; " if withdraw else ""
+    asked = f"{len(found.given)} of {found.people}" if found.people else "none is asked to, and"
+    done(f"{version}: {taken}{asked} said yes: {given}")
     emit(found, found.version, as_json=json)
+
+
+def _check_options(version: str, revision: int, *, withdraw: bool, by: str) -> None:
+    from doorstep.core.errors import UsageError
+
+    if by and not withdraw:
+        raise UsageError("bad-option", "--by goes with --withdraw")
+    if revision and withdraw:
+        raise UsageError(
+            "bad-option",
+            "a yes to a revision is not taken back; the next revision of the file replaces it",
+        )
+    if revision and "@" in version:
+        raise UsageError(
+            "bad-option",
+            f"{version} is a version, and --revision is of the file of its service; expected "
+            f"{version.partition('@')[0]}",
+        )
 
 
 def kill(

@@ -21,12 +21,15 @@ def state_of(
     findings: Sequence[MonitorFinding],
     kill: KillRow | None,
     unloaded: Collection[int] = (),
+    *,
+    was_served: bool = False,
 ) -> str:
-    """waiting, releasing, healthy, watch, broken or killed; see `surface.ServiceStatus`."""
+    """waiting, releasing, healthy, watch, broken or killed; see `surface.ServiceStatus`.
+    was_served: some version was the champion before."""
     if kill is not None:
         return "killed"
     if champion is None and release is None:
-        return "waiting"
+        return "watch" if was_served else "waiting"
     # Drift says that the question changed, not that the answers are wrong: look, not broken.
     if champion in unloaded or any(
         one.severity == "critical" and one.kind != "drift" for one in findings
@@ -89,7 +92,7 @@ def _who(
     if release is not None:
         watched = "its release is paused" if release.state.value == "paused" else "watched"
         return f"{service}@{release.challenger}, the first version, serves all traffic, {watched}"
-    return "no version serves"
+    return "no version serves any more" if tenures else "no version serves"
 
 
 def _watched(service: str, known: Watched, newest: WatchedVersion) -> str:

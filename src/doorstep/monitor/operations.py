@@ -138,7 +138,7 @@ def _status(app: App, row: ServiceRow, now: Instant) -> ServiceStatus:
     )
     if asked is None and release is None:
         said = _recorded(app, row) or said
-    state = state_of(asked, release, findings, callers.kill, unloaded)
+    state = state_of(asked, release, findings, callers.kill, unloaded, was_served=bool(tenures))
     promised = _promised_ms(seen.file.monitor.slo if seen else ())
     first_quality = _first_quality(seen.file.monitor.quality if seen else (), quality)
     return ServiceStatus(

@@ -67,10 +67,8 @@ def diff_service(app: App, asked: ApplyService) -> ServiceDiff:
         return found
     people = plural(before.guards, "other person says", "other people say")
     changes = [
-        msgspec.structs.replace(
-            one, takes_effect=f"once {people} yes to it", loosens=one.key in looser
-        )
-        if one.key.partition(".")[0] in ("approve", "may")
+        msgspec.structs.replace(one, takes_effect=f"once {people} yes to it", loosens=True)
+        if one.key in looser
         else one
         for one in found.changes
     ]

@@ -120,7 +120,7 @@ def _ended(release: Release) -> str:
     reached = _reached(release)
     match release.state:
         case State.DONE:
-            return f"{mine} serves all traffic; its release took {lasted}"
+            return f"{mine} became the champion; its release took {lasted}"
         case State.ROLLED_BACK if not reached:
             return f"{mine} was taken back after {lasted}, before it had answered any caller"
         case State.ROLLED_BACK:
